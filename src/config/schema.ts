@@ -1,0 +1,212 @@
+/**
+ * The configuration of a run: one tree, checked as a whole. Field names are those of the YAML file
+ * and of the tools people know (GaLore, Hugging Face, PyTorch). What a preset decides may be left
+ * out here and is filled in by presets.ts.
+ */
+import { z } from 'zod';
+
+const count = z.int().min(1);
+const countOrZero = z.int().min(0);
+
+/** Names of the model sizes of the GaLore paper. */
+export const MODEL_SIZES = [
+  '9m',
+  '20m',
+  '35m',
+  '40m',
+  '60m',
+  '71m',
+  '100m',
+  '130m',
+  '250m',
+  '350m',
+  '1b',
+  '3b',
+  '7b',
+] as const;
+
+const modelFields = z.strictObject({
+  size: z.enum(MODEL_SIZES).optional().describe('A size of the GaLore paper; the other fields override it'),
+  path: z.string().min(1).optional().describe('A Hugging Face model folder to start from'),
+  vocab_size: count.optional().describe('Default: the number of tokens of the tokenizer'),
+  hidden_size: count.optional(),
+  intermediate_size: count.optional(),
+  num_hidden_layers: count.optional(),
+  num_attention_heads: count.optional(),
+  num_key_value_heads: count.optional().describe('Fewer than num_attention_heads: grouped-query attention'),
+  tie_word_embeddings: z.boolean().optional(),
+  rope_theta: z.number().positive().optional(),
+  rms_norm_eps: z.number().positive().optional(),
+  initializer_range: z.number().positive().optional(),
+});
+
+const model = z.union([z.enum(MODEL_SIZES).transform((size) => ({ size })), modelFields]).pipe(modelFields);
+
+const data = z.strictObject({
+  path: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
+    .describe(
+      'Text or JSONL files, or folders of them; npm:PACKAGE/FOLDER names a folder of an installed package',
+    ),
+  format: z.enum(['auto', 'text', 'jsonl']).default('auto'),
+  order: z.enum(['shuffled', 'sequential']).default('shuffled'),
+  validation_fraction: z
+    .number()
+    .min(0)
+    .max(0.5)
+    .default(0.02)
+    .describe('Share of the documents held out, chosen by hash'),
+  validation_path: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Held-out data of its own; replaces validation_fraction'),
+  cache_dir: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Where tokenised data is kept; default: the cache folder of the user'),
+});
+
+const tokenizer = z.strictObject({
+  type: z
+    .enum(['bpe', 'byte', 'file'])
+    .default('bpe')
+    .describe('bpe: trained on the data; file: a tokenizer.json'),
+  vocab_size: z
+    .int()
+    .min(257)
+    .max(1_000_000)
+    .default(4096)
+    .describe('For bpe: the number of tokens to train'),
+  path: z.string().min(1).optional().describe('For file: tokenizer.json or the folder that holds it'),
+});
+
+const refresh = z.strictObject({
+  type: z
+    .enum(['sketch', 'exact'])
+    .optional()
+    .describe('exact: the gradient itself travels and is factorised'),
+  oversample: countOrZero.optional().describe('Columns of the sketch beyond the rank'),
+  power_iterations: z.int().min(0).max(3).optional(),
+  stagger: z.boolean().optional().describe('Spread the refreshes of the slots over update_proj_gap steps'),
+});
+
+const method = z.strictObject({
+  name: z.enum(['galore', 'full']).default('galore'),
+  preset: z
+    .enum(['recommended', 'parity'])
+    .default('recommended')
+    .describe('parity: the semantics of galore-torch'),
+  rank: count.optional().describe('Default: a quarter of the hidden size'),
+  update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
+  scale: z.number().positive().default(0.25).describe('GaLore alpha: multiplies the projected update'),
+  proj_type: z.enum(['std', 'reverse_std', 'left', 'right']).default('std'),
+  moments: z
+    .enum(['keep', 'reset', 'transport'])
+    .optional()
+    .describe('What happens to the moments at a refresh'),
+  refresh: refresh.prefault({}),
+});
+
+const schedule = z.strictObject({
+  type: z.enum(['constant', 'linear', 'cosine']).default('constant'),
+  warmup_steps: countOrZero.default(0),
+  min_lr_ratio: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.1)
+    .describe('Where linear and cosine end, as a share of lr'),
+});
+
+const optimizer = z.strictObject({
+  lr: z.number().positive().default(0.01),
+  betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).optional(),
+  eps: z.number().positive().optional(),
+  weight_decay: z.number().min(0).default(0),
+  semantics: z
+    .enum(['torch', 'galore_torch'])
+    .optional()
+    .describe('torch: eps after bias correction, decay before the update; galore_torch: the reverse of both'),
+  max_grad_norm: z.number().positive().optional().describe('Clip by the norm of the summed contribution'),
+  schedule: schedule.prefault({}),
+});
+
+const wire = z.strictObject({
+  codec: z.enum(['f32', 'int8']).default('int8'),
+});
+
+const coordinator = z.strictObject({
+  host: z.string().min(1).default('127.0.0.1'),
+  port: z.int().min(0).max(65535).default(29400).describe('0: any free port'),
+  start_trainers: count.default(1).describe('Trainers to wait for before the first step'),
+  min_trainers: count.default(1).describe('Below this the run waits'),
+  max_trainers: count.default(64),
+  step_deadline_ms: countOrZero
+    .default(600_000)
+    .describe('How long a step waits for a slow trainer; 0: for ever'),
+  heartbeat_interval_ms: count.default(5_000),
+  heartbeat_timeout_ms: count.default(30_000),
+  handshake_timeout_ms: count.default(10_000),
+});
+
+const trainer = z.strictObject({
+  micro_batch: count.default(8).describe('Sequences computed at once'),
+  recompute: z.boolean().default(false).describe('Compute the intermediates again in backward: less memory'),
+  loss_chunk: countOrZero.default(0).describe('Rows of the logits computed at once; 0: all'),
+  threads: countOrZero
+    .default(0)
+    .describe('CPU threads of a trainer; 0: the cores shared among local trainers'),
+});
+
+const checkpoint = z.strictObject({
+  every: countOrZero.default(100).describe('Steps between checkpoints; 0: only at the end'),
+  keep: count.default(3),
+});
+
+const evaluation = z.strictObject({
+  every: countOrZero.default(50).describe('Steps between evaluations; 0: only at the end'),
+  sequences: countOrZero.default(64).describe('Held-out sequences used; 0: all'),
+});
+
+/** The YAML file's schema. */
+export const runConfigSchema = z.strictObject({
+  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'letters, digits, "." "_" "-", at most 64'),
+  dir: z.string().min(1).optional().describe('Run directory; default: runs/NAME'),
+  model,
+  data,
+  tokenizer: tokenizer.prefault({}),
+  seq_len: z.int().min(2).default(128).describe('Tokens of a training sequence'),
+  batch_size: count.default(16).describe('Sequences of a step, over all trainers together'),
+  method: method.prefault({}),
+  optimizer: optimizer.prefault({}),
+  wire: wire.prefault({}),
+  coordinator: coordinator.prefault({}),
+  trainer: trainer.prefault({}),
+  checkpoint: checkpoint.prefault({}),
+  evaluation: evaluation.prefault({}),
+  steps: count,
+  seed: z.int().min(0).max(0xffffffff).default(0),
+});
+
+/** The file as checked, before the preset has filled in what was left out. */
+export type RunConfigInput = z.output<typeof runConfigSchema>;
+
+type Filled<T, K extends keyof T> = Omit<T, K> & { [P in K]-?: Exclude<T[P], undefined> };
+type RefreshConfig = Required<{
+  [P in keyof RunConfigInput['method']['refresh']]-?: Exclude<
+    RunConfigInput['method']['refresh'][P],
+    undefined
+  >;
+}>;
+
+/** The resolved configuration: everything a run needs, presets applied, nothing left to decide but sizes that depend on the tokenizer. */
+export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'dir'> {
+  readonly dir: string;
+  readonly method: Omit<Filled<RunConfigInput['method'], 'moments'>, 'refresh' | 'rank'> & {
+    readonly rank: number | undefined;
+    readonly refresh: RefreshConfig;
+  };
+  readonly optimizer: Filled<RunConfigInput['optimizer'], 'betas' | 'eps' | 'semantics'>;
+}

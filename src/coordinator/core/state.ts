@@ -1,0 +1,298 @@
+/**
+ * The coordinator's state, the facts that change it and the commands it gives. Types only; the rules
+ * are in advance.ts and the files beside it. No tensor, socket, file or clock appears here: large
+ * arrays stay in the shell and are spoken of by step, round and trainer id.
+ */
+import type { CloseReason } from '../../protocol/close-codes.ts';
+
+/** What never changes during a run. Times in milliseconds, batch in sequences. */
+export interface RunPlan {
+  readonly totalSteps: number;
+  readonly startTrainers: number;
+  readonly minTrainers: number;
+  readonly maxTrainers: number;
+  readonly stepDeadlineMs: number; // 0: no deadline
+  readonly heartbeatTimeoutMs: number;
+  readonly batchSequences: number;
+  readonly projectedSlots: readonly number[]; // slot indices that are refreshed
+  readonly updateProjGap: number; // T
+  readonly isStaggered: boolean;
+  readonly refreshRounds: number; // 2 q + 1; 1 for exact
+  readonly evaluationEvery: number; // 0: only at the end
+  readonly evaluationSequences: number; // 0: there is no held-out data
+  readonly checkpointEvery: number; // 0: only at the end
+  readonly hashEvery: number; // 0: never
+}
+
+/** Where the data order stands. Positions count from 0 over all epochs. */
+export interface Cursor {
+  readonly next: number;
+  readonly returned: readonly number[]; // ascending
+}
+
+/** A trainer that has passed the handshake. */
+export interface TrainerState {
+  readonly trainerId: string;
+  /** loading: receiving state; ready: takes part; lagging: missed a deadline, not assigned until heard from. */
+  readonly status: 'loading' | 'ready' | 'lagging';
+  readonly lastSeenMs: number;
+}
+
+/** The sequences one trainer works on in a step. */
+export interface Shard {
+  readonly trainerId: string;
+  readonly positions: readonly number[];
+}
+
+/** A contribution that has arrived whole. */
+export interface Received {
+  readonly trainerId: string;
+  readonly tokens: number;
+  readonly lossSum: number;
+}
+
+/** Slots whose factorisation one trainer does. */
+export interface FactorJob {
+  readonly trainerId: string;
+  readonly slots: readonly number[];
+  readonly isDone: boolean;
+}
+
+/** What the run is doing. Each phase carries only what it has. */
+export type Phase =
+  /** Too few trainers to go on. */
+  | { readonly phase: 'waiting' }
+  /** A refresh round: sketches are coming in. */
+  | {
+      readonly phase: 'sketching';
+      readonly step: number;
+      readonly round: number; // from 1
+      readonly slots: readonly number[];
+      readonly shards: readonly Shard[];
+      readonly received: readonly Received[]; // ascending trainer id
+      readonly deadlineMs: number | null;
+    }
+  /** The summed sketches are being factorised on trainers. */
+  | {
+      readonly phase: 'factorising';
+      readonly step: number;
+      readonly round: number;
+      readonly slots: readonly number[];
+      readonly shards: readonly Shard[];
+      readonly jobs: readonly FactorJob[];
+      readonly deadlineMs: number | null;
+    }
+  /** Contributions are coming in. */
+  | {
+      readonly phase: 'collecting';
+      readonly step: number;
+      readonly shards: readonly Shard[];
+      readonly received: readonly Received[]; // ascending trainer id
+      readonly deadlineMs: number | null;
+    }
+  /** A record is being summed, journalled and synced. */
+  | {
+      readonly phase: 'committing';
+      readonly step: number;
+      readonly kind: 'basis' | 'update';
+      readonly shards: readonly Shard[];
+      readonly received: readonly Received[];
+    }
+  /** Trainers measure the held-out loss. */
+  | {
+      readonly phase: 'evaluating';
+      readonly step: number;
+      readonly shards: readonly Shard[]; // positions are held-out sequence numbers
+      readonly received: readonly Received[];
+      readonly deadlineMs: number | null;
+    }
+  /** The last step is done or a stop was asked for; a checkpoint is being made. */
+  | { readonly phase: 'finishing'; readonly outcome: Outcome }
+  /** Nothing more will happen. */
+  | { readonly phase: 'finished'; readonly outcome: Outcome };
+
+/** How a run ended: all steps done, or stopped on request (it can be resumed). */
+export type Outcome = 'completed' | 'stopped';
+
+/** A checkpoint under way beside the steps. */
+export interface CheckpointJob {
+  readonly step: number;
+  readonly trainerId: string;
+  readonly status: 'requested' | 'writing';
+}
+
+/** Everything the coordinator knows. */
+export interface RunState {
+  readonly plan: RunPlan;
+  readonly nowMs: number;
+  /** Committed steps. */
+  readonly step: number;
+  /** Records in the journal. */
+  readonly sequence: number;
+  /** The step whose new bases are committed though its update may not be; 0: none. */
+  readonly refreshedStep: number;
+  readonly cursor: Cursor;
+  /** Ascending trainer id. */
+  readonly trainers: readonly TrainerState[];
+  readonly phase: Phase;
+  readonly checkpoint: CheckpointJob | null;
+  /** Step of the newest checkpoint on disk. */
+  readonly checkpointedStep: number;
+  /** Set once a stop was asked for. */
+  readonly isStopping: boolean;
+  /** True once startTrainers were ready together. */
+  readonly hasStarted: boolean;
+  /** Weight hashes reported for the step of the last comparison, ascending trainer id. */
+  readonly hashes: { readonly step: number; readonly byTrainer: Readonly<Record<string, string>> } | null;
+}
+
+/** Facts, in the past tense. Every one carries the time it was seen. */
+export type Event = { readonly nowMs: number } &
+  /** The handshake passed; state is on its way to the trainer. A connection with the same id was replaced. */
+  (
+    | { readonly type: 'trainerJoined'; readonly trainerId: string }
+    /** All state sent to it is applied. */
+    | { readonly type: 'trainerReady'; readonly trainerId: string; readonly sequence: number }
+    /** A heartbeat or any other sign of life. */
+    | { readonly type: 'trainerSeen'; readonly trainerId: string }
+    /** Its connection ended. */
+    | { readonly type: 'trainerLost'; readonly trainerId: string; readonly reason: string }
+    | {
+        readonly type: 'sketchReceived';
+        readonly trainerId: string;
+        readonly step: number;
+        readonly round: number;
+        readonly tokens: number;
+      }
+    /** All factors of a job arrived and passed the shell's checks. */
+    | {
+        readonly type: 'factorReceived';
+        readonly trainerId: string;
+        readonly step: number;
+        readonly round: number;
+        readonly slots: readonly number[];
+      }
+    | {
+        readonly type: 'contributionReceived';
+        readonly trainerId: string;
+        readonly step: number;
+        readonly tokens: number;
+        readonly lossSum: number;
+      }
+    /** The record is on disk. */
+    | {
+        readonly type: 'recordCommitted';
+        readonly step: number;
+        readonly kind: 'basis' | 'update';
+        readonly sequence: number;
+      }
+    | {
+        readonly type: 'evaluationReceived';
+        readonly trainerId: string;
+        readonly step: number;
+        readonly tokens: number;
+        readonly lossSum: number;
+      }
+    | {
+        readonly type: 'stateHashReceived';
+        readonly trainerId: string;
+        readonly step: number;
+        readonly weightsSha256: string;
+      }
+    /** All of the trainer's state arrived and is being written. */
+    | { readonly type: 'snapshotReceived'; readonly trainerId: string; readonly step: number }
+    | { readonly type: 'checkpointWritten'; readonly step: number }
+    | { readonly type: 'checkpointFailed'; readonly step: number; readonly reason: string }
+    /** Ctrl-C, or the operator. */
+    | { readonly type: 'stopRequested' }
+    | { readonly type: 'ticked' }
+  );
+
+/** Commands, in the imperative, carried out by the shell in this order. */
+export type Effect =
+  | {
+      readonly type: 'assignStep';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly positions: readonly number[];
+      readonly refreshSlots: readonly number[];
+    }
+  /** To every member of the step. Before it the shell sends the factors of the round before. */
+  | {
+      readonly type: 'requestSketches';
+      readonly trainerIds: readonly string[];
+      readonly step: number;
+      readonly round: number;
+      readonly slots: readonly number[];
+    }
+  /** Sum the sketches of these trainers, weighted by tokens, and send each job its slots. */
+  | {
+      readonly type: 'sumSketches';
+      readonly step: number;
+      readonly round: number;
+      readonly weights: readonly Received[];
+    }
+  | {
+      readonly type: 'assignFactors';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly round: number;
+      readonly slots: readonly number[];
+      readonly isFinal: boolean;
+    }
+  /** Journal the bases of the last round; report recordCommitted. */
+  | { readonly type: 'commitBases'; readonly step: number; readonly slots: readonly number[] }
+  /** Sum, encode, journal, sync; report recordCommitted. */
+  | {
+      readonly type: 'commitUpdate';
+      readonly step: number;
+      readonly received: readonly Received[];
+      readonly shards: readonly Shard[];
+      readonly cursor: Cursor;
+    }
+  /** Send the record to every trainer that is not loading (those are fed from the journal). */
+  | { readonly type: 'announceRecord'; readonly sequence: number }
+  /** Forget what was staged for the step (sketches, factors, contributions). */
+  | { readonly type: 'discardStaged'; readonly step: number }
+  | {
+      readonly type: 'rejectStep';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly reason: string;
+    }
+  | {
+      readonly type: 'assignEvaluation';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly sequences: readonly number[];
+    }
+  | {
+      readonly type: 'reportEvaluation';
+      readonly step: number;
+      readonly lossSum: number;
+      readonly tokens: number;
+    }
+  | {
+      readonly type: 'requestSnapshot';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly sequence: number;
+      readonly cursor: Cursor;
+    }
+  /** The trainer that was uploading is gone: delete what it sent. */
+  | { readonly type: 'abandonCheckpoint'; readonly step: number }
+  | {
+      readonly type: 'closeConnection';
+      readonly trainerId: string;
+      readonly reason: CloseReason;
+      readonly text: string;
+    }
+  /** Say goodbye to everyone and end the process. */
+  | { readonly type: 'finishRun'; readonly outcome: Outcome };
+
+/** The answer of `advance`. `note` says in words, with numbers, why nothing happens or what was refused. */
+export interface Transition {
+  readonly state: RunState;
+  readonly effects: readonly Effect[];
+  readonly note?: string;
+}
