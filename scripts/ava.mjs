@@ -35,7 +35,8 @@ export async function runAva(root, args, env = {}) {
   clearCount();
   if ((code !== 0 || !run.isComplete) && run.failed === 0) {
     run.failed = 1;
-    run.failures.push(`the test run ended early, with exit code ${code}`);
+    const isEmpty = run.isComplete && run.passed + run.notes.length === 0;
+    run.failures.push(isEmpty ? 'no test was found' : `the test run ended early, with exit code ${code}`);
   }
   for (const title of run.notes) console.log(`not run: ${title}`);
   for (const failure of run.failures) console.log(`\n✘ ${failure}`);
