@@ -9,8 +9,9 @@ import { ProtocolError } from '../errors.ts';
 import { sequenceAt } from '../files/order.ts';
 import type { SequenceSource } from '../files/dataset.ts';
 import { stateTensors } from '../galore/state-table.ts';
-import { createChangeLogger } from '../log.ts';
+import { createChangeLogger, type ChangeLogger } from '../log.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
+import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import type { HelloMessage, Message, SnapshotHeader } from '../protocol/messages.ts';
 import { admit } from './admission.ts';
@@ -21,7 +22,7 @@ import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import { EvaluationTally } from './evaluation-tally.ts';
 import { feedTrainer } from './feed.ts';
 import { planOf } from './plan.ts';
-import { prepareRun, type PreparedRun } from './prepare-run.ts';
+import { factsOf, prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { SealedRecord } from './records.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
@@ -55,7 +56,7 @@ class Coordinator {
   readonly #clock = systemClock;
   readonly #desk: StepDesk;
   readonly #metrics: RunMetrics;
-  readonly #logNote: (text: string) => void;
+  readonly #logNote: ChangeLogger;
   readonly #sessions = new Map<string, Session>();
   readonly #tallies = new Map<string, EvaluationTally>();
   readonly #heartbeats = new Map<string, { residentBytes: number; tensorCount: number }>();
@@ -75,13 +76,12 @@ class Coordinator {
     this.#options = options;
     this.#desk = new StepDesk(run.config, run.shape, randomInt(2 ** 32));
     const nowMs = this.#clock.nowMs();
-    const { metrics, evaluations } = run;
+    const { metrics, evaluations } = run.directory;
     this.#metrics = new RunMetrics(run.config.steps, { metrics, evaluations }, options.onReport, nowMs);
-    const { logger } = options;
-    this.#logNote = createChangeLogger((text) => logger.info('run.note', {}, text));
+    this.#logNote = createChangeLogger(options.logger, 'run.note');
     const validationSequences = run.dataset.validation?.count ?? 0;
     const plan = planOf(run.config, run.shape, validationSequences);
-    this.#state = initialState(plan, { ...run.start, nowMs });
+    this.#state = initialState(plan, { ...run.start, checkpointedStep: run.newestCheckpoint.step, nowMs });
   }
 
   static async start(run: PreparedRun, options: CoordinatorOptions): Promise<RunningCoordinator> {
@@ -218,7 +218,7 @@ class Coordinator {
   ): void {
     const { journal } = this.#run;
     const sequence = this.#state.sequence + 1;
-    const record = seal({ sequence, step, previousDigest: journal.headDigest });
+    const record = seal({ sequence, step, previousDigest: journal.digestOf(sequence - 1) ?? FIRST_DIGEST });
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
         this.#record = record;
@@ -267,13 +267,14 @@ class Coordinator {
 
   #requestSnapshot(effect: EffectOf<'requestSnapshot'>): void {
     const { trainerId, step, sequence, cursor } = effect;
-    const { journal, shape, checkpointsDir, extra } = this.#run;
+    const { journal, shape, checkpointsDir, texts } = this.#run;
     const table = stateTensors(shape.slots);
-    const run = this.#run.runJson({ step, sequence, digest: journal.headDigest, cursor, members: this.#memberIds() });
+    const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
+    const facts = factsOf(this.#run, { step, sequence, digest, cursor }, this.#memberIds());
     const session = this.#sessions.get(trainerId);
     session?.enqueue(async () => {
-      const writer = await beginCheckpoint(checkpointsDir, step, table, extra);
-      this.#intake = new SnapshotIntake(trainerId, run, table, writer);
+      const writer = await beginCheckpoint(checkpointsDir, step, table, texts);
+      this.#intake = new SnapshotIntake(trainerId, facts, table, writer);
       session.connection.send({ kind: 'snapshotRequest', step, sequence });
     });
   }
@@ -449,8 +450,8 @@ class Coordinator {
   }
 
   #sizes() {
-    const trainers = Object.fromEntries([...this.#heartbeats].sort(([a], [b]) => (a < b ? -1 : 1)));
-    return { coordinatorResidentBytes: process.memoryUsage.rss(), trainers };
+    const sizes = Object.fromEntries([...this.#heartbeats].sort(([a], [b]) => (a < b ? -1 : 1)));
+    return { coordinatorResidentBytes: process.memoryUsage.rss(), sizes };
   }
 
   // ---- the end ----

@@ -35,7 +35,7 @@ export async function feedTrainer(
     }
   }
   let next = plan.nextSequence;
-  while (next <= journal.headSequence) await connection.sendBulk(journal.frames(next++));
+  while (next < journal.nextSequence) await connection.sendBulk(journal.readRecord(next++));
   onLive(next - 1);
 }
 

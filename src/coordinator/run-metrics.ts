@@ -19,7 +19,7 @@ export interface SocketTotals {
 export interface ProcessSizes {
   readonly coordinatorResidentBytes: number;
   /** By trainer id, as the last heartbeats said. */
-  readonly trainers: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
+  readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
 }
 
 export class RunMetrics {

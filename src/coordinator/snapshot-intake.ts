@@ -6,12 +6,12 @@ import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import type { PartMessage } from '../protocol/messages.ts';
 import { ProtocolError } from '../errors.ts';
 import type { StateTensor } from '../galore/state-table.ts';
-import type { CheckpointInfo, CheckpointWriter, RunJson } from './store/checkpoint.ts';
+import type { CheckpointInfo, CheckpointWriter, RunFacts } from './store/checkpoint.ts';
 
 export class SnapshotIntake {
   readonly trainerId: string;
   readonly step: number;
-  readonly #run: RunJson;
+  readonly #run: RunFacts;
   readonly #table: readonly StateTensor[];
   readonly #writer: CheckpointWriter;
   #tensor = 0;
@@ -19,7 +19,7 @@ export class SnapshotIntake {
   #writes: Promise<void> = Promise.resolve();
   #failure: Error | null = null;
 
-  constructor(trainerId: string, run: RunJson, table: readonly StateTensor[], writer: CheckpointWriter) {
+  constructor(trainerId: string, run: RunFacts, table: readonly StateTensor[], writer: CheckpointWriter) {
     this.trainerId = trainerId;
     this.step = run.step;
     this.#run = run;
