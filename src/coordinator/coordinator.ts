@@ -177,17 +177,16 @@ class Coordinator {
   }
 
   #assignStep(effect: EffectOf<'assignStep'>): void {
-    const { trainerId, step, positions, refreshSlots } = effect;
+    const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
     if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
     this.#desk.assigned(effect);
-    const { seed, data, coordinator } = this.#run.config;
+    const { seed, data } = this.#run.config;
     const { train } = this.#run.dataset;
     const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
     const session = this.#sessions.get(trainerId);
     session?.enqueue(async () => {
       const sequences = await this.#readSequences(train, indices, positions);
       const learningRate = this.#desk.learningRate(step);
-      const deadlineMs = coordinator.step_deadline_ms;
       session.connection.send({ kind: 'stepAssignment', step, learningRate, seed, sequences, refreshSlots, deadlineMs });
     });
   }
@@ -266,11 +265,11 @@ class Coordinator {
   // ---- checkpoints ----
 
   #requestSnapshot(effect: EffectOf<'requestSnapshot'>): void {
-    const { trainerId, step, sequence, cursor } = effect;
+    const { trainerId, step, sequence, refreshedStep, cursor } = effect;
     const { journal, shape, checkpointsDir, texts } = this.#run;
     const table = stateTensors(shape.slots);
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
-    const facts = factsOf(this.#run, { step, sequence, digest, cursor }, this.#memberIds());
+    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, this.#memberIds());
     const session = this.#sessions.get(trainerId);
     session?.enqueue(async () => {
       const writer = await beginCheckpoint(checkpointsDir, step, table, texts);

@@ -111,14 +111,14 @@ export function schemaHashOf(shape: RunShape): Uint8Array {
 }
 
 /** Facts of a checkpoint at a committed step. */
-export function factsOf(run: PreparedRun, at: Omit<ResumePoint, 'refreshedStep'>, members: readonly string[]): RunFacts {
+export function factsOf(run: PreparedRun, at: ResumePoint, members: readonly string[]): RunFacts {
   return {
     runId: run.runId,
     name: run.config.name,
     step: at.step,
     sequence: at.sequence,
     digest: Buffer.from(at.digest).toString('hex'),
-    refreshedStep: at.step,
+    refreshedStep: at.refreshedStep,
     cursor: at.cursor,
     seed: run.config.seed,
     schedulePosition: at.step,

@@ -216,7 +216,7 @@ export class CoordinatorServer {
       this.#http.listen(port, host, () => {
         this.#http.removeAllListeners('error');
         this.#http.on('error', (error) =>
-          this.#options.logger.error('server.failed', { error: error.message }),
+          this.#options.logger.error('server.failed', { error: error.message }, `the server failed: ${error.message}`),
         );
         this.#lastPulseMs = now();
         this.#pulse = setInterval(() => this.#checkPulse(), heartbeatIntervalMs);
@@ -280,7 +280,7 @@ export class CoordinatorServer {
     webSocket.on('close', (code, reason) =>
       this.#guard(() => this.#disconnect(peer, code, reason.toString('utf8'))),
     );
-    logger.debug('connection.opened', { connection: connection.id, address: connection.remoteAddress });
+    logger.debug('connection.opened', { connection: connection.id }, `connection from ${connection.remoteAddress}`);
     this.#handlers.onConnection?.(connection);
   }
 
@@ -326,7 +326,7 @@ export class CoordinatorServer {
     this.#closedBytesSent += connection.bytesSent;
     this.#closedBytesReceived += connection.bytesReceived;
     const cause = connection.closeCause ?? { code, reason };
-    this.#options.logger.debug('connection.closed', { connection: connection.id, ...cause });
+    this.#options.logger.debug('connection.closed', { connection: connection.id, ...cause }, 'connection closed');
     try {
       this.#handlers.onClose(connection, cause.code, cause.reason);
     } finally {

@@ -21,11 +21,12 @@ import type { AssembledTensor } from '../protocol/parts.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
-import type { Engine } from './engine/load.ts';
+import { loadEngine, type Engine } from './engine/load.ts';
 import { factorise } from './factorising.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
 import { Replica } from './replica.ts';
+import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepWork, type StepOutput } from './step.ts';
 
@@ -33,9 +34,10 @@ import { StepWork, type StepOutput } from './step.ts';
 const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
 
 /** Takes part in a run until it ends, is left, or refuses this trainer for good. */
-export async function runTrainer(options: TrainerOptions, engine: Engine): Promise<TrainerResult> {
-  const trainer = new Trainer(options, engine);
-  return trainer.run();
+export async function runTrainer(options: TrainerOptions): Promise<TrainerResult> {
+  const engine = await loadEngine({ precision: 'f32', threads: options.threads });
+  options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
+  return new Trainer(options, engine).run();
 }
 
 class Trainer {
@@ -62,8 +64,8 @@ class Trainer {
       trainerId: options.trainerId,
       runName: options.runName,
       token: options.token,
-      software: options.software,
-      device: engine.device,
+      software: SOFTWARE,
+      device: engine.device.description,
       logger: options.logger,
     });
   }
@@ -219,7 +221,7 @@ class Trainer {
     this.#work = work;
     work.computeGradients(model);
     const seconds = (performance.now() - startedMs) / 1000;
-    this.#link.setActivity({ tensorCount: this.#engine.tensorCount(), tokensPerSecond: work.tokens / seconds });
+    this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors, tokensPerSecond: work.tokens / seconds });
     if (refreshSlots.length === 0) this.#contribute(work);
   }
 
@@ -311,7 +313,7 @@ class Trainer {
   }
 
   #activity(activity: string): void {
-    this.#link.setActivity({ activity, tensorCount: this.#engine.tensorCount() });
+    this.#link.setActivity({ activity, tensorCount: this.#engine.tf.memory().numTensors });
     this.#options.onActivity?.(activity);
   }
 }
