@@ -5,8 +5,15 @@
  */
 import { z } from 'zod';
 
-const count = z.int().min(1);
-const countOrZero = z.int().min(0);
+/** Counts travel as uint32. */
+const MAX_COUNT = 0xffffffff;
+/** A day: longer times do not fit a timer and are mistakes. */
+const MAX_TIME_MS = 86_400_000;
+
+const count = z.int().min(1).max(MAX_COUNT);
+const countOrZero = z.int().min(0).max(MAX_COUNT);
+const milliseconds = z.int().min(1).max(MAX_TIME_MS);
+const millisecondsOrZero = z.int().min(0).max(MAX_TIME_MS);
 
 /** Names of the model sizes of the GaLore paper. */
 export const MODEL_SIZES = [
@@ -143,12 +150,15 @@ const coordinator = z.strictObject({
   start_trainers: count.default(1).describe('Trainers to wait for before the first step'),
   min_trainers: count.default(1).describe('Below this the run waits'),
   max_trainers: count.default(64),
-  step_deadline_ms: countOrZero
+  local_trainers: countOrZero
+    .default(0)
+    .describe('Trainers that `galore train` and `galore resume` start on this machine'),
+  step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),
-  heartbeat_interval_ms: count.default(5_000),
-  heartbeat_timeout_ms: count.default(30_000),
-  handshake_timeout_ms: count.default(10_000),
+  heartbeat_interval_ms: milliseconds.default(5_000),
+  heartbeat_timeout_ms: milliseconds.default(30_000),
+  handshake_timeout_ms: milliseconds.default(10_000),
 });
 
 const trainer = z.strictObject({

@@ -1,0 +1,70 @@
+/** How the command line starts a coordinator and hears from it. Types only; coordinator.ts is the work. */
+import type { RunConfig } from '../config/schema.ts';
+import type { Logger } from '../log.ts';
+
+/** What a coordinator needs to begin. */
+export interface CoordinatorOptions {
+  readonly config: RunConfig;
+  /** new: the run directory must not hold a run yet; resume: it must. */
+  readonly mode: 'new' | 'resume';
+  readonly cacheDir: string;
+  readonly logger: Logger;
+  /** Write a checkpoint and end after this step, as if asked to stop. */
+  readonly stopAtStep?: number;
+  /** Called for everything a person may want to see; must not throw. */
+  readonly onReport: (report: RunReport) => void;
+}
+
+/**
+ * Resolves once the coordinator listens.
+ * @throws ConfigError, DataError, CheckpointError, OperatingError when the run cannot begin.
+ */
+export type StartCoordinator = (options: CoordinatorOptions) => Promise<RunningCoordinator>;
+
+/** A coordinator that listens. */
+export interface RunningCoordinator {
+  /** Where trainers connect, such as `ws://127.0.0.1:29400/`. */
+  readonly url: string;
+  /** Settles when the run has ended and everything is on disk and closed. */
+  readonly finished: Promise<RunSummary>;
+  /** First call: finish the step, write a checkpoint, end. Second call: end at once. */
+  stop(): void;
+}
+
+/** What happened, for people. Bytes are those of one step on all the sockets together. */
+export type RunReport =
+  | StepReport
+  | { readonly type: 'evaluation'; readonly step: number; readonly loss: number; readonly perplexity: number }
+  | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
+  | { readonly type: 'notice'; readonly text: string }
+  /** Something long before or between steps; `share` is from 0 to 1. */
+  | { readonly type: 'progress'; readonly text: string; readonly share: number };
+
+/** One committed step. */
+export interface StepReport {
+  readonly type: 'step';
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly loss: number; // nats per token
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  readonly bytesUp: number; // trainers to coordinator
+  readonly bytesDown: number; // coordinator to trainers
+  readonly trainers: number;
+  readonly learningRate: number;
+  readonly validationPerplexity: number | null; // of the last evaluation
+  readonly etaSeconds: number;
+}
+
+/** How a run ended. */
+export interface RunSummary {
+  readonly outcome: 'completed' | 'stopped';
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly dir: string;
+  readonly lastLoss: number;
+  readonly validationPerplexity: number | null;
+  readonly checkpointPath: string | null;
+  readonly weightsSha256: string | null;
+}

@@ -1,0 +1,28 @@
+/** How the command line runs a trainer. Types only; trainer.ts is the work. */
+import type { Logger } from '../log.ts';
+
+/** What a trainer needs to take part in a run. */
+export interface TrainerOptions {
+  readonly url: string;
+  readonly trainerId: string;
+  /** The run it wants; empty: whatever run the coordinator has. */
+  readonly runName: string;
+  /** Join token; empty where none is asked for. A secret: never logged. */
+  readonly token: string;
+  readonly threads: number;
+  readonly logger: Logger;
+  /** Aborted: leave the run in good order and resolve. */
+  readonly signal: AbortSignal;
+  /** What it is doing now, in words, for people. */
+  readonly onActivity?: (text: string) => void;
+}
+
+/** Why a trainer ended. */
+export interface TrainerResult {
+  /** The exit status of the process: 0 the run finished or it left as asked; 3 it was refused or lost for good. */
+  readonly code: number;
+  readonly reason: string;
+}
+
+/** Connects, trains until the run ends, and resolves; reconnects on its own while that can help. */
+export type RunTrainer = (options: TrainerOptions) => Promise<TrainerResult>;
