@@ -76,7 +76,7 @@ class Coordinator {
     this.#options = options;
     this.#desk = new StepDesk(run.config, run.shape, randomInt(2 ** 32));
     const nowMs = this.#clock.nowMs();
-    const { metrics, evaluations } = run.directory;
+    const { metrics, evaluations } = run;
     this.#metrics = new RunMetrics(run.config.steps, { metrics, evaluations }, options.onReport, nowMs);
     this.#logNote = createChangeLogger(options.logger, 'run.note');
     const validationSequences = run.dataset.validation?.count ?? 0;

@@ -10,7 +10,7 @@ import { CheckpointError } from '../errors.ts';
 import { prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
 import { describeSlots } from '../galore/slot.ts';
-import { parseLlamaConfig, toHuggingFace, type LlamaConfig } from '../model/llama-config.ts';
+import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
@@ -22,6 +22,7 @@ import {
   type RunFacts,
 } from './store/checkpoint.ts';
 import { Journal } from './store/journal.ts';
+import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
 import { createRunDirectory, openRunDirectory, type RunDirectory } from './store/run-directory.ts';
 
@@ -29,7 +30,8 @@ import { createRunDirectory, openRunDirectory, type RunDirectory } from './store
 export interface PreparedRun {
   readonly config: RunConfig;
   readonly runId: string;
-  readonly directory: RunDirectory;
+  readonly metrics: MetricsLog;
+  readonly evaluations: MetricsLog;
   readonly checkpointsDir: string;
   readonly journal: Journal;
   readonly dataset: Dataset;
@@ -68,30 +70,34 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
 async function prepare(options: CoordinatorOptions, closers: Closers): Promise<PreparedRun> {
   const { config, mode, onReport } = options;
   const onNotice = (text: string): void => onReport({ type: 'notice', text });
-  const directory = mode === 'resume' ? await openRunDirectory(config.dir) : null;
+  const directory = mode === 'resume' ? await openRunDirectory(config.dir, onNotice) : null;
   if (directory !== null) closers.add(() => directory.close());
   const dataset = await openDataset(options);
   closers.add(() => dataset.close());
   const run = directory === null ? await createRun(options, dataset, closers) : directory;
-  const checkpointsDir = join(run.path, 'checkpoints');
+  const { checkpointsDir } = run;
   await removeCheckpointLeftovers(checkpointsDir);
   const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice);
   if (checkpoint === null) {
     throw new CheckpointError(run.path, `${run.path} holds no checkpoint; start the run anew in another directory`);
   }
-  const journal = await Journal.open(join(run.path, 'journal'), onNotice);
+  const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, dataset);
   const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
-  checkVocabulary(dataset.tokenizer, model.vocabSize);
   const start = await findResumePoint(checkpoint.run, journal, onNotice);
   const { path, step, manifest } = checkpoint;
   await checkpoint.close();
+  const metrics = await MetricsLog.open(run.metricsPath, start.step);
+  closers.add(() => metrics.close());
+  const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
+  closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
   return {
     config,
     runId: run.runId,
-    directory: run,
+    metrics,
+    evaluations,
     checkpointsDir,
     journal,
     dataset,
@@ -141,7 +147,8 @@ async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): 
 
 async function createRun(options: CoordinatorOptions, dataset: Dataset, closers: Closers): Promise<RunDirectory> {
   const { config } = options;
-  const model: LlamaConfig = await newModel(config, dataset.tokenizer);
+  const model = await newModel(config, dataset.tokenizer);
+  checkVocabulary(dataset.tokenizer, model.vocabSize);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,
@@ -149,7 +156,7 @@ async function createRun(options: CoordinatorOptions, dataset: Dataset, closers:
     configYaml: resolvedYaml(config),
   });
   closers.add(() => directory.close());
-  await writeFirstCheckpoint(join(directory.path, 'checkpoints'), config, model, runId, {
+  await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
     ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
   });

@@ -83,7 +83,6 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
 /** Seals the record that installs new bases; a slot without a basis here keeps its old one. */
 export function sealBases(
   place: RecordPlace,
-  slots: readonly Slot[],
   refreshed: readonly number[],
   bases: ReadonlyMap<number, Uint8Array>,
 ): SealedRecord {

@@ -4,7 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
-import type { MetricsLog } from './store/run-directory.ts';
+import type { MetricsLog } from './store/metrics-log.ts';
 
 /** Weight of the newest step in the estimate of the time left. */
 const NEWEST_SHARE = 0.2;

@@ -275,7 +275,7 @@ export class CoordinatorServer {
     );
     // ws has closed the socket with a code of its own already: 1009 too big, 1002 not WebSocket, …
     webSocket.on('error', (error) =>
-      logger.warn('connection.failed', { connection: connection.id, error: error.message }),
+      logger.warn('connection.failed', { connection: connection.id }, `a connection failed: ${error.message}`),
     );
     webSocket.on('close', (code, reason) =>
       this.#guard(() => this.#disconnect(peer, code, reason.toString('utf8'))),

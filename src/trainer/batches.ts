@@ -1,9 +1,6 @@
 /** Sequences as they come over the wire, cut into micro-batches of inputs and aligned labels. Pure. */
 import type { Sequences } from '../protocol/messages.ts';
-import type { Batch } from './model/batch.ts';
-
-/** Label of a position that does not count in the loss. */
-export const IGNORED_LABEL = -100;
+import { IGNORED_LABEL, type Batch } from './model/batch.ts';
 
 /**
  * Sequence k of length + 1 tokens gives `length` inputs and the same shifted by one as labels; masked

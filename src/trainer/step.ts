@@ -10,7 +10,7 @@ import { sketch } from '../galore/projection/sketch-gradient.ts';
 import { omega, sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
-import type { Batch } from './model/batch.ts';
+import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { Replica } from './replica.ts';
 
@@ -49,7 +49,7 @@ export class StepWork {
     this.task = task;
     this.#replica = replica;
     this.#output = output;
-    this.tokens = task.batches.reduce((sum, batch) => sum + countTokens(batch), 0);
+    this.tokens = task.batches.reduce((sum, batch) => sum + unmaskedRows(batch.labels).length, 0);
   }
 
   /** Loss summed over the unmasked tokens, in nats; known after `computeGradients`. */
@@ -146,10 +146,3 @@ function accumulate(sum: tf.Tensor | undefined, term: tf.Tensor): tf.Tensor {
   sum?.dispose();
   return next;
 }
-
-function countTokens(batch: Batch): number {
-  let tokens = 0;
-  for (const label of batch.labels) if (label !== -100) tokens++;
-  return tokens;
-}
-

@@ -142,7 +142,8 @@ export class TestRun {
   }
 
   weights(step: number): ReadonlyMap<string, Float32Array> {
-    return readSafetensors(join(this.checkpoint(step), 'model.safetensors'));
+    const tensors = readSafetensors(join(this.checkpoint(step), 'model.safetensors'));
+    return new Map([...tensors].map(([name, { values }]) => [name, values]));
   }
 }
 
