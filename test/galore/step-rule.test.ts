@@ -45,7 +45,16 @@ interface Trajectory {
   readonly want: readonly number[];
 }
 
-const BASE = { rows: 3, cols: 5, side: 'left', rank: 2, gap: 100, rule: 'keep', steps: 3, scale: 0.25 } as const;
+const BASE = {
+  rows: 3,
+  cols: 5,
+  side: 'left',
+  rank: 2,
+  gap: 100,
+  rule: 'keep',
+  steps: 3,
+  scale: 0.25,
+} as const;
 
 const TRAJECTORIES: readonly Trajectory[] = [
   {
@@ -263,7 +272,8 @@ test('eps counts uncorrected in galore_torch and corrected in torch', (t) => {
   const zero = matrix(1, 1);
   const hyper = { ...HYPER, step: 1, weightDecay: 0, eps: 1 };
   const step = (semantics: 'torch' | 'galore_torch') =>
-    -referenceUpdate({ weight: zero, m: zero, v: zero }, one, null, { ...hyper, semantics }).weight.values[0]!;
+    -referenceUpdate({ weight: zero, m: zero, v: zero }, one, null, { ...hyper, semantics }).weight
+      .values[0]!;
   t.true(Math.abs(step('torch') - 0.005) < 1e-12);
   t.true(Math.abs(step('galore_torch') - 0.01 / 11) < 1e-12);
 });

@@ -140,7 +140,8 @@ function runReference(c: Case, basisOf: BasisOf): Trajectory {
       basis = matrix(rows, slot.rank, basisOf(step, slot));
     }
     const projection = slot.policy === 'one-sided' ? { basis: basis!, side: slot.side } : null;
-    const low = projection === null ? gradient : referenceProject(gradient, projection.basis, projection.side);
+    const low =
+      projection === null ? gradient : referenceProject(gradient, projection.basis, projection.side);
     state = referenceUpdate(state, low, projection, hyperOf(c, i + 1));
     weights.push(state.weight.values);
   }

@@ -56,7 +56,10 @@ test('the sum is in f64: what f32 would lose is kept', (t) => {
 });
 
 test('parts sorted by trainer give the same bytes in whatever order they arrived', (t) => {
-  const arrived = ['c', 'a', 'b', 'e', 'd'].map((id, i) => ({ id, part: part(normals(5000, i), 'int8', 0.2) }));
+  const arrived = ['c', 'a', 'b', 'e', 'd'].map((id, i) => ({
+    id,
+    part: part(normals(5000, i), 'int8', 0.2),
+  }));
   const sorted = (all: typeof arrived) =>
     all.toSorted((x, y) => (x.id < y.id ? -1 : 1)).map(({ part: one }) => one);
   const encode = (all: typeof arrived) =>

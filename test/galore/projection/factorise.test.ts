@@ -91,7 +91,10 @@ test('the largest entry of each basis column, the first of equal ones, is positi
     }),
   );
   // Two entries of equal size: (1, -1) / sqrt 2 up to sign.
-  t.deepEqual(leadingBasis(Float64Array.of(-1, 1), 2, 1, 1)!.basis, Float32Array.of(Math.SQRT1_2, -Math.SQRT1_2));
+  t.deepEqual(
+    leadingBasis(Float64Array.of(-1, 1), 2, 1, 1)!.basis,
+    Float32Array.of(Math.SQRT1_2, -Math.SQRT1_2),
+  );
 });
 
 test('a basis of a matrix of lower rank is completed to orthonormal columns', (t) => {
@@ -103,7 +106,11 @@ test('a basis of a matrix of lower rank is completed to orthonormal columns', (t
     const { basis, singularValues } = leadingBasis(x.values, rows, cols, 6)!;
     t.true(orthonormalityError(matrix(rows, 6, basis)) < 1e-6);
     t.true(singularValues.slice(2).every((value) => value < 1e-14));
-    const p = matrix(rows, 2, matrix(rows, 6, basis).values.filter((_, i) => i % 6 < 2));
+    const p = matrix(
+      rows,
+      2,
+      matrix(rows, 6, basis).values.filter((_, i) => i % 6 < 2),
+    );
     t.true(maxDifference(multiply(p, multiply(transpose(p), x)), x) < 1e-6);
   }
   const one = leadingBasis(Float64Array.of(0, 0, 5, 0, 0, 0), 3, 2, 3)!; // one entry, rank above the columns

@@ -146,7 +146,9 @@ test('the sketch captures what theory promises and power iterations improve it',
       const basis = refreshBasis(slot, [{ weight: 1, value: gradient }], plan, 1)!;
       return squaredNorm(referenceProject(gradient, basis, 'left')) / best;
     });
-    captured.forEach((share, q) => t.true(share > atLeast[q]! && share < 1 + 1e-6, `${decay}, q ${q}: ${share}`));
+    captured.forEach((share, q) =>
+      t.true(share > atLeast[q]! && share < 1 + 1e-6, `${decay}, q ${q}: ${share}`),
+    );
     t.true(captured[0]! < captured[1]! && captured[1]! < captured[2]! + 1e-9);
   }
 });

@@ -30,7 +30,13 @@ function byTensors(
   let result = moments;
   tf.tidy(() => {
     const change = { oldBasis: tensorOf(oldBasis), newBasis: tensorOf(newBasis), side };
-    const moved = transportMoments({ m: tensorOf(moments.m), v: tensorOf(moments.v) }, change, rule, t, BETAS);
+    const moved = transportMoments(
+      { m: tensorOf(moments.m), v: tensorOf(moments.v) },
+      change,
+      rule,
+      t,
+      BETAS,
+    );
     result = { m: matrixOf(moved.m), v: matrixOf(moved.v) };
   });
   return result;
@@ -61,15 +67,20 @@ test('a basis rotated within its span lifts the first moment to the same matrix'
 
 test('second moments never become negative, whatever the bases', (t) => {
   fc.assert(
-    fc.property(fc.nat(1000), fc.constantFrom(...SIDES), fc.integer({ min: 1, max: 500 }), (seed, side, step) => {
-      const moments = momentsOf(side, 3, 7, `${seed}`);
-      const change = {
-        oldBasis: orthonormalMatrix(8, 3, 'old', seed),
-        newBasis: orthonormalMatrix(8, 3, 'new', seed),
-        side,
-      };
-      return referenceTransport(moments, change, 'transport', step, BETAS).v.values.every((x) => x >= 0);
-    }),
+    fc.property(
+      fc.nat(1000),
+      fc.constantFrom(...SIDES),
+      fc.integer({ min: 1, max: 500 }),
+      (seed, side, step) => {
+        const moments = momentsOf(side, 3, 7, `${seed}`);
+        const change = {
+          oldBasis: orthonormalMatrix(8, 3, 'old', seed),
+          newBasis: orthonormalMatrix(8, 3, 'new', seed),
+          side,
+        };
+        return referenceTransport(moments, change, 'transport', step, BETAS).v.values.every((x) => x >= 0);
+      },
+    ),
   );
   t.pass();
 });
@@ -77,7 +88,11 @@ test('second moments never become negative, whatever the bases', (t) => {
 test('the rank may grow: new directions start from nothing', (t) => {
   for (const side of SIDES) {
     const newBasis = orthonormalMatrix(12, 6, 'grow');
-    const oldBasis = matrix(12, 4, newBasis.values.filter((_, i) => i % 6 < 4));
+    const oldBasis = matrix(
+      12,
+      4,
+      newBasis.values.filter((_, i) => i % 6 < 4),
+    );
     const moments = momentsOf(side, 4, 9, 'grow');
     const moved = byTensors(moments, oldBasis, newBasis, side, 'transport', 8);
     t.deepEqual([moved.m.rows, moved.m.cols], side === 'left' ? [6, 9] : [9, 6]);
@@ -91,7 +106,11 @@ test('the rank may grow: new directions start from nothing', (t) => {
 test('the rank may shrink: the kept directions keep their moments', (t) => {
   for (const side of SIDES) {
     const oldBasis = orthonormalMatrix(12, 4, 'shrink');
-    const newBasis = matrix(12, 2, oldBasis.values.filter((_, i) => i % 4 < 2));
+    const newBasis = matrix(
+      12,
+      2,
+      oldBasis.values.filter((_, i) => i % 4 < 2),
+    );
     const moments = momentsOf(side, 4, 9, 'shrink');
     const moved = byTensors(moments, oldBasis, newBasis, side, 'transport', 8);
     const upright = (x: Matrix) => (side === 'left' ? x : transpose(x));
