@@ -3,6 +3,8 @@ import { hostname, availableParallelism } from 'node:os';
 import { basename } from 'node:path';
 import { readEnvironment } from '../config/environment.ts';
 import type { CliContext } from './context.ts';
+import { registerEngineCommand } from './engine.ts';
+import { registerInspectCommand } from './inspect.ts';
 import { launchProcess } from './launch-process.ts';
 import { runCli } from './program.ts';
 import { services } from './services.ts';
@@ -47,5 +49,5 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
-const code = await runCli(process.argv.slice(2), context);
+const code = await runCli(process.argv.slice(2), context, [registerEngineCommand, registerInspectCommand]);
 process.exit(process.exitCode ?? code);

@@ -1,0 +1,11 @@
+/** `npm start`: the set-up, then a small training run with two trainers. Arguments are passed on. */
+import { setUp } from './setup.mjs';
+
+try {
+  await setUp();
+  process.argv.splice(2, 0, 'train', 'examples/sotu.yaml', '--trainers', '2'); // a later --trainers wins
+  await import('../bin/galore.js');
+} catch (error) {
+  console.error(`start: ${error.message}`);
+  process.exitCode = 1;
+}
