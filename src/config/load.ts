@@ -7,7 +7,7 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { stringify } from 'yaml';
 import { ConfigError, GaloreError } from '../errors.ts';
 import { configError, schemaFaults, unreadableFault, valueAt, type Fault, type Origin } from './faults.ts';
-import { schemaAt } from './json-schema.ts';
+import { fieldsOf, schemaAt } from './json-schema.ts';
 import { isMapping, withOverride, type Mapping, type Override } from './overrides.ts';
 import { applyPreset } from './presets.ts';
 import { relationFaults } from './relations.ts';
@@ -151,11 +151,15 @@ function deepFreeze<T>(value: T): T {
 
 /** The configuration as YAML that loads back to the same one; it holds no secrets, for none are in it. */
 export function resolvedYaml(config: RunConfig): string {
-  const plain = JSON.parse(JSON.stringify(config)) as Record<string, unknown>;
+  const plain: unknown = JSON.parse(JSON.stringify(config));
   return stringify(inSchemaOrder(plain), { lineWidth: 0 });
 }
 
-function inSchemaOrder(config: Record<string, unknown>): Record<string, unknown> {
-  const order: readonly string[] = Object.keys(runConfigSchema.shape);
-  return Object.fromEntries(order.filter((name) => name in config).map((name) => [name, config[name]]));
+/** The fields of every mapping in the order of the schema, so that equal configurations are equal text. */
+function inSchemaOrder(value: unknown, path: readonly string[] = []): unknown {
+  if (!isMapping(value)) return value;
+  const names = Object.keys(fieldsOf(schemaAt(path) ?? {}));
+  return Object.fromEntries(
+    names.filter((name) => name in value).map((name) => [name, inSchemaOrder(value[name], [...path, name])]),
+  );
 }
