@@ -46,11 +46,15 @@ export type SessionPhase =
   | { readonly phase: 'helloing'; readonly deadlineMs: number }
   /** Welcome is here; state is on its way, or being applied. No Ready was sent yet. */
   | { readonly phase: 'loading'; readonly timers: SessionTimers }
-  /** Ready was sent. `isAssigned` from the first assignment on; until then every stateApplied repeats Ready. */
+  /**
+   * Ready was sent. `isAssigned` from the first assignment on; until then every stateApplied and every
+   * heartbeat repeats Ready, for the coordinator counts us in only once we have caught up with it.
+   */
   | {
       readonly phase: 'active';
       readonly timers: SessionTimers;
       readonly activeSinceMs: number;
+      readonly readySequence: number; // of the last Ready
       readonly isAssigned: boolean;
     }
   /** Without a socket until `retryAtMs`. */

@@ -181,9 +181,13 @@ function advanceWelcomed(
       }
       if (event.nowMs < nextHeartbeatMs) return { state, effects: [] };
       const beaten = { ...phase.timers, nextHeartbeatMs: event.nowMs + heartbeatIntervalMs };
+      const beat: SessionEffect = { type: 'sendHeartbeat', connection };
+      const isUnanswered = phase.phase === 'active' && !phase.isAssigned;
       return {
         state: { ...state, phase: { ...phase, timers: beaten } },
-        effects: [{ type: 'sendHeartbeat', connection }],
+        effects: isUnanswered
+          ? [beat, { type: 'sendReady', connection, sequence: phase.readySequence }]
+          : [beat],
       };
     }
     case 'socketOpened':
@@ -204,15 +208,20 @@ function applied(
   const { connection, held } = state;
   if (held === null) return ignore(state, `record ${sequence} is applied, but a snapshot is on its way`);
   if (phase.phase === 'active' && phase.isAssigned) return { state, effects: [] };
-  const ready: SessionEffect = { type: 'sendReady', connection, sequence };
-  if (phase.phase === 'active') return { state, effects: [ready] };
-  const text = `ready at record ${sequence}`;
+  const activeSinceMs = phase.phase === 'active' ? phase.activeSinceMs : nowMs;
+  const active = {
+    phase: 'active',
+    timers: phase.timers,
+    activeSinceMs,
+    readySequence: sequence,
+    isAssigned: false,
+  } as const;
   return {
-    state: {
-      ...state,
-      phase: { phase: 'active', timers: phase.timers, activeSinceMs: nowMs, isAssigned: false },
-    },
-    effects: [ready, { type: 'report', status: 'active', text }],
+    state: { ...state, phase: active },
+    effects: [
+      { type: 'sendReady', connection, sequence },
+      { type: 'report', status: 'active', text: `ready at record ${sequence}` },
+    ],
   };
 }
 

@@ -1,0 +1,100 @@
+/**
+ * The beginning of a step, its passage into sketching and collecting, and giving it up. The cursor does
+ * not move before the update is on disk, so an abandoned step leaves nothing to undo.
+ */
+import { membersOf, shardEqually, takePositions } from './assignment.ts';
+import { deadlineMs, emit, enter, patch, readyTrainers, remark, waitMs, type Draft } from './draft.ts';
+import { refreshSlots } from './refresh-schedule.ts';
+import type { Effect, RunState, Shard } from './state.ts';
+
+/** A step in which nobody had a token is not tried again for this long, unless membership changes. */
+export const FRUITLESS_PAUSE_MS = 1_000;
+
+/** Shares the next sequences out among the ready trainers and asks for the first results. */
+export function startStep(draft: Draft): Draft {
+  const { plan, cursor, refreshedStep } = draft.state;
+  const step = draft.state.step + 1;
+  const shards = shardEqually(takePositions(cursor, plan.batchSequences), readyTrainers(draft.state));
+  const slots = refreshedStep === step ? [] : refreshSlots(plan, step);
+  const assignments = shards.map(({ trainerId, positions }): Effect => ({
+    type: 'assignStep',
+    trainerId,
+    step,
+    positions,
+    refreshSlots: slots,
+    waitMs: waitMs(draft.state),
+  }));
+  const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
+  return slots.length > 0
+    ? enterSketching(assigned, step, 1, slots, shards)
+    : enterCollecting(assigned, step, shards);
+}
+
+export function enterSketching(
+  draft: Draft,
+  step: number,
+  round: number,
+  slots: readonly number[],
+  shards: readonly Shard[],
+): Draft {
+  const phase = {
+    phase: 'sketching',
+    step,
+    round,
+    slots,
+    shards,
+    received: [],
+    deadlineMs: deadlineMs(draft.state),
+  } as const;
+  return emit(enter(draft, phase), {
+    type: 'requestSketches',
+    trainerIds: membersOf(shards),
+    step,
+    round,
+    slots,
+  });
+}
+
+export function enterCollecting(draft: Draft, step: number, shards: readonly Shard[]): Draft {
+  return enter(draft, {
+    phase: 'collecting',
+    step,
+    shards,
+    received: [],
+    deadlineMs: deadlineMs(draft.state),
+  });
+}
+
+/** Gives the step up before its update: its sequences are still at the cursor, and it begins anew when it can. */
+export function abandonStep(draft: Draft, step: number, why: string, isFruitless: boolean): Draft {
+  const notBeforeMs = isFruitless ? draft.state.nowMs + FRUITLESS_PAUSE_MS : null;
+  const abandoned = emit(draft, { type: 'discardStaged', step });
+  const attempts = draft.state.attempts + 1;
+  return remark(
+    patch(abandoned, { attempts, phase: { phase: 'waiting', notBeforeMs } }),
+    `step ${step} is abandoned: ${why}`,
+  );
+}
+
+/** Those of the step's members that have not answered. */
+export function missingFrom(
+  shards: readonly Shard[],
+  received: readonly { readonly trainerId: string }[],
+): readonly string[] {
+  const here = new Set(received.map(({ trainerId }) => trainerId));
+  return membersOf(shards).filter((trainerId) => !here.has(trainerId));
+}
+
+/** The step that is being worked on, or null between steps. */
+export function currentStep(state: RunState): number | null {
+  const { phase } = state;
+  switch (phase.phase) {
+    case 'sketching':
+    case 'factorising':
+    case 'collecting':
+    case 'committing':
+      return phase.step;
+    default:
+      return null;
+  }
+}
