@@ -21,6 +21,8 @@ export interface SignalSource {
 
 /** What the commands do their work with; loaded when first used, so that --help is quick. */
 export interface Services {
+  /** Installs the tensor engine if it is not there, saying so. @throws EngineError */
+  readonly ensureEngine: () => Promise<void>;
   readonly startCoordinator: StartCoordinator;
   readonly runTrainer: RunTrainer;
   readonly evaluateFolder: EvaluateFolder;
