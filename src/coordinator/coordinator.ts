@@ -153,7 +153,7 @@ class Coordinator {
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
       case 'discardStaged':
-        return this.#desk.discard(effect.step);
+        return this.#desk.discard();
       case 'rejectStep':
         return this.#sessions
           .get(effect.trainerId)
@@ -236,7 +236,7 @@ class Coordinator {
     this.#record = null;
     if (record.commit.record.type === 'basis') return this.#desk.refreshCommitted();
     const { step } = record.commit;
-    this.#desk.discard(step);
+    this.#desk.discard();
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#sizes(), this.#clock.nowMs());
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }

@@ -74,7 +74,7 @@ export class RunMetrics {
     this.#lastMs = nowMs;
     const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
     const bytesDown = totals.bytesSent - this.#lastTotals.bytesSent;
-    this.#lastTotals = totals;
+    this.#lastTotals = { bytesReceived: totals.bytesReceived, bytesSent: totals.bytesSent };
     const loss = update.lossSum / update.tokens;
     this.#lastLoss = loss;
     const { learningRate, tokens, gradientNorm } = update;

@@ -12,7 +12,7 @@ import { protocolError } from '../protocol/checks.ts';
 import { closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
-import type { GoodbyeMessage, HeartbeatMessage, Message } from '../protocol/messages.ts';
+import type { GoodbyeMessage, Message } from '../protocol/messages.ts';
 import type { Connection } from './connection.ts';
 import { SocketConnection } from './socket-connection.ts';
 
@@ -216,7 +216,7 @@ export class CoordinatorServer {
       this.#http.listen(port, host, () => {
         this.#http.removeAllListeners('error');
         this.#http.on('error', (error) =>
-          this.#options.logger.error('server.failed', { error: error.message }, `the server failed: ${error.message}`),
+          this.#options.logger.error('server.failed', { error }, 'the listening socket failed'),
         );
         this.#lastPulseMs = now();
         this.#pulse = setInterval(() => this.#checkPulse(), heartbeatIntervalMs);
@@ -244,7 +244,7 @@ export class CoordinatorServer {
 
   /** The HTTP status of a request that may not become a WebSocket, or null. */
   #refusalOf(request: IncomingMessage): string | null {
-    const path = new URL(request.url ?? '/', 'http://coordinator').pathname;
+    const [path] = (request.url ?? '/').split('?');
     if (path !== '/') return '404 Not Found';
     // A browser sends Origin. No page may talk to a coordinator on its visitor's machine.
     if (request.headers.origin !== undefined) return '403 Forbidden';
@@ -273,33 +273,45 @@ export class CoordinatorServer {
     webSocket.on('message', (data: RawData, isBinary: boolean) =>
       this.#guard(() => this.#receive(peer, data as Buffer, isBinary)),
     );
+    webSocket.on('ping', () => this.#guard(() => this.#check(peer, () => this.#countMessage(peer))));
     // ws has closed the socket with a code of its own already: 1009 too big, 1002 not WebSocket, …
     webSocket.on('error', (error) =>
-      logger.warn('connection.failed', { connection: connection.id }, `a connection failed: ${error.message}`),
+      logger.warn('connection.failed', { connection: connection.id }, error.message),
     );
     webSocket.on('close', (code, reason) =>
       this.#guard(() => this.#disconnect(peer, code, reason.toString('utf8'))),
     );
-    logger.debug('connection.opened', { connection: connection.id }, `connection from ${connection.remoteAddress}`);
+    const fields = { connection: connection.id, address: connection.remoteAddress };
+    logger.debug('connection.opened', fields, 'a connection was opened');
     this.#handlers.onConnection?.(connection);
   }
 
   #receive(peer: Peer, frame: Buffer, isBinary: boolean): void {
     const { connection } = peer;
-    if (!connection.isOpen) return;
-    try {
+    const message = this.#check(peer, () => {
       this.#countMessage(peer);
       if (!isBinary) throw protocolError('MALFORMED_MESSAGE', 'a text message; all messages are binary');
-      const message = decodeEnvelope(frame, 'trainer');
-      if (message.kind === 'goodbye') {
-        connection.acknowledgeGoodbye({ code: message.code, reason: message.reason });
-        return;
-      }
-      checkTurn(peer, message);
-      this.#handlers.onMessage(connection, message, frame);
+      const decoded = decodeEnvelope(frame, 'trainer');
+      if (decoded.kind !== 'goodbye') checkTurn(peer, decoded);
+      return decoded;
+    });
+    if (message === null) return;
+    if (message.kind === 'goodbye') {
+      connection.acknowledgeGoodbye({ code: message.code, reason: message.reason });
+    } else {
+      this.#check(peer, () => this.#handlers.onMessage(connection, message, frame));
+    }
+  }
+
+  /** Runs a check of what a peer did; what is wrong with it closes its connection. */
+  #check<T>(peer: Peer, action: () => T): T | null {
+    if (!peer.connection.isOpen) return null;
+    try {
+      return action();
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
-      connection.close(closeReasonOf(error.closeCode) ?? 'INTERNAL_ERROR', error.message);
+      peer.connection.close(closeReasonOf(error.closeCode) ?? 'INTERNAL_ERROR', error.message);
+      return null;
     }
   }
 
@@ -326,7 +338,8 @@ export class CoordinatorServer {
     this.#closedBytesSent += connection.bytesSent;
     this.#closedBytesReceived += connection.bytesReceived;
     const cause = connection.closeCause ?? { code, reason };
-    this.#options.logger.debug('connection.closed', { connection: connection.id, ...cause }, 'connection closed');
+    const fields = { connection: connection.id, code: cause.code };
+    this.#options.logger.debug('connection.closed', fields, cause.reason);
     try {
       this.#handlers.onClose(connection, cause.code, cause.reason);
     } finally {
@@ -365,7 +378,7 @@ export class CoordinatorServer {
 }
 
 /** Refuses a message that is not allowed before or after the handshake. */
-function checkTurn(peer: Peer, message: ReceivedMessage | HeartbeatMessage): void {
+function checkTurn(peer: Peer, message: ReceivedMessage): void {
   if (!peer.hasSaidHello) {
     if (message.kind !== 'hello')
       throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} came before Hello`);

@@ -4,9 +4,10 @@
  */
 import type { Socket } from 'node:net';
 import { WebSocket } from 'ws';
-import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
+import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { MESSAGE_RULES, type Message } from '../protocol/messages.ts';
+import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
 import type { Connection } from './connection.ts';
 
 /**
@@ -15,8 +16,8 @@ import type { Connection } from './connection.ts';
  */
 const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
 
-/** A close frame carries at most 123 bytes of text. */
-const MAX_CLOSE_TEXT_BYTES = 123;
+/** The WebSocket close code that says nothing in particular. */
+const NORMAL_CLOSURE = 1000;
 
 /** What a connection is told by the server. */
 export interface ConnectionLimits {
@@ -118,7 +119,9 @@ export class SocketConnection implements Connection {
     if (this.#closeCause !== null) return;
     const { code } = CLOSE_CODES[reason];
     if (this.#webSocket.readyState === WebSocket.OPEN) {
-      this.#webSocket.send(encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, 2000) }));
+      this.#webSocket.send(
+        encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) }),
+      );
     }
     this.#end({ code, reason: text });
   }
@@ -247,15 +250,10 @@ export class SocketConnection implements Connection {
   #end(cause: CloseCause): void {
     this.#closeCause = cause;
     this.release();
-    this.#webSocket.close(cause.code, cut(cause.reason, MAX_CLOSE_TEXT_BYTES));
+    // The code may be what a peer wrote into its Goodbye: only one of ours goes into a close frame.
+    const code = closeReasonOf(cause.code) === null ? NORMAL_CLOSURE : cause.code;
+    this.#webSocket.close(code, cutText(cause.reason, MAX_CLOSE_TEXT_BYTES));
   }
-}
-
-/** The longest beginning of `text` that has at most `maxBytes` bytes in UTF-8. */
-export function cut(text: string, maxBytes: number): string {
-  const bytes = new Uint8Array(maxBytes);
-  const { read } = new TextEncoder().encodeInto(text, bytes);
-  return text.slice(0, read);
 }
 
 function totalBytes(frames: readonly Uint8Array[]): number {

@@ -38,6 +38,7 @@ export class Staging {
   readonly #rounds: number;
   readonly #trainers = new Map<string, TrainerStage>();
   #window: StagingWindow = { step: 0, round: 0 };
+  #isOpen = false;
 
   /** @param rounds of a refresh */
   constructor(slots: readonly Slot[], sizes: readonly SlotSizes[], rounds: number) {
@@ -48,18 +49,19 @@ export class Staging {
 
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
   open(window: StagingWindow): void {
-    if (window.step !== this.#window.step) this.#trainers.clear();
     for (const stage of this.#trainers.values()) {
+      if (window.step !== this.#window.step) forgetTensors(stage);
       stage.tensors.sketch.clear();
       stage.tensors.factor.clear();
     }
     this.#window = window;
+    this.#isOpen = true;
   }
 
-  /** Forgets everything staged for a step that was given up; parts of it that still come are dropped. */
-  discard(step: number): void {
-    this.#trainers.clear();
-    if (this.#window.step === step) this.#window = { step, round: 0 };
+  /** Closes the window: the step is committed or was given up. Parts of it that still come are dropped. */
+  close(): void {
+    for (const stage of this.#trainers.values()) forgetTensors(stage);
+    this.#isOpen = false;
   }
 
   /** Forgets what a trainer sent and was not taken yet: it is gone, or starts anew. */
@@ -75,7 +77,7 @@ export class Staging {
   accept(trainerId: string, part: PartMessage): void {
     const stream = stagedStream(part.stream);
     const stage = this.#stageOf(trainerId);
-    const isCurrent = part.step === this.#window.step;
+    const isCurrent = this.#isOpen && part.step === this.#window.step;
     const complete = stage.assembler.accept(part);
     if (stream === 'contribution' && isCurrent) stage.checksum = crc32c(part.payload, stage.checksum);
     if (complete !== null) stage.tensors[stream].set(part.tensor, complete);
@@ -120,7 +122,8 @@ export class Staging {
   #expect(trainerId: string, stream: StagedStream, step: number, round: number, tensor: number): PartVerdict {
     const window = this.#window;
     const isRefresh = stream !== 'contribution';
-    if (step < window.step || (isRefresh && step === window.step && round < window.round)) {
+    const isOver = step < window.step || (step === window.step && !this.#isOpen);
+    if (isOver || (isRefresh && step === window.step && round < window.round)) {
       return { ignore: `step ${step} round ${round} is over` };
     }
     if (step > window.step) return `step ${step} is not under way (step ${window.step} is)`;
@@ -133,6 +136,14 @@ export class Staging {
       stream === 'factor' && round === this.#rounds ? sizes.basis : (sizes.sketches[round - 1] ?? null);
     return expected ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`;
   }
+}
+
+/** What was received whole; a tensor that is half there stays, its rest still comes. */
+function forgetTensors(stage: TrainerStage): void {
+  stage.tensors.contribution.clear();
+  stage.tensors.sketch.clear();
+  stage.tensors.factor.clear();
+  stage.checksum = 0;
 }
 
 function stagedStream(stream: StreamName): StagedStream {

@@ -169,8 +169,9 @@ export class StepDesk {
   }
 
   /** The step is committed or was given up. */
-  discard(step: number): void {
-    this.#staging.discard(step);
+  discard(): void {
+    this.#staging.close();
+    this.#step = 0;
     this.refreshCommitted();
   }
 

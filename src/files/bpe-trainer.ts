@@ -20,6 +20,9 @@ const MIN_PAIR_COUNT = 2;
 /** Longer "words" are rules of dashes, base64 and the like, and would make each merge slow. */
 const MAX_WORD_CHARACTERS = 256;
 
+/** Distinct words held at once: beyond it the rarest are forgotten, as text of ids or numbers has no end of them. */
+const MAX_DISTINCT_WORDS = 2_000_000;
+
 /** Ids stay below it, so that a pair of ids is one exact number. */
 const PAIR_BASE = 2 ** 21;
 
@@ -59,10 +62,17 @@ export async function trainBpe(
   }
 }
 
-/** Adds the words of `text` to `wordCounts`. */
-export function countWords(wordCounts: Map<string, number>, text: string): void {
+/** Adds the words of `text` to `wordCounts`, then forgets the rarest if there are more than `maxWords`. */
+export function countWords(
+  wordCounts: Map<string, number>,
+  text: string,
+  maxWords: number = MAX_DISTINCT_WORDS,
+): void {
   for (const word of text.match(WORD_PATTERN) ?? []) {
     wordCounts.set(word, (wordCounts.get(word) ?? 0) + 1);
+  }
+  for (let rare = 1; wordCounts.size > maxWords; rare *= 2) {
+    for (const [word, count] of wordCounts) if (count <= rare) wordCounts.delete(word);
   }
 }
 
@@ -110,10 +120,7 @@ interface Words {
   readonly counts: Float64Array;
 }
 
-function splitIntoSymbols(
-  wordCounts: ReadonlyMap<string, number>,
-  ids: ReadonlyMap<string, number>,
-): Words {
+function splitIntoSymbols(wordCounts: ReadonlyMap<string, number>, ids: ReadonlyMap<string, number>): Words {
   const byteIds = Int32Array.from(BYTE_CHARACTERS, (character) => ids.get(character)!);
   const kept = [...wordCounts].filter(([word]) => word.length <= MAX_WORD_CHARACTERS);
   const encoder = new TextEncoder();

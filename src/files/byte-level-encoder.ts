@@ -8,8 +8,8 @@ import { BYTE_CHARACTERS, CHARACTER_BYTES, WORD_PATTERN } from './byte-level.ts'
 
 /** Turns text into ids and back. */
 export interface TokenCodec {
-  encode(text: string): Int32Array;
-  decode(ids: readonly number[]): string;
+  readonly encode: (text: string) => Int32Array;
+  readonly decode: (ids: readonly number[]) => string;
 }
 
 /** The fields of a tokenizer.json that matter here; anything may be missing or of another type. */
@@ -42,7 +42,8 @@ const PAIR_BASE = 2 ** 22;
 /** The codec of a GPT-2 style tokenizer, or null where the file asks for anything else. */
 export function byteLevelCodec(json: TokenizerJson): TokenCodec | null {
   const { model, pre_tokenizer: words, decoder, normalizer } = json;
-  if (model?.['type'] !== 'BPE' || words?.['type'] !== 'ByteLevel' || decoder?.['type'] !== 'ByteLevel') return null;
+  if (model?.['type'] !== 'BPE' || words?.['type'] !== 'ByteLevel' || decoder?.['type'] !== 'ByteLevel')
+    return null;
   const isPlain =
     (normalizer ?? null) === null &&
     words['add_prefix_space'] === false &&
@@ -92,7 +93,9 @@ function createCodec(
   cutsWords: boolean,
 ): TokenCodec {
   const byteIds = Int32Array.from(BYTE_CHARACTERS, (character) => vocab.get(character)!);
-  const addedIds = new Map(added.map((token) => [token.content, token.id]));
+  const addedIds = new Map(
+    added.filter(({ content }) => content !== '').map(({ content, id }) => [content, id]),
+  );
   const addedPattern = patternOf([...addedIds.keys()]);
   const bytesOfId = tokenBytes(vocab, added);
   const textEncoder = new TextEncoder();
@@ -101,7 +104,10 @@ function createCodec(
   const encodeWord = (word: string): Int32Array => {
     const cached = known.get(word);
     if (cached !== undefined) return cached;
-    const ids = mergeSymbols(Int32Array.from(textEncoder.encode(word), (byte) => byteIds[byte]!), merges);
+    const ids = mergeSymbols(
+      Int32Array.from(textEncoder.encode(word), (byte) => byteIds[byte]!),
+      merges,
+    );
     if (word.length <= MAX_CACHED_WORD_CHARACTERS) {
       if (known.size >= MAX_CACHED_WORDS) known.clear();
       known.set(word, ids);

@@ -10,10 +10,10 @@ import { ConfigError, DataError, OperatingError } from '../errors.ts';
 import { BPE_TRAINER_VERSION, trainBpe } from './bpe-trainer.ts';
 import { pieceHash, pieceLengthOf, readPieces, type HashedSource, type Piece } from './documents.ts';
 import {
+  chooseHoldout,
   emptyTally,
-  heldOutBelow,
   MAX_PIECE_LENGTH,
-  MIN_DOCUMENTS_TO_SPLIT,
+  needsPieces,
   splitPieceLength,
   tallyUnit,
 } from './holdout.ts';
@@ -86,7 +86,8 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
     await buildCache(options, files, given, key);
     cache = await openTokenCache(options.cacheDir, key, onDamage);
   }
-  if (cache === null) throw new OperatingError(`the token cache ${key} cannot be read back: ${notices.at(-1)}`);
+  if (cache === null)
+    throw new OperatingError(`the token cache ${key} cannot be read back: ${notices.at(-1)}`);
   try {
     return openDataset(options, cache, given ?? trainedTokenizer(cache), notices);
   } catch (error) {
@@ -116,7 +117,8 @@ async function findFiles(options: DatasetOptions, notices: string[]): Promise<Da
   const files = { train: hashed.slice(0, split), validation: hashed.slice(split) };
   const trainHashes = new Set(files.train.map((source) => source.sha256));
   for (const source of files.validation) {
-    if (trainHashes.has(source.sha256)) notices.push(`the held-out file ${source.path} is in the training data too`);
+    if (trainHashes.has(source.sha256))
+      notices.push(`the held-out file ${source.path} is in the training data too`);
   }
   return files;
 }
@@ -176,7 +178,11 @@ async function survey(options: DatasetOptions, files: DataFiles): Promise<Survey
   let documents = 0;
   let length = 0;
   let hasMask = false;
-  const report = meter(options.onProgress, 'Checking the texts', totalBytes([...files.train, ...files.validation]));
+  const report = meter(
+    options.onProgress,
+    'Checking the texts',
+    totalBytes([...files.train, ...files.validation]),
+  );
   const countPiece = (piece: Piece): void => {
     if (piece.startsDocument) documents++;
     hasMask ||= piece.segments.some((segment) => !segment.isTarget);
@@ -186,22 +192,24 @@ async function survey(options: DatasetOptions, files: DataFiles): Promise<Survey
   for (const source of files.train) {
     for await (const piece of readPieces(source, smallPieceLength)) {
       countPiece(piece);
+      if (share === 0) continue;
       tallyUnit(byDocument, piece.documentHash, pieceLengthOf(piece));
-      if (documents < MIN_DOCUMENTS_TO_SPLIT) tallyUnit(byPiece, pieceHash(piece), pieceLengthOf(piece));
+      tallyUnit(byPiece, pieceHash(piece), pieceLengthOf(piece));
     }
   }
-  const splitsPieces = documents < MIN_DOCUMENTS_TO_SPLIT;
   if (documents === 0) throw new DataError(pathsOf(options.data.path), 'data.path holds no text at all');
+  const holdout = chooseHoldout(byDocument, share);
+  const splitsPieces = needsPieces(documents, holdout, length, share);
+  const { below } = splitsPieces ? chooseHoldout(byPiece, share) : holdout;
   for (const source of files.validation) {
     for await (const piece of readPieces(source, MAX_PIECE_LENGTH)) countPiece(piece);
   }
-  const threshold = heldOutBelow(splitsPieces ? byPiece : byDocument, share);
   return {
     documents,
     length,
     hasMask,
     pieceLength: splitsPieces ? smallPieceLength : MAX_PIECE_LENGTH,
-    isHeldOut: (piece) => (splitsPieces ? pieceHash(piece) : piece.documentHash) < threshold,
+    isHeldOut: (piece) => (splitsPieces ? pieceHash(piece) : piece.documentHash) < below,
   };
 }
 
@@ -249,7 +257,9 @@ async function trainTokenizer(
   const json = await trainBpe(trainingTexts(), wanted, options.onProgress);
   const tokenizer = parseTokenizer(json, 'the tokenizer trained on the data');
   if (tokenizer.vocabSize < wanted) {
-    notices.push(`the data gave a tokenizer of ${tokenizer.vocabSize} tokens, fewer than tokenizer.vocab_size (${wanted})`);
+    notices.push(
+      `the data gave a tokenizer of ${tokenizer.vocabSize} tokens, fewer than tokenizer.vocab_size (${wanted})`,
+    );
   }
   return tokenizer;
 }
@@ -261,7 +271,10 @@ async function tokenise(
   tokenizer: Tokenizer,
   writers: Readonly<Record<PartName, PartWriter>>,
 ): Promise<void> {
-  const streams = { train: new TokenStream(tokenizer, writers.train), validation: new TokenStream(tokenizer, writers.validation) };
+  const streams = {
+    train: new TokenStream(tokenizer, writers.train),
+    validation: new TokenStream(tokenizer, writers.validation),
+  };
   const report = meter(options.onProgress, 'Tokenising the data', plan.length);
   const run = async (sources: readonly HashedSource[], partOf: (piece: Piece) => PartName): Promise<void> => {
     let previous: PartName | null = null;

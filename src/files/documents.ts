@@ -30,7 +30,10 @@ export interface Piece {
  * The pieces of a file, each of at most `pieceLength` UTF-16 units; a prompt with its completion is never cut.
  * @throws DataError where the file is not what `source` says it is.
  */
-export async function* readPieces(source: HashedSource, pieceLength: number): AsyncGenerator<Piece, void, void> {
+export async function* readPieces(
+  source: HashedSource,
+  pieceLength: number,
+): AsyncGenerator<Piece, void, void> {
   if (source.format === 'text') {
     const documentHash = Number.parseInt(source.sha256.slice(0, 8), 16);
     let startsDocument = true;
@@ -41,7 +44,9 @@ export async function* readPieces(source: HashedSource, pieceLength: number): As
     return;
   }
   for await (const record of readJsonl(source.path, source.sha256)) {
-    const documentHash = hashText(record.type === 'text' ? record.text : `${record.prompt}\0${record.completion}`);
+    const documentHash = hashText(
+      record.type === 'text' ? record.text : `${record.prompt}\0${record.completion}`,
+    );
     yield* recordPieces(record, documentHash, pieceLength);
   }
 }

@@ -7,8 +7,8 @@
 
 const BUCKET_COUNT = 65536;
 
-/** Fewer documents than this are split by pieces: a share of them cannot be met otherwise. */
-export const MIN_DOCUMENTS_TO_SPLIT = 20;
+/** Fewer documents than this are not held out whole. */
+const MIN_DOCUMENTS_TO_SPLIT = 20;
 
 const MIN_PIECE_LENGTH = 1024;
 /** Length of a piece of text, in UTF-16 units, where nothing asks for smaller ones. */
@@ -29,26 +29,42 @@ export function tallyUnit(tally: HashTally, hash: number, length: number): void 
   tally[hash >>> 16]! += length;
 }
 
+/** Units with a hash below `below` are held out; together they have `length`. */
+export interface Holdout {
+  readonly below: number;
+  readonly length: number;
+}
+
 /**
- * The threshold: units with a hash below it are held out. At least one unit is, and at least one is
- * not; with a share of 0, or where all units fall in one bucket, none is.
+ * What is held out for a share of the whole: the nearest that can be had with at least one unit held
+ * out and at least one not. Nothing, with a share of 0 or where all units fall in one bucket.
  */
-export function heldOutBelow(tally: HashTally, share: number): number {
-  const total = tally.reduce((sum, length) => sum + length, 0);
+export function chooseHoldout(tally: HashTally, share: number): Holdout {
+  const wanted = share * tally.reduce((sum, length) => sum + length, 0);
   const last = tally.findLastIndex((length) => length > 0);
-  let best = 0;
-  let bestError = Infinity;
+  let best: Holdout = { below: 0, length: 0 };
   let heldOut = 0;
-  for (let bucket = 0; bucket < last; bucket++) {
+  for (let bucket = 0; bucket < last && share > 0; bucket++) {
     if (tally[bucket] === 0) continue;
     heldOut += tally[bucket]!;
-    const error = Math.abs(heldOut - share * total);
-    if (error < bestError) {
-      bestError = error;
-      best = bucket + 1;
-    }
+    if (best.length > 0 && Math.abs(heldOut - wanted) >= Math.abs(best.length - wanted)) break;
+    best = { below: (bucket + 1) * (0x1_0000_0000 / BUCKET_COUNT), length: heldOut };
   }
-  return share > 0 ? best * (0x1_0000_0000 / BUCKET_COUNT) : 0;
+  return best;
+}
+
+/**
+ * True where whole documents cannot be held out sensibly: there are few, or they are so large that the
+ * share is missed by more than half of it. Then pieces of documents are held out instead.
+ */
+export function needsPieces(
+  documents: number,
+  holdout: Holdout,
+  totalLength: number,
+  share: number,
+): boolean {
+  const missed = Math.abs(holdout.length - share * totalLength);
+  return documents < MIN_DOCUMENTS_TO_SPLIT || missed > 0.5 * share * totalLength;
 }
 
 /** Length of the pieces by which few documents of together `totalLength` are split. */

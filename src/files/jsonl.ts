@@ -49,7 +49,8 @@ function parseRecord(path: string, lineNumber: number, line: string): JsonlRecor
     return { type: 'completion', prompt: textOf('prompt'), completion: textOf('completion') };
   }
   const names = Object.keys(fields).slice(0, MAX_SHOWN_FIELDS);
-  const found = names.length === 0 ? 'no fields' : `the fields ${names.map((name) => `"${name}"`).join(', ')}`;
+  const found =
+    names.length === 0 ? 'no fields' : `the fields ${names.map((name) => `"${name}"`).join(', ')}`;
   throw new DataError(path, `${at} has ${found}; ${wanted}`);
 }
 

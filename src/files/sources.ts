@@ -111,7 +111,8 @@ async function filesBelow(root: string, below: string, field: string): Promise<s
     const name = join(below, entry.name);
     if (entry.isDirectory()) files.push(...(await filesBelow(root, name, field)));
     else if (entry.isFile()) files.push(name);
-    else if (entry.isSymbolicLink() && (await statOrExplain(join(root, name), field)).isFile()) files.push(name);
+    else if (entry.isSymbolicLink() && (await statOrExplain(join(root, name), field)).isFile())
+      files.push(name);
   }
   return files;
 }

@@ -34,7 +34,8 @@ export async function* readText(path: string, sha256?: string): AsyncGenerator<s
     hash.update(chunk);
     if (offset === 0) refuseOtherFormats(path, chunk);
     const zero = chunk.indexOf(0);
-    if (zero >= 0) throw new DataError(path, `${path} is not text: it has a zero byte at offset ${offset + zero}`);
+    if (zero >= 0)
+      throw new DataError(path, `${path} is not text: it has a zero byte at offset ${offset + zero}`);
     const text = decodeOrExplain(decoder, path, chunk, offset, tail);
     if (text.length > 0) yield text;
     offset += chunk.length;
@@ -42,7 +43,10 @@ export async function* readText(path: string, sha256?: string): AsyncGenerator<s
   }
   decodeOrExplain(decoder, path, undefined, offset, tail);
   if (sha256 !== undefined && hash.digest('hex') !== sha256) {
-    throw new DataError(path, `${path} changed while it was being read; start again when nothing writes to it`);
+    throw new DataError(
+      path,
+      `${path} changed while it was being read; start again when nothing writes to it`,
+    );
   }
 }
 
@@ -118,7 +122,9 @@ export function readFailure(path: string, error: unknown, wanted: string): DataE
     ELOOP: 'is a symbolic link in a circle',
     EMFILE: 'cannot be opened: too many open files',
   };
-  return new DataError(path, `${path} ${reasons[code] ?? `cannot be read (${code})`}; ${wanted}`, { cause: error });
+  return new DataError(path, `${path} ${reasons[code] ?? `cannot be read (${code})`}; ${wanted}`, {
+    cause: error,
+  });
 }
 
 /** Chunks of a file; each is valid until the next is asked for. */
@@ -172,7 +178,10 @@ function decodeOrExplain(
   } catch {
     const bytes = Buffer.concat([tail, chunk ?? new Uint8Array(0)]);
     const at = Math.max(0, offset - tail.length) + firstInvalidUtf8(bytes, offset === 0);
-    throw new DataError(path, `${path} is not UTF-8 text: the byte at offset ${at} begins no character; convert it first`);
+    throw new DataError(
+      path,
+      `${path} is not UTF-8 text: the byte at offset ${at} begins no character; convert it first`,
+    );
   }
 }
 

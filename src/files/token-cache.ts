@@ -63,7 +63,8 @@ export async function openTokenCache(
   const opened: FileHandle[] = [];
   try {
     const header = JSON.parse(await readFile(join(folder, 'header.json'), 'utf8')) as TokenCacheHeader;
-    if (header.version !== TOKEN_CACHE_VERSION || header.key !== key) throw new Error('its header is of another data set');
+    if (header.version !== TOKEN_CACHE_VERSION || header.key !== key)
+      throw new Error('its header is of another data set');
     const files = {} as Record<PartName, { tokens: FileHandle; mask: FileHandle | null }>;
     for (const part of ['train', 'validation'] as const) {
       const count = header.tokens[part];
@@ -82,7 +83,11 @@ export async function openTokenCache(
       header,
       tokenizerJson,
       sequences: (part, seqLen) =>
-        createSequences({ ...files[part], tokenCount: header.tokens[part], path: join(folder, part) }, header, seqLen),
+        createSequences(
+          { ...files[part], tokenCount: header.tokens[part], path: join(folder, part) },
+          header,
+          seqLen,
+        ),
       close: async () => {
         await Promise.all(opened.map((handle) => handle.close()));
       },
@@ -104,12 +109,22 @@ interface PartFiles {
 function createSequences(files: PartFiles, header: TokenCacheHeader, seqLen: number): SequenceSource {
   const count = Math.max(0, Math.floor((files.tokenCount - 1) / seqLen));
   const width = seqLen + 1;
-  const readOne = async (index: number, row: number, tokens: Int32Array, mask: Uint8Array | null): Promise<void> => {
+  const readOne = async (
+    index: number,
+    row: number,
+    tokens: Int32Array,
+    mask: Uint8Array | null,
+  ): Promise<void> => {
     if (!Number.isInteger(index) || index < 0 || index >= count) {
       throw new RangeError(`there is no sequence ${index}: the part has ${count}`);
     }
     const ids = header.bytesPerToken === 2 ? new Uint16Array(width) : new Uint32Array(width);
-    await readFully(files.tokens, new Uint8Array(ids.buffer), index * seqLen * header.bytesPerToken, files.path);
+    await readFully(
+      files.tokens,
+      new Uint8Array(ids.buffer),
+      index * seqLen * header.bytesPerToken,
+      files.path,
+    );
     tokens.set(ids, row * width);
     if (mask !== null && files.mask !== null) {
       const labels = mask.subarray(row * seqLen, (row + 1) * seqLen);
@@ -127,10 +142,16 @@ function createSequences(files: PartFiles, header: TokenCacheHeader, seqLen: num
   };
 }
 
-async function readFully(handle: FileHandle, into: Uint8Array, position: number, path: string): Promise<void> {
-  for (let done = 0; done < into.length; ) {
+async function readFully(
+  handle: FileHandle,
+  into: Uint8Array,
+  position: number,
+  path: string,
+): Promise<void> {
+  for (let done = 0; done < into.length;) {
     const { bytesRead } = await handle.read(into, done, into.length - done, position + done);
-    if (bytesRead === 0) throw new DataError(path, `${path}: the token cache became shorter while it was in use`);
+    if (bytesRead === 0)
+      throw new DataError(path, `${path}: the token cache became shorter while it was in use`);
     done += bytesRead;
   }
 }
@@ -157,7 +178,9 @@ export interface TokenCacheContent {
 export async function writeTokenCache(
   cacheDir: string,
   content: TokenCacheContent,
-  fill: (parts: Readonly<Record<PartName, PartWriter>>) => Promise<Pick<TokenCacheHeader, 'documents' | 'notices'>>,
+  fill: (
+    parts: Readonly<Record<PartName, PartWriter>>,
+  ) => Promise<Pick<TokenCacheHeader, 'documents' | 'notices'>>,
 ): Promise<void> {
   const bytesPerToken = content.vocabSize <= MAX_UINT16_VOCAB ? 2 : 4;
   await explainWriteFailure(cacheDir, () => mkdir(cacheDir, { recursive: true }));
@@ -187,7 +210,8 @@ export async function writeTokenCache(
       tokens,
       ...facts,
     };
-    if (content.tokenizerJson !== null) await writeSynced(join(folder, 'tokenizer.json'), content.tokenizerJson);
+    if (content.tokenizerJson !== null)
+      await writeSynced(join(folder, 'tokenizer.json'), content.tokenizerJson);
     await writeSynced(join(folder, 'header.json'), `${JSON.stringify(header, null, 2)}\n`);
     await explainWriteFailure(cacheDir, () => publish(folder, join(cacheDir, key)));
   } finally {
@@ -242,7 +266,12 @@ class PartFile implements PartWriter {
   #buffered = 0;
   #written = 0;
 
-  private constructor(path: string, tokenFile: FileHandle, maskFile: FileHandle | null, bytesPerToken: 2 | 4) {
+  private constructor(
+    path: string,
+    tokenFile: FileHandle,
+    maskFile: FileHandle | null,
+    bytesPerToken: 2 | 4,
+  ) {
     this.#path = path;
     this.#tokenFile = tokenFile;
     this.#maskFile = maskFile;
@@ -261,7 +290,7 @@ class PartFile implements PartWriter {
   }
 
   async append(ids: Int32Array, isTarget: boolean): Promise<void> {
-    for (let done = 0; done < ids.length; ) {
+    for (let done = 0; done < ids.length;) {
       const end = Math.min(ids.length, done + BUFFERED_TOKENS - this.#buffered);
       this.#tokens.set(ids.subarray(done, end), this.#buffered);
       this.#mask.fill(isTarget ? 1 : 0, this.#buffered, this.#buffered + end - done);

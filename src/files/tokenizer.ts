@@ -16,15 +16,17 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /** The token that ends a document; null where the tokenizer has none. */
   readonly eosId: number | null;
-  encode(text: string): Int32Array;
+  readonly encode: (text: string) => Int32Array;
   /** Special tokens appear as they are written; ids without a token are left out. */
-  decode(ids: readonly number[]): string;
+  readonly decode: (ids: readonly number[]) => string;
   /** Contents of tokenizer.json, for checkpoints and other programs. */
   readonly json: string | null;
 }
 
 /** Tokens that end a document in published tokenizers, in the order they are tried. */
 const KNOWN_EOS_TOKENS = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|eot_id|>', '<|im_end|>'];
+
+const MODEL_TYPES: readonly unknown[] = ['BPE', 'WordPiece', 'Unigram', 'WordLevel'];
 
 /** UTF-8 bytes: ids 0 to 255, no special tokens. Its tokenizer.json gives other programs the same ids. */
 export function byteTokenizer(): Tokenizer {
@@ -88,10 +90,15 @@ export function parseTokenizer(json: string, path: string, eosToken: string | nu
   if (typeof parsed.model !== 'object' || parsed.model === null || !isVocabulary(parsed.model['vocab'])) {
     throw new DataError(path, `${path} is not a tokenizer.json: it has no model.vocab`);
   }
+  const { type = null, unk_token: unknownToken = null } = parsed.model;
+  if (type !== null && !MODEL_TYPES.includes(type)) {
+    const found = JSON.stringify(type);
+    throw new DataError(path, `${path} holds a tokenizer of type ${found}; wanted ${MODEL_TYPES.join(', ')}`);
+  }
   let library: LibraryTokenizer;
   let codec: TokenCodec;
   try {
-    library = new LibraryTokenizer({ added_tokens: [], ...withAbsentParts(parsed) }, {});
+    library = new LibraryTokenizer(withAbsentParts(parsed), { unk_token: unknownToken, eos_token: eosToken });
     codec = byteLevelCodec(parsed) ?? libraryCodec(library, path);
   } catch (error) {
     throw new DataError(path, `${path} cannot be used as a tokenizer: ${messageOf(error)}`, { cause: error });
@@ -166,11 +173,16 @@ function findEos(
   if (eosToken !== null) {
     const id = library.token_to_id(eosToken);
     if (id === undefined) {
-      throw new DataError(path, `${path} has no token "${eosToken}", which tokenizer_config.json names as eos_token`);
+      throw new DataError(
+        path,
+        `${path} has no token "${eosToken}", which tokenizer_config.json names as eos_token`,
+      );
     }
     return id;
   }
-  const special = new Set((parsed.added_tokens ?? []).filter((t) => t.special === true).map((t) => t.content));
+  const special = new Set(
+    (parsed.added_tokens ?? []).filter((t) => t.special === true).map((t) => t.content),
+  );
   const known = KNOWN_EOS_TOKENS.find((content) => special.has(content));
   return known === undefined ? null : (library.token_to_id(known) ?? null);
 }

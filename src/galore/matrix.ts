@@ -15,19 +15,28 @@ export function matrix(rows: number, cols: number, values?: ArrayLike<number>): 
   return {
     rows,
     cols,
-    values: values === undefined ? new Float64Array(rows * cols) : Float64Array.from(values),
+    values: values === undefined ? new Float64Array(rows * cols) : new Float64Array(values),
   };
 }
 
-/** Applies `f` to the elements of matrices of one shape, place by place. */
-export function zip(f: (...elements: number[]) => number, first: Matrix, ...rest: readonly Matrix[]): Matrix {
-  for (const { rows, cols } of rest) {
+/** Applies `f` to the elements of up to three matrices of one shape, place by place. */
+export function zip(
+  f: (x: number, y: number, z: number) => number,
+  first: Matrix,
+  second: Matrix = first,
+  third: Matrix = first,
+): Matrix {
+  for (const { rows, cols } of [second, third]) {
     if (rows !== first.rows || cols !== first.cols) {
       throw new TensorShapeError(`${rows} x ${cols} is not ${first.rows} x ${first.cols}`);
     }
   }
-  const values = first.values.map((value, i) => f(value, ...rest.map((other) => other.values[i]!)));
-  return { rows: first.rows, cols: first.cols, values };
+  const [y, z] = [second.values, third.values];
+  return {
+    rows: first.rows,
+    cols: first.cols,
+    values: first.values.map((x, i) => f(x, y[i]!, z[i]!)),
+  };
 }
 
 /** A' */

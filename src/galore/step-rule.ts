@@ -49,8 +49,6 @@ function decayAndSubtract(weight: tf.Tensor, change: tf.Tensor, hyper: Hyperpara
   const kept = 1 - hyper.learningRate * hyper.weightDecay;
   if (kept === 1) return tf.sub(weight, change);
   return tf.tidy(() =>
-    hyper.semantics === 'torch'
-      ? tf.sub(tf.mul(weight, kept), change)
-      : tf.mul(tf.sub(weight, change), kept),
+    hyper.semantics === 'torch' ? tf.sub(tf.mul(weight, kept), change) : tf.mul(tf.sub(weight, change), kept),
   );
 }

@@ -63,20 +63,20 @@ export function checkTrainerId(value: string, field: string): string {
   return value;
 }
 
-/** A SHA-256, as a plain view. */
+/** A SHA-256, copied. */
 export function checkDigest(value: Uint8Array, field: string): Uint8Array {
   return checkBytes(value, field, DIGEST_BYTES);
 }
 
-/** A SHA-256 or nothing. */
+/** A SHA-256 or nothing, copied. */
 export function checkOptionalDigest(value: Uint8Array, field: string): Uint8Array {
-  return value.length === 0 ? plainView(value) : checkDigest(value, field);
+  return value.length === 0 ? new Uint8Array(0) : checkDigest(value, field);
 }
 
-/** Exactly `length` bytes, as a plain view. */
+/** Exactly `length` bytes, copied. */
 export function checkBytes(value: Uint8Array, field: string, length: number): Uint8Array {
   if (value.length !== length) throw malformed(field, `${value.length} bytes long`, String(length));
-  return plainView(value);
+  return Uint8Array.from(value);
 }
 
 /** At most `maxLength` entries, each passed through `check`. */

@@ -303,9 +303,7 @@ function sequences(body: galore.v1.Sequences.$Properties | null | undefined): Se
     positions: places,
     length: length ?? 0,
     tokens: toInt32Array(bytes),
-    mask: hasMask
-      ? checkBytes(mask, 'sequences.mask', count * ((length ?? 0) - 1)).slice()
-      : new Uint8Array(0),
+    mask: hasMask ? checkBytes(mask, 'sequences.mask', count * ((length ?? 0) - 1)) : new Uint8Array(0),
   };
 }
 

@@ -26,8 +26,8 @@ export function encodeEnvelope(message: Message): Uint8Array {
 }
 
 /**
- * The message in a frame sent by `from`. Part payloads and digests are views into `frame`; token
- * arrays are copies.
+ * The message in a frame sent by `from`. The payload of a Part is a view into `frame`; everything
+ * else is copied.
  * @throws ProtocolError MALFORMED_MESSAGE, UNEXPECTED_MESSAGE (not its sender's to send) or
  * INVALID_CONTRIBUTION (a loss that is not finite)
  */

@@ -3,6 +3,8 @@
  * reconnects live in that thread (network-thread.ts), so a tensor operation that blocks this one for
  * minutes costs no connection. Here only whole tensors and checked messages arrive.
  */
+import { Worker } from 'node:worker_threads';
+import { ConfigError, type ConfigFault } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
@@ -24,6 +26,8 @@ import type {
 } from '../protocol/messages.ts';
 import type { AssembledTensor, TensorHeader } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import { MAX_NAME_LENGTH, TRAINER_ID_PATTERN } from '../protocol/limits.ts';
+import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 export interface LinkOptions {
   /** `ws://` or `wss://`. */
@@ -109,45 +113,106 @@ export interface Activity {
  * if that one is gone by then they are dropped silently: a `disconnected` event is on its way.
  */
 export class Link {
-  readonly #options: LinkOptions;
+  readonly #worker: Worker;
+  readonly #logger: Logger;
+  readonly #traffic: Float64Array;
+  readonly #exited: Promise<void>;
+  /** Events not taken yet. */
+  #queue: QueuedEvent[] = [];
+  #wake: (() => void) | null = null;
+  #failure: Error | null = null;
+  #hasEnded = false;
+  /** The connection of the last `connected` event taken. */
+  #connection = 0;
+  /** The number of the last snapshot or record taken. */
+  #item = 0;
+  #unsentBytes = 0;
+  #drainers: { readonly maxBytes: number; readonly resolve: () => void }[] = [];
 
   private constructor(options: LinkOptions) {
-    this.#options = options;
+    this.#logger = options.logger;
+    this.#traffic = new Float64Array(new SharedArrayBuffer(16));
+    const workerData: ThreadOptions = {
+      url: options.url,
+      trainerId: options.trainerId,
+      runName: options.runName ?? '',
+      token: options.token ?? '',
+      software: options.software ?? '',
+      device: options.device ?? '',
+      schemaHash: options.schemaHash ?? new Uint8Array(0),
+      handshakeTimeoutMs: options.handshakeTimeoutMs ?? 10_000,
+      maxUndeliveredBytes: options.maxUndeliveredBytes ?? 512 * 1024 * 1024,
+      traffic: this.#traffic,
+    };
+    this.#worker = new Worker(new URL('./network-thread.js', import.meta.url), {
+      workerData,
+      name: 'network',
+    });
+    this.#worker.on('message', (message: FromThread) => this.#take(message));
+    this.#worker.on('error', (error: Error) => this.#end(error));
+    this.#exited = new Promise((resolve) => {
+      this.#worker.once('exit', () => {
+        this.#end(new Error('the network thread ended without saying why'));
+        resolve();
+      });
+    });
   }
 
-  /** Starts the network thread, which connects at once and again whenever that can help. */
+  /**
+   * Starts the network thread, which connects at once and again whenever that can help.
+   * @throws ConfigError if the address is no ws:// or wss:// URL or the id is not allowed
+   */
   static open(options: LinkOptions): Link {
+    checkOptions(options);
     return new Link(options);
   }
 
-  /** Everything that happens, in order, until `closed`. One consumer. Throws if the network thread dies. */
-  events(): AsyncIterableIterator<LinkEvent> {
-    throw new Error(`not written yet ${this.#options.url}`);
+  /**
+   * Everything that happens, in order, until `closed`. One consumer. Other work of this thread gets
+   * its turn between two events.
+   * @throws the error that ended the network thread
+   */
+  async *events(): AsyncGenerator<LinkEvent, void, undefined> {
+    for (;;) {
+      await nextTurn();
+      const next = this.#queue.shift();
+      if (next !== undefined) {
+        this.#taken(next);
+        yield next.event;
+        if (next.event.type === 'closed') return;
+      } else if (this.#failure !== null) {
+        throw this.#failure;
+      } else if (this.#hasEnded) {
+        return;
+      } else {
+        await new Promise<void>((resolve) => (this.#wake = resolve));
+      }
+    }
   }
 
   /** The Welcome is good; `sizes` are what tensors may come (slotSizes of the run's slots). */
   accept(sizes: readonly SlotSizes[]): void {
-    throw new Error(`not written yet ${sizes.length}`);
+    this.#post({ type: 'accept', connection: this.#connection, sizes });
   }
 
   /** The Welcome is no good (SCHEMA_MISMATCH): leave for good. */
   refuse(reason: CloseReason, text: string): void {
-    throw new Error(`not written yet ${reason} ${text}`);
+    this.#post({ type: 'refuse', connection: this.#connection, reason, text });
   }
 
   /** The state is that of record `sequence` now. The thread says Ready when the time has come. */
   applied(sequence: number): void {
-    throw new Error(`not written yet ${sequence}`);
+    this.#post({ type: 'applied', sequence, item: this.#item });
   }
 
   /** The state is not good any more (an apply failed): join again without it. */
   spoiled(text: string): void {
-    throw new Error(`not written yet ${text}`);
+    this.#post({ type: 'spoiled', text });
   }
 
   /** Queues a message behind the tensors sent before it; SnapshotEnd behind those of stream snapshot. */
   send(message: OutgoingMessage): void {
-    throw new Error(`not written yet ${message.kind}`);
+    this.#post({ type: 'send', connection: this.#connection, message });
   }
 
   /**
@@ -155,34 +220,141 @@ export class Link {
    * afterwards), otherwise the bytes are copied. Stream snapshot yields to everything else.
    */
   sendTensor(header: TensorHeader, bytes: Uint8Array): void {
-    throw new Error(`not written yet ${header.step} ${bytes.length}`);
+    const isWhole = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
+    const owned = isWhole && bytes.buffer instanceof ArrayBuffer ? bytes : Uint8Array.from(bytes);
+    this.#unsentBytes += owned.length;
+    const message = { type: 'sendTensor', connection: this.#connection, header, bytes: owned } as const;
+    this.#post(message, [owned.buffer as ArrayBuffer]);
   }
 
-  /** Resolves when fewer than `maxBytes` given to sendTensor are unsent: for the pace of a snapshot. */
-  async drained(maxBytes: number): Promise<void> {
-    throw new Error(`not written yet ${maxBytes}`);
+  /** Resolves when at most `maxBytes` given to sendTensor are unsent (or the link has ended): for the pace of a snapshot. */
+  drained(maxBytes: number): Promise<void> {
+    if (this.#unsentBytes <= maxBytes || this.#hasEnded) return Promise.resolve();
+    return new Promise((resolve) => this.#drainers.push({ maxBytes, resolve }));
   }
 
   /** What the next Heartbeats say. */
   setActivity(activity: Activity): void {
-    throw new Error(`not written yet ${activity.activity}`);
+    const text = activity.activity?.slice(0, MAX_NAME_LENGTH);
+    this.#post({
+      type: 'activity',
+      activity: text === undefined ? activity : { ...activity, activity: text },
+    });
   }
 
-  /** As counted by the sockets since the start. */
+  /** As counted by the sockets since the start, at most a tenth of a second old. */
   get bytesSent(): number {
-    return 0;
+    return this.#traffic[0] ?? 0;
   }
 
   get bytesReceived(): number {
-    return 0;
+    return this.#traffic[1] ?? 0;
   }
 
-  /** Leaves politely: what is queued, Goodbye, close frame. `events` ends with `closed`. Resolves when the thread is gone. */
+  /**
+   * Leaves politely: Goodbye, close frame; what is still queued is dropped. `events` ends with
+   * `closed`. Resolves when the thread is gone.
+   */
   async close(text = 'the trainer leaves'): Promise<void> {
-    throw new Error(`not written yet ${text}`);
+    this.#post({ type: 'leave', text });
+    await this.#exited;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+
+  #post(message: ToThread, transfer: ArrayBuffer[] = []): void {
+    this.#worker.postMessage(message, transfer);
+  }
+
+  #take(message: FromThread): void {
+    switch (message.type) {
+      case 'event':
+        this.#dropVoid(message.event);
+        this.#queue.push(message);
+        if (message.event.type === 'closed') this.#end(null);
+        this.#wake?.();
+        return;
+      case 'flushed':
+        this.#unsentBytes -= message.bytes;
+        return this.#wakeDrainers();
+      case 'log':
+        return this.#logger[message.level](message.event, message.fields, message.message);
+      default:
+        message satisfies never;
+    }
+  }
+
+  /** Takes back what `event` makes void and nobody has seen yet. */
+  #dropVoid(event: LinkEvent): void {
+    if (event.type === 'disconnected') this.#drop((queued) => !isState(queued));
+    if (event.type === 'stateDiscarded') this.#drop(isState);
+  }
+
+  #drop(isVoid: (event: LinkEvent) => boolean): void {
+    const isDropped = ({ event }: QueuedEvent): boolean => isWork(event) && isVoid(event);
+    const bytes = this.#queue.reduce((sum, queued) => sum + (isDropped(queued) ? queued.bytes : 0), 0);
+    this.#queue = this.#queue.filter((queued) => !isDropped(queued));
+    if (bytes > 0) this.#post({ type: 'taken', bytes });
+  }
+
+  #taken({ event, connection, item, bytes }: QueuedEvent): void {
+    if (bytes > 0) this.#post({ type: 'taken', bytes });
+    if (item > 0) this.#item = item;
+    if (event.type === 'connected') this.#connection = connection;
+    if (event.type === 'message' && event.message.kind === 'stepAssignment') {
+      this.#post({ type: 'stepBegun', connection: this.#connection });
+    }
+  }
+
+  #wakeDrainers(): void {
+    const isDone = ({ maxBytes }: { readonly maxBytes: number }): boolean =>
+      this.#unsentBytes <= maxBytes || this.#hasEnded;
+    const done = this.#drainers.filter(isDone);
+    this.#drainers = this.#drainers.filter((drainer) => !isDone(drainer));
+    for (const { resolve } of done) resolve();
+  }
+
+  #end(failure: Error | null): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    this.#failure = failure;
+    this.#wakeDrainers();
+    this.#wake?.();
+  }
+}
+
+type QueuedEvent = Extract<FromThread, { type: 'event' }>;
+
+/** Events that a lost connection or a lost state can make void. */
+function isWork(event: LinkEvent): boolean {
+  return isState(event) || event.type === 'message' || event.type === 'tensor';
+}
+
+/** Events that bring state: those of snapshots and records. */
+function isState(event: LinkEvent): boolean {
+  return (
+    event.type === 'record' ||
+    event.type === 'snapshotEnd' ||
+    (event.type === 'tensor' && event.tensor.stream === 'snapshot')
+  );
+}
+
+function checkOptions({ url, trainerId }: LinkOptions): void {
+  const faults: ConfigFault[] = [];
+  const protocol = URL.canParse(url) ? new URL(url).protocol : null;
+  if ((protocol !== 'ws:' && protocol !== 'wss:') || url.includes('#')) {
+    const allowed = 'the address of a coordinator, such as ws://192.168.1.5:29400/ or wss://host/';
+    faults.push({ field: 'url', value: url, allowed });
+  }
+  if (!TRAINER_ID_PATTERN.test(trainerId)) {
+    faults.push({ field: 'trainer id', value: trainerId, allowed: '1 to 64 of A-Z a-z 0-9 . _ -' });
+  }
+  if (faults.length > 0) throw new ConfigError('the trainer cannot connect', faults);
+}
+
+/** Lets timers, signals and messages have their turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }

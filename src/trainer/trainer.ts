@@ -171,6 +171,8 @@ class Trainer {
     this.#dropWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
     this.#link.applied(sequence);
+    // Counted here, between steps, where nothing but the state should exist.
+    this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
     this.#activity(`step ${step} applied`);
     if (step % config.method.update_proj_gap === 0) {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
@@ -221,7 +223,7 @@ class Trainer {
     this.#work = work;
     work.computeGradients(model);
     const seconds = (performance.now() - startedMs) / 1000;
-    this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors, tokensPerSecond: work.tokens / seconds });
+    this.#link.setActivity({ tokensPerSecond: work.tokens / seconds });
     if (refreshSlots.length === 0) this.#contribute(work);
   }
 
@@ -313,7 +315,7 @@ class Trainer {
   }
 
   #activity(activity: string): void {
-    this.#link.setActivity({ activity, tensorCount: this.#engine.tf.memory().numTensors });
+    this.#link.setActivity({ activity });
     this.#options.onActivity?.(activity);
   }
 }

@@ -16,7 +16,7 @@ for (const codec of ['f32', 'int8']) {
     await command.printed(/step 25\/40/);
     command.child.kill('SIGINT');
     t.is(await command.exited, 0, command.output);
-    t.regex(command.output, /galore resume /);
+    t.regex(command.output, /galore(\.js)? resume /);
     const reached = (await stopped.inspect()).step;
     t.true(reached >= 25 && reached < 40, `stopped at step ${reached}`);
 

@@ -148,7 +148,7 @@ function forBlocks(
   end: number,
   visit: (block: number, from: number, to: number) => void,
 ): void {
-  for (let from = start; from < end; ) {
+  for (let from = start; from < end;) {
     const block = Math.floor(from / INT8_BLOCK);
     const to = Math.min(end, (block + 1) * INT8_BLOCK);
     visit(block, from, to);

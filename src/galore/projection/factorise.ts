@@ -15,11 +15,7 @@ export interface LeadingBasis {
  * Orthonormal columns that span those of `x` (rows >= cols), `[rows, cols]`. Columns that depend on
  * those before them are replaced by others, orthogonal to all; the same ones every time.
  */
-export function orthonormalise(
-  x: Float64Array | Float32Array,
-  rows: number,
-  cols: number,
-): Float64Array {
+export function orthonormalise(x: Float64Array | Float32Array, rows: number, cols: number): Float64Array {
   if (rows < cols) throw new TensorShapeError(`${cols} columns of ${rows} elements cannot be orthonormal`);
   const reflectors = householder(columnsOf(x, rows, cols), rows, cols);
   const q = new Float64Array(rows * cols);
@@ -48,7 +44,7 @@ export function leadingBasis(
   const size = Math.min(rows, cols);
   const inner =
     outer === null
-      ? householder(Float64Array.from(x), cols, rows) // the columns of x' are the rows of x
+      ? householder(new Float64Array(x), cols, rows) // the columns of x' are the rows of x
       : householder(transposedTriangle(outer), size, size);
   const { vectors, values } = leftSingularVectors(transposedTriangle(inner), size);
   const kept = Math.min(rank, size);

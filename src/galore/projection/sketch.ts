@@ -74,9 +74,7 @@ export function sketchProduct(
   const [m, n] = matrixShape(slot);
   const isOnBasisSide = (rounds - round) % 2 === 0;
   const side = (slot.side === 'left') === isOnBasisSide ? 'rows' : 'columns';
-  return side === 'rows'
-    ? { side, sketchRows: m, factorRows: n }
-    : { side, sketchRows: n, factorRows: m };
+  return side === 'rows' ? { side, sketchRows: m, factorRows: n } : { side, sketchRows: n, factorRows: m };
 }
 
 /** Shape of the sketch of a round, `width` from `sketchWidth`. */

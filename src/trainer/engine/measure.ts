@@ -11,6 +11,7 @@ const MEASURED_MS = 300;
 
 export interface Measurement {
   readonly device: Device;
+  /** Of the fastest product, so that other programs on the machine count little. */
   readonly gflops: number;
   /** The largest error of the product against whole numbers that both precisions hold exactly. */
   readonly largestError: number;
@@ -27,20 +28,19 @@ async function measure(precision: Precision, threads: number): Promise<Measureme
     .abs()
     .max()
     .dataSync()[0];
-  let count = 0;
-  const startMs = performance.now();
-  let elapsedMs = 0;
-  while (elapsedMs < MEASURED_MS) {
+  const endMs = performance.now() + MEASURED_MS;
+  let shortestMs = Infinity;
+  while (performance.now() < endMs) {
+    const startMs = performance.now();
     const c = tf.matMul(a, b);
-    c.dataSync(); // waits for the result, which a GPU computes in its own time
+    c.slice([0, 0], [1, 1]).dataSync(); // waits for the result, which a GPU computes in its own time
+    shortestMs = Math.min(shortestMs, performance.now() - startMs);
     c.dispose();
-    count++;
-    elapsedMs = performance.now() - startMs;
   }
   const backend = tf.backend() as unknown as { readonly binding: { readonly TF_Version: string } };
   return {
     device,
-    gflops: (count * FLOP_PER_PRODUCT) / (elapsedMs * 1e6),
+    gflops: FLOP_PER_PRODUCT / (shortestMs * 1e6),
     largestError: largestError ?? Number.NaN,
     versions: {
       tensorflow: backend.binding.TF_Version,

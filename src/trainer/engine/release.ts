@@ -49,7 +49,7 @@ export const RELEASES: Readonly<Record<EngineVariant, EngineRelease>> = {
     wheel: {
       requirement: `tensorflow==${VERSION}`,
       file: `tensorflow-${VERSION}-cp311-cp311-manylinux_2_27_x86_64.whl`,
-      bytes: 0,
+      bytes: 572_440_367,
       sha256: '9056fbc9ba04235810b71ae6cbd958a196e8804fb53bbcffbf3e23b56155f124',
     },
     // What `tensorflow[and-cuda]` asks for, each in the oldest version it accepts: the one it was built with.
