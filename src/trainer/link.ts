@@ -288,7 +288,7 @@ export class Link {
 
   /** Takes back what `event` makes void and nobody has seen yet. */
   #dropVoid(event: LinkEvent): void {
-    if (event.type === 'disconnected') this.#drop((queued) => !isState(queued));
+    if (event.type === 'disconnected' || event.type === 'closed') this.#drop((queued) => !isState(queued));
     if (event.type === 'stateDiscarded') this.#drop(isState);
   }
 

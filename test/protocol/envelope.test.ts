@@ -246,12 +246,14 @@ test('a snapshot tensor whose bytes do not fit its shape is malformed', (t) => {
   }
 });
 
-test('payloads and digests are views of the frame, token arrays are copies', (t) => {
+test('a payload is a view of the frame, digests and tokens are copies', (t) => {
   const frame = encodeEnvelope(sampleOf('part'));
   const part = decodeEnvelope(frame, 'trainer');
   t.is(part.kind === 'part' ? part.payload.buffer : null, frame.buffer);
   const assignment = decodeEnvelope(encodeEnvelope(sampleOf('stepAssignment')), 'coordinator');
   t.is(assignment.kind === 'stepAssignment' ? assignment.sequences.tokens.byteOffset : null, 0);
+  const hash = decodeEnvelope(encodeEnvelope(sampleOf('stateHash')), 'trainer');
+  t.is(hash.kind === 'stateHash' ? hash.weightsSha256.buffer.byteLength : null, 32);
 });
 
 test('a message of ours that is too long is a RangeError before it is sent', (t) => {
