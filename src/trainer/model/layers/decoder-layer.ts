@@ -106,7 +106,7 @@ export function decoderLayerBackward(
   using scope = new TensorScope();
   const dSecond = scope.hold(swigluBackward(dy, weights.mlp, saved.mlp, emit));
   tf.dispose(saved.mlp);
-  const second = rmsNormBackward(dSecond, weights.postAttentionNorm, saved.postAttentionNorm);
+  const second = rmsNormBackward(dSecond, saved.postAttentionNorm);
   scope.free(dSecond);
   scope.hold(second.dx);
   emit('post_attention_layernorm.weight', second.dWeight);
@@ -115,7 +115,7 @@ export function decoderLayerBackward(
   const dFirst = scope.hold(
     attentionBackward(dMiddle, weights.attention, context.shape, context.tables, saved.attention, emit),
   );
-  const first = rmsNormBackward(dFirst, weights.inputNorm, saved.inputNorm);
+  const first = rmsNormBackward(dFirst, saved.inputNorm);
   scope.hold(first.dx);
   emit('input_layernorm.weight', first.dWeight);
   return tf.add(dMiddle, first.dx);

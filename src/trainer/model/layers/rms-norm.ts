@@ -11,6 +11,7 @@ import * as tf from '@tensorflow/tfjs-core';
 export type RmsNormSaved = {
   readonly unit: tf.Tensor2D; // [N, D], x̂
   readonly inverse: tf.Tensor2D; // [N, 1], 1 / sqrt(sum(x²) + D·eps)
+  readonly scaled: tf.Tensor1D; // [D], ŵ
 };
 
 /** Computes y and what backward needs. */
@@ -24,8 +25,9 @@ export function rmsNormForward(
     const squares = tf.tidy(() => tf.sum<tf.Tensor2D>(tf.square(x), -1, true)); // [N, 1]
     const inverse: tf.Tensor2D = tf.rsqrt(tf.add(squares, width * eps)); // [N, 1]
     const unit: tf.Tensor2D = tf.mul(x, inverse); // [N, D]
-    const y: tf.Tensor2D = tf.mul(unit, tf.mul(weight, Math.sqrt(width)));
-    return { y, saved: { unit, inverse } };
+    const scaled: tf.Tensor1D = tf.mul(weight, Math.sqrt(width)); // [D]
+    const y: tf.Tensor2D = tf.mul(unit, scaled);
+    return { y, saved: { unit, inverse, scaled } };
   });
 }
 
@@ -34,17 +36,14 @@ export function rmsNormForward(
  */
 export function rmsNormBackward(
   dy: tf.Tensor2D, // [N, D]
-  weight: tf.Tensor1D, // [D]
   saved: RmsNormSaved,
 ): { dx: tf.Tensor2D; dWeight: tf.Tensor1D } {
-  const { unit, inverse } = saved;
+  const { unit, inverse, scaled } = saved;
   return tf.tidy(() => {
-    const root = Math.sqrt(dy.shape[1]);
-    const scaled = tf.mul(weight, root); // [D], ŵ
     const [dWeight, along] = tf.tidy(() => {
       const product = tf.mul(dy, unit); // [N, D]
       return [
-        tf.mul(tf.sum<tf.Tensor1D>(product, 0), root), // [D]
+        tf.mul(tf.sum<tf.Tensor1D>(product, 0), Math.sqrt(dy.shape[1])), // [D]
         tf.sum(tf.mul(product, scaled), -1, true), // [N, 1]
       ];
     });
