@@ -1,7 +1,10 @@
 import test from 'ava';
 import { createChangeLogger, createLogger, formatLogLine, printable, type LogLevel } from '../src/log.ts';
 
-function lines(level: LogLevel, format: 'json' | 'text'): { readonly written: string[]; readonly log: ReturnType<typeof createLogger> } {
+function lines(
+  level: LogLevel,
+  format: 'json' | 'text',
+): { readonly written: string[]; readonly log: ReturnType<typeof createLogger> } {
   const written: string[] = [];
   const log = createLogger({ level, format, mayColour: false, write: (line) => void written.push(line) });
   return { written, log };
@@ -36,16 +39,16 @@ test('a line for people is time, level, sentence and fields', (t) => {
     ids: [1, 2],
   });
   t.is(formatLogLine(json, false), '03:04:05Z warn  a is slow trainer="a b" seconds=1.5 ids=[1,2]\n');
-  t.is(
-    formatLogLine(json, true).slice(0, 26),
-    '03:04:05Z \u001b[33mwarn \u001b[0m ',
-  );
+  t.is(formatLogLine(json, true).slice(0, 26), '03:04:05Z \u001b[33mwarn \u001b[0m ');
 });
 
 test('what comes from elsewhere cannot write control characters or further lines', (t) => {
   const { written, log } = lines('info', 'text');
   log.info('x', { reason: 'b\u001b[31m' }, 'one\ntwo\r\u0007');
-  t.regex(written[0] ?? '', /^\S+ info  one two  reason=b\\u001b\[31m\n$|^\S+ info  one two  reason="b\\u001b\[31m"\n$/);
+  t.regex(
+    written[0] ?? '',
+    /^\S+ info  one two  reason=b\\u001b\[31m\n$|^\S+ info  one two  reason="b\\u001b\[31m"\n$/,
+  );
   t.is(printable('a\u202eb'), 'a b');
 });
 

@@ -5,9 +5,10 @@
 import type { Environment } from '../config/environment.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
 import type { RunTrainer } from '../trainer/api.ts';
+import type { ContinueText } from '../trainer/continue-text.ts';
+import type { EvaluateModel } from '../trainer/evaluate-model.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
-import type { EvaluateFolder, GenerateText } from './model-folder.ts';
 
 /** The signals that ask a command to end. */
 export const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -25,8 +26,8 @@ export interface Services {
   readonly ensureEngine: () => Promise<void>;
   readonly startCoordinator: StartCoordinator;
   readonly runTrainer: RunTrainer;
-  readonly evaluateFolder: EvaluateFolder;
-  readonly generateText: GenerateText;
+  readonly evaluateModel: EvaluateModel;
+  readonly continueText: ContinueText;
 }
 
 export interface CliContext {

@@ -8,6 +8,6 @@ export const services: Services = {
   startCoordinator: async (options) =>
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
-  evaluateFolder: async (request) => (await import('../trainer/evaluate.ts')).evaluateFolder(request),
-  generateText: async (request) => (await import('../trainer/generate.ts')).generateText(request),
+  evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
+  continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };

@@ -8,7 +8,12 @@ import type { CliContext, Services, StopSignal } from '../../src/cli/context.ts'
 import type { OutputStream } from '../../src/cli/display.ts';
 import type { ChildProcessEvents } from '../../src/cli/local-trainers.ts';
 import { runCli } from '../../src/cli/program.ts';
-import type { CoordinatorOptions, RunningCoordinator, RunSummary, StepReport } from '../../src/coordinator/api.ts';
+import type {
+  CoordinatorOptions,
+  RunningCoordinator,
+  RunSummary,
+  StepReport,
+} from '../../src/coordinator/api.ts';
 import { deferred, type Deferred } from '../../src/deferred.ts';
 
 /** A stream that remembers. */
@@ -127,8 +132,8 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       ensureEngine: () => Promise.resolve(),
       startCoordinator: coordinator.start,
       runTrainer: () => Promise.resolve({ code: 0, reason: 'the run has ended' }),
-      evaluateFolder: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
-      generateText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
+      evaluateModel: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
+      continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
       ...options.services,
     },
     workingDir: dir,

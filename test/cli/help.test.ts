@@ -3,12 +3,29 @@ import { runCli } from '../../src/cli/program.ts';
 import { world } from './fakes.ts';
 
 const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
-  train: [/<run\.yaml>/, /--trainers <k>/, /--steps <n>/, /--seed <n>/, /--dir <folder>/, /--set <field=value>/, /--stop-at <n>/, /--print-config/],
+  train: [
+    /<run\.yaml>/,
+    /--trainers <k>/,
+    /--steps <n>/,
+    /--seed <n>/,
+    /--dir <folder>/,
+    /--set <field=value>/,
+    /--stop-at <n>/,
+    /--print-config/,
+  ],
   coordinator: [/<run\.yaml>/, /--trainers <k>/, /--set <field=value>/, /--stop-at <n>/],
   trainer: [/<url>/, /--id <name>/, /--run <name>/, /--token <token>/, /--threads <n>/, /GALORE_TOKEN/],
   resume: [/<dir>/, /--steps <n>/, /--trainers <k>/, /--set <field=value>/, /may change/],
   eval: [/<dir>/, /--data <path>/, /--json/],
-  generate: [/<dir>/, /--prompt <text>/, /--max-tokens <n>/, /--temperature <t>/, /--top-k <k>/, /--top-p <p>/, /--seed <n>/],
+  generate: [
+    /<dir>/,
+    /--prompt <text>/,
+    /--max-tokens <n>/,
+    /--temperature <t>/,
+    /--top-k <k>/,
+    /--top-p <p>/,
+    /--seed <n>/,
+  ],
 };
 
 test('galore --help names every command, shows examples and the exit codes', async (t) => {

@@ -5,7 +5,16 @@ import { join } from 'node:path';
 import { parseRunConfig, resolvedYaml } from '../../src/config/load.ts';
 import { parseOverride } from '../../src/config/overrides.ts';
 import { CheckpointError, OperatingError } from '../../src/errors.ts';
-import { FakeStream, RUN_YAML, STEP, settle, summary, world, writeRunDirectory, type World } from './fakes.ts';
+import {
+  FakeStream,
+  RUN_YAML,
+  STEP,
+  settle,
+  summary,
+  world,
+  writeRunDirectory,
+  type World,
+} from './fakes.ts';
 
 /** run.yaml as a coordinator writes it. */
 function savedYaml(dir: string, ...settings: readonly string[]): string {
@@ -38,7 +47,10 @@ test('train starts a coordinator and as many trainers as asked, which share the 
   for (const process of w.processes) process.events.onExit(0, 'exit code 0');
   w.coordinator.finished.resolve(summary(join(w.dir, 'runs/tiny')));
   t.is(await running, 0);
-  t.regex(w.out.text, /^done: 60 steps, loss 4\.5000, validation perplexity 95\.2\ncheckpoint: runs\/tiny\/checkpoints/);
+  t.regex(
+    w.out.text,
+    /^done: 60 steps, loss 4\.5000, validation perplexity 95\.2\ncheckpoint: runs\/tiny\/checkpoints/,
+  );
   t.regex(w.out.text, /to try it: galore generate runs\/tiny --prompt "/);
 });
 
@@ -76,7 +88,20 @@ test('threads of the configuration go before the share of the cores, and a crowd
 
 test('shorthand flags and --set win in the order given', async (t) => {
   const w = world(t);
-  void w.run('train', 'run.yaml', '--steps', '5', '--set', 'steps=6', '--seed', '9', '--steps', '7', '--stop-at', '3');
+  void w.run(
+    'train',
+    'run.yaml',
+    '--steps',
+    '5',
+    '--set',
+    'steps=6',
+    '--seed',
+    '9',
+    '--steps',
+    '7',
+    '--stop-at',
+    '3',
+  );
   const { config, stopAtStep } = await w.coordinator.started.promise;
   t.is(config.steps, 7);
   t.is(config.seed, 9);
@@ -143,7 +168,10 @@ test('an address that other machines can reach is warned of', async (t) => {
   void w.run('coordinator', 'run.yaml', '--set', 'coordinator.host=0.0.0.0');
   await w.coordinator.started.promise;
   await settle();
-  t.regex(w.err.text, /warn {2}this address can be reached from other machines, without encryption.* host=0\.0\.0\.0\n/);
+  t.regex(
+    w.err.text,
+    /warn {2}this address can be reached from other machines, without encryption.* host=0\.0\.0\.0\n/,
+  );
 });
 
 test('the first Ctrl-C stops in good order and ends with the command that goes on', async (t) => {
@@ -293,7 +321,10 @@ test('--log-json writes every line as a JSON object', async (t) => {
 
 test('resume goes on with the saved configuration, its trainers, and what may change', async (t) => {
   const w = world(t);
-  writeRunDirectory(join(w.dir, 'kept'), savedYaml(w.dir, 'coordinator={local_trainers: 2, start_trainers: 2}'));
+  writeRunDirectory(
+    join(w.dir, 'kept'),
+    savedYaml(w.dir, 'coordinator={local_trainers: 2, start_trainers: 2}'),
+  );
   void w.run('resume', 'kept', '--steps', '500', '--set', 'checkpoint.every=7');
   const { config, mode } = await w.coordinator.started.promise;
   await settle();
@@ -323,7 +354,10 @@ test('resume refuses to change what the run is', async (t) => {
   const w = world(t);
   writeRunDirectory(join(w.dir, 'kept'), savedYaml(w.dir));
   t.is(await w.run('resume', 'kept', '--set', 'optimizer.lr=1'), 2);
-  t.regex(w.err.text, /^error: a resumed run keeps its settings:\n {2}optimizer\.lr is 1; it stays 0\.01: the moments/);
+  t.regex(
+    w.err.text,
+    /^error: a resumed run keeps its settings:\n {2}optimizer\.lr is 1; it stays 0\.01: the moments/,
+  );
 });
 
 test('resume tells a folder that holds no run', async (t) => {
