@@ -39,16 +39,13 @@ test('a line for people is time, level, sentence and fields', (t) => {
     ids: [1, 2],
   });
   t.is(formatLogLine(json, false), '03:04:05Z warn  a is slow trainer="a b" seconds=1.5 ids=[1,2]\n');
-  t.is(formatLogLine(json, true).slice(0, 26), '03:04:05Z \u001b[33mwarn \u001b[0m ');
+  t.true(formatLogLine(json, true).startsWith('03:04:05Z \u001b[33mwarn \u001b[0m a is slow'));
 });
 
 test('what comes from elsewhere cannot write control characters or further lines', (t) => {
   const { written, log } = lines('info', 'text');
   log.info('x', { reason: 'b\u001b[31m' }, 'one\ntwo\r\u0007');
-  t.regex(
-    written[0] ?? '',
-    /^\S+ info  one two  reason=b\\u001b\[31m\n$|^\S+ info  one two  reason="b\\u001b\[31m"\n$/,
-  );
+  t.regex(written[0] ?? '', /^\S+ info {2}one two {2}reason=b \[31m\n$/);
   t.is(printable('a\u202eb'), 'a b');
 });
 

@@ -100,6 +100,8 @@ export interface WorldOptions {
   readonly services?: Partial<Services>;
   readonly out?: FakeStream;
   readonly hasParent?: boolean;
+  /** The coordinator opens the run only when the test says so. */
+  readonly isOpeningHeld?: boolean;
   readonly token?: string;
 }
 
@@ -115,7 +117,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
   const processes: FakeProcess[] = [];
   const exits: number[] = [];
   const coordinator = new FakeCoordinator();
-  coordinator.opened.resolve();
+  if (!options.isOpeningHeld) coordinator.opened.resolve();
   const parent = { gone: (): void => {} };
   const context: CliContext = {
     stdout: out,
@@ -205,6 +207,6 @@ export function summary(dir: string, changes: Partial<RunSummary> = {}): RunSumm
 }
 
 /** Lets everything that is ready run. */
-export async function settle(): Promise<void> {
-  for (let i = 0; i < 20; i++) await Promise.resolve();
+export function settle(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
 }
