@@ -77,7 +77,14 @@ class Coordinator {
     this.#desk = new StepDesk(run.config, run.shape, randomInt(2 ** 32));
     const nowMs = this.#clock.nowMs();
     const { metrics, evaluations } = run;
-    this.#metrics = new RunMetrics(run.config.steps, { metrics, evaluations }, options.onReport, nowMs);
+    const { onReport } = options;
+    const onFailure = (error: unknown): void => this.#fail(error);
+    this.#metrics = new RunMetrics(
+      run.config.steps,
+      { metrics, evaluations },
+      { onReport, onFailure },
+      nowMs,
+    );
     this.#logNote = createChangeLogger(options.logger, 'run.note');
     const validationSequences = run.dataset.validation?.count ?? 0;
     const plan = planOf(run.config, run.shape, validationSequences);
@@ -187,7 +194,15 @@ class Coordinator {
     session?.enqueue(async () => {
       const sequences = await this.#readSequences(train, indices, positions);
       const learningRate = this.#desk.learningRate(step);
-      session.connection.send({ kind: 'stepAssignment', step, learningRate, seed, sequences, refreshSlots, deadlineMs });
+      session.connection.send({
+        kind: 'stepAssignment',
+        step,
+        learningRate,
+        seed,
+        sequences,
+        refreshSlots,
+        deadlineMs,
+      });
     });
   }
 
@@ -293,7 +308,10 @@ class Coordinator {
         this.#dispatch({ type: 'checkpointWritten', step: intake.step });
       },
       (error: Error) => {
-        this.#options.onReport({ type: 'notice', text: `checkpoint of step ${intake.step} failed: ${error.message}` });
+        this.#options.onReport({
+          type: 'notice',
+          text: `checkpoint of step ${intake.step} failed: ${error.message}`,
+        });
         this.#dispatch({ type: 'checkpointFailed', step: intake.step, reason: error.message });
       },
     );
@@ -302,7 +320,11 @@ class Coordinator {
   #abandonIntake(): void {
     const intake = this.#intake;
     this.#intake = null;
-    intake?.abandon().catch((error: unknown) => this.#options.logger.warn('checkpoint.abandon', { error: String(error) }, ''));
+    intake
+      ?.abandon()
+      .catch((error: unknown) =>
+        this.#options.logger.warn('checkpoint.abandon', { error: String(error) }, ''),
+      );
   }
 
   // ---- trainers ----
@@ -318,7 +340,10 @@ class Coordinator {
         session.device = message.device;
         return this.#reportReady(session);
       case 'heartbeat':
-        this.#heartbeats.set(trainerId, { residentBytes: message.residentBytes, tensorCount: message.tensorCount });
+        this.#heartbeats.set(trainerId, {
+          residentBytes: message.residentBytes,
+          tensorCount: message.tensorCount,
+        });
         return this.#dispatch({ type: 'trainerSeen', trainerId });
       case 'part':
         if (message.stream !== 'snapshot') return this.#desk.acceptPart(trainerId, message);
@@ -326,14 +351,32 @@ class Coordinator {
         return;
       case 'sketch':
         this.#desk.acceptSketch(trainerId, message);
-        return this.#dispatch({ type: 'sketchReceived', trainerId, step: message.step, round: message.round, tokens: message.tokens });
+        return this.#dispatch({
+          type: 'sketchReceived',
+          trainerId,
+          step: message.step,
+          round: message.round,
+          tokens: message.tokens,
+        });
       case 'factor': {
         const slots = this.#desk.acceptFactor(trainerId, message);
-        return this.#dispatch({ type: 'factorReceived', trainerId, step: message.step, round: message.round, slots });
+        return this.#dispatch({
+          type: 'factorReceived',
+          trainerId,
+          step: message.step,
+          round: message.round,
+          slots,
+        });
       }
       case 'contribution':
         this.#desk.acceptContribution(trainerId, message);
-        return this.#dispatch({ type: 'contributionReceived', trainerId, step: message.step, tokens: message.tokens, lossSum: message.lossSum });
+        return this.#dispatch({
+          type: 'contributionReceived',
+          trainerId,
+          step: message.step,
+          tokens: message.tokens,
+          lossSum: message.lossSum,
+        });
       case 'evaluation':
         return this.#onEvaluation(trainerId, message);
       case 'stateHash': {
@@ -364,17 +407,27 @@ class Coordinator {
     const session = new Session(trainerId, connection, (error) => this.#fail(error));
     if (isReplacement) this.#desk.forget(trainerId);
     this.#sessions.set(trainerId, session);
-    this.#options.logger.info('trainer.joined', { trainer: trainerId, address: connection.remoteAddress }, `${trainerId} joined`);
+    this.#options.logger.info(
+      'trainer.joined',
+      { trainer: trainerId, address: connection.remoteAddress },
+      `${trainerId} joined`,
+    );
     this.#dispatch({ type: 'trainerJoined', trainerId });
     session.enqueue(async () => {
-      const snapshot = answer.heldSequence === null ? await openNewestCheckpoint(this.#run.checkpointsDir, () => {}) : null;
+      const snapshot =
+        answer.heldSequence === null ? await openNewestCheckpoint(this.#run.checkpointsDir, () => {}) : null;
       const header: SnapshotHeader | null =
         snapshot === null
           ? null
           : {
               step: snapshot.step,
               sequence: snapshot.run.sequence,
-              tensors: snapshot.tensors.map(({ name, shape, totalBytes }) => ({ name, shape, codec: 'f32', totalBytes })),
+              tensors: snapshot.tensors.map(({ name, shape, totalBytes }) => ({
+                name,
+                shape,
+                codec: 'f32',
+                totalBytes,
+              })),
             };
       connection.send({
         kind: 'welcome',
@@ -414,7 +467,10 @@ class Coordinator {
     const intake = this.#intake;
     if (intake?.trainerId !== trainerId) return;
     if (!intake.isComplete) {
-      throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, 'the snapshot ended before all tensors were sent');
+      throw new ProtocolError(
+        CLOSE_CODES.UNEXPECTED_MESSAGE.code,
+        'the snapshot ended before all tensors were sent',
+      );
     }
     this.#intake = null;
     this.#dispatch({ type: 'snapshotReceived', trainerId, step: intake.step });

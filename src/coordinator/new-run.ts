@@ -65,7 +65,10 @@ export async function writeFirstCheckpoint(
   }
 }
 
-async function weightsOf(config: RunConfig, model: LlamaConfig): Promise<{ read: ReadTensor; close: () => Promise<void> }> {
+async function weightsOf(
+  config: RunConfig,
+  model: LlamaConfig,
+): Promise<{ read: ReadTensor; close: () => Promise<void> }> {
   const { path } = config.model;
   if (path === undefined) {
     return {
@@ -93,7 +96,9 @@ async function readModelConfig(path: string): Promise<LlamaConfig> {
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
-    throw new DataError(path, `cannot read the model's ${path}: ${(error as Error).message}`, { cause: error });
+    throw new DataError(path, `cannot read the model's ${path}: ${(error as Error).message}`, {
+      cause: error,
+    });
   }
   let json: unknown;
   try {

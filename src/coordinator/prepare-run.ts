@@ -79,7 +79,10 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   await removeCheckpointLeftovers(checkpointsDir);
   const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice);
   if (checkpoint === null) {
-    throw new CheckpointError(run.path, `${run.path} holds no checkpoint; start the run anew in another directory`);
+    throw new CheckpointError(
+      run.path,
+      `${run.path} holds no checkpoint; start the run anew in another directory`,
+    );
   }
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
@@ -145,7 +148,11 @@ async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): 
   return dataset;
 }
 
-async function createRun(options: CoordinatorOptions, dataset: Dataset, closers: Closers): Promise<RunDirectory> {
+async function createRun(
+  options: CoordinatorOptions,
+  dataset: Dataset,
+  closers: Closers,
+): Promise<RunDirectory> {
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
@@ -177,5 +184,8 @@ async function readTexts(
       `the data gives another tokenizer than the one in ${checkpoint.path}: has data.path changed since the run began?`,
     );
   }
-  return { modelJson, texts: { configJson: modelJson, ...(tokenizerJson === null ? {} : { tokenizerJson }) } };
+  return {
+    modelJson,
+    texts: { configJson: modelJson, ...(tokenizerJson === null ? {} : { tokenizerJson }) },
+  };
 }

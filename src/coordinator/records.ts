@@ -66,17 +66,17 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
     for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
   }
   return seal(place, parts, {
-      type: 'update',
-      learningRate: input.learningRate,
-      tokens: input.received.reduce((total, { tokens }) => total + tokens, 0),
-      lossSum: input.received.reduce((total, { lossSum }) => total + lossSum, 0),
-      members: input.received.map(({ trainerId, tokens }) => ({
-        trainerId,
-        tokens,
-        positions: [...(input.shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
-      })),
-      cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
-      gradientNorm,
+    type: 'update',
+    learningRate: input.learningRate,
+    tokens: input.received.reduce((total, { tokens }) => total + tokens, 0),
+    lossSum: input.received.reduce((total, { lossSum }) => total + lossSum, 0),
+    members: input.received.map(({ trainerId, tokens }) => ({
+      trainerId,
+      tokens,
+      positions: [...(input.shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
+    })),
+    cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
+    gradientNorm,
   });
 }
 
@@ -94,13 +94,16 @@ export function sealBases(
     for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
   }
   return seal(place, parts, {
-      type: 'basis',
-      slots: refreshed.filter((index) => bases.has(index)),
-      keptSlots: refreshed.filter((index) => !bases.has(index)),
+    type: 'basis',
+    slots: refreshed.filter((index) => bases.has(index)),
+    keptSlots: refreshed.filter((index) => !bases.has(index)),
   });
 }
 
-function sumSlot(slot: Slot, contributions: readonly WeightedTensors[]): { sum: Float32Array; squaredNorm: number } {
+function sumSlot(
+  slot: Slot,
+  contributions: readonly WeightedTensors[],
+): { sum: Float32Array; squaredNorm: number } {
   const parts = contributions.flatMap(({ weight, tensors }) => {
     const tensor = tensors.get(slot.index);
     return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight }];

@@ -4,7 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
-import type { MetricsLog } from './store/metrics-log.ts';
+import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
 /** Weight of the newest step in the estimate of the time left. */
 const NEWEST_SHARE = 0.2;
@@ -27,6 +27,7 @@ export class RunMetrics {
   readonly #metrics: MetricsLog;
   readonly #evaluations: MetricsLog;
   readonly #onReport: (report: RunReport) => void;
+  readonly #onFailure: (error: unknown) => void;
   #lastMs: number;
   #lastTotals: SocketTotals = { bytesReceived: 0, bytesSent: 0 };
   #averageSeconds: number | null = null;
@@ -36,13 +37,18 @@ export class RunMetrics {
   constructor(
     totalSteps: number,
     logs: { readonly metrics: MetricsLog; readonly evaluations: MetricsLog },
-    onReport: (report: RunReport) => void,
+    listener: {
+      readonly onReport: (report: RunReport) => void;
+      /** A line could not be written. */
+      readonly onFailure: (error: unknown) => void;
+    },
     nowMs: number,
   ) {
     this.#totalSteps = totalSteps;
     this.#metrics = logs.metrics;
     this.#evaluations = logs.evaluations;
-    this.#onReport = onReport;
+    this.#onReport = listener.onReport;
+    this.#onFailure = listener.onFailure;
     this.#lastMs = nowMs;
   }
 
@@ -79,7 +85,18 @@ export class RunMetrics {
     this.#lastLoss = loss;
     const { learningRate, tokens, gradientNorm } = update;
     const trainers = update.members.length;
-    this.#metrics.append({ step, loss, tokens, seconds, bytesUp, bytesDown, trainers, learningRate, gradientNorm, ...sizes });
+    this.#write(this.#metrics, {
+      step,
+      loss,
+      tokens,
+      seconds,
+      bytesUp,
+      bytesDown,
+      trainers,
+      learningRate,
+      gradientNorm,
+      ...sizes,
+    });
     this.#averageSeconds =
       this.#averageSeconds === null || step <= 2
         ? seconds
@@ -106,7 +123,11 @@ export class RunMetrics {
     const loss = lossSum / tokens;
     const perplexity = Math.exp(loss);
     this.#validationPerplexity = perplexity;
-    this.#evaluations.append({ step, loss, perplexity, tokens });
+    this.#write(this.#evaluations, { step, loss, perplexity, tokens });
     this.#onReport({ type: 'evaluation', step, loss, perplexity });
+  }
+
+  #write(log: MetricsLog, line: MetricsLine): void {
+    log.append(line).catch(this.#onFailure);
   }
 }

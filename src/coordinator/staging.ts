@@ -3,11 +3,12 @@
  * bytes, until the core says what to do with them. Checks sizes before anything is kept.
  */
 import { ProtocolError } from '../errors.ts';
-import type { Slot } from '../galore/slot.ts';
+import { codecFor } from '../galore/codec/codec.ts';
+import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
 import type { CodecName, PartMessage, StreamName } from '../protocol/messages.ts';
-import { PartAssembler, type PartVerdict } from '../protocol/parts.ts';
+import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
@@ -80,7 +81,9 @@ export class Staging {
     const isCurrent = this.#isOpen && part.step === this.#window.step;
     const complete = stage.assembler.accept(part);
     if (stream === 'contribution' && isCurrent) stage.checksum = crc32c(part.payload, stage.checksum);
-    if (complete !== null) stage.tensors[stream].set(part.tensor, complete);
+    if (complete === null) return;
+    this.#checkNumbers(complete);
+    stage.tensors[stream].set(part.tensor, complete);
   }
 
   /**
@@ -105,6 +108,13 @@ export class Staging {
     return this.#trainers.get(trainerId)?.checksum ?? 0;
   }
 
+  /** Here the sender is still known; once summed, a number that is not finite has no owner. */
+  #checkNumbers({ codec, bytes, tensor }: AssembledTensor): void {
+    const slot = this.#slots[tensor];
+    const count = codec === 'f32' || slot === undefined ? bytes.length / 4 : sizeOf(payloadShape(slot));
+    codecFor(codec).check(bytes, count);
+  }
+
   #stageOf(trainerId: string): TrainerStage {
     const existing = this.#trainers.get(trainerId);
     if (existing !== undefined) return existing;
@@ -127,7 +137,8 @@ export class Staging {
       return { ignore: `step ${step} round ${round} is over` };
     }
     if (step > window.step) return `step ${step} is not under way (step ${window.step} is)`;
-    if (isRefresh && round > window.round) return `round ${round} is not under way (round ${window.round} is)`;
+    if (isRefresh && round > window.round)
+      return `round ${round} is not under way (round ${window.round} is)`;
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return `there is no slot ${tensor} (there are ${this.#sizes.length})`;
     if (this.#trainers.get(trainerId)?.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
@@ -148,5 +159,8 @@ function forgetTensors(stage: TrainerStage): void {
 
 function stagedStream(stream: StreamName): StagedStream {
   if (stream === 'contribution' || stream === 'sketch' || stream === 'factor') return stream;
-  throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, `a trainer does not send stream ${stream} here`);
+  throw new ProtocolError(
+    CLOSE_CODES.UNEXPECTED_MESSAGE.code,
+    `a trainer does not send stream ${stream} here`,
+  );
 }

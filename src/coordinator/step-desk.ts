@@ -11,7 +11,13 @@ import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } f
 import { splitIntoParts } from '../protocol/parts.ts';
 import type { RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
-import { sealBases, sealUpdate, type RecordPlace, type SealedRecord, type WeightedTensors } from './records.ts';
+import {
+  sealBases,
+  sealUpdate,
+  type RecordPlace,
+  type SealedRecord,
+  type WeightedTensors,
+} from './records.ts';
 import { RefreshSums } from './refresh-sums.ts';
 import { Staging, type StagedStream } from './staging.ts';
 
@@ -182,7 +188,11 @@ export class StepDesk {
   }
 
   /** Weights p_i = c_i / C, in the order given. */
-  #weighted(received: readonly Received[], stream: StagedStream, slots: readonly number[]): WeightedTensors[] {
+  #weighted(
+    received: readonly Received[],
+    stream: StagedStream,
+    slots: readonly number[],
+  ): WeightedTensors[] {
     const total = received.reduce((sum, { tokens }) => sum + tokens, 0);
     return received
       .filter(({ tokens }) => tokens > 0)

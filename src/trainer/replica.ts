@@ -118,7 +118,8 @@ export class Replica {
   /** SHA-256 of all weights in ascending name order: equal on trainers whose weights are equal. */
   weightsSha256(): Uint8Array {
     const hash = createHash('sha256');
-    for (const name of this.slots.map((slot) => slot.name).sort()) hash.update(bytesOf(this.weights.get(name)));
+    for (const name of this.slots.map((slot) => slot.name).sort())
+      hash.update(bytesOf(this.weights.get(name)));
     return new Uint8Array(hash.digest());
   }
 

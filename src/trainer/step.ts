@@ -75,7 +75,12 @@ export class StepWork {
   }
 
   /** Sends the sketches of one refresh round; `factors` are those of the round before, by slot. */
-  sendSketches(round: number, slots: readonly number[], seed: number, factors: ReadonlyMap<number, Float32Array>): void {
+  sendSketches(
+    round: number,
+    slots: readonly number[],
+    seed: number,
+    factors: ReadonlyMap<number, Float32Array>,
+  ): void {
     for (const index of slots) {
       const gradient = this.#held.get(index);
       const slot = this.#replica.slots[index];

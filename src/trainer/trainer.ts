@@ -288,7 +288,10 @@ class Trainer {
       contribution: (slot, codec, bytes) =>
         this.#link.sendTensor({ stream: 'contribution', step, round: 0, tensor: slot.index, codec }, bytes),
       sketch: (slot, round, values) =>
-        this.#link.sendTensor({ stream: 'sketch', step, round, tensor: slot.index, codec: 'f32' }, bytesOf(values)),
+        this.#link.sendTensor(
+          { stream: 'sketch', step, round, tensor: slot.index, codec: 'f32' },
+          bytesOf(values),
+        ),
     };
   }
 

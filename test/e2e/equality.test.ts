@@ -2,7 +2,11 @@
 import test, { type ExecutionContext } from 'ava';
 import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/galore.ts';
 
-async function trainWith(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
+async function trainWith(
+  t: ExecutionContext,
+  trainers: number,
+  more: Record<string, unknown>,
+): Promise<TestRun> {
   return new TestRun(t, tinyConfig(TEST_TEXT, more)).train(trainers);
 }
 
@@ -18,7 +22,9 @@ test.serial('f32, one refresh: 1, 2 and 3 trainers have equal losses and weights
     t.true(many.metrics.every((line) => line.trainers === trainers));
     const loss = worstDifference(one, many);
     const weights = relativeDifference(many.weights(50), one.weights(50));
-    t.log(`${trainers} trainers: losses within ${loss.toExponential(2)}, weights within ${weights.toExponential(2)}`);
+    t.log(
+      `${trainers} trainers: losses within ${loss.toExponential(2)}, weights within ${weights.toExponential(2)}`,
+    );
     t.true(loss <= 5e-5, `losses differ by ${loss}`);
     t.true(weights <= 1e-5, `weights differ by ${weights}`);
   }

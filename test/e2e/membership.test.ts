@@ -11,7 +11,10 @@ async function coordinator(t: ExecutionContext, run: TestRun): Promise<{ command
 const method = { name: 'galore', rank: 8, update_proj_gap: 5, refresh: { stagger: false } };
 
 test.serial('a trainer killed mid-run is missed by no one: the run goes on and ends', async (t) => {
-  const run = new TestRun(t, tinyConfig(TEST_TEXT, { method, steps: 40, coordinator: { port: 0, start_trainers: 2 } }));
+  const run = new TestRun(
+    t,
+    tinyConfig(TEST_TEXT, { method, steps: 40, coordinator: { port: 0, start_trainers: 2 } }),
+  );
   const { command, url } = await coordinator(t, run);
   const first = new Galore(t, ['trainer', url, '--id', 'a']);
   const second = new Galore(t, ['trainer', url, '--id', 'b']);
@@ -20,7 +23,10 @@ test.serial('a trainer killed mid-run is missed by no one: the run goes on and e
   t.is(await command.exited, 0, command.output);
   t.is(await first.exited, 0, first.output);
   const { metrics } = run;
-  t.deepEqual(metrics.map(({ step }) => step), Array.from({ length: 40 }, (_, i) => i + 1));
+  t.deepEqual(
+    metrics.map(({ step }) => step),
+    Array.from({ length: 40 }, (_, i) => i + 1),
+  );
   t.is(metrics[5]!.trainers, 2);
   t.is(metrics.at(-1)!.trainers, 1);
   t.true(metrics.every(({ tokens }) => tokens > 0));

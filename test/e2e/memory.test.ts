@@ -20,9 +20,16 @@ test.serial('400 steps leave tensors and resident memory where they were after s
   for (const [trainerId, { tensorCount, residentBytes }] of Object.entries(late.sizes)) {
     const before = early.sizes[trainerId]!;
     t.is(tensorCount, before.tensorCount, `${trainerId} tensors`);
-    t.log(`${trainerId}: ${tensorCount} tensors, resident x ${(residentBytes / before.residentBytes).toFixed(3)}`);
-    t.true(residentBytes <= 1.05 * before.residentBytes, `${trainerId}: ${before.residentBytes} to ${residentBytes} bytes`);
+    t.log(
+      `${trainerId}: ${tensorCount} tensors, resident x ${(residentBytes / before.residentBytes).toFixed(3)}`,
+    );
+    t.true(
+      residentBytes <= 1.05 * before.residentBytes,
+      `${trainerId}: ${before.residentBytes} to ${residentBytes} bytes`,
+    );
   }
-  t.log(`coordinator: resident x ${(late.coordinatorResidentBytes / early.coordinatorResidentBytes).toFixed(3)}`);
+  t.log(
+    `coordinator: resident x ${(late.coordinatorResidentBytes / early.coordinatorResidentBytes).toFixed(3)}`,
+  );
   t.true(late.coordinatorResidentBytes <= 1.05 * early.coordinatorResidentBytes);
 });

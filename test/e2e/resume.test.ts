@@ -32,18 +32,21 @@ for (const codec of ['f32', 'int8']) {
   });
 }
 
-test.serial('a damaged checkpoint is named and the one before it with the journal gives the same end', async (t) => {
-  const config = tinyConfig(TEST_TEXT, { method, steps: 20, checkpoint: { every: 5, keep: 3 } });
-  const straight = await new TestRun(t, config).train(1);
-  const run = await new TestRun(t, config).train(1, '--stop-at', '12');
-  const newest = readdirSync(join(run.dir, 'checkpoints')).sort().at(-1)!;
-  t.is(newest, 'step-000012');
-  const weights = join(run.dir, 'checkpoints', newest, 'model.safetensors');
-  const bytes = readFileSync(weights);
-  bytes[bytes.length - 1]! ^= 1;
-  writeFileSync(weights, bytes);
-  const { code, output } = await galore(t, 'resume', run.dir);
-  t.is(code, 0, output);
-  t.regex(output, /step-000012/);
-  t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
-});
+test.serial(
+  'a damaged checkpoint is named and the one before it with the journal gives the same end',
+  async (t) => {
+    const config = tinyConfig(TEST_TEXT, { method, steps: 20, checkpoint: { every: 5, keep: 3 } });
+    const straight = await new TestRun(t, config).train(1);
+    const run = await new TestRun(t, config).train(1, '--stop-at', '12');
+    const newest = readdirSync(join(run.dir, 'checkpoints')).sort().at(-1)!;
+    t.is(newest, 'step-000012');
+    const weights = join(run.dir, 'checkpoints', newest, 'model.safetensors');
+    const bytes = readFileSync(weights);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(weights, bytes);
+    const { code, output } = await galore(t, 'resume', run.dir);
+    t.is(code, 0, output);
+    t.regex(output, /step-000012/);
+    t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
+  },
+);

@@ -45,7 +45,11 @@ export class Galore {
   readonly child: ChildProcess;
   readonly exited: Promise<number | null>;
   #output = '';
-  readonly #waiting: { pattern: RegExp; resolve: (match: RegExpExecArray) => void; reject: (error: Error) => void }[] = [];
+  readonly #waiting: {
+    pattern: RegExp;
+    resolve: (match: RegExpExecArray) => void;
+    reject: (error: Error) => void;
+  }[] = [];
 
   constructor(t: ExecutionContext, args: readonly string[]) {
     this.child = spawn(process.execPath, [join(ROOT, 'bin', 'galore.js'), ...args], {
@@ -90,7 +94,10 @@ export class Galore {
 }
 
 /** Runs a command to its end. */
-export async function galore(t: ExecutionContext, ...args: readonly string[]): Promise<{ code: number | null; output: string }> {
+export async function galore(
+  t: ExecutionContext,
+  ...args: readonly string[]
+): Promise<{ code: number | null; output: string }> {
   const command = new Galore(t, args);
   const code = await command.exited;
   return { code, output: command.output };
@@ -128,7 +135,11 @@ export class TestRun {
   }
 
   get evaluations(): readonly { step: number; loss: number; perplexity: number }[] {
-    return readLines(join(this.dir, 'evaluations.jsonl')) as { step: number; loss: number; perplexity: number }[];
+    return readLines(join(this.dir, 'evaluations.jsonl')) as {
+      step: number;
+      loss: number;
+      perplexity: number;
+    }[];
   }
 
   async inspect(): Promise<Inspection> {
@@ -148,7 +159,10 @@ export class TestRun {
 }
 
 /** |a - b|_F / |b|_F over all tensors together. */
-export function relativeDifference(a: ReadonlyMap<string, Float32Array>, b: ReadonlyMap<string, Float32Array>): number {
+export function relativeDifference(
+  a: ReadonlyMap<string, Float32Array>,
+  b: ReadonlyMap<string, Float32Array>,
+): number {
   let difference = 0;
   let norm = 0;
   for (const [name, values] of b) {
@@ -166,7 +180,10 @@ export function relativeDifference(a: ReadonlyMap<string, Float32Array>, b: Read
 export const TEST_TEXT = join(ROOT, 'test', 'vectors', 'training-curve', 'tokens.bin');
 
 /** A tiny byte-level Llama that trains in seconds. */
-export function tinyConfig(folderText: string, more: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+export function tinyConfig(
+  folderText: string,
+  more: Readonly<Record<string, unknown>> = {},
+): Record<string, unknown> {
   return {
     name: 'tiny',
     model: { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 2, num_attention_heads: 2 },
@@ -189,5 +206,8 @@ export function tinyConfig(folderText: string, more: Readonly<Record<string, unk
 
 function readLines(path: string): unknown[] {
   if (!existsSync(path)) return [];
-  return readFileSync(path, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line) as unknown);
+  return readFileSync(path, 'utf8')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as unknown);
 }
