@@ -5,9 +5,10 @@
 import type { Environment } from '../config/environment.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
 import type { RunTrainer } from '../trainer/api.ts';
+import type { ContinueText } from '../trainer/continue-text.ts';
+import type { EvaluateModel } from '../trainer/evaluate-model.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
-import type { EvaluateFolder, GenerateText } from './model-folder.ts';
 
 /** The signals that ask a command to end. */
 export const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -21,10 +22,12 @@ export interface SignalSource {
 
 /** What the commands do their work with; loaded when first used, so that --help is quick. */
 export interface Services {
+  /** Installs the tensor engine if it is not there, saying so. @throws EngineError */
+  readonly ensureEngine: () => Promise<void>;
   readonly startCoordinator: StartCoordinator;
   readonly runTrainer: RunTrainer;
-  readonly evaluateFolder: EvaluateFolder;
-  readonly generateText: GenerateText;
+  readonly evaluateModel: EvaluateModel;
+  readonly continueText: ContinueText;
 }
 
 export interface CliContext {

@@ -49,6 +49,12 @@ export class Display {
     this.#out.write(`${CLEAR_LINE}${this.#status}`);
   }
 
+  /** Takes the status line away. */
+  clear(): void {
+    if (this.#status !== '') this.#out.write(CLEAR_LINE);
+    this.#status = '';
+  }
+
   /** Leaves the status line on the screen as an ordinary line. */
   close(): void {
     if (this.#status !== '') this.#out.write('\n');

@@ -1,12 +1,12 @@
 /** `galore eval`: the held-out loss and perplexity of a model. */
 import type { Command } from 'commander';
 import { resolve } from 'node:path';
-import { ConfigError, DataError } from '../errors.ts';
+import { ConfigError } from '../errors.ts';
+import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatPerplexity } from './format.ts';
-import { onInterrupt } from './interrupts.ts';
 import { findModelFolder } from './model-folder.ts';
 import { debugOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
@@ -55,18 +55,15 @@ Examples:
 }
 
 async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Promise<number> {
-  const folder = findModelFolder(context, dir);
-  if (flags.data === undefined && folder.config === null) {
-    throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
-  }
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
-  const leaving = new AbortController();
-  using _ = onInterrupt(context.signals, {
-    first: () => leaving.abort(),
-    again: () => context.exitNow(EXIT_CODES.INTERRUPTED),
-  });
+  const onNotice = (text: string): void => display.error(`${printable(text)}\n`);
   try {
-    const result = await context.services.evaluateFolder({
+    const folder = await findModelFolder(context, dir, onNotice);
+    if (flags.data === undefined && folder.config === null) {
+      throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
+    }
+    await context.services.ensureEngine();
+    const { loss, perplexity, tokens, sequences } = await context.services.evaluateModel({
       folder,
       dataPath: flags.data === undefined ? null : resolve(context.workingDir, flags.data),
       sequenceLength: flags.seqLen ?? folder.config?.seq_len ?? DEFAULT_SEQUENCE_LENGTH,
@@ -74,22 +71,19 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
       batchSequences: flags.batchSize,
       cacheDir: context.environment.cacheDir,
       threads: flags.threads ?? context.cores,
-      signal: leaving.signal,
       onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
+      onNotice,
     });
-    display.status('');
-    if (result.tokens === 0) throw new DataError(folder.path, 'there is no text to measure');
+    display.clear();
     const model = shownPath(context.workingDir, folder.path);
-    if (flags.json) {
-      display.line(JSON.stringify({ model, step: folder.step, data: flags.data ?? 'held out', ...result }));
-    } else {
-      const { loss, perplexity, tokens, sequences } = result;
-      display.line(
-        `loss ${loss.toFixed(4)}  perplexity ${formatPerplexity(perplexity)}  tokens ${tokens}  sequences ${sequences}  ${model}`,
-      );
-    }
+    const data = flags.data ?? 'held out';
+    display.line(
+      flags.json
+        ? JSON.stringify({ model, step: folder.step, data, loss, perplexity, tokens, sequences })
+        : `loss ${loss.toFixed(4)}  perplexity ${formatPerplexity(perplexity)}  tokens ${tokens}  sequences ${sequences}  ${model}`,
+    );
     return EXIT_CODES.OK;
   } finally {
-    display.close();
+    display.clear();
   }
 }

@@ -1,5 +1,6 @@
 /** `galore generate`: continues a text with a trained model, printing it as it comes. */
 import type { Command } from 'commander';
+import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
@@ -58,30 +59,27 @@ Examples:
 }
 
 async function generate(context: CliContext, dir: string, flags: GenerateFlags): Promise<number> {
-  const folder = findModelFolder(context, dir);
+  const { stdout, stderr, services } = context;
+  const folder = await findModelFolder(context, dir, (text) => void stderr.write(`${printable(text)}\n`));
+  await services.ensureEngine();
   const leaving = new AbortController();
   using _ = onInterrupt(context.signals, {
     first: () => leaving.abort(),
     again: () => context.exitNow(EXIT_CODES.INTERRUPTED),
   });
   let hasBegun = false;
-  await context.services.generateText({
+  const { prompt, maxTokens, temperature, topK, topP, seed } = flags;
+  await services.continueText({
     folder,
-    prompt: flags.prompt,
-    maxTokens: flags.maxTokens,
-    temperature: flags.temperature,
-    topK: flags.topK,
-    topP: flags.topP,
-    seed: flags.seed,
-    cacheDir: context.environment.cacheDir,
+    ...{ prompt, maxTokens, temperature, topK, topP, seed },
     threads: flags.threads ?? context.cores,
     signal: leaving.signal,
     onText: (text) => {
       // Nothing is printed before the model has loaded: an error then stands alone.
-      context.stdout.write(hasBegun ? text : flags.prompt + text);
+      stdout.write(hasBegun ? text : prompt + text);
       hasBegun = true;
     },
   });
-  context.stdout.write(hasBegun ? '\n' : `${flags.prompt}\n`);
+  stdout.write(hasBegun ? '\n' : `${prompt}\n`);
   return EXIT_CODES.OK;
 }

@@ -64,6 +64,8 @@ class Run {
     });
     const { config, notice, mode, stopAtStep } = this.#request;
     if (notice !== null) this.#notice(notice);
+    // Once, before several trainers need it at the same time.
+    if (config.coordinator.local_trainers > 0) await this.#context.services.ensureEngine();
     const coordinator = await this.#context.services.startCoordinator({
       config,
       mode,

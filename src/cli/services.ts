@@ -2,18 +2,12 @@
 import type { Services } from './context.ts';
 
 export const services: Services = {
+  ensureEngine: async () => {
+    await (await import('./engine.ts')).ensureEngine();
+  },
   startCoordinator: async (options) =>
-    (await load<Pick<Services, 'startCoordinator'>>('../coordinator/coordinator.js')).startCoordinator(
-      options,
-    ),
-  runTrainer: async (options) =>
-    (await load<Pick<Services, 'runTrainer'>>('../trainer/trainer.js')).runTrainer(options),
-  evaluateFolder: async (request) =>
-    (await load<Pick<Services, 'evaluateFolder'>>('../trainer/evaluate.js')).evaluateFolder(request),
-  generateText: async (request) =>
-    (await load<Pick<Services, 'generateText'>>('../trainer/generate.js')).generateText(request),
+    (await import('../coordinator/coordinator.ts')).startCoordinator(options),
+  runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
+  evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
+  continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };
-
-async function load<T>(path: string): Promise<T> {
-  return (await import(new URL(path, import.meta.url).href)) as T;
-}

@@ -76,6 +76,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
     context.after(ORPHAN_TIME_MS, () => context.exitNow(EXIT_CODES.CANNOT_CONTINUE));
   });
   try {
+    await context.services.ensureEngine();
     const { code, reason } = await context.services.runTrainer({
       url,
       trainerId,

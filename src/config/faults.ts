@@ -18,6 +18,8 @@ export interface Fault {
 export interface Origin {
   readonly line?: number;
   readonly flag?: string;
+  /** Which flag of the command line it was, from 0. */
+  readonly flagIndex?: number;
 }
 
 /** One error for all the faults, in the order of the file, flags last. */
@@ -40,9 +42,11 @@ export function configError(
   return new ConfigError([title, ...rows].join('\n'), list);
 }
 
-function rankOf(origin: Origin): number {
-  if (origin.line !== undefined) return origin.line;
-  return origin.flag === undefined ? Number.MAX_SAFE_INTEGER - 1 : Number.MAX_SAFE_INTEGER;
+/** Lines of the file, then what is missing from it, then the flags as they were given. */
+function rankOf({ line, flagIndex }: Origin): number {
+  if (line !== undefined) return line;
+  const afterTheFile = 1e9;
+  return afterTheFile + (flagIndex ?? -1);
 }
 
 function whereOf(origin: Origin): string {

@@ -107,12 +107,12 @@ function originOf(
   overrides: readonly Override[],
   lineOf: (path: readonly string[]) => number | null,
 ): Origin {
-  const setters = overrides.filter((setter) => {
+  const flagIndex = overrides.findLastIndex((setter) => {
     const length = Math.min(setter.path.length, path.length);
     return setter.path.slice(0, length).join('.') === path.slice(0, length).join('.');
   });
-  const last = setters.at(-1);
-  if (last) return { flag: last.source };
+  const flag = overrides[flagIndex]?.source;
+  if (flag !== undefined) return { flag, flagIndex };
   const line = lineOf(path);
   return line === null ? {} : { line };
 }

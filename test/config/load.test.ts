@@ -177,11 +177,11 @@ test('faults of --set name the flag and stand after those of the file', (t) => {
     [
       'run.yaml has 6 faults:',
       '  line 5: batch_size is none',
+      '  --set method.rank=x: method.rank is x',
+      '  --set foo.bar=1: unknown field foo',
       '  --set zip: must be written as field=value, such as --set optimizer.lr=0.005',
       '  --set optimizer.eps=[1: cannot be read as YAML: Flow sequence must end with a ]',
-      '  --set method.rank=x: method.rank is x',
       '  --set steps.x=3: steps is { x: 3 }',
-      '  --set foo.bar=1: unknown field foo',
     ],
   );
   t.true(faults.slice(1).every((fault) => fault.line === undefined));
