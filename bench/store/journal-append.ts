@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { galore } from '#messages';
 import { beginCheckpoint, openCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
-import { FIRST_PREVIOUS_DIGEST, recordDigest } from '../../src/coordinator/store/digest.ts';
+import { FIRST_DIGEST, recordDigest } from '../../src/protocol/digest.ts';
 import { Journal } from '../../src/coordinator/store/journal.ts';
 
 const { Envelope } = galore.v1;
@@ -37,7 +37,7 @@ function makeFrames(sequence: number, previousDigest: Uint8Array, parts: number,
 
 async function benchAppend(dir: string, records: number, parts: number, partBytes: number): Promise<void> {
   const journal = await Journal.open(dir, () => {});
-  let digest = FIRST_PREVIOUS_DIGEST;
+  let digest = FIRST_DIGEST;
   const times: number[] = [];
   const bytes = parts * partBytes;
   for (let sequence = 1; sequence <= records; sequence++) {

@@ -2,9 +2,9 @@
  * The trainer's copy of the training state: weights, moments and bases as tensors, changed only by
  * records. Two replicas that started from the same snapshot and took the same records are equal.
  */
-import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
+import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
 import { codecFor, type CodecName } from '../galore/codec/codec.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { transportMoments, type Moments } from '../galore/projection/transport.ts';
@@ -115,12 +115,14 @@ export class Replica {
     return stateTensors(this.slots).map((tensor) => tf.clone(this.#tensorOf(tensor)));
   }
 
-  /** SHA-256 of all weights in ascending name order: equal on trainers whose weights are equal. */
+  /** The hash of all weights, the same as in the manifest of a checkpoint: equal where the weights are equal. */
   weightsSha256(): Uint8Array {
-    const hash = createHash('sha256');
-    for (const name of this.slots.map((slot) => slot.name).sort())
-      hash.update(bytesOf(this.weights.get(name)));
-    return new Uint8Array(hash.digest());
+    const hasher = new WeightsHasher();
+    for (const name of this.slots.map((slot) => slot.name).sort(compareNames)) {
+      hasher.begin(name);
+      hasher.update(bytesOf(this.weights.get(name)));
+    }
+    return hasher.digest();
   }
 
   dispose(): void {

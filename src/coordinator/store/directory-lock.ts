@@ -13,7 +13,7 @@ import { explaining, systemErrorCode } from '../../files/system-error.ts';
 
 export const LOCK_FILE = 'lock';
 /** Attempts at taking over a lock that others take over too. */
-const MAX_ATTEMPTS = 5;
+const MAX_ATTEMPTS = 100;
 
 /** The process that holds a lock. Null: this system does not tell. */
 export interface LockOwner {
@@ -40,7 +40,7 @@ export interface DirectoryLock {
  */
 export async function lockDirectory(dir: string, onNotice: (text: string) => void): Promise<DirectoryLock> {
   const path = join(dir, LOCK_FILE);
-  const content = JSON.stringify(await describeThisProcess());
+  const content = JSON.stringify({ ...(await describeThisProcess()), token: randomUUID() });
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     if (await explaining(`write ${dir}`, createExclusively(path, content))) {
       return { release: () => releaseLock(path, content) };
@@ -52,7 +52,7 @@ export async function lockDirectory(dir: string, onNotice: (text: string) => voi
     onNotice(
       `${path}: process ${found.owner?.pid ?? '(unreadable)'} that held the lock has ended; taking it over`,
     );
-    await explaining(`write ${dir}`, removeExactly(path, found.text));
+    await explaining(`write ${dir}`, takeOver(path, found.text, content));
   }
   throw new OperatingError(`cannot lock ${dir}: others take the lock again and again`);
 }
@@ -160,7 +160,26 @@ function parseOwner(text: string): LockOwner | null {
   }
 }
 
-/** Deletes the lock if it is still the one that was read: two may find the same stale lock at once. */
+/**
+ * Deletes a stale lock. Only the holder of a second file may do so: otherwise one who read the stale
+ * lock late could delete the new lock of one who was faster.
+ */
+async function takeOver(path: string, staleText: string, content: string): Promise<void> {
+  const claim = `${path}.takeover`;
+  if (!(await createExclusively(claim, content))) {
+    const other = await readLock(claim);
+    const isDead = other !== null && (other.owner === null || (await livenessOf(other.owner)) === 'dead');
+    if (isDead) await removeExactly(claim, other.text); // it died in the middle of this
+    return;
+  }
+  try {
+    if ((await readLock(path))?.text === staleText) await unlink(path);
+  } finally {
+    await rm(claim, { force: true });
+  }
+}
+
+/** Deletes a file if it is still the one that was read: two may find the same stale lock at once. */
 async function removeExactly(path: string, text: string): Promise<void> {
   const aside = `${path}.${randomUUID()}`;
   try {

@@ -4,9 +4,9 @@
  * docs/state.md, "Journal". No files here.
  */
 import { galore } from '#messages';
-import { crc32c } from '../../files/crc32c.ts';
+import { crc32c } from '../../protocol/crc32c.ts';
 import type { Cursor } from '../core/state.ts';
-import { DIGEST_BYTES } from './digest.ts';
+import { DIGEST_BYTES } from '../../protocol/limits.ts';
 
 const { Envelope } = galore.v1;
 

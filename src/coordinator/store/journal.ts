@@ -11,7 +11,7 @@ import { CheckpointError } from '../../errors.ts';
 import { syncDirectory, writeSynced } from '../../files/atomic.ts';
 import { writevFully } from '../../files/positional.ts';
 import { explainSystemError, explaining } from '../../files/system-error.ts';
-import { FIRST_PREVIOUS_DIGEST } from './digest.ts';
+import { FIRST_DIGEST } from '../../protocol/digest.ts';
 import {
   COMMIT_TAG,
   ENTRY_HEADER_BYTES,
@@ -73,7 +73,7 @@ export class Journal {
     this.#records = [...scan.records];
     this.#head = scan.head;
     this.#baseSequence = (scan.segments[0]?.firstSequence ?? 1) - 1;
-    this.#baseDigest = this.#baseSequence === 0 ? FIRST_PREVIOUS_DIGEST : scan.baseDigest;
+    this.#baseDigest = this.#baseSequence === 0 ? FIRST_DIGEST : scan.baseDigest;
   }
 
   /**

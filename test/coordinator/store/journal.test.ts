@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
 import { CheckpointError } from '../../../src/errors.ts';
-import { FIRST_PREVIOUS_DIGEST } from '../../../src/coordinator/store/digest.ts';
+import { FIRST_DIGEST } from '../../../src/protocol/digest.ts';
 import { Journal } from '../../../src/coordinator/store/journal.ts';
 import { temporaryDir } from '../../temporary-dir.ts';
 import { collect, framesOf, makeRecord, makeRecords } from './records.ts';
@@ -27,7 +27,7 @@ test('an empty journal has no head and expects record 1', async (t) => {
   const journal = await openJournal(t, join(temporaryDir(t), 'journal'));
   t.is(journal.head, null);
   t.is(journal.nextSequence, 1);
-  t.deepEqual(journal.digestOf(0), FIRST_PREVIOUS_DIGEST);
+  t.deepEqual(journal.digestOf(0), FIRST_DIGEST);
   t.is(journal.digestOf(1), null);
   t.deepEqual(await collect(journal.frames(1)), []);
 });

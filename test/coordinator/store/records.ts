@@ -1,6 +1,6 @@
 /** Records for journal tests: real frames with a real digest chain. */
 import { galore } from '#messages';
-import { FIRST_PREVIOUS_DIGEST, recordDigest } from '../../../src/coordinator/store/digest.ts';
+import { FIRST_DIGEST, recordDigest } from '../../../src/protocol/digest.ts';
 import type { RecordSummary } from '../../../src/coordinator/store/journal.ts';
 
 const { Envelope, Stream, Codec } = galore.v1;
@@ -26,7 +26,7 @@ export function makeRecord(sequence: number, options: RecordOptions = {}): TestR
     kind = 'update',
     step = sequence,
     partBytes = [5, 3],
-    previousDigest = FIRST_PREVIOUS_DIGEST,
+    previousDigest = FIRST_DIGEST,
   } = options;
   const parts = partBytes.map((bytes, tensor) =>
     Envelope.encode({
@@ -69,7 +69,7 @@ export function makeRecord(sequence: number, options: RecordOptions = {}): TestR
 export function makeRecords(count: number, options: RecordOptions = {}): TestRecord[] {
   const records: TestRecord[] = [];
   for (let sequence = 1; sequence <= count; sequence++) {
-    const previousDigest = records.at(-1)?.summary.digest ?? FIRST_PREVIOUS_DIGEST;
+    const previousDigest = records.at(-1)?.summary.digest ?? FIRST_DIGEST;
     records.push(makeRecord(sequence, { ...options, previousDigest }));
   }
   return records;
