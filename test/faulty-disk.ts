@@ -95,36 +95,39 @@ export class FaultyDisk {
   }
 
   #wrapHandles(prototype: Record<string, Call>): void {
-    const disk = this;
+    const intercept = this.#intercept.bind(this);
     for (const name of HANDLE_CALLS) {
       const original = prototype[name] as Call;
       this.#restores.push(() => (prototype[name] = original));
       prototype[name] = async function (this: FileHandle, ...args: unknown[]) {
-        const error = disk.#fails(name);
-        if (error !== null) {
-          if (name === 'write' || name === 'writev') await disk.#halfWrite(this, original, name, args);
-          throw error;
-        }
-        const result = await original.apply(this, args);
-        await disk.#note(this, name, args, result);
-        return result;
+        return await intercept(this, name, original, args);
       };
     }
   }
 
+  async #intercept(handle: FileHandle, name: string, original: Call, args: unknown[]): Promise<unknown> {
+    const error = this.#fails(name);
+    if (error !== null) {
+      if (name === 'write' || name === 'writev') await this.#halfWrite(handle, original, name, args);
+      throw error;
+    }
+    const result = await original.apply(handle, args);
+    await this.#note(handle, name, args, result);
+    return result;
+  }
+
   #wrapPaths(target: Record<string, Call>): void {
-    const disk = this;
     for (const name of PATH_CALLS) {
       const original = target[name] as Call;
       this.#restores.push(() => (target[name] = original));
       target[name] = async (...args: unknown[]) => {
-        const error = disk.#fails(name);
+        const error = this.#fails(name);
         if (error !== null) throw error;
         const result = await original(...args);
         if (name === 'rename') {
           const [from, to] = args as [string, string];
-          disk.#renames.push({ from, to });
-          disk.#unsyncedRenames.push({ from, to, parent: to.slice(0, to.lastIndexOf('/')) });
+          this.#renames.push({ from, to });
+          this.#unsyncedRenames.push({ from, to, parent: to.slice(0, to.lastIndexOf('/')) });
         }
         return result;
       };
@@ -133,10 +136,10 @@ export class FaultyDisk {
     this.#restores.push(() => (target['open'] = open));
     target['open'] = async (...args: unknown[]) => {
       const [path, flags] = args as [string, string];
-      const error = flags === 'r' ? null : disk.#fails('open');
+      const error = flags === 'r' ? null : this.#fails('open');
       if (error !== null) throw error;
       const handle = (await open(...args)) as FileHandle;
-      disk.#pathOf.set(handle, path);
+      this.#pathOf.set(handle, path);
       return handle;
     };
   }

@@ -23,7 +23,7 @@ export function registerEngineCommand(program: Command): void {
   engine
     .command('install')
     .description('install TensorFlow for this user, check every file, and repair what is damaged')
-    .option('--gpu', 'the CUDA build, with NVIDIA’s libraries (about 3 GB to download)')
+    .option('--gpu', 'the CUDA build, with NVIDIA’s libraries (2.5 GB to download)')
     .option('--json', 'print the outcome as JSON')
     .addHelpText('after', '\nExamples:\n  $ galore engine install\n  $ galore engine install --gpu')
     .action(installCommand);

@@ -80,11 +80,11 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
   return ['checkpoint  size        made                      weights', ...lines];
 }
 
-/** Bytes in the unit that keeps the number below 1024. */
+/** `1.2 MB`: powers of 1000. */
 function formatBytes(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
   let value = bytes;
   let unit = 0;
-  for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024;
+  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
   return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
 }

@@ -264,12 +264,17 @@ class Coordinator {
     const portion = maxSequencesPerAssignment(this.#run.config.seq_len + 1);
     this.#tallies.set(trainerId, new EvaluationTally(step, Math.ceil(sequences.length / portion)));
     for (let start = 0; start < sequences.length; start += portion) {
-      const indices = sequences.slice(start, start + portion);
+      const indices = sequences.slice(start, start + portion).map((number) => this.#heldOutIndex(number, validation));
       session.enqueue(async () => {
         const read = await this.#readSequences(validation, indices, indices);
         session.connection.send({ kind: 'evaluationAssignment', step, sequences: read });
       });
     }
+  }
+
+  /** The core numbers the sequences of an evaluation; they are spread evenly over what is held out. */
+  #heldOutIndex(number: number, validation: SequenceSource): number {
+    return Math.floor((number * validation.count) / this.#state.plan.evaluationSequences);
   }
 
   async #readSequences(source: SequenceSource, indices: readonly number[], positions: readonly number[]) {

@@ -27,7 +27,8 @@ export async function newModel(config: RunConfig, tokenizer: Tokenizer): Promise
   const { path, ...fields } = config.model;
   if (path !== undefined) return readModelConfig(join(path, 'config.json'));
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);
-  return llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
+  const model = llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
+  return { ...model, eosTokenId: tokenizer.eosId };
 }
 
 /** Writes checkpoints/step-000000. */

@@ -184,9 +184,10 @@ export class CoordinatorServer {
     this.#byTrainerId.set(trainerId, peer);
   }
 
-  /** The connection of an admitted trainer, or null. */
+  /** The open connection of an admitted trainer, or null. */
   connectionOf(trainerId: string): Connection | null {
-    return this.#byTrainerId.get(trainerId)?.connection ?? null;
+    const connection = this.#byTrainerId.get(trainerId)?.connection;
+    return connection?.isOpen === true ? connection : null;
   }
 
   /**

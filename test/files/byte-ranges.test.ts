@@ -6,7 +6,7 @@ test('the first gap is where a list of flags has its first false', (t) => {
   const range = fc.tuple(fc.nat(30), fc.nat(30));
   const property = fc.property(fc.array(range, { maxLength: 20 }), fc.nat(40), (ranges, total) => {
     const written = new ByteRanges();
-    const flags = new Array<boolean>(100).fill(false);
+    const flags = Array.from({ length: 100 }, () => false);
     for (const [start, length] of ranges) {
       written.add(start, start + length);
       flags.fill(true, start, start + length);

@@ -142,7 +142,7 @@ const BAD_HEADERS: readonly (readonly [title: string, header: string | Buffer, m
   ['no shape', entry({ shape: undefined }), /shape undefined is not a list/],
   ['a negative size', entry({ shape: [-2] }), /shape \[-2\] is not a list/],
   ['half a size', entry({ shape: [2.5] }), /is not a list/],
-  ['33 dimensions', entry({ shape: new Array(33).fill(1) }), /at most 32 sizes/],
+  ['33 dimensions', entry({ shape: Array.from({ length: 33 }, () => 1) }), /at most 32 sizes/],
   ['an overflowing shape', entry({ shape: [2 ** 50, 2 ** 50] }), /too large/],
   ['one offset', entry({ data_offsets: [0] }), /are not two positions/],
   ['offsets the wrong way round', entry({ data_offsets: [8, 0] }), /lie outside/],

@@ -17,7 +17,9 @@ export class Mailbox<T> {
   }
 
   /** The next item that `isWanted`; those before it are dropped. */
-  async takeWhere<U extends T>(isWanted: (item: T) => item is U): Promise<U> {
+  takeWhere<U extends T>(isWanted: (item: T) => item is U): Promise<U>;
+  takeWhere(isWanted: (item: T) => boolean): Promise<T>;
+  async takeWhere(isWanted: (item: T) => boolean): Promise<T> {
     for (;;) {
       const item = await this.take();
       if (isWanted(item)) return item;

@@ -129,6 +129,8 @@ class SegmentScan {
   readonly #fold: Fold;
   readonly #isFull: boolean;
   #size = 0;
+  #buffer: Uint8Array = new Uint8Array(0);
+  /** The part of `#buffer` that was read last, and where in the file it begins. */
   #window: Uint8Array = new Uint8Array(0);
   #windowStart = 0;
 
@@ -297,7 +299,8 @@ class SegmentScan {
       position >= this.#windowStart && position + length <= this.#windowStart + this.#window.length;
     if (!isInside) {
       const wanted = Math.max(length, this.#isFull ? FULL_WINDOW_BYTES : SPARSE_WINDOW_BYTES);
-      const window = new Uint8Array(Math.min(wanted, this.#size - position));
+      if (this.#buffer.length < wanted) this.#buffer = new Uint8Array(wanted);
+      const window = this.#buffer.subarray(0, Math.min(wanted, this.#size - position));
       const done = await explaining(`read ${this.#path}`, readFully(this.#handle, window, position));
       if (done < length) throw this.#damaged(position + done, 'the file became shorter while it was read');
       this.#window = window.subarray(0, done);

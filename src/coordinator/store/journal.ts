@@ -9,7 +9,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CheckpointError } from '../../errors.ts';
 import { syncDirectory, writeSynced } from '../../files/atomic.ts';
-import { readFully, writevFully } from '../../files/positional.ts';
+import { writevFully } from '../../files/positional.ts';
 import { explainSystemError, explaining } from '../../files/system-error.ts';
 import { FIRST_PREVIOUS_DIGEST } from './digest.ts';
 import {
@@ -21,16 +21,19 @@ import {
   decodeCommit,
   encodeEntryHeader,
   encodeSegmentHeader,
-  entryCrc,
   foldCommit,
   segmentName,
 } from './journal-format.ts';
 import type { CommitFacts, JournalHead, RecordKind } from './journal-format.ts';
+import { readFrames } from './journal-read.ts';
 import { scanJournal } from './journal-scan.ts';
 import type { JournalScan, RecordPlace } from './journal-scan.ts';
 
 export type { JournalHead, RecordKind, UpdateFacts } from './journal-format.ts';
 export type { RecordPlace } from './journal-scan.ts';
+
+/** Frames written with one call. */
+const GROUP_BYTES = 8 * 1024 * 1024;
 
 /** What the caller of `append` believes the record to be; its Commit must say the same. */
 export interface RecordSummary {
@@ -151,7 +154,7 @@ export class Journal {
       const start = segment.end;
       let written: number;
       try {
-        written = await writevFully(handle, encodeEntries(frames), start);
+        written = await writeEntries(handle, frames, start);
         await handle.datasync();
       } catch (error) {
         this.#needsRepair = true;
@@ -177,31 +180,7 @@ export class Journal {
     if (record === undefined) {
       throw new CheckpointError(this.path, `record ${sequence} is not in the journal: ${this.#extent()}`);
     }
-    const { path } = record;
-    const handle = await explaining(`read ${path}`, open(path, 'r'));
-    try {
-      let header = new Uint8Array(ENTRY_HEADER_BYTES);
-      let position = record.start;
-      await readExactly(handle, path, header, position);
-      while (position < record.end) {
-        const view = new DataView(header.buffer, header.byteOffset, ENTRY_HEADER_BYTES);
-        const length = view.getUint32(0, true);
-        const end = position + ENTRY_HEADER_BYTES + length;
-        if (end > record.end) throw damagedEntry(path, position, `a length of ${length}`);
-        // The next entry's header comes with the frame.
-        const bytes = new Uint8Array(length + (end < record.end ? ENTRY_HEADER_BYTES : 0));
-        await readExactly(handle, path, bytes, position + ENTRY_HEADER_BYTES);
-        const frame = bytes.subarray(0, length);
-        if (entryCrc(header.subarray(0, 4), frame) !== view.getUint32(4, true)) {
-          throw damagedEntry(path, position, 'a wrong checksum');
-        }
-        yield frame;
-        header = bytes.subarray(length);
-        position = end;
-      }
-    } finally {
-      await handle.close();
-    }
+    yield* readFrames(record);
   }
 
   /** The frames of every record from `fromSequence` to the head at the time of the call. */
@@ -372,6 +351,27 @@ export class Journal {
   }
 }
 
+/** Writes frames as entries from `start` on and returns the bytes written. Checksums are computed while the group before is written. */
+async function writeEntries(
+  handle: FileHandle,
+  frames: readonly Uint8Array[],
+  start: number,
+): Promise<number> {
+  let end = start;
+  let writing: Promise<number> = Promise.resolve(0);
+  for (let first = 0; first < frames.length;) {
+    let next = first;
+    for (let bytes = 0; next < frames.length && bytes < GROUP_BYTES; next++)
+      bytes += (frames[next] as Uint8Array).length;
+    const buffers = encodeEntries(frames.slice(first, next));
+    end += await writing;
+    writing = writevFully(handle, buffers, end);
+    writing.catch(() => {}); // seen where it is awaited
+    first = next;
+  }
+  return end + (await writing) - start;
+}
+
 /** Headers and frames in the order they are written. */
 function encodeEntries(frames: readonly Uint8Array[]): Uint8Array[] {
   const headers = new Uint8Array(ENTRY_HEADER_BYTES * frames.length);
@@ -380,18 +380,4 @@ function encodeEntries(frames: readonly Uint8Array[]): Uint8Array[] {
     encodeEntryHeader(headers, offset, frame);
     return [headers.subarray(offset, offset + ENTRY_HEADER_BYTES), frame];
   });
-}
-
-async function readExactly(
-  handle: FileHandle,
-  path: string,
-  bytes: Uint8Array,
-  position: number,
-): Promise<void> {
-  const done = await explaining(`read ${path}`, readFully(handle, bytes, position));
-  if (done < bytes.length) throw damagedEntry(path, position + done, 'the end of the file');
-}
-
-function damagedEntry(path: string, position: number, found: string): CheckpointError {
-  return new CheckpointError(path, `${path} is damaged at byte ${position}: ${found}`);
 }

@@ -30,16 +30,19 @@ export async function checkEngine(options: {
   readonly mustUseGpu?: boolean;
 }): Promise<EngineReport> {
   const measurements: Measurement[] = [];
-  for (const precision of PRECISIONS) measurements.push(await measureIn(precision, options.threads));
+  for (const precision of PRECISIONS) {
+    const measurement = await measureIn(precision, options.threads);
+    if (options.mustUseGpu && measurement.device.kind !== 'gpu') {
+      throw new EngineError(
+        'the engine runs on the CPU: TensorFlow found no NVIDIA GPU it can use; ' +
+          'see that `nvidia-smi` lists one, and run `galore engine install --gpu`',
+      );
+    }
+    measurements.push(measurement);
+  }
   const [first] = measurements;
   if (!first) throw new EngineError('nothing was measured');
   const { kind } = first.device;
-  if (options.mustUseGpu && kind !== 'gpu') {
-    throw new EngineError(
-      'the engine runs on the CPU: TensorFlow found no NVIDIA GPU it can use; ' +
-        'see that `nvidia-smi` lists one, and run `galore engine install --gpu`',
-    );
-  }
   return {
     kind,
     device: kind === 'gpu' ? await gpuName() : first.device.name,

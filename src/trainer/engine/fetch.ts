@@ -77,6 +77,7 @@ export async function installCompanions(
   release: EngineRelease,
   folder: string,
   scratch: string,
+  onShare: OnShare,
 ): Promise<void> {
   const requirements = join(scratch, 'requirements.txt');
   const lines = release.companions.map(({ requirement, sha256 }) => `${requirement} --hash=sha256:${sha256}`);
@@ -90,7 +91,7 @@ export async function installCompanions(
     '--requirement',
     requirements,
   ];
-  await pip(scratch, args, 'the NVIDIA libraries');
+  await watchSize(scratch, release.companionBytes, onShare, () => pip(scratch, args, 'the NVIDIA libraries'));
 }
 
 /** Runs pip with its temporary files in `scratch`: on the same disk as the result, and ours to clean up. */

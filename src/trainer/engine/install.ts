@@ -24,6 +24,9 @@ import { missingTools, type Tool } from './prerequisites.ts';
 import type { OnEngineProgress } from './progress.ts';
 import { LIBRARY_FILES, RELEASES, libraryName, type EngineRelease, type EngineVariant } from './release.ts';
 
+/** How the folders of work in progress are called. */
+const SCRATCH = 'staging-';
+
 /** What an installation does outside its cache; a test puts its own in place. */
 export interface InstallSteps {
   readonly releases: Readonly<Record<EngineVariant, EngineRelease>>;
@@ -173,29 +176,32 @@ async function install(plan: Plan): Promise<void> {
 }
 
 async function installLibrary(plan: Plan, reason: string): Promise<void> {
-  const { release, root, steps, onProgress } = plan;
+  const { release, root, steps } = plan;
   explain(plan, plan.libraryDir, 'the TensorFlow libraries', reason);
   await mustHaveSpace(root, release.diskBytes);
-  const scratch = join(root, `staging-${randomUUID()}`);
-  const fresh = join(scratch, 'library');
-  await mkdir(fresh, { recursive: true });
   const downloads = join(root, 'downloads');
   await mkdir(downloads, { recursive: true });
   const megabytes = Math.round(release.wheel.bytes / 1e6);
-  const downloading = `downloading TensorFlow ${release.version} (${megabytes} MB, once per user)`;
-  onProgress({ message: downloading, share: 0 });
-  const wheel = await steps.fetchWheel(release.wheel, downloads, (share) => {
-    onProgress({ message: downloading, share });
+  const wheel = await withShare(
+    plan,
+    `downloading TensorFlow ${release.version} (${megabytes} MB, once per user)`,
+    (onShare) => steps.fetchWheel(release.wheel, downloads, onShare),
+  );
+  await withScratch(plan, async (scratch) => {
+    const fresh = join(scratch, 'library');
+    await mkdir(fresh);
+    plan.onProgress({ message: 'unpacking TensorFlow' });
+    await steps.unpackWheel(wheel, fresh);
+    if (release.companions.length > 0) {
+      await withShare(
+        plan,
+        'installing the NVIDIA libraries (1.9 GB to download, once per user)',
+        (onShare) => steps.installCompanions(release, fresh, scratch, onShare),
+      );
+    }
+    await writeManifest(fresh, await libraryFiles(fresh));
+    replaceFolder(fresh, plan.libraryDir);
   });
-  onProgress({ message: 'unpacking TensorFlow' });
-  await steps.unpackWheel(wheel, fresh);
-  if (release.companions.length > 0) {
-    onProgress({ message: 'downloading the NVIDIA libraries (about 2 GB, once per user)' });
-    await steps.installCompanions(release, fresh, scratch);
-  }
-  await writeManifest(fresh, await libraryFiles(fresh));
-  replaceFolder(fresh, plan.libraryDir);
-  await rm(scratch, { recursive: true, force: true });
   await rm(downloads, { recursive: true, force: true });
 }
 
@@ -211,19 +217,42 @@ async function libraryFiles(folder: string): Promise<string[]> {
 async function installAddon(plan: Plan, reason: string): Promise<void> {
   explain(plan, plan.engineDir, 'the addon', reason);
   plan.onProgress({ message: 'compiling the addon (about 10 s)' });
-  const fresh = join(plan.root, `staging-${randomUUID()}`); // as deep as engineDir: it holds relative links
-  const folder = join(fresh, 'napi-v8');
-  await mkdir(folder, { recursive: true });
-  await plan.steps.compileAddon(plan.packageDir, join(plan.libraryDir, 'tensorflow'), folder);
-  if (plan.release.companions.length > 0) {
-    // The CUDA build looks for NVIDIA's libraries in ../nvidia of the folder it was loaded from.
-    await symlink(join('../libraries', libraryName(plan.release), 'nvidia'), join(fresh, 'nvidia'));
+  await withScratch(plan, async (fresh) => {
+    const folder = join(fresh, 'napi-v8');
+    await mkdir(folder);
+    await plan.steps.compileAddon(plan.packageDir, join(plan.libraryDir, 'tensorflow'), folder);
+    if (plan.release.companions.length > 0) {
+      // The CUDA build looks for NVIDIA's libraries in ../nvidia of the folder it is loaded from.
+      await symlink(join('../libraries', libraryName(plan.release), 'nvidia'), join(fresh, 'nvidia'));
+    }
+    await writeManifest(
+      fresh,
+      ADDON_FILES.map((name) => `napi-v8/${name}`),
+    );
+    replaceFolder(fresh, plan.engineDir);
+  });
+}
+
+/** A folder for work in progress, beside the engines so that relative links hold and a rename moves it there. */
+async function withScratch(plan: Plan, action: (folder: string) => Promise<void>): Promise<void> {
+  const folder = join(plan.root, `${SCRATCH}${randomUUID()}`);
+  await mkdir(folder);
+  try {
+    await action(folder);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
-  await writeManifest(
-    fresh,
-    ADDON_FILES.map((name) => `napi-v8/${name}`),
-  );
-  replaceFolder(fresh, plan.engineDir);
+}
+
+function withShare<T>(
+  plan: Plan,
+  message: string,
+  action: (onShare: (share: number) => void) => Promise<T>,
+): Promise<T> {
+  plan.onProgress({ message, share: 0 });
+  return action((share) => {
+    plan.onProgress({ message, share });
+  });
 }
 
 /** Says that something is made again because it is damaged; a first installation needs no explanation. */
@@ -235,7 +264,7 @@ function explain(plan: Plan, folder: string, what: string, reason: string): void
 /** Work folders of an installation that was killed; the lock says that none is in use. */
 async function removeLeftovers(root: string): Promise<void> {
   const names = await readdir(root);
-  const leftovers = names.filter((name) => name.startsWith('staging-'));
+  const leftovers = names.filter((name) => name.startsWith(SCRATCH));
   await Promise.all(leftovers.map((name) => rm(join(root, name), { recursive: true, force: true })));
 }
 

@@ -34,20 +34,28 @@ let loaded: { readonly options: LoadOptions; readonly engine: Promise<Engine> } 
  * The engine, which must have been installed (install.ts). The same one for every call with the same options.
  * @throws EngineError if it cannot be loaded, or was already loaded with other settings.
  */
-export function loadEngine(options: LoadOptions): Promise<Engine> {
+export async function loadEngine(options: LoadOptions): Promise<Engine> {
+  const { precision, threads } = options;
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new EngineError(`threads is ${threads} and has to be a whole number of at least 1`);
+  }
+  if (loaded && (loaded.options.precision !== precision || loaded.options.threads !== threads)) {
+    throw new EngineError(
+      `the engine of this process runs with precision ${loaded.options.precision} and ` +
+        `${loaded.options.threads} threads; TensorFlow reads its settings once, so others need another process`,
+    );
+  }
   loaded ??= { options, engine: load(options) };
-  const { precision, threads } = loaded.options;
-  if (precision === options.precision && threads === options.threads) return loaded.engine;
-  return Promise.reject(
-    new EngineError(
-      `the engine of this process runs with precision ${precision} and ${threads} threads; ` +
-        'TensorFlow reads its settings once, so others need another process',
-    ),
-  );
+  try {
+    return await loaded.engine;
+  } catch (error) {
+    loaded = undefined; // it may be installed and asked for again
+    throw error;
+  }
 }
 
 async function load(options: LoadOptions): Promise<Engine> {
-  mustBeLoadable(options);
+  mustBeLoadable();
   setEnvironment(options);
   restoreRemovedFunctions();
   let tf: typeof tensorflow;
@@ -63,10 +71,7 @@ async function load(options: LoadOptions): Promise<Engine> {
   return { tf, device: describeDevice(tf, options) };
 }
 
-function mustBeLoadable(options: LoadOptions): void {
-  if (!Number.isInteger(options.threads) || options.threads < 1) {
-    throw new EngineError(`threads is ${options.threads} and has to be a whole number of at least 1`);
-  }
+function mustBeLoadable(): void {
   if (!isMainThread) throw new EngineError('the engine runs on the main thread of a process only');
   const unsupported = unsupportedPlatform(thisHost());
   if (unsupported) throw new EngineError(unsupported);

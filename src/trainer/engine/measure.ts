@@ -51,4 +51,10 @@ async function measure(precision: Precision, threads: number): Promise<Measureme
 }
 
 const [precision, threads] = process.argv.slice(2);
-console.log(JSON.stringify(await measure(precision === 'bf16' ? 'bf16' : 'f32', Number(threads))));
+try {
+  const measurement = await measure(precision === 'bf16' ? 'bf16' : 'f32', Number(threads));
+  process.stdout.write(`${JSON.stringify(measurement)}\n`);
+} catch (error) {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+}

@@ -21,6 +21,8 @@ export interface EngineRelease {
   readonly wheel: Wheel;
   /** NVIDIA's libraries; the CUDA build looks for them in ../nvidia beside itself. */
   readonly companions: readonly { readonly requirement: string; readonly sha256: string }[];
+  /** What they take on disk at the height of their installation: packed and unpacked. */
+  readonly companionBytes: number;
   /** Free disk space an installation needs at its height, everything included. */
   readonly diskBytes: number;
 }
@@ -41,6 +43,7 @@ export const RELEASES: Readonly<Record<EngineVariant, EngineRelease>> = {
       sha256: '2b847d217b02ee7731ed91431daf3250daa0196c3c94614d23be27232e6e5b6c',
     },
     companions: [],
+    companionBytes: 0,
     diskBytes: 1_600_000_000,
   },
   gpu: {
@@ -71,7 +74,8 @@ export const RELEASES: Readonly<Record<EngineVariant, EngineRelease>> = {
       companion('nccl', '2.27.7', 'de5ba5562f08029a19cb1cd659404b18411ed0d6c90ac5f52f30bf99ad5809aa'),
       companion('nvjitlink', '12.5.82', 'f9b37bc5c8cf7509665cb6ada5aaa0ce65618f2332b7d3e78e9790511f111212'),
     ],
-    diskBytes: 12_000_000_000,
+    companionBytes: 4_800_000_000, // 1.9 GB of them downloaded
+    diskBytes: 8_000_000_000,
   },
 };
 

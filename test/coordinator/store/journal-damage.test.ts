@@ -2,6 +2,7 @@ import { copyFile, mkdir, readFile, readdir, stat, truncate, writeFile } from 'n
 import { join } from 'node:path';
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
+import fc from 'fast-check';
 import { CheckpointError } from '../../../src/errors.ts';
 import { scanJournal } from '../../../src/coordinator/store/journal-scan.ts';
 import { Journal } from '../../../src/coordinator/store/journal.ts';
@@ -237,4 +238,26 @@ test('leftover temporary files and foreign files are no obstacle', async (t) => 
   const journal = await Journal.open(dir, ignore);
   t.teardown(() => journal.close());
   t.deepEqual((await readdir(dir)).sort(), [SEGMENT, 'notes.txt']);
+});
+
+test('whatever is written over a journal, it opens with its first records or is refused', async (t) => {
+  const records = makeRecords(4, { partBytes: [40, 7] });
+  const dir = await writeJournal(t, records);
+  const path = join(dir, SEGMENT);
+  const whole = await readFile(path);
+  const frames = framesOf(...records);
+  const scribbles = fc.array(fc.tuple(fc.nat(whole.length + 20), fc.uint8Array({ maxLength: 12 })), {
+    maxLength: 3,
+  });
+  const property = fc.asyncProperty(fc.nat(whole.length), scribbles, async (cut, changes) => {
+    const bytes = Buffer.concat([whole.subarray(0, whole.length - (cut % 200)), Buffer.alloc(32)]);
+    for (const [at, change] of changes) Buffer.from(change).copy(bytes, Math.min(at, bytes.length - 12));
+    await writeFile(path, bytes);
+    const journal = await Journal.open(dir, ignore).catch((error: unknown) => error);
+    if (!(journal instanceof Journal)) return journal instanceof CheckpointError;
+    const found = await collect(journal.frames(1));
+    await journal.close();
+    return found.every((frame, i) => frame.equals(frames[i]!)) && found.length % 3 === 0;
+  });
+  await t.notThrowsAsync(fc.assert(property, { numRuns: 300 }));
 });

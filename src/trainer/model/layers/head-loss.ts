@@ -7,6 +7,9 @@
  * time. As in attention the softmax is not divided out: with e = exp(l − max), z = Σ e the pass
  * works with z·dl = e − z·onehot(c), which differs from e in one place per row, and the factor 1/z goes
  * to the rows of h and dh, which are narrower.
+ *
+ * Whole, the pass holds about 2·N·V numbers; in chunks of C rows 2·C·V, but 3·V·D for a moment where the
+ * weight gradients of two chunks are added: chunks save memory when N is well above 1.5·D.
  */
 import * as tf from '@tensorflow/tfjs-core';
 

@@ -69,7 +69,12 @@ layerTest('rotary turns dimension i with dimension i + half by position times fr
   // rotation keeps lengths: turning back the turned keys gives x, the queries get the scale twice
   const back = rotateBackward(turned, cos, sin);
   const scales = tf.tensor4d([0.25, 1], [1, 2, 1, 1]);
-  t.true(near(back.sub(x.mul(scales)).div(10), new Array<number>(16).fill(0)));
+  t.true(
+    near(
+      back.sub(x.mul(scales)).div(10),
+      Array.from({ length: 16 }, () => 0),
+    ),
+  );
 });
 
 layerTest('the causal mask hides later keys, for each query head of a group', (t) => {
