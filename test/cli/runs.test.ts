@@ -290,7 +290,7 @@ test('progress is plain lines in a pipe and a status line on a terminal', async 
   const terminal = world(t, { out: new FakeStream(true, 200) });
   void terminal.run('train', 'run.yaml');
   (await terminal.coordinator.started.promise).onReport(STEP);
-  t.regex(terminal.out.text, /^\r\u001b\[2Kstep 12\/60 · loss 5\.12 · /);
+  t.true(terminal.out.text.startsWith('\r\u001b[2Kstep 12/60 · loss 5.12 · '));
 });
 
 test('--log-json writes every line as a JSON object', async (t) => {
