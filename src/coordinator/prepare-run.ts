@@ -7,7 +7,8 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError, ConfigError } from '../errors.ts';
+import { writeFileAtomic } from '../files/atomic.ts';
 import { prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
 import { describeSlots } from '../galore/slot.ts';
@@ -100,6 +101,11 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const { modelJson, texts } = await readTexts(checkpoint, dataset);
   const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const start = await findResumePoint(checkpoint.run, journal, onNotice);
+  if (config.steps < start.step) {
+    const rule = `at least ${start.step}: the run in ${run.path} has come that far`;
+    const fault = { field: 'steps', value: String(config.steps), allowed: rule };
+    throw new ConfigError(`steps is ${config.steps}; it must be ${rule}`, [fault]);
+  }
   const { path, step, manifest } = checkpoint;
   await checkpoint.close();
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
@@ -107,6 +113,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
+  // What was changed for going on holds the next time too.
+  if (mode === 'resume') await writeFileAtomic(join(run.path, 'run.yaml'), resolvedYaml(config));
   return {
     config,
     runId: run.runId,
