@@ -177,7 +177,7 @@ function stop(draft: Draft): Draft {
     case 'sketching':
     case 'factorising':
     case 'collecting':
-      return abandonStep(stopping, phase.step, 'a stop was asked for', false);
+      return abandonStep(stopping, phase.step, 'stopped');
     case 'committing':
       return remark(stopping, `stopping: the ${phase.kind} of step ${phase.step} is being written`);
     case 'evaluating':

@@ -2,7 +2,7 @@
  * Checkpoints beside the steps: one trainer uploads its state while all go on. One at a time; a lost
  * uploader is replaced, and the newer state is taken then.
  */
-import { emit, expel, patch, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
+import { emit, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
 
 /** An uploader of which no piece arrives for this long is dropped; it may be busy with a step before the first. */
 export const SNAPSHOT_STALL_MS = 600_000;
@@ -54,7 +54,7 @@ export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
     case 'snapshotReceived': {
       const { trainerId, step } = event;
       if (step > draft.state.step) {
-        const text = `a snapshot of step ${step} was not asked for; the run has committed ${draft.state.step} steps`;
+        const text = `a snapshot of step ${step} was not asked for; the run has committed ${plural(draft.state.step, 'step')}`;
         return expel(draft, trainerId, 'UNEXPECTED_MESSAGE', text);
       }
       if (job?.trainerId !== trainerId || job.step !== step || job.status !== 'requested') {

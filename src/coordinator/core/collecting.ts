@@ -28,14 +28,14 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
-      return settleContributions(draft, { ...phase, received });
+      return settleContributions(draft, { ...phase, received }, 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
       const isHere = phase.received.some((received) => received.trainerId === event.trainerId);
       if (isHere) return draft;
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
-      return settleContributions(draft, { ...phase, shards });
+      return settleContributions(draft, { ...phase, shards }, 'lost');
     }
     case 'sketchReceived':
     case 'factorReceived':
@@ -46,7 +46,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline passed without ${nameSome(missing)}`;
-        return settleContributions(remark(markLagging(draft, missing), note), { ...phase, shards });
+        return settleContributions(remark(markLagging(draft, missing), note), { ...phase, shards }, 'late');
       }
       const { step, received, shards } = phase;
       return remark(
@@ -62,12 +62,12 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
 }
 
 /** Once every remaining member's contribution is there: sum and journal them. */
-function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>): Draft {
+function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 'lost' | 'late'): Draft {
   const { step, shards } = phase;
-  if (shards.length === 0) return abandonStep(draft, step, 'none of its trainers is left', false);
+  if (shards.length === 0) return abandonStep(draft, step, cause);
   if (missingFrom(shards, phase.received).length > 0) return enter(draft, phase);
   if (totalTokens(phase.received) === 0) {
-    return abandonStep(draft, step, `its ${shards.length} contributions have no tokens`, true);
+    return abandonStep(draft, step, 'fruitless');
   }
   const received = phase.received.filter(({ tokens }) => tokens > 0);
   const used = shards.filter((shard) => received.some(({ trainerId }) => trainerId === shard.trainerId));

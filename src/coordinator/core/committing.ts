@@ -60,7 +60,7 @@ function committed(
     return beginEvaluation(announceUpdate(patch(announced, { step, cursor, attempts: 0 })));
   }
   const refreshed = patch(announced, { refreshedStep: step });
-  if (state.isStopping) return abandonStep(refreshed, step, 'a stop was asked for', false);
-  if (phase.shards.length === 0) return abandonStep(refreshed, step, 'none of its trainers is left', false);
+  if (state.isStopping) return abandonStep(refreshed, step, 'stopped');
+  if (phase.shards.length === 0) return abandonStep(refreshed, step, 'lost');
   return enterCollecting(refreshed, step, phase.shards);
 }

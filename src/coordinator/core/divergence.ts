@@ -3,7 +3,7 @@
  * their weights have the same hash; one that differs has lost its way (bad memory, another build) and
  * must join again without its state.
  */
-import { emit, expel, patch, remark, type Draft, type EventOf } from './draft.ts';
+import { emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
 
 type Hashes = NonNullable<Draft['state']['hashes']>;
 
@@ -19,7 +19,7 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   const { state } = draft;
   const { trainerId, step, weightsSha256 } = event;
   if (step > state.step + 1 || (step > state.step && state.phase.phase !== 'committing')) {
-    const text = `a hash of the weights after step ${step}; the run has committed ${state.step} steps`;
+    const text = `a hash of the weights after step ${step}; the run has committed ${plural(state.step, 'step')}`;
     return expel(draft, trainerId, 'UNEXPECTED_MESSAGE', text);
   }
   const { hashes } = state;
@@ -63,7 +63,7 @@ function judge(draft: Draft): Draft {
   let next = draft;
   for (const { hash, trainerIds } of others) {
     for (const trainerId of trainerIds) {
-      const text = `the weights after step ${hashes.step} differ: ${hash.slice(0, 8)} here, ${largest.hash.slice(0, 8)} on ${largest.trainerIds.length} trainers`;
+      const text = `the weights after step ${hashes.step} differ: ${hash.slice(0, 8)} here, ${largest.hash.slice(0, 8)} on ${plural(largest.trainerIds.length, 'trainer')}`;
       next = expel(distrustUpload(next, trainerId), trainerId, 'STATE_DIVERGED', text);
     }
   }

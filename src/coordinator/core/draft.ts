@@ -144,3 +144,8 @@ export function nameSome(trainerIds: readonly string[]): string {
   const shown = trainerIds.slice(0, 3).join(', ');
   return trainerIds.length > 3 ? `${shown} and ${trainerIds.length - 3} more` : shown;
 }
+
+/** "1 step", "2 steps" */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}

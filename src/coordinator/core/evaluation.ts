@@ -12,6 +12,7 @@ import {
   isPast,
   markLagging,
   nameSome,
+  plural,
   readyTrainers,
   remark,
   shellFault,
@@ -114,14 +115,17 @@ function dropEvaluator(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: st
   for (const orphan of phase.shards.filter((shard) => shard.trainerId === trainerId)) {
     const heir = leastLoaded(candidates, shards);
     if (heir === undefined) {
-      next = remark(next, `${orphan.positions.length} held-out sequences of ${trainerId} are left out`);
+      next = remark(
+        next,
+        `left out: ${plural(orphan.positions.length, 'held-out sequence')} of ${trainerId}`,
+      );
       continue;
     }
     const shard = { trainerId: heir, positions: orphan.positions };
     shards = [...shards, shard];
     next = remark(
       emit(next, assignEvaluation(step, shard)),
-      `${heir} evaluates ${shard.positions.length} sequences in place of ${trainerId}`,
+      `${heir} evaluates ${plural(shard.positions.length, 'sequence')} in place of ${trainerId}`,
     );
   }
   return settleEvaluations(next, { ...phase, shards });

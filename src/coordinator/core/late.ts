@@ -7,6 +7,7 @@ import {
   expel,
   findTrainer,
   markHeard,
+  plural,
   remark,
   type Draft,
   type EventOf,
@@ -30,7 +31,7 @@ export function describeWork(event: WorkEvent): string {
 
 /** Nobody asked for this: the trainer breaks the protocol. */
 export function refuseBreach(draft: Draft, event: WorkEvent): Draft {
-  const text = `${describeWork(event)} was not asked for; the run has committed ${draft.state.step} steps`;
+  const text = `${describeWork(event)} was not asked for; the run has committed ${plural(draft.state.step, 'step')}`;
   return expel(draft, event.trainerId, 'UNEXPECTED_MESSAGE', text);
 }
 
@@ -56,7 +57,7 @@ export function refuseWork(draft: Draft, event: WorkEvent): Draft {
   }
   const reason =
     step <= state.step
-      ? `${describeWork(event)} came late: the run has committed ${state.step} steps`
+      ? `it is late, the run has committed ${plural(state.step, 'step')}`
       : currentStep(state) === step
         ? `step ${step} goes on without ${trainerId}`
         : `step ${step} is not being worked on now`;

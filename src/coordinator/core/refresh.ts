@@ -12,6 +12,7 @@ import {
   isPast,
   markLagging,
   nameSome,
+  plural,
   remark,
   shellFault,
   totalTokens,
@@ -33,11 +34,11 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum: 0 }].sort(byTrainerId);
-      return settleSketches(draft, { ...phase, received });
+      return settleSketches(draft, { ...phase, received }, 'lost');
     }
     case 'trainerLost': {
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
-      return settleSketches(draft, { ...phase, shards });
+      return settleSketches(draft, { ...phase, shards }, 'lost');
     }
     case 'factorReceived':
       return isAhead(draft, phase, event) ? refuseBreach(draft, event) : refuseWork(draft, event);
@@ -50,7 +51,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without ${nameSome(missing)}`;
-        return settleSketches(remark(markLagging(draft, missing), note), { ...phase, shards });
+        return settleSketches(remark(markLagging(draft, missing), note), { ...phase, shards }, 'late');
       }
       const { step, round, shards } = phase;
       const here = membersOf(shards).length - missing.length;
@@ -79,7 +80,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       return settleFactors(draft, { ...phase, jobs });
     }
     case 'trainerLost':
-      return dropFactorisers(draft, phase, [event.trainerId]);
+      return dropFactorisers(draft, phase, [event.trainerId], 'lost');
     case 'sketchReceived':
       return isOwnStep(draft, phase, event) && event.round > phase.round
         ? refuseBreach(draft, event)
@@ -93,7 +94,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       const missing = membersOf(open);
       if (isPast(draft.state, phase.deadlineMs)) {
         const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without the factors of ${nameSome(missing)}`;
-        return dropFactorisers(remark(markLagging(draft, missing), note), phase, missing);
+        return dropFactorisers(remark(markLagging(draft, missing), note), phase, missing, 'late');
       }
       const done = phase.jobs.length - open.length;
       return remark(
@@ -120,13 +121,13 @@ export function dealSlots(slots: readonly number[], members: readonly string[]):
 }
 
 /** Once every remaining member's sketch is there: sum them and have the sums factorised. */
-function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>): Draft {
+function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost' | 'late'): Draft {
   const { step, round, slots, shards, received } = phase;
-  if (shards.length === 0) return abandonStep(draft, step, 'none of its trainers is left', false);
+  if (shards.length === 0) return abandonStep(draft, step, cause);
   if (missingFrom(shards, received).length > 0) return enter(draft, phase);
   if (totalTokens(received) === 0) {
     // Contributions would be as empty: the sequences are the same.
-    return abandonStep(draft, step, `its ${received.length} sketches have no tokens`, true);
+    return abandonStep(draft, step, 'fruitless');
   }
   const jobs = dealSlots(slots, membersOf(shards));
   const isFinal = round === draft.state.plan.refreshRounds;
@@ -155,10 +156,15 @@ function settleFactors(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
 }
 
 /** Gives the open jobs of trainers that are gone or late to the members with the fewest open slots. */
-function dropFactorisers(draft: Draft, phase: PhaseOf<'factorising'>, gone: readonly string[]): Draft {
+function dropFactorisers(
+  draft: Draft,
+  phase: PhaseOf<'factorising'>,
+  gone: readonly string[],
+  cause: 'lost' | 'late',
+): Draft {
   const { step, round } = phase;
   const shards = phase.shards.filter((shard) => !gone.includes(shard.trainerId));
-  if (shards.length === 0) return abandonStep(draft, step, 'none of its trainers is left', false);
+  if (shards.length === 0) return abandonStep(draft, step, cause);
   const isFinal = round === draft.state.plan.refreshRounds;
   let next = draft;
   let jobs = phase.jobs.filter((job) => job.isDone || !gone.includes(job.trainerId));
@@ -168,7 +174,7 @@ function dropFactorisers(draft: Draft, phase: PhaseOf<'factorising'>, gone: read
     jobs = [...jobs, job];
     next = remark(
       emit(next, assignFactors(step, round, job, isFinal)),
-      `step ${step}: ${job.trainerId} factorises ${slots.length} slots in place of ${from}`,
+      `step ${step}: ${job.trainerId} factorises ${plural(slots.length, 'slot')} in place of ${from}`,
     );
   }
   const renewed = orphans.length > 0 ? deadlineMs(draft.state) : phase.deadlineMs;

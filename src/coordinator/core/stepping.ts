@@ -65,14 +65,28 @@ export function enterCollecting(draft: Draft, step: number, shards: readonly Sha
   });
 }
 
-/** Gives the step up before its update: its sequences are still at the cursor, and it begins anew when it can. */
-export function abandonStep(draft: Draft, step: number, why: string, isFruitless: boolean): Draft {
-  const notBeforeMs = isFruitless ? draft.state.nowMs + FRUITLESS_PAUSE_MS : null;
-  const abandoned = emit(draft, { type: 'discardStaged', step });
-  const attempts = draft.state.attempts + 1;
+/** Why a step is given up before its update. */
+export type AbandonCause = 'lost' | 'late' | 'fruitless' | 'stopped';
+
+const ABANDON_TEXTS = {
+  lost: 'none of its trainers is left',
+  late: 'none of its trainers was in time',
+  fruitless: 'its sequences have no tokens',
+  stopped: 'a stop was asked for',
+} as const satisfies Record<AbandonCause, string>;
+
+/**
+ * Gives the step up before its update: its sequences are still at the cursor, and it begins anew when it
+ * can. If nobody was in time it gets more time then; if nobody had a token it is put off a little.
+ */
+export function abandonStep(draft: Draft, step: number, cause: AbandonCause): Draft {
+  const { nowMs } = draft.state;
+  const notBeforeMs = cause === 'fruitless' ? nowMs + FRUITLESS_PAUSE_MS : null;
+  const attempts = draft.state.attempts + (cause === 'late' ? 1 : 0);
+  const abandoned = patch(draft, { attempts, phase: { phase: 'waiting', notBeforeMs } });
   return remark(
-    patch(abandoned, { attempts, phase: { phase: 'waiting', notBeforeMs } }),
-    `step ${step} is abandoned: ${why}`,
+    emit(abandoned, { type: 'discardStaged', step }),
+    `step ${step} is abandoned: ${ABANDON_TEXTS[cause]}`,
   );
 }
 

@@ -1,0 +1,55 @@
+/**
+ * `npm test`: the set-up, lint and every test. Prints only failures, and `N passed, N failed` as the last line.
+ *
+ *   npm test -- test/galore             only these files or folders, without lint
+ *   npm test -- --match='*refresh*'     flags of AVA, written with "="
+ *   npm test -- --update                rewrites the transcripts instead of comparing them
+ */
+import { spawnSync } from 'node:child_process';
+import { join, relative, resolve } from 'node:path';
+import { runAva } from './ava.mjs';
+import { ROOT, setUp } from './setup.mjs';
+
+const LINTERS = [
+  { name: 'oxlint', program: 'oxlint/bin/oxlint', args: ['--type-aware', '--deny-warnings'] },
+  { name: 'prettier', program: 'prettier/bin/prettier.cjs', args: ['--check', '--log-level=warn', '.'] },
+];
+
+/** The compiled counterpart of a test file or folder, as AVA wants it. */
+export function compiledPath(path, root = ROOT) {
+  const local = relative(root, resolve(path)).replace(/\.ts$/, '.js');
+  return local.startsWith('dist') ? local : join('dist', local);
+}
+
+/** Runs a linter; its output is shown only if it finds something. */
+function lint({ name, program, args }) {
+  const result = spawnSync(process.execPath, [join(ROOT, 'node_modules', program), ...args], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  });
+  if (result.status === 0) return true;
+  console.log(`✘ ${name}\n${result.stdout}${result.stderr}`);
+  return false;
+}
+
+async function main(args) {
+  const isUpdate = args.includes('--update');
+  const flags = args.filter((arg) => arg.startsWith('-') && arg !== '--update');
+  const paths = args.filter((arg) => !arg.startsWith('-')).map((path) => compiledPath(path));
+  await setUp();
+  const linted = paths.length > 0 || flags.length > 0 || isUpdate ? [] : LINTERS.map(lint);
+  const tests = await runAva(ROOT, [...flags, ...paths], isUpdate ? { UPDATE_TRANSCRIPTS: '1' } : {});
+  return {
+    passed: tests.passed + linted.filter((isClean) => isClean).length,
+    failed: tests.failed + linted.filter((isClean) => !isClean).length,
+  };
+}
+
+let counts = { passed: 0, failed: 1 };
+try {
+  counts = await main(process.argv.slice(2));
+} catch (error) {
+  console.log(`test: ${error.message}`);
+}
+console.log(`${counts.passed} passed, ${counts.failed} failed`);
+process.exitCode = counts.failed > 0 ? 1 : 0;

@@ -1,0 +1,64 @@
+/** Compiles the addon between Node and TensorFlow from the sources that ship with tfjs. */
+import { symlink } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { hashFiles } from '#scripts/stamp';
+import { runProgram } from './program.ts';
+import { LIBRARY_FILES } from './release.ts';
+
+const require = createRequire(import.meta.url);
+
+const FLAGS = ['-O2', '-fPIC', '-shared', '-std=c++17', '-DNAPI_VERSION=8', '-Wl,-rpath,$ORIGIN'];
+const BACKEND = 'tfjs_backend.so';
+/** The name tfjs looks for. */
+export const ADDON = 'tfjs_binding.node';
+
+/** Sources lie in src/ also where this file runs from dist/. */
+const QUIET_BINDING = fileURLToPath(
+  new URL('../../../../src/trainer/engine/quiet-binding.cc', import.meta.url),
+);
+
+/** The folder of the tfjs package that this installation of galore-swarm uses. */
+export function tfjsPackageDir(): string {
+  return dirname(require.resolve('@tensorflow/tfjs-node-gpu/package.json'));
+}
+
+export function tfjsVersion(packageDir: string): string {
+  return (require(join(packageDir, 'package.json')) as { version: string }).version;
+}
+
+/** Hash of everything the addon is compiled from, the libraries aside. */
+export function addonSourcesHash(packageDir: string): string {
+  const parts = [
+    hashFiles(packageDir, ['binding']),
+    hashFiles(dirname(QUIET_BINDING), ['quiet-binding.cc']),
+    hashFiles(headersDir(), ['.']),
+    FLAGS.join(' '),
+  ];
+  return parts.join('\n');
+}
+
+/**
+ * Fills the folder that tfjs loads: the addon, and the libraries as links to `libraryDir`, which holds them
+ * and their headers. Links, so that the addon can be compiled again without another download; relative ones,
+ * so that the folder and the libraries can move together.
+ */
+export async function compileAddon(packageDir: string, libraryDir: string, folder: string): Promise<void> {
+  for (const name of LIBRARY_FILES)
+    await symlink(join(relative(folder, libraryDir), name), join(folder, name));
+  await symlink('libtensorflow_cc.so.2', join(folder, 'libtensorflow.so')); // the names -l looks for
+  await symlink('libtensorflow_framework.so.2', join(folder, 'libtensorflow_framework.so'));
+  const includes = ['-I', headersDir(), '-I', join(libraryDir, 'include')];
+  const sources = ['tfjs_backend.cc', 'tfjs_binding.cc'].map((name) => join(packageDir, 'binding', name));
+  const libraries = [`-L${folder}`, '-ltensorflow', '-ltensorflow_framework'];
+  await runProgram('g++', [...FLAGS, ...includes, ...sources, ...libraries, '-o', join(folder, BACKEND)]);
+  await runProgram('g++', [...FLAGS, ...includes, QUIET_BINDING, '-ldl', '-o', join(folder, ADDON)]);
+}
+
+/** The files in the folder that `compileAddon` makes. */
+export const ADDON_FILES: readonly string[] = [ADDON, BACKEND];
+
+function headersDir(): string {
+  return join(dirname(require.resolve('node-api-headers/package.json')), 'include');
+}
