@@ -2,7 +2,6 @@
  * Throughput of contributions from Links (their network threads) to a CoordinatorServer on loopback:
  * `node dist/bench/wire.js [trainers] [MB] [repeats]`. The coordinator puts parts together and checks the checksum.
  */
-import { once } from 'node:events';
 import { CoordinatorServer } from '../src/coordinator/server.ts';
 import { SILENT_LOGGER } from '../src/log.ts';
 import { crc32c } from '../src/protocol/crc32c.ts';
@@ -71,6 +70,7 @@ for (let index = 0; index < trainers; index++) {
 }
 
 const seconds: number[] = [];
+const cpuBefore = process.cpuUsage();
 for (let repeat = 0; repeat < repeats; repeat++) {
   const tensors = links.map(() =>
     Array.from({ length: TENSORS }, () => new Uint8Array(tensorBytes).fill(repeat)),
@@ -86,6 +86,7 @@ for (let repeat = 0; repeat < repeats; repeat++) {
   await all;
   seconds.push((performance.now() - startedMs) / 1000);
 }
+const cpu = process.cpuUsage(cpuBefore); // all threads, both ends
 const median = seconds.toSorted((a, b) => a - b)[Math.floor(seconds.length / 2)]!;
 const total = trainers * TENSORS * tensorBytes;
 console.log(
@@ -95,9 +96,9 @@ console.log(
     medianSeconds: Number(median.toFixed(4)),
     megabytesPerSecond: Math.round(total / 1e6 / median),
     overheadShare: Number((server.bytesReceived / (total * repeats) - 1).toFixed(5)),
+    cpuSecondsPerGigabyte: Number(((cpu.user + cpu.system) / 1e6 / ((total * repeats) / 1e9)).toFixed(2)),
     rssMegabytes: Math.round(process.memoryUsage.rss() / 1e6),
   }),
 );
 await Promise.all(links.map((link) => link.close()));
 await server.close();
-void once;

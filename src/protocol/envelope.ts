@@ -6,8 +6,8 @@ import { galore } from '#messages';
 import { protocolError } from './checks.ts';
 import { DECODERS } from './decode.ts';
 import { toEnvelope } from './encode.ts';
-import { MAX_FRAME_BYTES, MAX_HELLO_BYTES } from './limits.ts';
-import { MESSAGE_RULES, type Message, type MessageKind, type Peer } from './messages.ts';
+import { MAX_FRAME_BYTES } from './limits.ts';
+import { MESSAGE_RULES, type Message, type MessageKind, type MessageRule, type Peer } from './messages.ts';
 import { ProtocolError } from '../errors.ts';
 
 const { Envelope } = galore.v1;
@@ -18,7 +18,7 @@ const { Envelope } = galore.v1;
  */
 export function encodeEnvelope(message: Message): Uint8Array {
   const frame = Envelope.encode(toEnvelope(message)).finish();
-  const maxBytes = maxFrameBytes(message.kind);
+  const { maxBytes } = MESSAGE_RULES[message.kind];
   if (frame.length > maxBytes) {
     throw new RangeError(`a ${message.kind} message has ${frame.length} bytes; the limit is ${maxBytes}`);
   }
@@ -43,22 +43,14 @@ export function decodeEnvelope(frame: Uint8Array, from: Peer): Message {
   if (kind === undefined || !Object.hasOwn(MESSAGE_RULES, kind)) {
     throw protocolError('MALFORMED_MESSAGE', `a message of ${frame.length} bytes without a known body`);
   }
-  const senders: readonly Peer[] = MESSAGE_RULES[kind].senders;
+  const { senders, maxBytes }: MessageRule = MESSAGE_RULES[kind];
   if (!senders.includes(from)) {
     throw protocolError('UNEXPECTED_MESSAGE', `a ${from} does not send ${kind}`);
   }
-  if (frame.length > maxFrameBytes(kind)) {
-    throw protocolError(
-      'MALFORMED_MESSAGE',
-      `${kind} has ${frame.length} bytes; the limit is ${maxFrameBytes(kind)}`,
-    );
+  if (frame.length > maxBytes) {
+    throw protocolError('MALFORMED_MESSAGE', `${kind} has ${frame.length} bytes; the limit is ${maxBytes}`);
   }
   return decodeBody(kind, envelope, from);
-}
-
-/** The longest frame a kind may have. */
-export function maxFrameBytes(kind: MessageKind): number {
-  return kind === 'hello' ? MAX_HELLO_BYTES : MAX_FRAME_BYTES;
 }
 
 function readEnvelope(frame: Uint8Array): InstanceType<typeof Envelope> {

@@ -6,6 +6,10 @@ export const MAX_PART_BYTES = 1024 * 1024;
 export const MAX_FRAME_BYTES = MAX_PART_BYTES + 64 * 1024;
 /** The first message of a connection. */
 export const MAX_HELLO_BYTES = 8 * 1024;
+/** A message of texts and single numbers. */
+export const MAX_SMALL_MESSAGE_BYTES = 16 * 1024;
+/** A message with lists of slots. */
+export const MAX_LIST_MESSAGE_BYTES = 64 * 1024;
 /** trainer_id, in characters. */
 export const MAX_TRAINER_ID_LENGTH = 64;
 /** Names, tokens and such: run_name, run_id, token, software, device, activity. */

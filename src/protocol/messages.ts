@@ -2,6 +2,12 @@
  * The messages as plain values, and who may send which. Pure. The bytes are proto/galore.proto's and
  * made in envelope.ts; when each is sent and what it means is in docs/protocol.md.
  */
+import {
+  MAX_FRAME_BYTES,
+  MAX_HELLO_BYTES,
+  MAX_LIST_MESSAGE_BYTES,
+  MAX_SMALL_MESSAGE_BYTES,
+} from './limits.ts';
 
 /** The two ends of a connection. */
 export type Peer = 'trainer' | 'coordinator';
@@ -257,10 +263,12 @@ export type Message =
 /** Name of a message: that of its field in the Envelope, in camel case. */
 export type MessageKind = Message['kind'];
 
-/** Who may send a message, and whether it may go ahead of messages and Parts queued before it. */
+/** Who may send a message, whether it may go ahead of messages and Parts queued before it, and how long it may be. */
 export interface MessageRule {
   readonly senders: readonly Peer[];
   readonly mayOvertake: boolean;
+  /** Of the whole frame. */
+  readonly maxBytes: number;
 }
 
 const BOTH = ['trainer', 'coordinator'] as const;
@@ -273,26 +281,26 @@ const COORDINATOR = ['coordinator'] as const;
  * to all its other messages.
  */
 export const MESSAGE_RULES = {
-  hello: { senders: TRAINER, mayOvertake: false },
-  welcome: { senders: COORDINATOR, mayOvertake: false },
-  goodbye: { senders: BOTH, mayOvertake: true },
-  ready: { senders: TRAINER, mayOvertake: false },
-  heartbeat: { senders: TRAINER, mayOvertake: true },
-  notice: { senders: COORDINATOR, mayOvertake: true },
-  part: { senders: BOTH, mayOvertake: false },
-  stepAssignment: { senders: COORDINATOR, mayOvertake: false },
-  sketchRequest: { senders: COORDINATOR, mayOvertake: false },
-  sketch: { senders: TRAINER, mayOvertake: false },
-  factorAssignment: { senders: COORDINATOR, mayOvertake: false },
-  factor: { senders: TRAINER, mayOvertake: false },
-  contribution: { senders: TRAINER, mayOvertake: false },
-  commit: { senders: COORDINATOR, mayOvertake: false },
-  stateHash: { senders: TRAINER, mayOvertake: false },
-  evaluationAssignment: { senders: COORDINATOR, mayOvertake: false },
-  evaluation: { senders: TRAINER, mayOvertake: false },
-  snapshotRequest: { senders: COORDINATOR, mayOvertake: false },
-  snapshotEnd: { senders: BOTH, mayOvertake: false },
-  stepRejected: { senders: COORDINATOR, mayOvertake: true },
+  hello: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_HELLO_BYTES },
+  welcome: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  goodbye: { senders: BOTH, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  ready: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  heartbeat: { senders: TRAINER, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  notice: { senders: COORDINATOR, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  part: { senders: BOTH, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  stepAssignment: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  sketchRequest: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_LIST_MESSAGE_BYTES },
+  sketch: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  factorAssignment: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_LIST_MESSAGE_BYTES },
+  factor: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_LIST_MESSAGE_BYTES },
+  contribution: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  commit: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  stateHash: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  evaluationAssignment: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  evaluation: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  snapshotRequest: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  snapshotEnd: { senders: BOTH, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
+  stepRejected: { senders: COORDINATOR, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
 } as const satisfies Record<MessageKind, MessageRule>;
 
 /** Who may send Parts of a stream. */

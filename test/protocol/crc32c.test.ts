@@ -22,6 +22,17 @@ test('the CRC of known texts is the published one', (t) => {
   t.is(crc32c(new Uint8Array(0)), 0);
 });
 
+test('the alignment of the bytes does not matter', (t) => {
+  const whole = Uint8Array.from({ length: 80 }, (_, i) => (i * 37) % 256);
+  for (let start = 0; start < 8; start++) {
+    for (let end = start; end <= 80; end++) {
+      const bytes = whole.subarray(start, end);
+      if (crc32c(bytes) !== plainCrc32c(bytes)) t.fail(`${start} to ${end}`);
+    }
+  }
+  t.pass();
+});
+
 test('the fast way equals one bit at a time, in one go or in two', (t) => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 100 }), fc.nat(100), (bytes, cut) => {
