@@ -36,18 +36,34 @@ const modelFields = z.strictObject({
   size: z.enum(MODEL_SIZES).optional().describe('A size of the GaLore paper; the other fields override it'),
   path: z.string().min(1).optional().describe('A Hugging Face model folder to start from'),
   vocab_size: count.optional().describe('Default: the number of tokens of the tokenizer'),
-  hidden_size: count.optional(),
-  intermediate_size: count.optional(),
-  num_hidden_layers: count.optional(),
-  num_attention_heads: count.optional(),
-  num_key_value_heads: count.optional().describe('Fewer than num_attention_heads: grouped-query attention'),
-  tie_word_embeddings: z.boolean().optional(),
-  rope_theta: z.number().positive().optional(),
-  rms_norm_eps: z.number().positive().optional(),
-  initializer_range: z.number().positive().optional(),
+  hidden_size: count.optional().describe('Width of the model'),
+  intermediate_size: count.optional().describe('Width inside the MLP of a layer'),
+  num_hidden_layers: count.optional().describe('Layers'),
+  num_attention_heads: count.optional().describe('Attention heads of a layer'),
+  num_key_value_heads: count
+    .optional()
+    .describe('Default: num_attention_heads; fewer: grouped-query attention'),
+  tie_word_embeddings: z
+    .boolean()
+    .optional()
+    .describe('Use the embedding as the output layer too; default: false'),
+  rope_theta: z.number().positive().optional().describe('Base of the rotary positions; default: 10000'),
+  rms_norm_eps: z
+    .number()
+    .positive()
+    .optional()
+    .describe('Added to the mean square in RMSNorm; default: 1e-6'),
+  initializer_range: z
+    .number()
+    .positive()
+    .optional()
+    .describe('Standard deviation of new weights; default: 0.02'),
 });
 
-const model = z.union([z.enum(MODEL_SIZES).transform((size) => ({ size })), modelFields]).pipe(modelFields);
+const model = z
+  .union([z.enum(MODEL_SIZES).transform((size) => ({ size })), modelFields])
+  .pipe(modelFields)
+  .describe('A size such as 60m, or a mapping: size, path, or the fields of a config.json');
 
 const data = z.strictObject({
   path: z
@@ -55,8 +71,11 @@ const data = z.strictObject({
     .describe(
       'Text or JSONL files, or folders of them; npm:PACKAGE/FOLDER names a folder of an installed package',
     ),
-  format: z.enum(['auto', 'text', 'jsonl']).default('auto'),
-  order: z.enum(['shuffled', 'sequential']).default('shuffled'),
+  format: z.enum(['auto', 'text', 'jsonl']).default('auto').describe('auto: by the end of the file name'),
+  order: z
+    .enum(['shuffled', 'sequential'])
+    .default('shuffled')
+    .describe('Order of the sequences in an epoch'),
   validation_fraction: z
     .number()
     .min(0)
@@ -79,7 +98,7 @@ const tokenizer = z.strictObject({
   type: z
     .enum(['bpe', 'byte', 'file'])
     .default('bpe')
-    .describe('bpe: trained on the data; file: a tokenizer.json'),
+    .describe('bpe: trained on the data; byte: the bytes themselves; file: a tokenizer.json'),
   vocab_size: z
     .int()
     .min(257)
@@ -93,22 +112,35 @@ const refresh = z.strictObject({
   type: z
     .enum(['sketch', 'exact'])
     .optional()
-    .describe('exact: the gradient itself travels and is factorised'),
+    .describe(
+      'sketch: its product with a thin matrix travels; exact: the gradient itself does, and is factorised',
+    ),
   oversample: countOrZero.optional().describe('Columns of the sketch beyond the rank'),
-  power_iterations: z.int().min(0).max(3).optional(),
+  power_iterations: z
+    .int()
+    .min(0)
+    .max(3)
+    .optional()
+    .describe('Each one makes the basis better and costs two rounds'),
   stagger: z.boolean().optional().describe('Spread the refreshes of the slots over update_proj_gap steps'),
 });
 
 const method = z.strictObject({
-  name: z.enum(['galore', 'full']).default('galore'),
+  name: z
+    .enum(['galore', 'full'])
+    .default('galore')
+    .describe('full: AdamW on whole gradients, for comparison'),
   preset: z
     .enum(['recommended', 'parity'])
     .default('recommended')
-    .describe('parity: the semantics of galore-torch'),
-  rank: count.optional().describe('Default: a quarter of the hidden size'),
+    .describe('What fields left out become; parity: as in the galore-torch package'),
+  rank: count.optional().describe('Rank of the subspace; default: a quarter of the hidden size'),
   update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
   scale: z.number().positive().default(0.25).describe('GaLore alpha: multiplies the projected update'),
-  proj_type: z.enum(['std', 'reverse_std', 'left', 'right']).default('std'),
+  proj_type: z
+    .enum(['std', 'reverse_std', 'left', 'right'])
+    .default('std')
+    .describe('Side of a matrix that is projected; std: the shorter one'),
   moments: z
     .enum(['keep', 'reset', 'transport'])
     .optional()
@@ -117,8 +149,11 @@ const method = z.strictObject({
 });
 
 const schedule = z.strictObject({
-  type: z.enum(['constant', 'linear', 'cosine']).default('constant'),
-  warmup_steps: countOrZero.default(0),
+  type: z
+    .enum(['constant', 'linear', 'cosine'])
+    .default('constant')
+    .describe('Course of the learning rate after warm-up'),
+  warmup_steps: countOrZero.default(0).describe('Steps in which the learning rate rises to lr'),
   min_lr_ratio: z
     .number()
     .min(0)
@@ -128,41 +163,57 @@ const schedule = z.strictObject({
 });
 
 const optimizer = z.strictObject({
-  lr: z.number().positive().default(0.01),
-  betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).optional(),
-  eps: z.number().positive().optional(),
-  weight_decay: z.number().min(0).default(0),
+  lr: z.number().positive().default(0.01).describe('Learning rate'),
+  betas: z
+    .tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)])
+    .optional()
+    .describe('Decay of the first and second moment'),
+  eps: z.number().positive().optional().describe('Added to the root of the second moment'),
+  weight_decay: z.number().min(0).default(0).describe('Decoupled, as in AdamW'),
   semantics: z
     .enum(['torch', 'galore_torch'])
     .optional()
     .describe('torch: eps after bias correction, decay before the update; galore_torch: the reverse of both'),
-  max_grad_norm: z.number().positive().optional().describe('Clip by the norm of the summed contribution'),
+  max_grad_norm: z
+    .number()
+    .positive()
+    .optional()
+    .describe('Clip by the norm of the summed contribution; default: no clipping'),
   schedule: schedule.prefault({}),
 });
 
 const wire = z.strictObject({
-  codec: z.enum(['f32', 'int8']).default('int8'),
+  codec: z
+    .enum(['f32', 'int8'])
+    .default('int8')
+    .describe('How numbers travel; f32 is exact and four times larger'),
 });
 
 const coordinator = z.strictObject({
-  host: z.string().min(1).default('127.0.0.1'),
+  host: z
+    .string()
+    .min(1)
+    .default('127.0.0.1')
+    .describe('Address to listen on; 0.0.0.0: every address of this machine'),
   port: z.int().min(0).max(65535).default(29400).describe('0: any free port'),
   start_trainers: count.default(1).describe('Trainers to wait for before the first step'),
   min_trainers: count.default(1).describe('Below this the run waits'),
-  max_trainers: count.default(64),
+  max_trainers: count.default(64).describe('More are turned away'),
   local_trainers: countOrZero
     .default(0)
     .describe('Trainers that `galore train` and `galore resume` start on this machine'),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),
-  heartbeat_interval_ms: milliseconds.default(5_000),
-  heartbeat_timeout_ms: milliseconds.default(30_000),
-  handshake_timeout_ms: milliseconds.default(10_000),
+  heartbeat_interval_ms: milliseconds.default(5_000).describe('How often a trainer shows that it is there'),
+  heartbeat_timeout_ms: milliseconds.default(30_000).describe('A connection silent for this long is dropped'),
+  handshake_timeout_ms: milliseconds
+    .default(10_000)
+    .describe('How long a new connection may take to say who it is'),
 });
 
 const trainer = z.strictObject({
-  micro_batch: count.default(8).describe('Sequences computed at once'),
+  micro_batch: count.default(8).describe('Sequences a trainer computes at once'),
   recompute: z.boolean().default(false).describe('Compute the intermediates again in backward: less memory'),
   loss_chunk: countOrZero.default(0).describe('Rows of the logits computed at once; 0: all'),
   threads: countOrZero
@@ -172,7 +223,7 @@ const trainer = z.strictObject({
 
 const checkpoint = z.strictObject({
   every: countOrZero.default(100).describe('Steps between checkpoints; 0: only at the end'),
-  keep: count.default(3),
+  keep: count.default(3).describe('Newest checkpoints that are kept'),
 });
 
 const evaluation = z.strictObject({
@@ -182,7 +233,10 @@ const evaluation = z.strictObject({
 
 /** The YAML file's schema. */
 export const runConfigSchema = z.strictObject({
-  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'letters, digits, "." "_" "-", at most 64'),
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'letters, digits, "." "_" "-", at most 64, the first no sign')
+    .describe('Name of the run'),
   dir: z.string().min(1).optional().describe('Run directory; default: runs/NAME'),
   model,
   data,
@@ -196,8 +250,8 @@ export const runConfigSchema = z.strictObject({
   trainer: trainer.prefault({}),
   checkpoint: checkpoint.prefault({}),
   evaluation: evaluation.prefault({}),
-  steps: count,
-  seed: z.int().min(0).max(0xffffffff).default(0),
+  steps: count.describe('Length of the run'),
+  seed: z.int().min(0).max(0xffffffff).default(0).describe('Of everything random: weights, order, sketches'),
 });
 
 /** The file as checked, before the preset has filled in what was left out. */

@@ -31,3 +31,11 @@ export const CLOSE_CODES = {
 
 /** Name of a close code. */
 export type CloseReason = keyof typeof CLOSE_CODES;
+
+/** The name of a close code of ours; null for any other number. */
+export function closeReasonOf(code: number): CloseReason | null {
+  for (const [reason, info] of Object.entries(CLOSE_CODES)) {
+    if (info.code === code) return reason as CloseReason;
+  }
+  return null;
+}

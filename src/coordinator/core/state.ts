@@ -36,6 +36,10 @@ export interface TrainerState {
   /** loading: receiving state; ready: takes part; lagging: missed a deadline, not assigned until heard from. */
   readonly status: 'loading' | 'ready' | 'lagging';
   readonly lastSeenMs: number;
+  /** Records in the journal when it joined: it is ready once it has applied these. */
+  readonly joinedSequence: number;
+  /** Since when it is lagging; null: it is not. */
+  readonly laggingSinceMs: number | null;
 }
 
 /** The sequences one trainer works on in a step. */
@@ -60,8 +64,8 @@ export interface FactorJob {
 
 /** What the run is doing. Each phase carries only what it has. */
 export type Phase =
-  /** Too few trainers to go on. */
-  | { readonly phase: 'waiting' }
+  /** Too few trainers to go on. After a step without a single token no other is tried before `notBeforeMs`. */
+  | { readonly phase: 'waiting'; readonly notBeforeMs: number | null }
   /** A refresh round: sketches are coming in. */
   | {
       readonly phase: 'sketching';
@@ -97,17 +101,22 @@ export type Phase =
       readonly kind: 'basis' | 'update';
       readonly shards: readonly Shard[];
       readonly received: readonly Received[];
+      readonly cursor: Cursor; // where the data order stands once the record is on disk
     }
   /** Trainers measure the held-out loss. */
   | {
       readonly phase: 'evaluating';
       readonly step: number;
-      readonly shards: readonly Shard[]; // positions are held-out sequence numbers
+      readonly shards: readonly Shard[]; // parts not yet answered; positions are held-out sequence numbers
       readonly received: readonly Received[];
       readonly deadlineMs: number | null;
     }
   /** The last step is done or a stop was asked for; a checkpoint is being made. */
-  | { readonly phase: 'finishing'; readonly outcome: Outcome }
+  | {
+      readonly phase: 'finishing';
+      readonly outcome: Outcome;
+      readonly tried: readonly string[]; // trainers asked for the last checkpoint, in this order
+    }
   /** Nothing more will happen. */
   | { readonly phase: 'finished'; readonly outcome: Outcome };
 
@@ -119,6 +128,8 @@ export interface CheckpointJob {
   readonly step: number;
   readonly trainerId: string;
   readonly status: 'requested' | 'writing';
+  /** When it was asked for, or when the last piece of it arrived. */
+  readonly progressedMs: number;
 }
 
 /** Everything the coordinator knows. */
@@ -138,12 +149,26 @@ export interface RunState {
   readonly checkpoint: CheckpointJob | null;
   /** Step of the newest checkpoint on disk. */
   readonly checkpointedStep: number;
+  /** A checkpoint is owed as soon as a trainer can give it. */
+  readonly isCheckpointDue: boolean;
+  /** How often the step after `step` was begun and abandoned. */
+  readonly attempts: number;
   /** Set once a stop was asked for. */
   readonly isStopping: boolean;
-  /** True once startTrainers were ready together. */
+  /** Set once a stop was asked for again: nothing is waited for but the record being written. */
+  readonly isHurried: boolean;
+  /** True once startTrainers were ready together, or a resumed run has gone on without some of them. */
   readonly hasStarted: boolean;
-  /** Weight hashes reported for the step of the last comparison, ascending trainer id. */
-  readonly hashes: { readonly step: number; readonly byTrainer: Readonly<Record<string, string>> } | null;
+  /** The journal was not empty when the process started. */
+  readonly isResumed: boolean;
+  /** When a resumed run goes on with minTrainers, for there are so many; null: there are not. */
+  readonly resumeAtMs: number | null;
+  /** Weight hashes reported for the last step that asked for them; `expected` had the step's record sent live. */
+  readonly hashes: {
+    readonly step: number;
+    readonly expected: readonly string[];
+    readonly byTrainer: Readonly<Record<string, string>>;
+  } | null;
 }
 
 /** Facts, in the past tense. Every one carries the time it was seen. */
@@ -151,7 +176,7 @@ export type Event = { readonly nowMs: number } &
   /** The handshake passed; state is on its way to the trainer. A connection with the same id was replaced. */
   (
     | { readonly type: 'trainerJoined'; readonly trainerId: string }
-    /** All state sent to it is applied. */
+    /** It says that it has applied everything up to `sequence`. May come several times while it catches up. */
     | { readonly type: 'trainerReady'; readonly trainerId: string; readonly sequence: number }
     /** A heartbeat or any other sign of life. */
     | { readonly type: 'trainerSeen'; readonly trainerId: string }
@@ -199,6 +224,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly weightsSha256: string;
       }
+    /** A piece of the trainer's state arrived (about once a second is enough). */
+    | { readonly type: 'snapshotProgressed'; readonly trainerId: string; readonly step: number }
     /** All of the trainer's state arrived and is being written. */
     | { readonly type: 'snapshotReceived'; readonly trainerId: string; readonly step: number }
     | { readonly type: 'checkpointWritten'; readonly step: number }
@@ -216,6 +243,7 @@ export type Effect =
       readonly step: number;
       readonly positions: readonly number[];
       readonly refreshSlots: readonly number[];
+      readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
     }
   /** To every member of the step. Before it the shell sends the factors of the round before. */
   | {
@@ -224,6 +252,7 @@ export type Effect =
       readonly step: number;
       readonly round: number;
       readonly slots: readonly number[];
+      readonly jobs: readonly FactorJob[]; // whose factors of the round before count; none in round 1
     }
   /** Sum the sketches of these trainers, weighted by tokens, and send each job its slots. */
   | {
@@ -241,7 +270,12 @@ export type Effect =
       readonly isFinal: boolean;
     }
   /** Journal the bases of the last round; report recordCommitted. */
-  | { readonly type: 'commitBases'; readonly step: number; readonly slots: readonly number[] }
+  | {
+      readonly type: 'commitBases';
+      readonly step: number;
+      readonly slots: readonly number[];
+      readonly jobs: readonly FactorJob[]; // whose factors count
+    }
   /** Sum, encode, journal, sync; report recordCommitted. */
   | {
       readonly type: 'commitUpdate';
@@ -250,10 +284,14 @@ export type Effect =
       readonly shards: readonly Shard[];
       readonly cursor: Cursor;
     }
-  /** Send the record to every trainer that is not loading (those are fed from the journal). */
+  /**
+   * Bring every trainer that is not loading up to this record (those that are loading are fed from the
+   * journal). One that has just become ready may lack more than this one.
+   */
   | { readonly type: 'announceRecord'; readonly sequence: number }
   /** Forget what was staged for the step (sketches, factors, contributions). */
   | { readonly type: 'discardStaged'; readonly step: number }
+  /** What the trainer sent for this step is not used: forget it and tell the trainer to drop the step. */
   | {
       readonly type: 'rejectStep';
       readonly trainerId: string;
@@ -278,9 +316,11 @@ export type Effect =
       readonly step: number;
       readonly sequence: number;
       readonly cursor: Cursor;
+      readonly refreshedStep: number; // to be given back to initialState on resume
     }
   /** The trainer that was uploading is gone: delete what it sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
+  /** The trainer is forgotten already: report nothing more of this connection. */
   | {
       readonly type: 'closeConnection';
       readonly trainerId: string;

@@ -1,0 +1,89 @@
+/** `galore eval`: the held-out loss and perplexity of a model. */
+import type { Command } from 'commander';
+import { resolve } from 'node:path';
+import { ConfigError } from '../errors.ts';
+import { printable } from '../log.ts';
+import type { CliContext } from './context.ts';
+import { Display } from './display.ts';
+import { EXIT_CODES } from './exit-codes.ts';
+import { formatPerplexity } from './format.ts';
+import { findModelFolder } from './model-folder.ts';
+import { debugOption, wholeNumber } from './options.ts';
+import { progressLine } from './progress.ts';
+import { shownPath } from './words.ts';
+
+interface EvalFlags {
+  readonly data?: string;
+  readonly seqLen?: number;
+  readonly sequences: number;
+  readonly batchSize: number;
+  readonly threads?: number;
+  readonly json?: true;
+}
+
+const DEFAULT_SEQUENCE_LENGTH = 256;
+
+/** Adds the command; `finish` takes its exit code. */
+export function registerEvalCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  program
+    .command('eval')
+    .argument('<dir>', 'run directory, checkpoint or Hugging Face folder')
+    .summary('measure the loss of a model on held-out text')
+    .description(
+      'Measures loss (nats per token) and perplexity. For a run directory the newest checkpoint is measured,\n' +
+        'and without --data on the text that the run held out.',
+    )
+    .option('--data <path>', 'text or JSONL file, or a folder of them; all of it is used')
+    .option('--seq-len <n>', 'tokens of a sequence; default: as in the run, else 256', wholeNumber(2))
+    .option('--sequences <n>', 'sequences at most; 0: all', wholeNumber(0), 0)
+    .option('--batch-size <n>', 'sequences computed at once', wholeNumber(1), 8)
+    .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .option('--json', 'print one JSON object')
+    .addOption(debugOption())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  galore eval runs/sotu
+  galore eval runs/sotu/checkpoints/step-40 --data speeches/ --json`,
+    )
+    .action(async (dir: string, flags: EvalFlags) => finish(await evaluate(context, dir, flags)));
+}
+
+async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Promise<number> {
+  const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
+  const onNotice = (text: string): void => display.error(`${printable(text)}\n`);
+  try {
+    const folder = await findModelFolder(context, dir, onNotice);
+    if (flags.data === undefined && folder.config === null) {
+      throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
+    }
+    await context.services.ensureEngine();
+    const { loss, perplexity, tokens, sequences } = await context.services.evaluateModel({
+      folder,
+      dataPath: flags.data === undefined ? null : resolve(context.workingDir, flags.data),
+      sequenceLength: flags.seqLen ?? folder.config?.seq_len ?? DEFAULT_SEQUENCE_LENGTH,
+      maxSequences: flags.sequences,
+      batchSequences: flags.batchSize,
+      cacheDir: context.environment.cacheDir,
+      threads: flags.threads ?? context.cores,
+      onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
+      onNotice,
+    });
+    display.clear();
+    const model = shownPath(context.workingDir, folder.path);
+    const data = flags.data ?? 'held out';
+    display.line(
+      flags.json
+        ? JSON.stringify({ model, step: folder.step, data, loss, perplexity, tokens, sequences })
+        : `loss ${loss.toFixed(4)}  perplexity ${formatPerplexity(perplexity)}  tokens ${tokens}  sequences ${sequences}  ${model}`,
+    );
+    return EXIT_CODES.OK;
+  } finally {
+    display.clear();
+  }
+}

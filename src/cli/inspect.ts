@@ -1,0 +1,90 @@
+/** `galore inspect DIR`: shows what a run directory holds. */
+import type { Command } from 'commander';
+import { inspectRun } from '../coordinator/store/inspect.ts';
+import type { InspectedCheckpoint, Inspection } from '../coordinator/store/inspect.ts';
+
+/** Exit code when `--verify` or the quick look finds damage. */
+const DAMAGED_EXIT_CODE = 3;
+
+/** Adds the command to `galore`. */
+export function registerInspectCommand(program: Command): void {
+  program
+    .command('inspect')
+    .description('show what a run directory holds: step, loss, traffic, checkpoints, journal')
+    .argument('<dir>', 'run directory')
+    .option('--json', 'print one JSON object')
+    .option('--verify', 'check every byte of journal and checkpoints; takes as long as reading them')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ galore inspect runs/demo\n  $ galore inspect runs/demo --json | jq .weightsSha256\n' +
+        '\nReads only: a run that is going on is not disturbed. Exits with 3 if something is damaged.',
+    )
+    .action(async (dir: string, options: { json?: boolean; verify?: boolean }) => {
+      const inspection = await inspectRun(dir, { isFull: options.verify === true });
+      const text = options.json === true ? JSON.stringify(inspection, null, 2) : formatInspection(inspection);
+      process.stdout.write(`${text}\n`);
+      if (faultsOf(inspection).length > 0) process.exitCode = DAMAGED_EXIT_CODE;
+    });
+}
+
+/** Everything that is damaged, in words. */
+function faultsOf({ journal, checkpoints }: Inspection): string[] {
+  return [journal.fault, ...checkpoints.map(({ fault }) => fault)].filter((fault) => fault !== null);
+}
+
+/** The inspection as a table for people. */
+export function formatInspection(inspection: Inspection): string {
+  const { journal } = inspection;
+  const of = inspection.totalSteps === null ? '' : ` of ${inspection.totalSteps}`;
+  const checkpoint = inspection.checkpointStep === null ? 'none' : `step ${inspection.checkpointStep}`;
+  const rows: [string, string][] = [
+    ['run', `${inspection.name} (${inspection.runId})`],
+    ['coordinator', inspection.coordinator],
+    ['step', `${inspection.step}${of}`],
+    ['loss', inspection.lastLoss === null ? '-' : inspection.lastLoss.toFixed(4)],
+    ['trainers', inspection.trainers.length === 0 ? '-' : inspection.trainers.join(', ')],
+    ['tokens', inspection.tokens.toLocaleString('en-US')],
+    ['seconds', inspection.seconds.toFixed(1)],
+    ['sent up / down', `${formatBytes(inspection.bytesUp)} / ${formatBytes(inspection.bytesDown)}`],
+    ['codec, seed', `${inspection.codec ?? '-'}, ${inspection.seed ?? '-'}`],
+    ['checkpoint', checkpoint],
+    ['weights', inspection.weightsSha256 ?? '-'],
+    [
+      'journal',
+      `${journal.records} records, ${formatBytes(journal.bytes)}, ${journal.segments.length} files`,
+    ],
+  ];
+  if (journal.tornBytes > 0)
+    rows.push(['', `${formatBytes(journal.tornBytes)} behind the last complete record`]);
+  const width = Math.max(...rows.map(([label]) => label.length));
+  const lines = rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`);
+  if (inspection.checkpoints.length > 0) lines.push('', ...formatCheckpoints(inspection.checkpoints));
+  if (journal.segments.length > 0) {
+    lines.push('', 'journal file          records                 size');
+    for (const { file, firstSequence, lastSequence, bytes } of journal.segments) {
+      const records = lastSequence === null ? 'none yet' : `${firstSequence} to ${lastSequence}`;
+      lines.push(`${file.padEnd(20)}  ${records.padEnd(22)}  ${formatBytes(bytes)}`);
+    }
+  }
+  const faults = faultsOf(inspection);
+  if (faults.length > 0) lines.push('', ...faults.map((fault) => `damaged: ${fault}`));
+  return lines.join('\n');
+}
+
+function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[] {
+  const lines = checkpoints.map(({ step, bytes, created, weightsSha256, fault }) => {
+    if (fault !== null) return `${String(step).padEnd(10)}  damaged`;
+    const size = formatBytes(bytes ?? 0).padEnd(10);
+    return `${String(step).padEnd(10)}  ${size}  ${(created ?? '').padEnd(24)}  ${(weightsSha256 ?? '').slice(0, 16)}`;
+  });
+  return ['checkpoint  size        made                      weights', ...lines];
+}
+
+/** `1.2 MB`: powers of 1000. */
+function formatBytes(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let value = bytes;
+  let unit = 0;
+  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}

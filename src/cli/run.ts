@@ -1,0 +1,222 @@
+/**
+ * A coordinator in this process, and where asked for trainers beside it, from the first word to the
+ * exit code: what `galore coordinator`, `galore train` and `galore resume` have in common. SHELL.
+ */
+import { OperatingError } from '../errors.ts';
+import type { RunningCoordinator, RunReport, RunSummary } from '../coordinator/api.ts';
+import { createLogger, printable, type Logger } from '../log.ts';
+import type { CliContext } from './context.ts';
+import { createJsonReporter, createReporter, Display } from './display.ts';
+import { EXIT_CODES } from './exit-codes.ts';
+import { onInterrupt } from './interrupts.ts';
+import { LocalTrainers } from './local-trainers.ts';
+import type { OutputOptions } from './options.ts';
+import { summaryLines } from './progress.ts';
+import type { PreparedRun } from './run-file.ts';
+import { shellWord, shownPath } from './words.ts';
+
+/** A run to carry out. */
+export interface RunRequest extends PreparedRun {
+  readonly mode: 'new' | 'resume';
+  readonly stopAtStep?: number | undefined;
+  readonly output: OutputOptions;
+}
+
+/** Carries out the run and resolves to the exit code. */
+export async function carryOut(context: CliContext, request: RunRequest): Promise<number> {
+  const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw);
+  try {
+    return await new Run(context, request, display).toEnd();
+  } finally {
+    display.close();
+  }
+}
+
+class Run {
+  readonly #context: CliContext;
+  readonly #request: RunRequest;
+  readonly #display: Display;
+  readonly #logger: Logger;
+  readonly #report: (report: RunReport) => void;
+  #coordinator: RunningCoordinator | null = null;
+  #trainers: LocalTrainers | null = null;
+  #isStopping = false;
+  #hasStepped = false;
+  /** The run is ending: trainers that lose their connection are no trouble. */
+  #isOver = false;
+  #failure: string | null = null;
+
+  constructor(context: CliContext, request: RunRequest, display: Display) {
+    const { logLevel, logJson } = request.output;
+    this.#context = context;
+    this.#request = request;
+    this.#display = display;
+    this.#logger = createLogger({
+      level: logLevel,
+      format: logJson ? 'json' : 'text',
+      mayColour: context.environment.mayColour && context.stderr.isTTY === true,
+      write: (line) => display.error(line),
+    });
+    const show = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display, this.#shownPath);
+    this.#report = (report) => {
+      if (report.type === 'step') {
+        this.#hasStepped = true;
+        if (report.step === request.stopAtStep) this.#isOver = true;
+      }
+      show(report);
+    };
+  }
+
+  async toEnd(): Promise<number> {
+    using _ = onInterrupt(this.#context.signals, {
+      first: () => this.#stopInGoodOrder(),
+      again: () => this.#endAtOnce(),
+    });
+    const { config, notice, mode, stopAtStep } = this.#request;
+    if (notice !== null) this.#notice(notice);
+    // Once, before several trainers need it at the same time.
+    if (config.coordinator.local_trainers > 0) await this.#context.services.ensureEngine();
+    const coordinator = await this.#context.services.startCoordinator({
+      config,
+      mode,
+      cacheDir: this.#context.environment.cacheDir,
+      logger: this.#logger,
+      onReport: this.#report,
+      ...(stopAtStep === undefined ? {} : { stopAtStep }),
+    });
+    this.#coordinator = coordinator;
+    if (this.#isStopping) coordinator.stop();
+    this.#sayWhereToJoin(coordinator.url);
+    if (config.coordinator.local_trainers > 0 && !this.#isStopping) {
+      this.#trainers = this.#startTrainers(coordinator.url, config.coordinator.local_trainers);
+    }
+    let doTrainersKnow = false;
+    try {
+      const summary = await coordinator.finished;
+      // A run that was complete when it was opened may end before a trainer has connected.
+      doTrainersKnow = summary.outcome === 'completed' && this.#hasStepped;
+      return this.#conclude(summary);
+    } catch (error) {
+      // Ending at once may fail in its own way; what made it necessary is the better explanation.
+      if (this.#failure !== null) throw new OperatingError(this.#failure, { cause: error });
+      throw error;
+    } finally {
+      this.#isOver = true;
+      await this.#trainers?.close(doTrainersKnow);
+    }
+  }
+
+  #stopInGoodOrder(): void {
+    this.#isStopping = true;
+    this.#isOver = true;
+    const when = this.#coordinator === null ? 'as soon as the run has been opened' : 'after this step';
+    this.#notice(`stopping ${when}, with a checkpoint; again to quit at once`);
+    this.#coordinator?.stop();
+  }
+
+  #endAtOnce(): void {
+    this.#trainers?.kill();
+    this.#coordinator?.stop();
+    this.#display.close();
+    this.#context.exitNow(EXIT_CODES.INTERRUPTED);
+  }
+
+  #sayWhereToJoin(url: string): void {
+    const {
+      host,
+      local_trainers: localTrainers,
+      start_trainers: startTrainers,
+    } = this.#request.config.coordinator;
+    if (localTrainers === 0) {
+      this.#notice(
+        `listening on ${url}; waiting for ${startTrainers} to join: ${this.#context.commandName} trainer ${url}`,
+      );
+    }
+    if (!isLoopback(host)) {
+      this.#logger.warn(
+        'coordinator.open',
+        { host },
+        'this address can be reached from other machines, without encryption: keep it inside a trusted network',
+      );
+    }
+  }
+
+  #startTrainers(url: string, count: number): LocalTrainers {
+    const { config, output } = this.#request;
+    const threads = config.trainer.threads || Math.max(1, Math.floor(this.#context.cores / count));
+    // `info` of every trainer would drown what the run itself has to say.
+    const logLevel = output.logLevel === 'info' ? 'warn' : output.logLevel;
+    return new LocalTrainers({
+      count,
+      launch: this.#context.launchProcess,
+      after: this.#context.after,
+      argsOf: (trainerId) => [
+        'trainer',
+        url,
+        ...['--id', trainerId, '--run', config.name, '--threads', String(threads)],
+        ...['--quiet', '--log-level', logLevel],
+        ...(output.logJson ? ['--log-json'] : []),
+        ...(output.debug ? ['--debug'] : []),
+      ],
+      onLine: (trainerId, line) => this.#trainerLine(trainerId, line),
+      onNotice: (text) => this.#notice(text),
+      onAllGone: (reason) => this.#giveUp(reason),
+    });
+  }
+
+  #trainerLine(trainerId: string, line: string): void {
+    // That it cannot reach a coordinator which is ending is no news.
+    if (this.#isOver && this.#request.output.logLevel !== 'debug') return;
+    if (!this.#request.output.logJson) this.#display.error(`${trainerId} | ${printable(line)}\n`);
+    else if (line.startsWith('{')) this.#display.error(`${line}\n`);
+    else this.#logger.warn('trainer.output', { trainer: trainerId }, line);
+  }
+
+  /** Nobody is left to train. Every committed step is on disk: the coordinator may end at once. */
+  #giveUp(reason: string): void {
+    this.#failure = `no trainer is left (${reason})`;
+    this.#coordinator?.stop();
+    this.#coordinator?.stop();
+  }
+
+  #conclude(summary: RunSummary): number {
+    const dir = shellWord(this.#shownPath(summary.dir));
+    const command = this.#context.commandName;
+    const resume = `${command} resume ${dir}`;
+    if (this.#failure !== null && summary.outcome !== 'completed') {
+      const text = `${this.#failure}; ${summary.step} of ${summary.totalSteps} steps are kept`;
+      if (this.#request.output.logJson) this.#logger.error('run.failed', { ...summary }, text);
+      else this.#display.error(`error: ${text}\nto go on: ${resume}\n`);
+      return EXIT_CODES.CANNOT_CONTINUE;
+    }
+    if (this.#request.output.logJson) {
+      this.#jsonOutput().info(`run.${summary.outcome}`, { ...summary, resume }, `run ${summary.outcome}`);
+      return EXIT_CODES.OK;
+    }
+    const generate = `${command} generate ${dir} --prompt "Once upon a time"`;
+    this.#display.close();
+    for (const line of summaryLines(summary, { path: this.#shownPath, resume, generate }))
+      this.#display.line(line);
+    return EXIT_CODES.OK;
+  }
+
+  readonly #shownPath = (path: string): string => shownPath(this.#context.workingDir, path);
+
+  #notice(text: string): void {
+    this.#report({ type: 'notice', text });
+  }
+
+  /** What `--log-json` writes to standard output in place of progress. */
+  #jsonOutput(): Logger {
+    return createLogger({
+      level: 'info',
+      format: 'json',
+      mayColour: false,
+      write: (line) => this.#display.line(line.trimEnd()),
+    });
+  }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
+}

@@ -1,0 +1,200 @@
+/**
+ * Rules between fields, each beside its reason. A rule sees only fields that are fine by themselves:
+ * it is given `undefined` for the others and then has nothing to say. Pure.
+ */
+import { relationFault, type Fault } from './faults.ts';
+
+/** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
+export type FieldReader = (path: string) => unknown;
+
+type Rule = (read: FieldReader) => Fault | null;
+
+/** Every rule that is broken. */
+export function relationFaults(read: FieldReader): readonly Fault[] {
+  return RULES.map((rule) => rule(read)).filter((fault) => fault !== null);
+}
+
+function numberAt(read: FieldReader, path: string): number | undefined {
+  const value = read(path);
+  return typeof value === 'number' ? value : undefined;
+}
+
+/** `low` must be at most `high`. */
+function atMost(low: string, high: string, reason: string): Rule {
+  return (read) => {
+    const a = numberAt(read, low);
+    const b = numberAt(read, high);
+    if (a === undefined || b === undefined || a <= b) return null;
+    return relationFault(low, a, `it must be at most ${high} (${b}): ${reason}`);
+  };
+}
+
+function multipleOf(whole: string, part: string, reason: string): Rule {
+  return (read) => {
+    const a = numberAt(read, whole);
+    const b = numberAt(read, part);
+    if (a === undefined || b === undefined || a % b === 0) return null;
+    return relationFault(whole, a, `it must be a multiple of ${part} (${b}): ${reason}`);
+  };
+}
+
+const SHAPE_FIELDS = [
+  'hidden_size',
+  'intermediate_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+] as const;
+const FIXED_BY_FOLDER = [
+  'size',
+  'vocab_size',
+  ...SHAPE_FIELDS,
+  'num_key_value_heads',
+  'tie_word_embeddings',
+  'rope_theta',
+  'rms_norm_eps',
+  'initializer_range',
+] as const;
+
+const modelIsGiven: Rule = (read) => {
+  if (read('model') === undefined || read('model.size') !== undefined || read('model.path') !== undefined) {
+    return null;
+  }
+  const missing = SHAPE_FIELDS.filter((field) => read(`model.${field}`) === undefined);
+  if (missing.length === 0) return null;
+  const rule = `it needs a size (such as 60m), a path, or also ${missing.join(', ')}`;
+  return relationFault('model', read('model'), rule);
+};
+
+const folderStandsAlone: Rule = (read) => {
+  if (read('model.path') === undefined) return null;
+  const field = FIXED_BY_FOLDER.find((name) => read(`model.${name}`) !== undefined);
+  if (field === undefined) return null;
+  const rule = 'it cannot be given with model.path: config.json of that folder decides';
+  return relationFault(`model.${field}`, read(`model.${field}`), rule);
+};
+
+const headsAreEven: Rule = (read) => {
+  const hidden = numberAt(read, 'model.hidden_size');
+  const heads = numberAt(read, 'model.num_attention_heads');
+  if (hidden === undefined || heads === undefined || hidden % heads !== 0) return null;
+  if ((hidden / heads) % 2 === 0) return null;
+  const rule = `divided by model.num_attention_heads (${heads}) it must be even: rotary positions pair the numbers of a head`;
+  return relationFault('model.hidden_size', hidden, rule);
+};
+
+const vocabularyFits: Rule = (read) => {
+  const rows = numberAt(read, 'model.vocab_size');
+  const tokens = numberAt(read, 'tokenizer.vocab_size');
+  if (read('tokenizer.type') !== 'bpe' || rows === undefined || tokens === undefined || rows >= tokens) {
+    return null;
+  }
+  const rule = `it must be at least tokenizer.vocab_size (${tokens}): every token needs a row`;
+  return relationFault('model.vocab_size', rows, rule);
+};
+
+const tokenizerHasItsFile: Rule = (read) => {
+  const type = read('tokenizer.type');
+  const path = read('tokenizer.path');
+  if (type === 'file' && path === undefined) {
+    return relationFault('tokenizer.type', type, 'it needs tokenizer.path, a tokenizer.json or its folder');
+  }
+  if (type !== undefined && type !== 'file' && path !== undefined) {
+    return relationFault(
+      'tokenizer.path',
+      path,
+      `it is read only with tokenizer.type: file, not ${String(type)}`,
+    );
+  }
+  return null;
+};
+
+const modelKeepsItsTokens: Rule = (read) => {
+  if (read('model.path') === undefined || read('tokenizer.type') !== 'bpe') return null;
+  const rule =
+    'a model folder needs the tokenizer it was trained with: use type file, or leave tokenizer out';
+  return relationFault('tokenizer.type', 'bpe', rule);
+};
+
+const heartbeatsHaveTime: Rule = (read) => {
+  const timeoutMs = numberAt(read, 'coordinator.heartbeat_timeout_ms');
+  const intervalMs = numberAt(read, 'coordinator.heartbeat_interval_ms');
+  if (timeoutMs === undefined || intervalMs === undefined || timeoutMs > 2 * intervalMs) return null;
+  const rule = `it must be more than twice coordinator.heartbeat_interval_ms (${intervalMs}): one late heartbeat is no reason to drop a trainer`;
+  return relationFault('coordinator.heartbeat_timeout_ms', timeoutMs, rule);
+};
+
+const exactNeedsNoSketch =
+  (field: string): Rule =>
+  (read) => {
+    const value = numberAt(read, field);
+    if (read('method.refresh.type') !== 'exact' || value === undefined || value === 0) return null;
+    return relationFault(
+      field,
+      value,
+      'it must be 0 (or left out) with method.refresh.type: exact, which uses no sketch',
+    );
+  };
+
+const rankFits: Rule = (read) =>
+  read('method.name') === 'full'
+    ? null
+    : atMost('method.rank', 'model.hidden_size', 'a matrix has no higher rank than its smaller side')(read);
+
+const localTrainersFit: Rule = (read) => {
+  const start = numberAt(read, 'coordinator.start_trainers');
+  const local = numberAt(read, 'coordinator.local_trainers');
+  // --trainers sets both: one fault is enough.
+  if (start === local) return null;
+  return atMost(
+    'coordinator.local_trainers',
+    'coordinator.max_trainers',
+    'the others would be turned away',
+  )(read);
+};
+
+/** Bytes of one sequence's token in a message: an int32 id and a mask byte. */
+const SEQUENCE_TOKEN_BYTES = 5;
+/** Sequences of a step travel in one message; the limit of a message less room for its other fields. */
+export const MAX_STEP_SEQUENCE_BYTES = 1_000_000;
+
+const stepFitsAMessage: Rule = (read) => {
+  const batch = numberAt(read, 'batch_size');
+  const length = numberAt(read, 'seq_len');
+  if (batch === undefined || length === undefined) return null;
+  const largest = Math.floor(MAX_STEP_SEQUENCE_BYTES / ((length + 1) * SEQUENCE_TOKEN_BYTES));
+  if (batch <= largest) return null;
+  if (largest < 1) {
+    const rule = `one sequence must fit a message: at most ${MAX_STEP_SEQUENCE_BYTES / SEQUENCE_TOKEN_BYTES - 1}`;
+    return relationFault('seq_len', length, rule);
+  }
+  return relationFault(
+    'batch_size',
+    batch,
+    `with seq_len ${length} it must be at most ${largest}: a step's sequences travel in one message`,
+  );
+};
+
+const RULES: readonly Rule[] = [
+  modelIsGiven,
+  folderStandsAlone,
+  multipleOf('model.hidden_size', 'model.num_attention_heads', 'every head has the same width'),
+  headsAreEven,
+  multipleOf(
+    'model.num_attention_heads',
+    'model.num_key_value_heads',
+    'every key head serves the same number of heads',
+  ),
+  vocabularyFits,
+  tokenizerHasItsFile,
+  modelKeepsItsTokens,
+  rankFits,
+  exactNeedsNoSketch('method.refresh.power_iterations'),
+  exactNeedsNoSketch('method.refresh.oversample'),
+  atMost('optimizer.schedule.warmup_steps', 'steps', 'the run would end before lr is reached'),
+  heartbeatsHaveTime,
+  atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
+  atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),
+  localTrainersFit,
+  atMost('coordinator.start_trainers', 'batch_size', 'every trainer needs at least one sequence of a step'),
+  stepFitsAMessage,
+];

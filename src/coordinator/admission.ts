@@ -1,0 +1,61 @@
+/**
+ * Whether a Hello is let in. Pure: the answer is either the state the trainer still needs or a close
+ * code with a reason that names what was wanted and what was offered.
+ */
+import type { CloseReason } from '../protocol/close-codes.ts';
+import { FIRST_DIGEST, isSameDigest } from '../protocol/digest.ts';
+import type { HelloMessage } from '../protocol/messages.ts';
+import { negotiateVersion, PROTOCOL_VERSIONS } from '../protocol/version.ts';
+
+/** What the coordinator knows about its run. */
+export interface AdmissionContext {
+  readonly runId: string;
+  readonly runName: string;
+  readonly schemaHash: Uint8Array;
+  readonly trainerCount: number;
+  readonly maxTrainers: number;
+  /** Digest of a record that is still in the journal; null when it is not. */
+  readonly digestOf: (sequence: number) => Uint8Array | null;
+}
+
+/** Let in, or why not. */
+export type Admission =
+  | { readonly isAdmitted: true; readonly version: number; readonly heldSequence: number | null }
+  | { readonly isAdmitted: false; readonly reason: CloseReason; readonly text: string };
+
+/** Decides on a Hello. `heldSequence` is the record the trainer's own state is good for; null: none. */
+export function admit(hello: HelloMessage, context: AdmissionContext): Admission {
+  const refuse = (reason: CloseReason, text: string): Admission => ({ isAdmitted: false, reason, text });
+  const version = negotiateVersion(PROTOCOL_VERSIONS, hello.protocolVersions);
+  if (version === null) {
+    const ours = PROTOCOL_VERSIONS.join(', ');
+    return refuse(
+      'PROTOCOL_VERSION',
+      `this coordinator speaks protocol version ${ours}, the trainer ${hello.protocolVersions.join(', ') || 'none'}`,
+    );
+  }
+  if (hello.runName !== '' && hello.runName !== context.runName) {
+    return refuse('WRONG_RUN', `this coordinator serves run "${context.runName}", not "${hello.runName}"`);
+  }
+  if (hello.schemaHash.length > 0 && !isSameDigest(hello.schemaHash, context.schemaHash)) {
+    return refuse(
+      'SCHEMA_MISMATCH',
+      `the trainer's model is not that of run "${context.runName}": schema ` +
+        `${hex(hello.schemaHash)} instead of ${hex(context.schemaHash)}`,
+    );
+  }
+  if (context.trainerCount >= context.maxTrainers) {
+    return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
+  }
+  return { isAdmitted: true, version, heldSequence: heldSequence(hello, context) };
+}
+
+function heldSequence(hello: HelloMessage, context: AdmissionContext): number | null {
+  if (hello.runId !== context.runId) return null;
+  const digest = hello.sequence === 0 ? FIRST_DIGEST : context.digestOf(hello.sequence);
+  return digest !== null && isSameDigest(digest, hello.digest) ? hello.sequence : null;
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes.subarray(0, 4)).toString('hex');
+}

@@ -1,0 +1,311 @@
+/**
+ * The coordinator process: turns sockets, disk and clock into events for the core and carries out the
+ * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
+ */
+import { randomInt } from 'node:crypto';
+import { systemClock } from '../clock.ts';
+import { deferred } from '../deferred.ts';
+import { sequenceAt } from '../files/order.ts';
+import { createChangeLogger, type ChangeLogger } from '../log.ts';
+import type { CloseReason } from '../protocol/close-codes.ts';
+import { FIRST_DIGEST } from '../protocol/digest.ts';
+import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import { CheckpointDesk } from './checkpoint-desk.ts';
+import { advance, initialState } from './core/advance.ts';
+import type { Effect, Event, Outcome, RunState } from './core/state.ts';
+import type { Dispatch, Fact } from './dispatch.ts';
+import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
+import { planOf } from './plan.ts';
+import { prepareRun, type PreparedRun } from './prepare-run.ts';
+import type { RecordPlace, SealedRecord } from './records.ts';
+import { RunMetrics } from './run-metrics.ts';
+import { CoordinatorServer } from './server.ts';
+import { StepDesk } from './step-desk.ts';
+import { TrainerDesk } from './trainer-desk.ts';
+
+/** How often the core hears what time it is. */
+const TICK_INTERVAL_MS = 200;
+
+type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
+
+/** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
+export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
+  const run = await prepareRun(options);
+  const coordinator = new Coordinator(run, options);
+  try {
+    return await coordinator.listen();
+  } catch (error) {
+    await run.close();
+    await run.discardIfNew();
+    throw error;
+  }
+}
+
+class Coordinator {
+  readonly #run: PreparedRun;
+  readonly #options: CoordinatorOptions;
+  readonly #clock = systemClock;
+  readonly #steps: StepDesk;
+  readonly #evaluations: EvaluationDesk;
+  readonly #checkpoints: CheckpointDesk;
+  readonly #trainers: TrainerDesk;
+  readonly #metrics: RunMetrics;
+  readonly #logNote: ChangeLogger;
+  readonly #facts: Fact[] = [];
+  readonly #finished = deferred<RunSummary>();
+  #server!: CoordinatorServer;
+  #state: RunState;
+  /** The newest record until it is announced. */
+  #record: SealedRecord | null = null;
+  #ticker: NodeJS.Timeout | null = null;
+  #isDispatching = false;
+  #isEnding = false;
+
+  constructor(run: PreparedRun, options: CoordinatorOptions) {
+    this.#run = run;
+    this.#options = options;
+    const { config, shape, dataset, metrics, evaluations } = run;
+    const { logger, onReport } = options;
+    const nowMs = this.#clock.nowMs();
+    const plan = planOf(config, shape, dataset.validation?.count ?? 0);
+    this.#state = initialState(plan, { ...run.start, checkpointedStep: run.newestCheckpoint.step, nowMs });
+    const dispatch: Dispatch = (fact) => this.#dispatch(fact);
+    const onFailure = (error: unknown): void => this.#fail(error);
+    this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
+    this.#logNote = createChangeLogger(logger, 'run.note');
+    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
+    this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
+    const clock = { nowMs: () => this.#clock.nowMs() };
+    this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
+    this.#trainers = new TrainerDesk(run, {
+      steps: this.#steps,
+      evaluations: this.#evaluations,
+      checkpoints: this.#checkpoints,
+      dispatch,
+      adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
+      onFailure,
+      logger,
+    });
+  }
+
+  async listen(): Promise<RunningCoordinator> {
+    const { host, port, ...timers } = this.#run.config.coordinator;
+    this.#server = await CoordinatorServer.listen(
+      {
+        host,
+        port,
+        handshakeTimeoutMs: timers.handshake_timeout_ms,
+        heartbeatIntervalMs: timers.heartbeat_interval_ms,
+        heartbeatTimeoutMs: timers.heartbeat_timeout_ms,
+        logger: this.#options.logger,
+      },
+      {
+        onMessage: (connection, message) => this.#trainers.receive(connection, message),
+        onClose: (connection, code, reason) => this.#trainers.closed(connection, code, reason),
+        onFatal: (error) => this.#fail(error),
+      },
+    );
+    this.#ticker = setInterval(() => this.#dispatch({ type: 'ticked' }), TICK_INTERVAL_MS);
+    this.#dispatch({ type: 'ticked' });
+    return {
+      url: `ws://${this.#server.address}/`,
+      finished: this.#finished.promise,
+      stop: () => this.#dispatch({ type: 'stopRequested' }),
+    };
+  }
+
+  /** Facts that effects cause wait until all effects of the fact before are carried out. */
+  #dispatch(fact: Fact): void {
+    this.#facts.push(fact);
+    if (this.#isDispatching || this.#isEnding) return;
+    this.#isDispatching = true;
+    try {
+      for (let next = this.#facts.shift(); next !== undefined; next = this.#facts.shift()) {
+        const event = { ...next, nowMs: this.#clock.nowMs() } as Event;
+        const { state, effects, note } = advance(this.#state, event);
+        this.#state = state;
+        if (note !== undefined) this.#logNote(note);
+        for (const effect of effects) this.#perform(effect);
+      }
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#isDispatching = false;
+    }
+  }
+
+  #perform(effect: Effect): void {
+    switch (effect.type) {
+      case 'assignStep':
+        return this.#assignStep(effect);
+      case 'requestSketches':
+        return this.#requestSketches(effect);
+      case 'sumSketches':
+        return this.#steps.sumSketches(effect);
+      case 'assignFactors':
+        return this.#assignFactors(effect);
+      case 'commitBases':
+        return this.#commit('basis', effect.step, (place) => this.#steps.sealBases(place, effect));
+      case 'commitUpdate':
+        return this.#commit('update', effect.step, (place) => this.#steps.sealUpdate(place, effect));
+      case 'announceRecord':
+        return this.#announceRecord(effect.sequence);
+      case 'discardStaged':
+        return this.#steps.discard();
+      case 'rejectStep':
+        return this.#rejectStep(effect);
+      case 'assignEvaluation':
+        return this.#assignEvaluation(effect);
+      case 'reportEvaluation':
+        return this.#reportEvaluation(effect);
+      case 'requestSnapshot':
+        return this.#requestSnapshot(effect);
+      case 'abandonCheckpoint':
+        return void this.#checkpoints.abandon();
+      case 'closeConnection':
+        return this.#trainers.close(effect.trainerId, effect.reason, effect.text);
+      case 'finishRun':
+        return this.#end(effect.outcome);
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #assignStep(effect: EffectOf<'assignStep'>): void {
+    const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
+    if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
+    this.#steps.assigned(effect);
+    const { seed, data, seq_len: seqLen } = this.#run.config;
+    const { train } = this.#run.dataset;
+    const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
+    const session = this.#trainers.get(trainerId);
+    session?.enqueue(async () => {
+      const sequences = await readSequences(train, indices, positions, seqLen);
+      const learningRate = this.#steps.learningRate(step);
+      session.connection.send({
+        kind: 'stepAssignment',
+        step,
+        learningRate,
+        seed,
+        sequences,
+        refreshSlots,
+        deadlineMs,
+      });
+    });
+  }
+
+  #requestSketches(effect: EffectOf<'requestSketches'>): void {
+    const { step, round, trainerIds } = effect;
+    const { slots, frames } = this.#steps.beginRound(effect);
+    const { seed } = this.#run.config;
+    for (const trainerId of trainerIds) {
+      const session = this.#trainers.get(trainerId);
+      session?.sendFrames(frames);
+      session?.send({ kind: 'sketchRequest', step, round, slots, seed });
+    }
+  }
+
+  #assignFactors(effect: EffectOf<'assignFactors'>): void {
+    const { trainerId, step, round, isFinal } = effect;
+    const { slots, frames } = this.#steps.beginJob(effect);
+    const session = this.#trainers.get(trainerId);
+    session?.sendFrames(frames);
+    session?.send({ kind: 'factorAssignment', step, round, slots, isFinal });
+  }
+
+  /** Seals a record and appends it to the journal; the core hears of it once it is on disk. */
+  #commit(kind: 'basis' | 'update', step: number, seal: (place: RecordPlace) => SealedRecord): void {
+    const { journal } = this.#run;
+    const sequence = this.#state.sequence + 1;
+    const previousDigest = journal.digestOf(sequence - 1) ?? FIRST_DIGEST;
+    const record = seal({ sequence, step, previousDigest });
+    journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
+      () => {
+        this.#record = record;
+        this.#dispatch({ type: 'recordCommitted', step, kind, sequence });
+      },
+      (error: unknown) => this.#fail(error),
+    );
+  }
+
+  #announceRecord(sequence: number): void {
+    const record = this.#record;
+    if (record === null || record.commit.sequence !== sequence) return;
+    for (const session of this.#trainers.sessions()) {
+      // A trainer that is still being fed gets it from the journal.
+      if (session.liveSequence !== null && session.liveSequence < sequence) session.sendFrames(record.frames);
+    }
+    this.#record = null;
+    if (record.commit.record.type === 'basis') return this.#steps.refreshCommitted();
+    const { step } = record.commit;
+    this.#steps.discard();
+    const sizes = {
+      coordinatorResidentBytes: process.memoryUsage.rss(),
+      sizes: this.#trainers.sizes(),
+    };
+    this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
+    if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
+  }
+
+  #rejectStep({ trainerId, step, reason }: EffectOf<'rejectStep'>): void {
+    this.#trainers.get(trainerId)?.send({ kind: 'stepRejected', step, reason });
+  }
+
+  #assignEvaluation(effect: EffectOf<'assignEvaluation'>): void {
+    const session = this.#trainers.get(effect.trainerId);
+    if (session !== undefined) this.#evaluations.assign(effect, session);
+  }
+
+  #reportEvaluation({ step, lossSum, tokens }: EffectOf<'reportEvaluation'>): void {
+    this.#metrics.evaluated(step, lossSum, tokens);
+    this.#metrics.restartClock(this.#clock.nowMs());
+  }
+
+  #requestSnapshot(effect: EffectOf<'requestSnapshot'>): void {
+    const session = this.#trainers.get(effect.trainerId);
+    const members = this.#state.trainers.map(({ trainerId }) => trainerId);
+    if (session !== undefined) this.#checkpoints.request(effect, session, members);
+  }
+
+  #end(outcome: Outcome): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    const [reason, text]: [CloseReason, string] =
+      outcome === 'completed'
+        ? ['RUN_FINISHED', `all ${this.#state.step} steps are done`]
+        : ['COORDINATOR_STOPPING', `the run was stopped after step ${this.#state.step}`];
+    this.#shutDown(reason, text).then(
+      () => this.#finished.resolve(this.#summary(outcome)),
+      (error: unknown) => this.#finished.reject(error),
+    );
+  }
+
+  /** Our own fault, or the disk's: everything committed is in the journal; say so and end. */
+  #fail(error: unknown): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    const end = (): void => this.#finished.reject(error);
+    this.#shutDown('INTERNAL_ERROR', 'the coordinator had an error and ends').then(end, end);
+  }
+
+  async #shutDown(reason: CloseReason, text: string): Promise<void> {
+    if (this.#ticker !== null) clearInterval(this.#ticker);
+    await this.#checkpoints.abandon();
+    await this.#server.close(reason, text);
+    await this.#run.close();
+  }
+
+  #summary(outcome: Outcome): RunSummary {
+    const { path, weightsSha256 } = this.#checkpoints.newest;
+    return {
+      outcome,
+      step: this.#state.step,
+      totalSteps: this.#run.config.steps,
+      dir: this.#run.config.dir,
+      lastLoss: this.#metrics.lastLoss ?? NaN,
+      validationPerplexity: this.#metrics.validationPerplexity,
+      checkpointPath: path,
+      weightsSha256,
+    };
+  }
+}

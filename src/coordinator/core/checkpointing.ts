@@ -1,0 +1,102 @@
+/**
+ * Checkpoints beside the steps: one trainer uploads its state while all go on. One at a time; a lost
+ * uploader is replaced, and the newer state is taken then.
+ */
+import { emit, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
+
+/** An uploader of which no piece arrives for this long is dropped; it may be busy with a step before the first. */
+export const SNAPSHOT_STALL_MS = 600_000;
+
+/** What a snapshot's trainer, or the shell that writes it, reports. */
+export type CheckpointEvent = EventOf<
+  'snapshotProgressed' | 'snapshotReceived' | 'checkpointWritten' | 'checkpointFailed'
+>;
+
+/** At the end of a step: is a checkpoint due? The one of the last step is made while finishing. */
+export function scheduleCheckpoint(draft: Draft): Draft {
+  const { plan, step, checkpoint } = draft.state;
+  if (plan.checkpointEvery === 0 || step % plan.checkpointEvery !== 0 || step >= plan.totalSteps)
+    return draft;
+  if (checkpoint === null) return patch(draft, { isCheckpointDue: true });
+  return remark(
+    draft,
+    `the checkpoint of step ${step} is skipped: that of step ${checkpoint.step} is under way`,
+  );
+}
+
+/** Asks the first ready trainer for a checkpoint that is due. */
+export function settleCheckpoint(draft: Draft): Draft {
+  const { isCheckpointDue, checkpoint, checkpointedStep, step } = draft.state;
+  if (!isCheckpointDue || checkpoint !== null) return draft;
+  if (checkpointedStep >= step) return patch(draft, { isCheckpointDue: false });
+  const [uploader] = readyTrainers(draft.state);
+  return uploader === undefined ? draft : requestCheckpoint(draft, uploader);
+}
+
+/** Asks this trainer for its state as it is after the last record. */
+export function requestCheckpoint(draft: Draft, trainerId: string): Draft {
+  const { step, sequence, cursor, refreshedStep, nowMs } = draft.state;
+  const checkpoint = { step, trainerId, status: 'requested', progressedMs: nowMs } as const;
+  return emit(patch(draft, { checkpoint, isCheckpointDue: false }), {
+    type: 'requestSnapshot',
+    trainerId,
+    step,
+    sequence,
+    cursor,
+    refreshedStep,
+  });
+}
+
+export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
+  const job = draft.state.checkpoint;
+  switch (event.type) {
+    case 'snapshotProgressed':
+    case 'snapshotReceived': {
+      const { trainerId, step } = event;
+      if (step > draft.state.step) {
+        const text = `a snapshot of step ${step} was not asked for; the run has committed ${plural(draft.state.step, 'step')}`;
+        return expel(draft, trainerId, 'UNEXPECTED_MESSAGE', text);
+      }
+      if (job?.trainerId !== trainerId || job.step !== step || job.status !== 'requested') {
+        return remark(draft, `the snapshot of step ${step} from ${trainerId} is not awaited; ignored`);
+      }
+      const progressedMs = draft.state.nowMs;
+      const status = event.type === 'snapshotReceived' ? 'writing' : job.status;
+      return patch(draft, { checkpoint: { ...job, status, progressedMs } });
+    }
+    case 'checkpointWritten': {
+      const { step } = event;
+      if (job?.step !== step) return remark(draft, `the checkpoint of step ${step} was given up; ignored`);
+      const checkpointedStep = Math.max(step, draft.state.checkpointedStep);
+      return patch(draft, { checkpoint: null, checkpointedStep });
+    }
+    case 'checkpointFailed': {
+      const { step, reason } = event;
+      if (job?.step !== step) return remark(draft, `the checkpoint of step ${step} was given up; ignored`);
+      return remark(patch(draft, { checkpoint: null }), `the checkpoint of step ${step} failed: ${reason}`);
+    }
+    default:
+      return event satisfies never;
+  }
+}
+
+/** A lost trainer can finish no upload. What has arrived whole is written all the same. */
+export function loseUploader(draft: Draft, trainerId: string): Draft {
+  const { checkpoint } = draft.state;
+  if (checkpoint?.trainerId !== trainerId || checkpoint.status === 'writing') return draft;
+  const abandoned = emit(draft, { type: 'abandonCheckpoint', step: checkpoint.step });
+  return remark(
+    patch(abandoned, { checkpoint: null, isCheckpointDue: true }),
+    `the checkpoint of step ${checkpoint.step} is given up: ${trainerId} was sending it`,
+  );
+}
+
+/** Drops an uploader that sends nothing, though its connection is alive. */
+export function dropStalledUploader(draft: Draft): Draft {
+  const { checkpoint, nowMs } = draft.state;
+  if (checkpoint?.status !== 'requested') return draft;
+  const stalledMs = nowMs - checkpoint.progressedMs;
+  if (stalledMs < SNAPSHOT_STALL_MS) return draft;
+  const text = `nothing of the snapshot of step ${checkpoint.step} came for ${Math.floor(stalledMs / 1000)} s`;
+  return expel(draft, checkpoint.trainerId, 'TIMEOUT', text);
+}

@@ -1,0 +1,165 @@
+/**
+ * A transition being put together: the state so far, the effects and the notes in order. Each rule
+ * takes a draft and returns one, so that rules can follow each other within one event.
+ */
+import type { CloseReason } from '../../protocol/close-codes.ts';
+import type { Effect, Event, Phase, Received, RunState, TrainerState, Transition } from './state.ts';
+
+export interface Draft {
+  readonly state: RunState;
+  readonly effects: readonly Effect[];
+  readonly notes: readonly string[];
+  /** Connections still to be closed (see advance.ts). */
+  readonly expelled: readonly Expulsion[];
+}
+
+/** A connection to be closed, and why. */
+export interface Expulsion {
+  readonly trainerId: string;
+  readonly reason: CloseReason;
+  readonly text: string;
+}
+
+/** One kind of event, by its type. */
+export type EventOf<Name extends Event['type']> = Extract<Event, { type: Name }>;
+/** One phase, by its name. */
+export type PhaseOf<Name extends Phase['phase']> = Extract<Phase, { phase: Name }>;
+
+/** What the phases themselves deal with; everything else is the same in all of them (see advance.ts). */
+export type PhaseEvent = EventOf<
+  | 'trainerLost'
+  | 'sketchReceived'
+  | 'factorReceived'
+  | 'contributionReceived'
+  | 'evaluationReceived'
+  | 'recordCommitted'
+  | 'ticked'
+>;
+/** A result a trainer sends for a step. */
+export type WorkEvent = EventOf<
+  'sketchReceived' | 'factorReceived' | 'contributionReceived' | 'evaluationReceived'
+>;
+
+export function begin(state: RunState): Draft {
+  return { state, effects: [], notes: [], expelled: [] };
+}
+
+export function finish(draft: Draft): Transition {
+  const { state, effects, notes } = draft;
+  return notes.length === 0 ? { state, effects } : { state, effects, note: notes.join('; ') };
+}
+
+/** With these fields of the state replaced. */
+export function patch(draft: Draft, fields: Partial<RunState>): Draft {
+  return { ...draft, state: { ...draft.state, ...fields } };
+}
+
+export function enter(draft: Draft, phase: Phase): Draft {
+  return patch(draft, { phase });
+}
+
+export function emit(draft: Draft, ...effects: readonly Effect[]): Draft {
+  return { ...draft, effects: [...draft.effects, ...effects] };
+}
+
+export function remark(draft: Draft, note: string): Draft {
+  return { ...draft, notes: [...draft.notes, note] };
+}
+
+/** Only our own shell can have caused this: a bug, so the process ends and resumes from its journal. */
+export function shellFault(text: string): never {
+  throw new Error(`assertion failed: ${text}`);
+}
+
+/**
+ * Closes a trainer's connection. advance.ts does it once the event is dealt with, and takes the trainer
+ * out as if it had been lost; one after the other, so that nothing is said to one that is gone.
+ */
+export function expel(draft: Draft, trainerId: string, reason: CloseReason, text: string): Draft {
+  if (draft.expelled.some((expulsion) => expulsion.trainerId === trainerId)) return draft;
+  const expelled = [...draft.expelled, { trainerId, reason, text }];
+  return remark({ ...draft, expelled }, `${trainerId} is disconnected: ${text}`);
+}
+
+export function findTrainer(state: RunState, trainerId: string): TrainerState | undefined {
+  return state.trainers.find((trainer) => trainer.trainerId === trainerId);
+}
+
+export function patchTrainer(draft: Draft, trainerId: string, fields: Partial<TrainerState>): Draft {
+  const trainers = draft.state.trainers.map((trainer) =>
+    trainer.trainerId === trainerId ? { ...trainer, ...fields } : trainer,
+  );
+  return patch(draft, { trainers });
+}
+
+/** Ids of the trainers that can be given work, ascending. */
+export function readyTrainers(state: RunState): readonly string[] {
+  return state.trainers.filter((trainer) => trainer.status === 'ready').map((trainer) => trainer.trainerId);
+}
+
+/** These missed a deadline: no work for them until they are heard from. */
+export function markLagging(draft: Draft, trainerIds: readonly string[]): Draft {
+  return trainerIds.reduce(
+    (next, trainerId) =>
+      patchTrainer(next, trainerId, { status: 'lagging', laggingSinceMs: draft.state.nowMs }),
+    draft,
+  );
+}
+
+/** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */
+export function markHeard(draft: Draft, trainerId: string): Draft {
+  return findTrainer(draft.state, trainerId)?.status === 'lagging' ? becomeReady(draft, trainerId) : draft;
+}
+
+/** The trainer can take part from the next step. More trainers: a fruitless step may be tried again at once. */
+export function becomeReady(draft: Draft, trainerId: string): Draft {
+  return stopPausing(patchTrainer(draft, trainerId, { status: 'ready', laggingSinceMs: null }));
+}
+
+/** Membership has changed, so a step without tokens need not be waited out. */
+export function stopPausing(draft: Draft): Draft {
+  const { phase } = draft.state;
+  return phase.phase === 'waiting' ? enter(draft, { ...phase, notBeforeMs: null }) : draft;
+}
+
+/** Ascending by trainer id, in code-unit order: the order of all sums. */
+export function byTrainerId(a: { readonly trainerId: string }, b: { readonly trainerId: string }): number {
+  return a.trainerId < b.trainerId ? -1 : a.trainerId > b.trainerId ? 1 : 0;
+}
+
+export function totalTokens(received: readonly Received[]): number {
+  return received.reduce((sum, { tokens }) => sum + tokens, 0);
+}
+
+/** How long the coordinator waits for trainers; 0: for ever. Doubled each time the step was abandoned. */
+export function waitMs(state: RunState): number {
+  return state.plan.stepDeadlineMs * 2 ** Math.min(state.attempts, MAX_DEADLINE_DOUBLINGS);
+}
+
+/** A run whose deadline is too short for all of its trainers gets on all the same, after a few tries. */
+export const MAX_DEADLINE_DOUBLINGS = 6;
+
+export function deadlineMs(state: RunState): number | null {
+  const durationMs = waitMs(state);
+  return durationMs === 0 ? null : state.nowMs + durationMs;
+}
+
+export function isPast(state: RunState, momentMs: number | null): boolean {
+  return momentMs !== null && state.nowMs >= momentMs;
+}
+
+/** "a, b, c and 4 more" */
+export function nameSome(trainerIds: readonly string[]): string {
+  const shown = trainerIds.slice(0, 3).join(', ');
+  return trainerIds.length > 3 ? `${shown} and ${trainerIds.length - 3} more` : shown;
+}
+
+/** "1 step", "2 steps" */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** "1.5 s" */
+export function seconds(durationMs: number): string {
+  return `${(durationMs / 1000).toFixed(1)} s`;
+}

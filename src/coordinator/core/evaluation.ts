@@ -1,0 +1,153 @@
+/**
+ * The held-out loss after a step, measured by the ready trainers. A lost trainer's part goes to
+ * another; at the deadline the result is reported over what arrived.
+ */
+import { membersOf, shardEqually } from './assignment.ts';
+import { scheduleCheckpoint } from './checkpointing.ts';
+import {
+  byTrainerId,
+  deadlineMs,
+  emit,
+  enter,
+  isPast,
+  markLagging,
+  nameSome,
+  plural,
+  readyTrainers,
+  remark,
+  shellFault,
+  totalTokens,
+  type Draft,
+  type PhaseEvent,
+  type PhaseOf,
+} from './draft.ts';
+import { refuseBreach, refuseWork } from './late.ts';
+import type { Effect, RunPlan, Shard } from './state.ts';
+
+/** Whether the held-out loss is measured after this step. */
+export function isEvaluationDue(plan: RunPlan, step: number): boolean {
+  const { evaluationSequences, evaluationEvery, totalSteps } = plan;
+  if (evaluationSequences === 0) return false;
+  return step === totalSteps || (evaluationEvery > 0 && step % evaluationEvery === 0);
+}
+
+/** After an update: evaluates if it is time to, else ends the step. */
+export function beginEvaluation(draft: Draft): Draft {
+  const { plan, step, isStopping } = draft.state;
+  if (isStopping || !isEvaluationDue(plan, step)) return endStep(draft);
+  const members = readyTrainers(draft.state);
+  if (members.length === 0) {
+    return endStep(remark(draft, `the evaluation of step ${step} is left out: no trainer is ready`));
+  }
+  const heldOut = Array.from({ length: plan.evaluationSequences }, (_, i) => i);
+  const shards = shardEqually(heldOut, members);
+  const evaluating = {
+    phase: 'evaluating',
+    step,
+    shards,
+    received: [],
+    deadlineMs: deadlineMs(draft.state),
+  } as const;
+  return shards.reduce((next, shard) => emit(next, assignEvaluation(step, shard)), enter(draft, evaluating));
+}
+
+export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, event: PhaseEvent): Draft {
+  switch (event.type) {
+    case 'evaluationReceived': {
+      const { trainerId, step, tokens, lossSum } = event;
+      const answered = phase.shards.find((shard) => shard.trainerId === trainerId);
+      if (step !== phase.step || answered === undefined) return refuseWork(draft, event);
+      const shards = phase.shards.filter((shard) => shard !== answered);
+      const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
+      return settleEvaluations(draft, { ...phase, shards, received });
+    }
+    case 'trainerLost':
+      return dropEvaluator(draft, phase, event.trainerId);
+    case 'sketchReceived':
+    case 'factorReceived':
+    case 'contributionReceived':
+      // Nobody has been given the next step yet.
+      return event.step > phase.step ? refuseBreach(draft, event) : refuseWork(draft, event);
+    case 'ticked': {
+      const missing = membersOf(phase.shards);
+      if (isPast(draft.state, phase.deadlineMs)) {
+        const note = `the evaluation of step ${phase.step} ends without ${nameSome(missing)}: its deadline passed`;
+        return endEvaluation(remark(markLagging(draft, missing), note), phase);
+      }
+      const parts = phase.received.length + phase.shards.length;
+      return remark(
+        draft,
+        `evaluating step ${phase.step}: ${phase.received.length} of ${parts} parts are here; waiting for ${nameSome(missing)}`,
+      );
+    }
+    case 'recordCommitted':
+      return shellFault(`a record was committed while step ${phase.step} was being evaluated`);
+    default:
+      return event satisfies never;
+  }
+}
+
+/** Leaves off evaluating, because a stop was asked for. */
+export function abandonEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
+  return endStep(remark(draft, `the evaluation of step ${phase.step} is left off`));
+}
+
+function settleEvaluations(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
+  return phase.shards.length > 0 ? enter(draft, phase) : endEvaluation(draft, phase);
+}
+
+function endEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
+  const { step, received } = phase;
+  const tokens = totalTokens(received);
+  if (tokens === 0) {
+    return endStep(remark(draft, `the evaluation of step ${step} has no result: no token was measured`));
+  }
+  const lossSum = received.reduce((sum, part) => sum + part.lossSum, 0);
+  return endStep(emit(draft, { type: 'reportEvaluation', step, lossSum, tokens }));
+}
+
+/** Gives the lost trainer's open parts to the ready trainers with the fewest open sequences. */
+function dropEvaluator(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: string): Draft {
+  const { step } = phase;
+  const candidates = readyTrainers(draft.state);
+  let shards = phase.shards.filter((shard) => shard.trainerId !== trainerId);
+  let next = draft;
+  for (const orphan of phase.shards.filter((shard) => shard.trainerId === trainerId)) {
+    const heir = leastLoaded(candidates, shards);
+    if (heir === undefined) {
+      next = remark(
+        next,
+        `left out: ${plural(orphan.positions.length, 'held-out sequence')} of ${trainerId}`,
+      );
+      continue;
+    }
+    const shard = { trainerId: heir, positions: orphan.positions };
+    shards = [...shards, shard];
+    next = remark(
+      emit(next, assignEvaluation(step, shard)),
+      `${heir} evaluates ${plural(shard.positions.length, 'sequence')} in place of ${trainerId}`,
+    );
+  }
+  return settleEvaluations(next, { ...phase, shards });
+}
+
+function leastLoaded(candidates: readonly string[], shards: readonly Shard[]): string | undefined {
+  const openSequences = (trainerId: string): number =>
+    shards
+      .filter((shard) => shard.trainerId === trainerId)
+      .reduce((sum, shard) => sum + shard.positions.length, 0);
+  return candidates.reduce<string | undefined>(
+    (best, candidate) =>
+      best === undefined || openSequences(candidate) < openSequences(best) ? candidate : best,
+    undefined,
+  );
+}
+
+function assignEvaluation(step: number, shard: Shard): Effect {
+  return { type: 'assignEvaluation', trainerId: shard.trainerId, step, sequences: shard.positions };
+}
+
+/** The step is over: a checkpoint may be due, and the next step begins when it can (see advance.ts). */
+function endStep(draft: Draft): Draft {
+  return enter(scheduleCheckpoint(draft), { phase: 'waiting', notBeforeMs: null });
+}

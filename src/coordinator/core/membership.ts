@@ -1,0 +1,84 @@
+/**
+ * Who is in the run: joining, becoming ready, falling silent. What the loss of a trainer means for the
+ * step is each phase's own affair (see advance.ts).
+ */
+import {
+  becomeReady,
+  byTrainerId,
+  expel,
+  findTrainer,
+  markHeard,
+  patch,
+  patchTrainer,
+  remark,
+  seconds,
+  type Draft,
+  type EventOf,
+} from './draft.ts';
+
+/**
+ * A lagging trainer whose connection is alive but from which no result comes for this many step
+ * deadlines is made to connect anew, which clears up what it is doing.
+ */
+export const LAGGING_DEADLINES = 8;
+
+/** Takes in a trainer that has passed the handshake. One with the same id has been taken out before. */
+export function admit(draft: Draft, trainerId: string): Draft {
+  const { trainers, plan, nowMs, sequence } = draft.state;
+  if (trainers.length >= plan.maxTrainers) {
+    const text = `the run has ${trainers.length} of at most ${plan.maxTrainers} trainers`;
+    return expel(draft, trainerId, 'RUN_FULL', text);
+  }
+  const joined = {
+    trainerId,
+    status: 'loading',
+    lastSeenMs: nowMs,
+    joinedSequence: sequence,
+    laggingSinceMs: null,
+  } as const;
+  return patch(draft, { trainers: [...trainers, joined].sort(byTrainerId) });
+}
+
+/** It has applied everything up to a record; it is ready once that covers what was there when it joined. */
+export function acceptReady(draft: Draft, event: EventOf<'trainerReady'>): Draft {
+  const { state } = draft;
+  const { trainerId, sequence } = event;
+  const newest = state.sequence + (state.phase.phase === 'committing' ? 1 : 0);
+  if (sequence > newest) {
+    const text = `ready at record ${sequence}, but the journal has ${state.sequence}`;
+    return expel(draft, trainerId, 'UNEXPECTED_MESSAGE', text);
+  }
+  const trainer = findTrainer(state, trainerId);
+  if (trainer?.status === 'lagging') return markHeard(draft, trainerId);
+  if (trainer?.status !== 'loading') return draft;
+  if (sequence < trainer.joinedSequence) {
+    return remark(draft, `${trainerId} has applied ${sequence} of ${trainer.joinedSequence} records`);
+  }
+  return becomeReady(draft, trainerId);
+}
+
+/** The trainer was heard at this time. */
+export function markSeen(draft: Draft, trainerId: string): Draft {
+  return patchTrainer(draft, trainerId, { lastSeenMs: draft.state.nowMs });
+}
+
+/** Drops trainers that are silent, or lagging for so long that they must have lost their way. */
+export function dropSilent(draft: Draft): Draft {
+  const { trainers, plan, nowMs } = draft.state;
+  const patienceMs = plan.stepDeadlineMs * LAGGING_DEADLINES;
+  let next = draft;
+  for (const { trainerId, lastSeenMs, laggingSinceMs } of trainers) {
+    if (nowMs - lastSeenMs >= plan.heartbeatTimeoutMs) {
+      next = expel(next, trainerId, 'TIMEOUT', `nothing heard for ${seconds(nowMs - lastSeenMs)}`);
+    } else if (laggingSinceMs !== null && patienceMs > 0 && nowMs - laggingSinceMs >= patienceMs) {
+      next = expel(next, trainerId, 'TIMEOUT', `no result for ${seconds(nowMs - laggingSinceMs)}`);
+    }
+  }
+  return next;
+}
+
+/** Takes a trainer out of the list. */
+export function remove(draft: Draft, trainerId: string): Draft {
+  const trainers = draft.state.trainers.filter((trainer) => trainer.trainerId !== trainerId);
+  return patch(draft, { trainers });
+}

@@ -1,0 +1,123 @@
+/**
+ * The beginning of a step, its passage into sketching and collecting, and giving it up. The cursor does
+ * not move before the update is on disk, so an abandoned step leaves nothing to undo.
+ */
+import { membersOf, shardEqually, takePositions } from './assignment.ts';
+import {
+  deadlineMs,
+  emit,
+  enter,
+  patch,
+  readyTrainers,
+  remark,
+  waitMs,
+  type Draft,
+  type PhaseOf,
+} from './draft.ts';
+import { refreshSlots } from './refresh-schedule.ts';
+import type { Effect, RunState, Shard } from './state.ts';
+
+/** A step in which nobody had a token is not tried again for this long, unless membership changes. */
+export const FRUITLESS_PAUSE_MS = 1_000;
+
+/** Shares the next sequences out among the ready trainers and asks for the first results. */
+export function startStep(draft: Draft): Draft {
+  const { plan, cursor, refreshedStep } = draft.state;
+  const step = draft.state.step + 1;
+  const shards = shardEqually(takePositions(cursor, plan.batchSequences), readyTrainers(draft.state));
+  const slots = refreshedStep === step ? [] : refreshSlots(plan, step);
+  const assignments = shards.map(({ trainerId, positions }): Effect => ({
+    type: 'assignStep',
+    trainerId,
+    step,
+    positions,
+    refreshSlots: slots,
+    waitMs: waitMs(draft.state),
+  }));
+  const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
+  return slots.length > 0
+    ? enterSketching(assigned, { step, round: 1, slots, shards, jobs: [] })
+    : enterCollecting(assigned, step, shards);
+}
+
+/** Begins a round. `jobs` are those of the round before: the shell sends their factors first. */
+export function enterSketching(
+  draft: Draft,
+  round: Pick<PhaseOf<'factorising'>, 'step' | 'round' | 'slots' | 'shards' | 'jobs'>,
+): Draft {
+  const { jobs, ...begun } = round;
+  const { step, slots, shards } = begun;
+  const phase = {
+    phase: 'sketching',
+    ...begun,
+    received: [],
+    deadlineMs: deadlineMs(draft.state),
+  } as const;
+  const trainerIds = membersOf(shards);
+  return emit(enter(draft, phase), {
+    type: 'requestSketches',
+    trainerIds,
+    step,
+    round: begun.round,
+    slots,
+    jobs,
+  });
+}
+
+export function enterCollecting(draft: Draft, step: number, shards: readonly Shard[]): Draft {
+  return enter(draft, {
+    phase: 'collecting',
+    step,
+    shards,
+    received: [],
+    deadlineMs: deadlineMs(draft.state),
+  });
+}
+
+/** Why a step is given up before its update. */
+export type AbandonCause = 'lost' | 'late' | 'fruitless' | 'stopped';
+
+const ABANDON_TEXTS = {
+  lost: 'none of its trainers is left',
+  late: 'none of its trainers was in time',
+  fruitless: 'its sequences have no tokens',
+  stopped: 'a stop was asked for',
+} as const satisfies Record<AbandonCause, string>;
+
+/**
+ * Gives the step up before its update: its sequences are still at the cursor, and it begins anew when it
+ * can. If nobody was in time it gets more time then; if nobody had a token it is put off a little.
+ */
+export function abandonStep(draft: Draft, step: number, cause: AbandonCause): Draft {
+  const { nowMs } = draft.state;
+  const notBeforeMs = cause === 'fruitless' ? nowMs + FRUITLESS_PAUSE_MS : null;
+  const attempts = draft.state.attempts + (cause === 'late' ? 1 : 0);
+  const abandoned = patch(draft, { attempts, phase: { phase: 'waiting', notBeforeMs } });
+  return remark(
+    emit(abandoned, { type: 'discardStaged', step }),
+    `step ${step} is abandoned: ${ABANDON_TEXTS[cause]}`,
+  );
+}
+
+/** Those of the step's members that have not answered. */
+export function missingFrom(
+  shards: readonly Shard[],
+  received: readonly { readonly trainerId: string }[],
+): readonly string[] {
+  const here = new Set(received.map(({ trainerId }) => trainerId));
+  return membersOf(shards).filter((trainerId) => !here.has(trainerId));
+}
+
+/** The step that is being worked on, or null between steps. */
+export function currentStep(state: RunState): number | null {
+  const { phase } = state;
+  switch (phase.phase) {
+    case 'sketching':
+    case 'factorising':
+    case 'collecting':
+    case 'committing':
+      return phase.step;
+    default:
+      return null;
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * Brings one trainer's state up to the journal's head: the snapshot if it needs one, then every later
+ * record, read back from disk, until there is none left to send. From then on it is fed live.
+ */
+import type { Connection } from './connection.ts';
+import type { OpenCheckpoint } from './store/checkpoint.ts';
+import type { Journal } from './store/journal.ts';
+import { encodeEnvelope } from '../protocol/envelope.ts';
+import { MAX_PART_BYTES } from '../protocol/limits.ts';
+
+/** What a trainer is to be sent. */
+export interface FeedPlan {
+  /** Sent first when not null; closed at the end. */
+  readonly snapshot: OpenCheckpoint | null;
+  /** The first record to send. */
+  readonly nextSequence: number;
+}
+
+/**
+ * Sends everything and calls `onLive(sequence)` in the same turn in which nothing was left: the
+ * caller sends the records after `sequence` itself.
+ */
+export async function feedTrainer(
+  connection: Connection,
+  plan: FeedPlan,
+  journal: Journal,
+  onLive: (sequence: number) => void,
+): Promise<void> {
+  const { snapshot } = plan;
+  if (snapshot !== null) {
+    try {
+      await connection.sendBulk(snapshotFrames(snapshot));
+    } finally {
+      await snapshot.close();
+    }
+  }
+  let next = plan.nextSequence;
+  while (next < journal.nextSequence) await connection.sendBulk(journal.readRecord(next++));
+  onLive(next - 1);
+}
+
+async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<Uint8Array> {
+  const { step, tensors, run } = snapshot;
+  for (const [index, tensor] of tensors.entries()) {
+    for (let offset = 0; offset < tensor.totalBytes; offset += MAX_PART_BYTES) {
+      const length = Math.min(MAX_PART_BYTES, tensor.totalBytes - offset);
+      yield encodeEnvelope({
+        kind: 'part',
+        stream: 'snapshot',
+        step,
+        round: 0,
+        tensor: index,
+        codec: 'f32',
+        offset,
+        totalBytes: tensor.totalBytes,
+        payload: await snapshot.read(index, offset, length),
+      });
+    }
+  }
+  const digest = new Uint8Array(Buffer.from(run.digest, 'hex'));
+  yield encodeEnvelope({ kind: 'snapshotEnd', step, sequence: run.sequence, digest, tensors: [] });
+}

@@ -1,0 +1,214 @@
+/**
+ * Everything that must be there before the first event: data, tokenizer, model, slot table, run
+ * directory, the checkpoint of step 0, journal. The same for a new run and for one that goes on.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { resolvedYaml } from '../config/load.ts';
+import type { RunConfig } from '../config/schema.ts';
+import { CheckpointError, ConfigError } from '../errors.ts';
+import { writeFileAtomic } from '../files/atomic.ts';
+import { prepareDataset, type Dataset } from '../files/dataset.ts';
+import { checkVocabulary } from '../files/tokenizer.ts';
+import { describeSlots } from '../galore/slot.ts';
+import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
+import { buildRunShape, type RunShape } from '../run-shape.ts';
+import type { CoordinatorOptions } from './api.ts';
+import { newModel, writeFirstCheckpoint } from './new-run.ts';
+import {
+  openNewestCheckpoint,
+  removeCheckpointLeftovers,
+  type CheckpointTexts,
+  type OpenCheckpoint,
+  type RunFacts,
+} from './store/checkpoint.ts';
+import { Journal } from './store/journal.ts';
+import { MetricsLog } from './store/metrics-log.ts';
+import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
+import { createRunDirectory, openRunDirectory, type RunDirectory } from './store/run-directory.ts';
+
+/** All that a coordinator works with; close it at the end. */
+export interface PreparedRun {
+  readonly config: RunConfig;
+  readonly runId: string;
+  readonly metrics: MetricsLog;
+  readonly evaluations: MetricsLog;
+  readonly checkpointsDir: string;
+  readonly journal: Journal;
+  readonly dataset: Dataset;
+  readonly modelJson: string;
+  readonly shape: RunShape;
+  readonly schemaHash: Uint8Array;
+  readonly texts: CheckpointTexts;
+  /** The newest good checkpoint with the journal on top of it. */
+  readonly start: ResumePoint;
+  readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
+  close(): Promise<void>;
+  /** After close: removes the directory if this call made it, so that a start that failed can be tried again. */
+  discardIfNew(): Promise<void>;
+}
+
+/** Closes what was opened, newest first, when preparing fails half-way or the run ends. */
+class Closers {
+  /** Set once the run directory was made by this call. */
+  hasNewDirectory = false;
+  readonly #closers: (() => Promise<void>)[] = [];
+  add(close: () => Promise<void>): void {
+    this.#closers.push(close);
+  }
+  async closeAll(): Promise<void> {
+    for (let close = this.#closers.pop(); close !== undefined; close = this.#closers.pop()) await close();
+  }
+}
+
+/** Prepares a new run, or opens one that goes on. */
+export async function prepareRun(options: CoordinatorOptions): Promise<PreparedRun> {
+  const closers = new Closers();
+  try {
+    return await prepare(options, closers);
+  } catch (error) {
+    await closers.closeAll();
+    if (closers.hasNewDirectory) await discardRun(options.config.dir);
+    throw error;
+  }
+}
+
+/** Removes what a run that never began has written. */
+async function discardRun(dir: string): Promise<void> {
+  await rm(dir, { recursive: true, force: true });
+}
+
+async function prepare(options: CoordinatorOptions, closers: Closers): Promise<PreparedRun> {
+  const { config, mode, onReport } = options;
+  const onNotice = (text: string): void => onReport({ type: 'notice', text });
+  const directory = mode === 'resume' ? await openRunDirectory(config.dir, onNotice) : null;
+  if (directory !== null) closers.add(() => directory.close());
+  const dataset = await openDataset(options);
+  closers.add(() => dataset.close());
+  const run = directory === null ? await createRun(options, dataset, closers) : directory;
+  const { checkpointsDir } = run;
+  await removeCheckpointLeftovers(checkpointsDir);
+  const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice);
+  if (checkpoint === null) {
+    throw new CheckpointError(
+      run.path,
+      `${run.path} holds no checkpoint; start the run anew in another directory`,
+    );
+  }
+  const journal = await Journal.open(run.journalDir, onNotice);
+  closers.add(() => journal.close());
+  const { modelJson, texts } = await readTexts(checkpoint, dataset);
+  const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
+  const start = await findResumePoint(checkpoint.run, journal, onNotice);
+  if (config.steps < start.step) {
+    const rule = `at least ${start.step}: the run in ${run.path} has come that far`;
+    const fault = { field: 'steps', value: String(config.steps), allowed: rule };
+    throw new ConfigError(`steps is ${config.steps}; it must be ${rule}`, [fault]);
+  }
+  const { path, step, manifest } = checkpoint;
+  await checkpoint.close();
+  const metrics = await MetricsLog.open(run.metricsPath, start.step);
+  closers.add(() => metrics.close());
+  const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
+  closers.add(() => evaluations.close());
+  const shape = buildRunShape(config, model);
+  // What was changed for going on holds the next time too.
+  if (mode === 'resume') await writeFileAtomic(join(run.path, 'run.yaml'), resolvedYaml(config));
+  return {
+    config,
+    runId: run.runId,
+    metrics,
+    evaluations,
+    checkpointsDir,
+    journal,
+    dataset,
+    modelJson,
+    shape,
+    schemaHash: schemaHashOf(shape),
+    texts,
+    start,
+    newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
+    close: () => closers.closeAll(),
+    discardIfNew: async () => {
+      if (mode === 'new') await discardRun(config.dir);
+    },
+  };
+}
+
+/** The hash that both sides compare in the handshake: of everything they derive from model and method. */
+export function schemaHashOf(shape: RunShape): Uint8Array {
+  return new Uint8Array(createHash('sha256').update(describeSlots(shape.slots)).digest());
+}
+
+/** Facts of a checkpoint at a committed step. */
+export function factsOf(run: PreparedRun, at: ResumePoint, members: readonly string[]): RunFacts {
+  return {
+    runId: run.runId,
+    name: run.config.name,
+    step: at.step,
+    sequence: at.sequence,
+    digest: Buffer.from(at.digest).toString('hex'),
+    refreshedStep: at.refreshedStep,
+    cursor: at.cursor,
+    seed: run.config.seed,
+    schedulePosition: at.step,
+    members,
+    created: new Date().toISOString(),
+  };
+}
+
+async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): Promise<Dataset> {
+  const dataset = await prepareDataset({
+    data: config.data,
+    tokenizer: config.tokenizer,
+    seqLen: config.seq_len,
+    cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),
+    onProgress: (text, share) => onReport({ type: 'progress', text, share }),
+  });
+  for (const text of dataset.notices) onReport({ type: 'notice', text });
+  return dataset;
+}
+
+async function createRun(
+  options: CoordinatorOptions,
+  dataset: Dataset,
+  closers: Closers,
+): Promise<RunDirectory> {
+  const { config } = options;
+  const model = await newModel(config, dataset.tokenizer);
+  checkVocabulary(dataset.tokenizer, model.vocabSize);
+  const runId = randomUUID();
+  const directory = await createRunDirectory(config.dir, {
+    runId,
+    name: config.name,
+    configYaml: resolvedYaml(config),
+  });
+  closers.hasNewDirectory = true;
+  closers.add(() => directory.close());
+  await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
+    configJson: JSON.stringify(toHuggingFace(model), null, 2),
+    ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
+  });
+  return directory;
+}
+
+/** The texts that every checkpoint carries, from the newest one; the tokenizer must still be that of the data. */
+async function readTexts(
+  checkpoint: OpenCheckpoint,
+  dataset: Dataset,
+): Promise<{ modelJson: string; texts: CheckpointTexts }> {
+  const modelJson = await checkpoint.readText('config.json');
+  if (modelJson === null) throw new CheckpointError(checkpoint.path, `${checkpoint.path} has no config.json`);
+  const tokenizerJson = await checkpoint.readText('tokenizer.json');
+  if (tokenizerJson !== null && dataset.tokenizer.json !== null && tokenizerJson !== dataset.tokenizer.json) {
+    throw new CheckpointError(
+      checkpoint.path,
+      `the data gives another tokenizer than the one in ${checkpoint.path}: has data.path changed since the run began?`,
+    );
+  }
+  return {
+    modelJson,
+    texts: { configJson: modelJson, ...(tokenizerJson === null ? {} : { tokenizerJson }) },
+  };
+}

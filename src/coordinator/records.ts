@@ -1,0 +1,122 @@
+/**
+ * Makes records: the frames (Parts, then a Commit) that are journalled and then sent to every
+ * trainer. Summation is in the order of the trainers given, in f64; each tensor is encoded once.
+ */
+import { sumEncoded, clipFactor } from '../galore/aggregate/mean.ts';
+import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
+import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { encodeEnvelope } from '../protocol/envelope.ts';
+import { recordDigest } from '../protocol/digest.ts';
+import type { BasisRecord, CodecName, CommitMessage, UpdateRecord } from '../protocol/messages.ts';
+import { splitIntoParts } from '../protocol/parts.ts';
+import { derive } from '../random.ts';
+import type { Cursor, Received, Shard } from './core/state.ts';
+import type { StagedTensor } from './staging.ts';
+
+/** A record ready for the journal and the wire. */
+export interface SealedRecord {
+  readonly frames: readonly Uint8Array[];
+  readonly commit: CommitMessage;
+}
+
+/** Where a record stands in the journal. */
+export interface RecordPlace {
+  readonly sequence: number;
+  readonly step: number;
+  readonly previousDigest: Uint8Array;
+}
+
+/** One trainer's part in a sum. */
+export interface WeightedTensors {
+  readonly weight: number;
+  readonly tensors: ReadonlyMap<number, StagedTensor>;
+}
+
+/** Everything an update record is made of. */
+export interface UpdateInput {
+  readonly slots: readonly Slot[];
+  readonly codec: CodecName;
+  readonly seed: number;
+  readonly learningRate: number;
+  readonly maxGradNorm: number | undefined;
+  /** Ascending trainer id; weights sum to one. */
+  readonly contributions: readonly WeightedTensors[];
+  readonly received: readonly Received[];
+  readonly shards: readonly Shard[];
+  readonly cursor: Cursor;
+}
+
+/**
+ * Sums the contributions of a step (algorithms: p_i = c_i / C, exact by linearity) and seals the
+ * record that all trainers apply. `Commit.update.gradient_norm` is the norm before clipping.
+ */
+export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
+  const { slots, contributions, maxGradNorm } = input;
+  const sums = slots.map((slot) => sumSlot(slot, contributions));
+  const gradientNorm = Math.sqrt(sums.reduce((total, { squaredNorm }) => total + squaredNorm, 0));
+  const factor = maxGradNorm === undefined ? 1 : clipFactor(gradientNorm, maxGradNorm);
+  const parts: Uint8Array[] = [];
+  for (const [index, slot] of slots.entries()) {
+    const { sum } = sums[index]!;
+    if (factor !== 1) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! * factor;
+    const codec = codecOfSlot(payloadShape(slot), input.codec);
+    const key = derive(input.seed, 'update', place.step, slot.index);
+    const bytes = codecFor(codec).encode(sum, key);
+    const header = { stream: 'update', step: place.step, round: 0, tensor: slot.index, codec } as const;
+    for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
+  }
+  return seal(place, parts, {
+    type: 'update',
+    learningRate: input.learningRate,
+    tokens: input.received.reduce((total, { tokens }) => total + tokens, 0),
+    lossSum: input.received.reduce((total, { lossSum }) => total + lossSum, 0),
+    members: input.received.map(({ trainerId, tokens }) => ({
+      trainerId,
+      tokens,
+      positions: [...(input.shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
+    })),
+    cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
+    gradientNorm,
+  });
+}
+
+/** Seals the record that installs new bases; a slot without a basis here keeps its old one. */
+export function sealBases(
+  place: RecordPlace,
+  refreshed: readonly number[],
+  bases: ReadonlyMap<number, Uint8Array>,
+): SealedRecord {
+  const parts: Uint8Array[] = [];
+  for (const index of refreshed) {
+    const bytes = bases.get(index);
+    if (bytes === undefined) continue;
+    const header = { stream: 'basis', step: place.step, round: 0, tensor: index, codec: 'f32' } as const;
+    for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
+  }
+  return seal(place, parts, {
+    type: 'basis',
+    slots: refreshed.filter((index) => bases.has(index)),
+    keptSlots: refreshed.filter((index) => !bases.has(index)),
+  });
+}
+
+function sumSlot(
+  slot: Slot,
+  contributions: readonly WeightedTensors[],
+): { sum: Float32Array; squaredNorm: number } {
+  const parts = contributions.flatMap(({ weight, tensors }) => {
+    const tensor = tensors.get(slot.index);
+    return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight }];
+  });
+  return sumEncoded(parts, sizeOf(payloadShape(slot)));
+}
+
+function seal(
+  place: RecordPlace,
+  parts: readonly Uint8Array[],
+  record: BasisRecord | UpdateRecord,
+): SealedRecord {
+  const digest = recordDigest(place.previousDigest, place.sequence, place.step, parts);
+  const commit: CommitMessage = { kind: 'commit', ...place, digest, record };
+  return { frames: [...parts, encodeEnvelope(commit)], commit };
+}

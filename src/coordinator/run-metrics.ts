@@ -1,0 +1,133 @@
+/**
+ * What a run tells about itself: a line of metrics.jsonl for every committed step, a line of
+ * evaluations.jsonl for every evaluation, and the reports that the command line shows.
+ */
+import type { UpdateRecord } from '../protocol/messages.ts';
+import type { RunReport } from './api.ts';
+import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
+
+/** Weight of the newest step in the estimate of the time left. */
+const NEWEST_SHARE = 0.2;
+
+/** Totals of the sockets, all trainers together, since the process started. */
+export interface SocketTotals {
+  readonly bytesReceived: number;
+  readonly bytesSent: number;
+}
+
+/** Memory, for the leak checks of long runs. */
+export interface ProcessSizes {
+  readonly coordinatorResidentBytes: number;
+  /** By trainer id, as the last heartbeats said. */
+  readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
+}
+
+export class RunMetrics {
+  readonly #totalSteps: number;
+  readonly #metrics: MetricsLog;
+  readonly #evaluations: MetricsLog;
+  readonly #onReport: (report: RunReport) => void;
+  readonly #onFailure: (error: unknown) => void;
+  #lastMs: number;
+  #lastTotals: SocketTotals = { bytesReceived: 0, bytesSent: 0 };
+  #averageSeconds: number | null = null;
+  #lastLoss: number | null = null;
+  #validationPerplexity: number | null = null;
+
+  constructor(
+    totalSteps: number,
+    logs: { readonly metrics: MetricsLog; readonly evaluations: MetricsLog },
+    listener: {
+      readonly onReport: (report: RunReport) => void;
+      /** A line could not be written. */
+      readonly onFailure: (error: unknown) => void;
+    },
+    nowMs: number,
+  ) {
+    this.#totalSteps = totalSteps;
+    this.#metrics = logs.metrics;
+    this.#evaluations = logs.evaluations;
+    this.#onReport = listener.onReport;
+    this.#onFailure = listener.onFailure;
+    this.#lastMs = nowMs;
+  }
+
+  get lastLoss(): number | null {
+    return this.#lastLoss;
+  }
+
+  get validationPerplexity(): number | null {
+    return this.#validationPerplexity;
+  }
+
+  /** The clock of the next step starts here: the first step, or the end of an evaluation. */
+  restartClock(nowMs: number): void {
+    this.#lastMs = nowMs;
+  }
+
+  /**
+   * A step is committed. Its bytes are those that passed the sockets since the line before, so the
+   * announcement of a step counts in the next line.
+   */
+  stepCommitted(
+    step: number,
+    update: UpdateRecord,
+    totals: SocketTotals,
+    sizes: ProcessSizes,
+    nowMs: number,
+  ): void {
+    const seconds = (nowMs - this.#lastMs) / 1000;
+    this.#lastMs = nowMs;
+    const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
+    const bytesDown = totals.bytesSent - this.#lastTotals.bytesSent;
+    this.#lastTotals = { bytesReceived: totals.bytesReceived, bytesSent: totals.bytesSent };
+    const loss = update.lossSum / update.tokens;
+    this.#lastLoss = loss;
+    const { learningRate, tokens, gradientNorm } = update;
+    const trainers = update.members.length;
+    this.#write(this.#metrics, {
+      step,
+      loss,
+      tokens,
+      seconds,
+      bytesUp,
+      bytesDown,
+      trainers,
+      learningRate,
+      gradientNorm,
+      ...sizes,
+    });
+    this.#averageSeconds =
+      this.#averageSeconds === null || step <= 2
+        ? seconds
+        : (1 - NEWEST_SHARE) * this.#averageSeconds + NEWEST_SHARE * seconds;
+    this.#onReport({
+      type: 'step',
+      step,
+      totalSteps: this.#totalSteps,
+      loss,
+      tokens,
+      seconds,
+      tokensPerSecond: seconds > 0 ? tokens / seconds : 0,
+      bytesUp,
+      bytesDown,
+      trainers,
+      learningRate,
+      validationPerplexity: this.#validationPerplexity,
+      etaSeconds: this.#averageSeconds * (this.#totalSteps - step),
+    });
+  }
+
+  /** The held-out loss after a step is known. */
+  evaluated(step: number, lossSum: number, tokens: number): void {
+    const loss = lossSum / tokens;
+    const perplexity = Math.exp(loss);
+    this.#validationPerplexity = perplexity;
+    this.#write(this.#evaluations, { step, loss, perplexity, tokens });
+    this.#onReport({ type: 'evaluation', step, loss, perplexity });
+  }
+
+  #write(log: MetricsLog, line: MetricsLine): void {
+    log.append(line).catch(this.#onFailure);
+  }
+}

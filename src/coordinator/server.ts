@@ -1,0 +1,417 @@
+/**
+ * The coordinator's door: an HTTP server whose upgraded sockets become Connections. It checks frames,
+ * the first message and the pulse of each; what messages mean is its handlers' business.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { WebSocketServer, type RawData, type WebSocket } from 'ws';
+import { OperatingError, ProtocolError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import { protocolError } from '../protocol/checks.ts';
+import { closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
+import { decodeEnvelope } from '../protocol/envelope.ts';
+import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
+import type { GoodbyeMessage, Message } from '../protocol/messages.ts';
+import type { Connection } from './connection.ts';
+import { SocketConnection } from './socket-connection.ts';
+
+export type { Connection } from './connection.ts';
+
+export interface ServerOptions {
+  readonly host: string;
+  /** 0: any free port. */
+  readonly port: number;
+  /** Sockets, admitted or not; more are refused with HTTP 503. Default 256. */
+  readonly maxConnections?: number;
+  /** From the opening of a socket until `admit`. */
+  readonly handshakeTimeoutMs: number;
+  /** Between WebSocket pings. */
+  readonly heartbeatIntervalMs: number;
+  /** A connection on which no byte came for this long is closed with TIMEOUT. */
+  readonly heartbeatTimeoutMs: number;
+  /** What one connection may have queued in arrays and messages when more is added. Default 256 MiB. */
+  readonly maxUnsentBytes?: number;
+  /** Messages of one connection in one second; more is LIMIT_EXCEEDED. Default 10 000. */
+  readonly maxMessagesPerSecond?: number;
+  /** Between our close frame and the destruction of the socket. Default 2 000. */
+  readonly closeGraceMs?: number;
+  /** For closeAfterQueue. Default 30 000. */
+  readonly drainTimeoutMs?: number;
+  /** Monotonic milliseconds. Default performance.now. */
+  readonly now?: () => number;
+  readonly logger: Logger;
+}
+
+/** A message that reaches the handlers; Goodbye ends in onClose. */
+export type ReceivedMessage = Exclude<Message, GoodbyeMessage>;
+
+/**
+ * Called one at a time, never from inside a call to a Connection. A handler may throw a ProtocolError
+ * to close the connection it was called for; anything else it throws goes to onFatal.
+ */
+export interface ServerHandlers {
+  /** A socket was upgraded; nothing is known of it yet. */
+  onConnection?(connection: Connection): void;
+  /**
+   * A checked message. The first one of a connection is a Hello; until `admit` only Heartbeats follow
+   * it, and no second Hello ever does. Bytes inside the message are views of `frame`.
+   */
+  onMessage(connection: Connection, message: ReceivedMessage, frame: Uint8Array): void;
+  /**
+   * Once for every connection, when its socket is gone: with the code and reason we closed it for, or
+   * else those of its Goodbye or close frame; 1006 without any.
+   */
+  onClose(connection: Connection, code: number, reason: string): void;
+  /** A bug of ours: log it and end the process. */
+  onFatal(error: unknown): void;
+  /** Any HTTP request that is no upgrade; without it the answer is 404. */
+  onRequest?(request: IncomingMessage, response: ServerResponse): void;
+}
+
+/** What the server remembers of a connection besides the connection itself. */
+interface Peer {
+  readonly connection: SocketConnection;
+  readonly handshakeTimer: NodeJS.Timeout;
+  hasSaidHello: boolean;
+  isAdmitted: boolean;
+  heardBytes: number;
+  heardAtMs: number;
+  windowStartMs: number;
+  windowMessages: number;
+}
+
+const DEFAULTS = {
+  maxConnections: 256,
+  maxUnsentBytes: 256 * 1024 * 1024,
+  maxMessagesPerSecond: 10_000,
+  closeGraceMs: 2_000,
+  drainTimeoutMs: 30_000,
+  now: () => performance.now(),
+};
+
+export class CoordinatorServer {
+  readonly #options: Required<ServerOptions>;
+  readonly #handlers: ServerHandlers;
+  readonly #http: Server;
+  readonly #webSockets: WebSocketServer;
+  readonly #peers = new Map<Connection, Peer>();
+  readonly #byTrainerId = new Map<string, Peer>();
+  #nextId = 1;
+  #closedBytesSent = 0;
+  #closedBytesReceived = 0;
+  #pulse: NodeJS.Timeout | null = null;
+  #lastPulseMs = 0;
+  #isClosing = false;
+  #whenEmpty: (() => void) | null = null;
+
+  private constructor(options: ServerOptions, handlers: ServerHandlers) {
+    this.#options = { ...DEFAULTS, ...options };
+    this.#handlers = handlers;
+    this.#webSockets = new WebSocketServer({
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      maxPayload: MAX_FRAME_BYTES,
+      // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
+      ...{ closeTimeout: this.#options.closeGraceMs },
+    });
+    this.#http = createServer({
+      headersTimeout: this.#options.handshakeTimeoutMs,
+      connectionsCheckingInterval: 5_000,
+    });
+    this.#http.on('request', (request, response) => this.#guard(() => this.#respond(request, response)));
+    this.#http.on('upgrade', (request, socket, head) =>
+      this.#guard(() => this.#upgrade(request, socket, head)),
+    );
+    this.#http.on('clientError', (_error, socket) => socket.destroy());
+  }
+
+  /**
+   * Starts to listen.
+   * @throws OperatingError if the address cannot be used, saying what to do
+   */
+  static async listen(options: ServerOptions, handlers: ServerHandlers): Promise<CoordinatorServer> {
+    const server = new CoordinatorServer(options, handlers);
+    await server.#listen();
+    return server;
+  }
+
+  /** `host:port` as bound. */
+  get address(): string {
+    const { host } = this.#options;
+    return `${host.includes(':') ? `[${host}]` : host}:${this.port}`;
+  }
+
+  get port(): number {
+    return (this.#http.address() as AddressInfo | null)?.port ?? this.#options.port;
+  }
+
+  /** Open connections, admitted or not. */
+  get connections(): readonly Connection[] {
+    return [...this.#peers.keys()];
+  }
+
+  /** Counted on all WebSocket connections since the start, closed ones too. */
+  get bytesSent(): number {
+    return this.#closedBytesSent + this.connections.reduce((sum, { bytesSent }) => sum + bytesSent, 0);
+  }
+
+  get bytesReceived(): number {
+    return (
+      this.#closedBytesReceived + this.connections.reduce((sum, { bytesReceived }) => sum + bytesReceived, 0)
+    );
+  }
+
+  /**
+   * The Hello was accepted: the connection gets its trainerId. An older connection with that id is
+   * closed with SUPERSEDED and its trainerId becomes null, so its onClose concerns nobody.
+   */
+  admit(connection: Connection, trainerId: string): void {
+    const peer = this.#peers.get(connection);
+    if (peer === undefined || !connection.isOpen) return;
+    const older = this.#byTrainerId.get(trainerId);
+    if (older !== undefined && older !== peer) {
+      older.connection.trainerId = null;
+      older.connection.close(
+        'SUPERSEDED',
+        `${trainerId} has connected again from ${connection.remoteAddress}`,
+      );
+    }
+    clearTimeout(peer.handshakeTimer);
+    peer.isAdmitted = true;
+    peer.connection.trainerId = trainerId;
+    this.#byTrainerId.set(trainerId, peer);
+  }
+
+  /** The open connection of an admitted trainer, or null. */
+  connectionOf(trainerId: string): Connection | null {
+    const connection = this.#byTrainerId.get(trainerId)?.connection;
+    return connection?.isOpen === true ? connection : null;
+  }
+
+  /**
+   * Takes no more connections, closes all with this reason after what is queued, and resolves when
+   * all sockets are gone.
+   */
+  async close(reason: CloseReason = 'COORDINATOR_STOPPING', text = 'the coordinator stops'): Promise<void> {
+    if (this.#isClosing && this.#peers.size === 0) return;
+    this.#isClosing = true;
+    for (const { connection } of this.#peers.values()) connection.closeAfterQueue(reason, text);
+    const stopped = new Promise<void>((resolve) => this.#http.close(() => resolve()));
+    this.#http.closeIdleConnections();
+    if (this.#peers.size > 0) await new Promise<void>((resolve) => (this.#whenEmpty = resolve));
+    if (this.#pulse !== null) clearInterval(this.#pulse);
+    this.#http.closeAllConnections();
+    await stopped;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #listen(): Promise<void> {
+    const { host, port, heartbeatIntervalMs, now } = this.#options;
+    return new Promise((resolve, reject) => {
+      this.#http.once('error', (error: NodeJS.ErrnoException) => reject(cannotListen(host, port, error)));
+      this.#http.listen(port, host, () => {
+        this.#http.removeAllListeners('error');
+        this.#http.on('error', (error) =>
+          this.#options.logger.error('server.failed', { error }, 'the listening socket failed'),
+        );
+        this.#lastPulseMs = now();
+        this.#pulse = setInterval(() => this.#checkPulse(), heartbeatIntervalMs);
+        resolve();
+      });
+    });
+  }
+
+  #respond(request: IncomingMessage, response: ServerResponse): void {
+    if (this.#handlers.onRequest !== undefined) return this.#handlers.onRequest(request, response);
+    response.writeHead(404, { 'content-type': 'text/plain' }).end('not found\n');
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const refusal = this.#refusalOf(request);
+    if (refusal !== null) {
+      socket.on('error', ignore);
+      socket.end(`HTTP/1.1 ${refusal}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+      return;
+    }
+    this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
+      this.#guard(() => this.#connect(webSocket, request.socket));
+    });
+  }
+
+  /** The HTTP status of a request that may not become a WebSocket, or null. */
+  #refusalOf(request: IncomingMessage): string | null {
+    const [path] = (request.url ?? '/').split('?');
+    if (path !== '/') return '404 Not Found';
+    // A browser sends Origin. No page may talk to a coordinator on its visitor's machine.
+    if (request.headers.origin !== undefined) return '403 Forbidden';
+    if (this.#isClosing || this.#peers.size >= this.#options.maxConnections) return '503 Service Unavailable';
+    return null;
+  }
+
+  #connect(webSocket: WebSocket, socket: Socket): void {
+    const { handshakeTimeoutMs, now, logger } = this.#options;
+    const connection = new SocketConnection(this.#nextId++, webSocket, socket, this.#options);
+    const handshakeTimer = setTimeout(
+      () => connection.close('TIMEOUT', `no Hello was accepted within ${handshakeTimeoutMs} ms`),
+      handshakeTimeoutMs,
+    );
+    const peer: Peer = {
+      connection,
+      handshakeTimer,
+      hasSaidHello: false,
+      isAdmitted: false,
+      heardBytes: 0,
+      heardAtMs: now(),
+      windowStartMs: now(),
+      windowMessages: 0,
+    };
+    this.#peers.set(connection, peer);
+    webSocket.on('message', (data: RawData, isBinary: boolean) =>
+      this.#guard(() => this.#receive(peer, data as Buffer, isBinary)),
+    );
+    webSocket.on('ping', () => this.#guard(() => this.#check(peer, () => this.#countMessage(peer))));
+    // ws has closed the socket with a code of its own already: 1009 too big, 1002 not WebSocket, …
+    webSocket.on('error', (error) =>
+      logger.warn('connection.failed', { connection: connection.id }, error.message),
+    );
+    webSocket.on('close', (code, reason) =>
+      this.#guard(() => this.#disconnect(peer, code, reason.toString('utf8'))),
+    );
+    const fields = { connection: connection.id, address: connection.remoteAddress };
+    logger.debug('connection.opened', fields, 'a connection was opened');
+    this.#handlers.onConnection?.(connection);
+  }
+
+  #receive(peer: Peer, frame: Buffer, isBinary: boolean): void {
+    const { connection } = peer;
+    const message = this.#check(peer, () => {
+      this.#countMessage(peer);
+      if (!isBinary) throw protocolError('MALFORMED_MESSAGE', 'a text message; all messages are binary');
+      const decoded = decodeEnvelope(frame, 'trainer');
+      if (decoded.kind !== 'goodbye') checkTurn(peer, decoded);
+      return decoded;
+    });
+    if (message === null) return;
+    if (message.kind === 'goodbye') {
+      connection.acknowledgeGoodbye({ code: message.code, reason: message.reason });
+    } else {
+      this.#check(peer, () => this.#handlers.onMessage(connection, message, frame));
+    }
+  }
+
+  /** Runs a check of what a peer did; what is wrong with it closes its connection. */
+  #check<T>(peer: Peer, action: () => T): T | null {
+    if (!peer.connection.isOpen) return null;
+    try {
+      return action();
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      peer.connection.close(closeReasonOf(error.closeCode) ?? 'INTERNAL_ERROR', error.message);
+      return null;
+    }
+  }
+
+  #countMessage(peer: Peer): void {
+    const { now, maxMessagesPerSecond } = this.#options;
+    const nowMs = now();
+    if (nowMs - peer.windowStartMs >= 1_000) {
+      peer.windowStartMs = nowMs;
+      peer.windowMessages = 0;
+    }
+    if (++peer.windowMessages > maxMessagesPerSecond) {
+      throw protocolError('LIMIT_EXCEEDED', `more than ${maxMessagesPerSecond} messages in a second`);
+    }
+  }
+
+  #disconnect(peer: Peer, code: number, reason: string): void {
+    const { connection } = peer;
+    clearTimeout(peer.handshakeTimer);
+    connection.release();
+    this.#peers.delete(connection);
+    if (connection.trainerId !== null && this.#byTrainerId.get(connection.trainerId) === peer) {
+      this.#byTrainerId.delete(connection.trainerId);
+    }
+    this.#closedBytesSent += connection.bytesSent;
+    this.#closedBytesReceived += connection.bytesReceived;
+    const cause = connection.closeCause ?? { code, reason };
+    const fields = { connection: connection.id, code: cause.code };
+    this.#options.logger.debug('connection.closed', fields, cause.reason);
+    try {
+      this.#handlers.onClose(connection, cause.code, cause.reason);
+    } finally {
+      if (this.#peers.size === 0) this.#whenEmpty?.();
+    }
+  }
+
+  /** Pings everyone and closes those on whose sockets no byte came for too long. */
+  #checkPulse(): void {
+    const { now, heartbeatIntervalMs, heartbeatTimeoutMs } = this.#options;
+    const nowMs = now();
+    // After a pause of our own (a long sum, a suspended machine) what was received meanwhile is not read yet.
+    const wasAsleep = nowMs - this.#lastPulseMs > 2 * heartbeatIntervalMs;
+    this.#lastPulseMs = nowMs;
+    for (const peer of this.#peers.values()) {
+      const { connection } = peer;
+      if (connection.bytesReceived !== peer.heardBytes || wasAsleep) {
+        peer.heardBytes = connection.bytesReceived;
+        peer.heardAtMs = nowMs;
+      } else if (nowMs - peer.heardAtMs >= heartbeatTimeoutMs) {
+        connection.close('TIMEOUT', `nothing heard for ${((nowMs - peer.heardAtMs) / 1000).toFixed(1)} s`);
+        continue;
+      }
+      connection.ping();
+    }
+  }
+
+  /** Runs what a socket brought about: whatever it throws is a bug of ours. */
+  #guard(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      this.#handlers.onFatal(error);
+    }
+  }
+}
+
+/** Refuses a message that is not allowed before or after the handshake. */
+function checkTurn(peer: Peer, message: ReceivedMessage): void {
+  if (!peer.hasSaidHello) {
+    if (message.kind !== 'hello')
+      throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} came before Hello`);
+    peer.hasSaidHello = true;
+  } else if (message.kind === 'hello') {
+    throw protocolError('UNEXPECTED_MESSAGE', 'a second Hello');
+  } else if (!peer.isAdmitted && message.kind !== 'heartbeat') {
+    throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} came before the Welcome`);
+  }
+}
+
+function cannotListen(host: string, port: number, error: NodeJS.ErrnoException): OperatingError {
+  return new OperatingError(`cannot listen on ${host}:${port}: ${adviceOn(error, host, port)}`, {
+    cause: error,
+  });
+}
+
+function adviceOn(error: NodeJS.ErrnoException, host: string, port: number): string {
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return 'another program uses this port; stop it or set coordinator.port (0 picks a free one)';
+    case 'EACCES':
+      return `this user may not use port ${port}; set coordinator.port to one above 1023`;
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return `${host} is no address of this machine; set coordinator.host (127.0.0.1: this machine only, 0.0.0.0: all its addresses)`;
+    default:
+      return error.message;
+  }
+}
+
+function ignore(): void {
+  return;
+}

@@ -1,0 +1,53 @@
+/**
+ * The coordinator's view of one connected trainer: its connection, how far it has been fed, and an
+ * outbox that keeps everything sent to it in order even when some of it has to be read from disk.
+ */
+import type { Connection } from './connection.ts';
+import type { Message } from '../protocol/messages.ts';
+
+export class Session {
+  readonly trainerId: string;
+  readonly connection: Connection;
+  /** The record up to which the feed went; null while the feed is still under way. */
+  liveSequence: number | null = null;
+  /** The last record the trainer says it has applied. */
+  readySequence = -1;
+  device = '';
+  #outbox: Promise<void> = Promise.resolve();
+  readonly #onFailure: (error: unknown) => void;
+
+  constructor(trainerId: string, connection: Connection, onFailure: (error: unknown) => void) {
+    this.trainerId = trainerId;
+    this.connection = connection;
+    this.#onFailure = onFailure;
+  }
+
+  /** Runs `task` after everything put here before; skipped once the connection is closed. */
+  enqueue(task: () => void | Promise<void>): void {
+    this.#outbox = this.#outbox.then(async () => {
+      if (!this.connection.isOpen) return;
+      try {
+        await task();
+      } catch (error) {
+        if (this.connection.isOpen) this.#onFailure(error);
+      }
+    });
+  }
+
+  /** Sends a message in its turn. */
+  send(message: Message): void {
+    this.enqueue(() => this.connection.send(message));
+  }
+
+  /** Sends frames in their turn, as fast as the trainer takes them. */
+  sendFrames(frames: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): void {
+    this.enqueue(async () => {
+      await this.connection.sendBulk(frames);
+    });
+  }
+
+  /** True when it has applied everything that was fed to it and gets every new record live. */
+  get isUpToDate(): boolean {
+    return this.liveSequence !== null && this.readySequence >= this.liveSequence;
+  }
+}

@@ -1,0 +1,166 @@
+/**
+ * What trainers have sent for the step under way: sketches, factors and contributions, as encoded
+ * bytes, until the core says what to do with them. Checks sizes before anything is kept.
+ */
+import { ProtocolError } from '../errors.ts';
+import { codecFor } from '../galore/codec/codec.ts';
+import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { CLOSE_CODES } from '../protocol/close-codes.ts';
+import { crc32c } from '../protocol/crc32c.ts';
+import type { CodecName, PartMessage, StreamName } from '../protocol/messages.ts';
+import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
+import type { SlotSizes } from '../protocol/slot-sizes.ts';
+
+/** One tensor as it arrived. */
+export interface StagedTensor {
+  readonly codec: CodecName;
+  readonly bytes: Uint8Array;
+}
+
+/** The step that trainers may send for, and the round of its refresh (0: none). */
+export interface StagingWindow {
+  readonly step: number;
+  readonly round: number;
+}
+
+/** Streams that are staged. */
+export type StagedStream = 'contribution' | 'sketch' | 'factor';
+
+interface TrainerStage {
+  readonly assembler: PartAssembler;
+  readonly tensors: Record<StagedStream, Map<number, StagedTensor>>;
+  /** CRC-32C over the payloads of the contribution so far. */
+  checksum: number;
+}
+
+export class Staging {
+  readonly #slots: readonly Slot[];
+  readonly #sizes: readonly SlotSizes[];
+  readonly #rounds: number;
+  readonly #trainers = new Map<string, TrainerStage>();
+  #window: StagingWindow = { step: 0, round: 0 };
+  #isOpen = false;
+
+  /** @param rounds of a refresh */
+  constructor(slots: readonly Slot[], sizes: readonly SlotSizes[], rounds: number) {
+    this.#slots = slots;
+    this.#sizes = sizes;
+    this.#rounds = rounds;
+  }
+
+  /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
+  open(window: StagingWindow): void {
+    for (const stage of this.#trainers.values()) {
+      if (window.step !== this.#window.step) forgetTensors(stage);
+      stage.tensors.sketch.clear();
+      stage.tensors.factor.clear();
+    }
+    this.#window = window;
+    this.#isOpen = true;
+  }
+
+  /** Closes the window: the step is committed or was given up. Parts of it that still come are dropped. */
+  close(): void {
+    for (const stage of this.#trainers.values()) forgetTensors(stage);
+    this.#isOpen = false;
+  }
+
+  /** Forgets what a trainer sent and was not taken yet: it is gone, or starts anew. */
+  forget(trainerId: string): void {
+    this.#trainers.delete(trainerId);
+  }
+
+  /**
+   * Takes a part of stream sketch, factor or contribution. Parts for an older step or round are late,
+   * not wrong: they are dropped.
+   * @throws ProtocolError when it does not fit what the step expects
+   */
+  accept(trainerId: string, part: PartMessage): void {
+    const stream = stagedStream(part.stream);
+    const stage = this.#stageOf(trainerId);
+    const isCurrent = this.#isOpen && part.step === this.#window.step;
+    const complete = stage.assembler.accept(part);
+    if (stream === 'contribution' && isCurrent) stage.checksum = crc32c(part.payload, stage.checksum);
+    if (complete === null) return;
+    this.#checkNumbers(complete);
+    stage.tensors[stream].set(part.tensor, complete);
+  }
+
+  /**
+   * The tensors a trainer has sent of one stream, which must be at least those of `slots`.
+   * @throws ProtocolError naming the first slot that is missing
+   */
+  take(trainerId: string, stream: StagedStream, slots: readonly number[]): ReadonlyMap<number, StagedTensor> {
+    const tensors = this.#trainers.get(trainerId)?.tensors[stream] ?? new Map<number, StagedTensor>();
+    const missing = slots.find((slot) => !tensors.has(slot));
+    if (missing !== undefined) {
+      const name = this.#slots[missing]?.name ?? 'unknown';
+      throw new ProtocolError(
+        CLOSE_CODES.INVALID_CONTRIBUTION.code,
+        `the ${stream} of step ${this.#window.step} lacks slot ${missing} (${name})`,
+      );
+    }
+    return tensors;
+  }
+
+  /** CRC-32C over the payloads of the trainer's contribution so far. */
+  checksumOf(trainerId: string): number {
+    return this.#trainers.get(trainerId)?.checksum ?? 0;
+  }
+
+  /** Here the sender is still known; once summed, a number that is not finite has no owner. */
+  #checkNumbers({ codec, bytes, tensor }: AssembledTensor): void {
+    const slot = this.#slots[tensor];
+    const count = codec === 'f32' || slot === undefined ? bytes.length / 4 : sizeOf(payloadShape(slot));
+    codecFor(codec).check(bytes, count);
+  }
+
+  #stageOf(trainerId: string): TrainerStage {
+    const existing = this.#trainers.get(trainerId);
+    if (existing !== undefined) return existing;
+    const stage: TrainerStage = {
+      assembler: new PartAssembler((stream, step, round, tensor) =>
+        this.#expect(trainerId, stagedStream(stream), step, round, tensor),
+      ),
+      tensors: { contribution: new Map(), sketch: new Map(), factor: new Map() },
+      checksum: 0,
+    };
+    this.#trainers.set(trainerId, stage);
+    return stage;
+  }
+
+  #expect(trainerId: string, stream: StagedStream, step: number, round: number, tensor: number): PartVerdict {
+    const window = this.#window;
+    const isRefresh = stream !== 'contribution';
+    const isOver = step < window.step || (step === window.step && !this.#isOpen);
+    if (isOver || (isRefresh && step === window.step && round < window.round)) {
+      return { ignore: `step ${step} round ${round} is over` };
+    }
+    if (step > window.step) return `step ${step} is not under way (step ${window.step} is)`;
+    if (isRefresh && round > window.round)
+      return `round ${round} is not under way (round ${window.round} is)`;
+    const sizes = this.#sizes[tensor];
+    if (sizes === undefined) return `there is no slot ${tensor} (there are ${this.#sizes.length})`;
+    if (this.#trainers.get(trainerId)?.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
+    if (stream === 'contribution') return sizes.payload;
+    const expected =
+      stream === 'factor' && round === this.#rounds ? sizes.basis : (sizes.sketches[round - 1] ?? null);
+    return expected ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`;
+  }
+}
+
+/** What was received whole; a tensor that is half there stays, its rest still comes. */
+function forgetTensors(stage: TrainerStage): void {
+  stage.tensors.contribution.clear();
+  stage.tensors.sketch.clear();
+  stage.tensors.factor.clear();
+  stage.checksum = 0;
+}
+
+function stagedStream(stream: StreamName): StagedStream {
+  if (stream === 'contribution' || stream === 'sketch' || stream === 'factor') return stream;
+  throw new ProtocolError(
+    CLOSE_CODES.UNEXPECTED_MESSAGE.code,
+    `a trainer does not send stream ${stream} here`,
+  );
+}

@@ -1,0 +1,236 @@
+/**
+ * The bulk side of a step: what trainers send is staged, checked and summed here, and becomes records.
+ * The core says when; this knows nothing of phases, sockets or disk.
+ */
+import type { RunConfig } from '../config/schema.ts';
+import { ProtocolError } from '../errors.ts';
+import { learningRate } from '../galore/schedule.ts';
+import { CLOSE_CODES } from '../protocol/close-codes.ts';
+import { encodeEnvelope } from '../protocol/envelope.ts';
+import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
+import { splitIntoParts } from '../protocol/parts.ts';
+import type { RunShape } from '../run-shape.ts';
+import type { Effect, Received } from './core/state.ts';
+import {
+  sealBases,
+  sealUpdate,
+  type RecordPlace,
+  type SealedRecord,
+  type WeightedTensors,
+} from './records.ts';
+import { RefreshSums } from './refresh-sums.ts';
+import { Staging, type StagedStream } from './staging.ts';
+
+type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
+
+export class StepDesk {
+  readonly #config: RunConfig;
+  readonly #shape: RunShape;
+  readonly #staging: Staging;
+  readonly #refresh: RefreshSums;
+  readonly #allSlots: readonly number[];
+  #step = 0;
+  #round = 0;
+  /** Slots of the refresh under way. */
+  #refreshSlots: readonly number[] = [];
+  /** What each factorising trainer was given. */
+  readonly #jobs = new Map<string, readonly number[]>();
+  /** Most tokens each trainer can honestly declare. */
+  readonly #assignedTokens = new Map<string, number>();
+
+  /** @param probeSeed a number the trainers do not know */
+  constructor(config: RunConfig, shape: RunShape, probeSeed: number) {
+    this.#config = config;
+    this.#shape = shape;
+    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
+    this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
+    this.#allSlots = shape.slots.map((slot) => slot.index);
+  }
+
+  /** The learning rate of step `step` (from 1). */
+  learningRate(step: number): number {
+    return learningRate(this.#config.optimizer, step - 1, this.#config.steps);
+  }
+
+  /** A trainer is about to be given sequences of a step. */
+  assigned({ trainerId, step, positions }: EffectOf<'assignStep'>): void {
+    if (step !== this.#step) {
+      this.#assignedTokens.clear();
+      this.#openWindow(step, 0);
+    }
+    this.#assignedTokens.set(trainerId, positions.length * this.#config.seq_len);
+  }
+
+  /**
+   * Starts a refresh round; returns the slots to ask for and, from round 2 on, the frames of the
+   * factors that come before the request.
+   */
+  beginRound({ step, round, slots }: EffectOf<'requestSketches'>): {
+    readonly slots: readonly number[];
+    readonly frames: readonly Uint8Array[];
+  } {
+    const frames: Uint8Array[] = [];
+    if (round > 1) {
+      for (const index of this.#refresh.active(slots)) {
+        frames.push(...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)));
+      }
+    }
+    this.#openWindow(step, round);
+    this.#refresh.begin(step, round);
+    this.#refreshSlots = slots;
+    this.#jobs.clear();
+    return { slots: this.#refresh.active(slots), frames };
+  }
+
+  /** Sums the sketches of the round. */
+  sumSketches({ weights }: EffectOf<'sumSketches'>): void {
+    const slots = this.#refresh.active(this.#refreshSlots);
+    this.#refresh.sum(this.#refreshSlots, this.#weighted(weights, 'sketch', slots));
+  }
+
+  /** Notes who factorises what; returns the slots and the frames of their sums. */
+  beginJob({ trainerId, step, round, slots }: EffectOf<'assignFactors'>): {
+    readonly slots: readonly number[];
+    readonly frames: readonly Uint8Array[];
+  } {
+    const earlier = this.#jobs.get(trainerId) ?? [];
+    this.#jobs.set(trainerId, [...earlier, ...slots]);
+    const active = this.#refresh.active(slots);
+    const frames = active.flatMap((index) => [
+      ...this.#partFrames('sketchSum', step, round, index, this.#refresh.sumOf(index) ?? undefined),
+    ]);
+    return { slots: active, frames };
+  }
+
+  /** Takes a part of a sketch, factor or contribution. @throws ProtocolError */
+  acceptPart(trainerId: string, part: PartMessage): void {
+    this.#staging.accept(trainerId, part);
+  }
+
+  /** A trainer says its sketches are complete. @throws ProtocolError if they are not */
+  acceptSketch(trainerId: string, message: SketchMessage): void {
+    if (!this.#isCurrent(message.step, message.round)) return;
+    if (message.tokens === 0) return;
+    this.#checkTokens(trainerId, message.tokens);
+    this.#staging.take(trainerId, 'sketch', this.#refresh.active(this.#refreshSlots));
+  }
+
+  /**
+   * A trainer says its factors are complete.
+   * @returns the slots of its job; empty if the message is late
+   * @throws ProtocolError if they are not complete, not finite or not orthonormal
+   */
+  acceptFactor(trainerId: string, message: FactorMessage): readonly number[] {
+    const job = this.#jobs.get(trainerId) ?? [];
+    if (!this.#isCurrent(message.step, message.round) || job.length === 0) return [];
+    const slots = job.filter((slot) => message.slots.includes(slot) || message.zeroSlots.includes(slot));
+    const given = this.#refresh.active(slots).filter((slot) => !message.zeroSlots.includes(slot));
+    const tensors = this.#staging.take(trainerId, 'factor', given);
+    const fault = this.#refresh.accept(slots, message.zeroSlots, tensors);
+    if (fault !== null) throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, fault);
+    return job;
+  }
+
+  /** A trainer says its contribution is complete. @throws ProtocolError if it is not, or damaged */
+  acceptContribution(trainerId: string, message: ContributionMessage): void {
+    if (message.step !== this.#step || message.tokens === 0) return;
+    this.#checkTokens(trainerId, message.tokens);
+    this.#staging.take(trainerId, 'contribution', this.#allSlots);
+    const checksum = this.#staging.checksumOf(trainerId);
+    if (checksum !== message.checksum) {
+      throw new ProtocolError(
+        CLOSE_CODES.INVALID_CONTRIBUTION.code,
+        `the contribution of step ${message.step} has checksum ${checksum}, not ${message.checksum} as declared`,
+      );
+    }
+  }
+
+  /** The record of the new bases. */
+  sealBases(place: RecordPlace, { slots }: EffectOf<'commitBases'>): SealedRecord {
+    return sealBases(place, slots, this.#refresh.factors);
+  }
+
+  /** The record of the summed contributions. */
+  sealUpdate(place: RecordPlace, { step, received, shards, cursor }: EffectOf<'commitUpdate'>): SealedRecord {
+    const { optimizer, seed, wire } = this.#config;
+    const contributions = this.#weighted(received, 'contribution', this.#allSlots);
+    return sealUpdate(place, {
+      slots: this.#shape.slots,
+      codec: wire.codec,
+      seed,
+      learningRate: this.learningRate(step),
+      maxGradNorm: optimizer.max_grad_norm,
+      contributions,
+      received: received.filter(({ tokens }) => tokens > 0),
+      shards,
+      cursor,
+    });
+  }
+
+  /** The bases are committed: their sums are not needed any more. */
+  refreshCommitted(): void {
+    this.#refresh.clear();
+    this.#jobs.clear();
+    this.#refreshSlots = [];
+  }
+
+  /** The step is committed or was given up. */
+  discard(): void {
+    this.#staging.close();
+    this.#step = 0;
+    this.refreshCommitted();
+  }
+
+  /** The trainer's connection is gone: half-sent tensors are void. */
+  forget(trainerId: string): void {
+    this.#staging.forget(trainerId);
+    this.#jobs.delete(trainerId);
+  }
+
+  /** Weights p_i = c_i / C, in the order given. */
+  #weighted(
+    received: readonly Received[],
+    stream: StagedStream,
+    slots: readonly number[],
+  ): WeightedTensors[] {
+    const total = received.reduce((sum, { tokens }) => sum + tokens, 0);
+    return received
+      .filter(({ tokens }) => tokens > 0)
+      .map(({ trainerId, tokens }) => ({
+        weight: tokens / total,
+        tensors: this.#staging.take(trainerId, stream, slots),
+      }));
+  }
+
+  *#partFrames(
+    stream: 'factor' | 'sketchSum',
+    step: number,
+    round: number,
+    tensor: number,
+    bytes: Uint8Array | undefined,
+  ): Generator<Uint8Array> {
+    if (bytes === undefined) return;
+    const header = { stream, step, round, tensor, codec: 'f32' } as const;
+    for (const part of splitIntoParts(header, bytes)) yield encodeEnvelope(part);
+  }
+
+  #openWindow(step: number, round: number): void {
+    this.#step = step;
+    this.#round = round;
+    this.#staging.open({ step, round });
+  }
+
+  #isCurrent(step: number, round: number): boolean {
+    return step === this.#step && round === this.#round;
+  }
+
+  #checkTokens(trainerId: string, tokens: number): void {
+    const most = this.#assignedTokens.get(trainerId) ?? 0;
+    if (tokens > most) {
+      throw new ProtocolError(
+        CLOSE_CODES.INVALID_CONTRIBUTION.code,
+        `${tokens} tokens are declared for step ${this.#step} but only ${most} were assigned`,
+      );
+    }
+  }
+}

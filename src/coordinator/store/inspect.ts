@@ -1,0 +1,211 @@
+/**
+ * What a run directory holds, for people and programs. Only reads, takes no lock: works while the run
+ * goes on, after it, and when parts of it are damaged.
+ */
+import { basename } from 'node:path';
+import { parse as parseYaml } from 'yaml';
+import { CheckpointError } from '../../errors.ts';
+import { describeCheckpoint, listCheckpointSteps, openCheckpoint } from './checkpoint.ts';
+import { readLockOwner } from './directory-lock.ts';
+import type { Liveness } from './directory-lock.ts';
+import { scanJournal } from './journal-scan.ts';
+import type { JournalScan } from './journal-scan.ts';
+import { readMetrics } from './metrics-log.ts';
+import { readRunDirectory } from './run-directory.ts';
+import type { RunDirectoryPaths } from './run-directory.ts';
+
+/** A checkpoint in an inspection; `fault` says what is wrong with it. */
+export interface InspectedCheckpoint {
+  readonly step: number;
+  readonly sequence: number | null;
+  readonly bytes: number | null;
+  readonly weightsSha256: string | null;
+  readonly created: string | null;
+  readonly fault: string | null;
+}
+
+/** A journal file in an inspection. */
+export interface InspectedSegment {
+  readonly file: string;
+  readonly firstSequence: number;
+  readonly lastSequence: number | null;
+  readonly bytes: number;
+}
+
+/** The journal in an inspection. */
+export interface InspectedJournal {
+  readonly segments: readonly InspectedSegment[];
+  readonly records: number;
+  readonly bytes: number;
+  /** Behind the last complete record: being written, or left by a crash. */
+  readonly tornBytes: number;
+  readonly fault: string | null;
+}
+
+/** Everything `galore inspect` shows. Null: not known. */
+export interface Inspection {
+  readonly path: string;
+  readonly name: string;
+  readonly runId: string;
+  /** Committed steps. */
+  readonly step: number;
+  readonly totalSteps: number | null;
+  readonly seed: number | null;
+  readonly codec: string | null;
+  /** Whether a coordinator holds the directory. */
+  readonly coordinator: 'running' | 'not running' | 'unknown';
+  /** Step and weights of the newest checkpoint that is sound. */
+  readonly checkpointStep: number | null;
+  readonly weightsSha256: string | null;
+  /** Ids of the trainers of the last step. */
+  readonly trainers: readonly string[];
+  readonly lastLoss: number | null;
+  /** Sums over all steps in metrics.jsonl. */
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly bytesUp: number;
+  readonly bytesDown: number;
+  readonly checkpoints: readonly InspectedCheckpoint[];
+  readonly journal: InspectedJournal;
+}
+
+/**
+ * Inspects the run in `dir`. With `isFull` every byte of journal and checkpoints is checked against its
+ * checksum, which takes as long as reading them; without, sizes and structure are.
+ * @throws CheckpointError when `dir` is not a run directory. Damage within it is reported as a fault.
+ */
+export async function inspectRun(
+  dir: string,
+  { isFull = false }: { readonly isFull?: boolean } = {},
+): Promise<Inspection> {
+  const run = await readRunDirectory(dir);
+  const { scan, fault } = await readJournal(run, isFull);
+  const checkpoints = await readCheckpoints(run, isFull);
+  const newest = checkpoints.findLast((checkpoint) => checkpoint.fault === null);
+  const metrics = await sumMetrics(run.metricsPath);
+  const lastUpdate = scan?.head?.lastUpdate ?? null;
+  const lock = await readLockOwner(dir);
+  return {
+    path: run.path,
+    name: run.name,
+    runId: run.runId,
+    step: Math.max(scan?.head?.step ?? 0, newest?.step ?? 0),
+    ...readConfig(run.configYaml),
+    coordinator: lock === null ? 'not running' : COORDINATOR[lock.liveness],
+    checkpointStep: newest?.step ?? null,
+    weightsSha256: newest?.weightsSha256 ?? null,
+    trainers: lastUpdate === null ? metrics.trainers : lastUpdate.members.map(({ trainerId }) => trainerId),
+    lastLoss:
+      lastUpdate !== null && lastUpdate.tokens > 0 ? lastUpdate.lossSum / lastUpdate.tokens : metrics.loss,
+    tokens: metrics.tokens,
+    seconds: metrics.seconds,
+    bytesUp: metrics.bytesUp,
+    bytesDown: metrics.bytesDown,
+    checkpoints,
+    journal: describeJournal(scan, fault),
+  };
+}
+
+const COORDINATOR: Readonly<Record<Liveness, Inspection['coordinator']>> = {
+  alive: 'running',
+  dead: 'not running',
+  unknown: 'unknown',
+};
+
+/** The coordinator may delete a segment while it is read; a second look sees the journal without it. */
+async function readJournal(
+  { journalDir }: RunDirectoryPaths,
+  isFull: boolean,
+): Promise<{ scan: JournalScan | null; fault: string | null }> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return { scan: await scanJournal(journalDir, { isFull }), fault: null };
+    } catch (error) {
+      if (attempt < 3) continue;
+      return { scan: null, fault: (error as Error).message };
+    }
+  }
+}
+
+function describeJournal(scan: JournalScan | null, fault: string | null): InspectedJournal {
+  const segments = (scan?.segments ?? []).map(({ path, firstSequence, lastSequence, fileBytes }) => ({
+    file: basename(path),
+    firstSequence,
+    lastSequence,
+    bytes: fileBytes,
+  }));
+  return {
+    segments,
+    records: scan?.records.length ?? 0,
+    bytes: segments.reduce((sum, { bytes }) => sum + bytes, 0),
+    tornBytes: scan?.torn?.bytes ?? 0,
+    fault,
+  };
+}
+
+/** Ascending by step. A checkpoint deleted meanwhile is left out. */
+async function readCheckpoints(
+  { checkpointsDir }: RunDirectoryPaths,
+  isFull: boolean,
+): Promise<InspectedCheckpoint[]> {
+  const found: InspectedCheckpoint[] = [];
+  for (const step of await listCheckpointSteps(checkpointsDir)) {
+    try {
+      if (isFull) await (await openCheckpoint(checkpointsDir, step)).close();
+      const { sequence, bytes, weightsSha256, created } = await describeCheckpoint(checkpointsDir, step);
+      found.push({ step, sequence, bytes, weightsSha256, created, fault: null });
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      if (!(await listCheckpointSteps(checkpointsDir)).includes(step)) continue;
+      found.push({
+        step,
+        sequence: null,
+        bytes: null,
+        weightsSha256: null,
+        created: null,
+        fault: error.message,
+      });
+    }
+  }
+  return found;
+}
+
+interface MetricsSummary {
+  readonly loss: number | null;
+  readonly trainers: readonly string[];
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly bytesUp: number;
+  readonly bytesDown: number;
+}
+
+async function sumMetrics(path: string): Promise<MetricsSummary> {
+  const sums = { tokens: 0, seconds: 0, bytesUp: 0, bytesDown: 0 };
+  let loss: number | null = null;
+  let trainers: readonly string[] = [];
+  for await (const line of readMetrics(path)) {
+    for (const field of ['tokens', 'seconds', 'bytesUp', 'bytesDown'] as const) {
+      const value = line[field];
+      if (typeof value === 'number' && Number.isFinite(value)) sums[field] += value;
+    }
+    if (typeof line['loss'] === 'number') loss = line['loss'];
+    if (Array.isArray(line['trainers'])) trainers = line['trainers'].map(String);
+  }
+  return { loss, trainers, ...sums };
+}
+
+/** The few facts of run.yaml that are shown; a file that cannot be read leaves them unknown. */
+function readConfig(configYaml: string): Pick<Inspection, 'totalSteps' | 'seed' | 'codec'> {
+  let config: { steps?: unknown; seed?: unknown; wire?: { codec?: unknown } | null } | null;
+  try {
+    config = parseYaml(configYaml) as typeof config;
+  } catch {
+    config = null;
+  }
+  const { steps, seed, wire } = typeof config === 'object' && config !== null ? config : {};
+  return {
+    totalSteps: typeof steps === 'number' ? steps : null,
+    seed: typeof seed === 'number' ? seed : null,
+    codec: typeof wire?.codec === 'string' ? wire.codec : null,
+  };
+}

@@ -1,0 +1,350 @@
+/**
+ * Token ids on disk, so that data are tokenised once. One folder per data set: `header.json`, for each
+ * part `PART.tokens` (uint16 or uint32 ids, little-endian) and, where some tokens are no targets,
+ * `PART.mask` (a byte a token), and `tokenizer.json`. It is written under another name, synced, and
+ * renamed, so a folder under its own name is complete; of two processes that write at once the first
+ * wins. Node cannot map files into memory: ids are read at positions, from the page cache of the system.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, open, readdir, readFile, rename, rm, type FileHandle } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { DataError, OperatingError } from '../errors.ts';
+
+/** Raise it when the same data would give other files. */
+export const TOKEN_CACHE_VERSION = 1;
+
+const PARTIAL_PREFIX = '.partial~';
+/** Half-written folders of this process: another process may have had its id before, and left its own. */
+const ownFolders = new Set<string>();
+
+const BUFFERED_TOKENS = 1 << 18;
+const MAX_UINT16_VOCAB = 65536;
+
+/** The two token streams of a data set. */
+export type PartName = 'train' | 'validation';
+
+/** What header.json holds. */
+export interface TokenCacheHeader {
+  readonly version: typeof TOKEN_CACHE_VERSION;
+  readonly key: string;
+  readonly bytesPerToken: 2 | 4;
+  readonly hasMask: boolean;
+  readonly vocabSize: number;
+  readonly documents: number;
+  readonly tokens: Readonly<Record<PartName, number>>;
+  readonly notices: readonly string[];
+}
+
+/** Sequences of one part: number k covers tokens k * seqLen to (k + 1) * seqLen inclusive. */
+export interface SequenceSource {
+  /** Number of sequences. */
+  readonly count: number;
+  /** `tokens` is [k, seqLen + 1]: labels are the inputs shifted by one. `mask` is [k, seqLen], 1 where the label counts. */
+  read(indices: readonly number[]): Promise<{ tokens: Int32Array; mask: Uint8Array | null }>;
+}
+
+/** A complete token cache, open for reading. */
+export interface TokenCache {
+  readonly header: TokenCacheHeader;
+  readonly tokenizerJson: string | null;
+  /** @throws RangeError from `read` for an index out of range. */
+  sequences(part: PartName, seqLen: number): SequenceSource;
+  close(): Promise<void>;
+}
+
+/** Opens the cache of `key`; null where there is none or it is damaged, which `onDamage` is told. */
+export async function openTokenCache(
+  cacheDir: string,
+  key: string,
+  onDamage: (reason: string) => void,
+): Promise<TokenCache | null> {
+  const folder = join(cacheDir, key);
+  const opened: FileHandle[] = [];
+  try {
+    const header = JSON.parse(await readFile(join(folder, 'header.json'), 'utf8')) as TokenCacheHeader;
+    if (header.version !== TOKEN_CACHE_VERSION || header.key !== key)
+      throw new Error('its header is of another data set');
+    const files = {} as Record<PartName, { tokens: FileHandle; mask: FileHandle | null }>;
+    for (const part of ['train', 'validation'] as const) {
+      const count = header.tokens[part];
+      const openChecked = async (name: string, bytes: number): Promise<FileHandle> => {
+        const handle = await open(join(folder, name), 'r');
+        opened.push(handle);
+        const { size } = await handle.stat();
+        if (size !== bytes) throw new Error(`${name} has ${size} bytes instead of ${bytes}`);
+        return handle;
+      };
+      const tokens = await openChecked(`${part}.tokens`, count * header.bytesPerToken);
+      files[part] = { tokens, mask: header.hasMask ? await openChecked(`${part}.mask`, count) : null };
+    }
+    const tokenizerJson = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => null);
+    return {
+      header,
+      tokenizerJson,
+      sequences: (part, seqLen) =>
+        createSequences(
+          { ...files[part], tokenCount: header.tokens[part], path: join(folder, part) },
+          header,
+          seqLen,
+        ),
+      close: async () => {
+        await Promise.all(opened.map((handle) => handle.close()));
+      },
+    };
+  } catch (error) {
+    await Promise.all(opened.map((handle) => handle.close()));
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') onDamage((error as Error).message);
+    return null;
+  }
+}
+
+interface PartFiles {
+  readonly tokens: FileHandle;
+  readonly mask: FileHandle | null;
+  readonly tokenCount: number;
+  readonly path: string;
+}
+
+function createSequences(files: PartFiles, header: TokenCacheHeader, seqLen: number): SequenceSource {
+  const count = Math.max(0, Math.floor((files.tokenCount - 1) / seqLen));
+  const width = seqLen + 1;
+  const readOne = async (
+    index: number,
+    row: number,
+    tokens: Int32Array,
+    mask: Uint8Array | null,
+  ): Promise<void> => {
+    if (!Number.isInteger(index) || index < 0 || index >= count) {
+      throw new RangeError(`there is no sequence ${index}: the part has ${count}`);
+    }
+    const ids = header.bytesPerToken === 2 ? new Uint16Array(width) : new Uint32Array(width);
+    await readFully(
+      files.tokens,
+      new Uint8Array(ids.buffer),
+      index * seqLen * header.bytesPerToken,
+      files.path,
+    );
+    tokens.set(ids, row * width);
+    if (mask !== null && files.mask !== null) {
+      const labels = mask.subarray(row * seqLen, (row + 1) * seqLen);
+      await readFully(files.mask, labels, index * seqLen + 1, files.path); // a label is the token after its input
+    }
+  };
+  return {
+    count,
+    async read(indices) {
+      const tokens = new Int32Array(indices.length * width);
+      const mask = header.hasMask ? new Uint8Array(indices.length * seqLen) : null;
+      await Promise.all(indices.map((index, row) => readOne(index, row, tokens, mask)));
+      return { tokens, mask };
+    },
+  };
+}
+
+async function readFully(
+  handle: FileHandle,
+  into: Uint8Array,
+  position: number,
+  path: string,
+): Promise<void> {
+  for (let done = 0; done < into.length;) {
+    const { bytesRead } = await handle.read(into, done, into.length - done, position + done);
+    if (bytesRead === 0)
+      throw new DataError(path, `${path}: the token cache became shorter while it was in use`);
+    done += bytesRead;
+  }
+}
+
+/** Writes one part of a cache. Ids are checked by the caller's tokenizer, not here. */
+export interface PartWriter {
+  readonly count: number;
+  append(ids: Int32Array, isTarget: boolean): Promise<void>;
+}
+
+/** What a cache is made of, apart from its tokens. */
+export interface TokenCacheContent {
+  readonly key: string;
+  readonly vocabSize: number;
+  readonly hasMask: boolean;
+  readonly tokenizerJson: string | null;
+}
+
+/**
+ * Writes a cache: `fill` appends the tokens and returns the facts for the header. Nothing is left
+ * behind under the cache's name unless all of it was written.
+ * @throws OperatingError where the disk refuses.
+ */
+export async function writeTokenCache(
+  cacheDir: string,
+  content: TokenCacheContent,
+  fill: (
+    parts: Readonly<Record<PartName, PartWriter>>,
+  ) => Promise<Pick<TokenCacheHeader, 'documents' | 'notices'>>,
+): Promise<void> {
+  const bytesPerToken = content.vocabSize <= MAX_UINT16_VOCAB ? 2 : 4;
+  await explainWriteFailure(cacheDir, () => mkdir(cacheDir, { recursive: true }));
+  await removeLeftovers(cacheDir);
+  const partial = `${PARTIAL_PREFIX}${hostname()}~${process.pid}~${randomUUID()}`;
+  const folder = join(cacheDir, partial);
+  ownFolders.add(partial);
+  await explainWriteFailure(folder, () => mkdir(folder));
+  const files: PartFile[] = [];
+  try {
+    const openPart = async (part: PartName): Promise<PartFile> => {
+      const file = await PartFile.create(join(folder, part), bytesPerToken, content.hasMask);
+      files.push(file);
+      return file;
+    };
+    const parts = { train: await openPart('train'), validation: await openPart('validation') };
+    const facts = await fill(parts);
+    const tokens = { train: parts.train.count, validation: parts.validation.count };
+    for (const file of files) await file.finish();
+    const { key, vocabSize, hasMask } = content;
+    const header: TokenCacheHeader = {
+      version: TOKEN_CACHE_VERSION,
+      key,
+      bytesPerToken,
+      hasMask,
+      vocabSize,
+      tokens,
+      ...facts,
+    };
+    if (content.tokenizerJson !== null)
+      await writeSynced(join(folder, 'tokenizer.json'), content.tokenizerJson);
+    await writeSynced(join(folder, 'header.json'), `${JSON.stringify(header, null, 2)}\n`);
+    await explainWriteFailure(cacheDir, () => publish(folder, join(cacheDir, key)));
+  } finally {
+    for (const file of files) await file.close();
+    await rm(folder, { recursive: true, force: true });
+    ownFolders.delete(partial);
+  }
+}
+
+/** Removes a damaged cache. */
+export async function removeTokenCache(cacheDir: string, key: string): Promise<void> {
+  await explainWriteFailure(cacheDir, () => rm(join(cacheDir, key), { recursive: true, force: true }));
+}
+
+/** Gives a complete folder its name, unless another process was first: then its folder holds the same. */
+async function publish(folder: string, destination: string): Promise<void> {
+  try {
+    await rename(folder, destination);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
+  }
+}
+
+/** Removes what processes of this machine that no longer live have left half-written. */
+async function removeLeftovers(cacheDir: string): Promise<void> {
+  for (const name of await readdir(cacheDir)) {
+    if (!name.startsWith(PARTIAL_PREFIX)) continue;
+    const [host, pid] = name.slice(PARTIAL_PREFIX.length).split('~');
+    const isInUse = ownFolders.has(name) || (Number(pid) !== process.pid && isAlive(Number(pid)));
+    if (host !== hostname() || isInUse) continue;
+    await rm(join(cacheDir, name), { recursive: true, force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0); // signal 0 only asks
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** The files of one part, written through a buffer. */
+class PartFile implements PartWriter {
+  readonly #path: string;
+  readonly #tokenFile: FileHandle;
+  readonly #maskFile: FileHandle | null;
+  readonly #tokens: Uint16Array | Uint32Array;
+  readonly #mask: Uint8Array;
+  #buffered = 0;
+  #written = 0;
+
+  private constructor(
+    path: string,
+    tokenFile: FileHandle,
+    maskFile: FileHandle | null,
+    bytesPerToken: 2 | 4,
+  ) {
+    this.#path = path;
+    this.#tokenFile = tokenFile;
+    this.#maskFile = maskFile;
+    this.#tokens = bytesPerToken === 2 ? new Uint16Array(BUFFERED_TOKENS) : new Uint32Array(BUFFERED_TOKENS);
+    this.#mask = new Uint8Array(BUFFERED_TOKENS);
+  }
+
+  static async create(path: string, bytesPerToken: 2 | 4, hasMask: boolean): Promise<PartFile> {
+    const openNew = (name: string): Promise<FileHandle> => explainWriteFailure(name, () => open(name, 'wx'));
+    const tokenFile = await openNew(`${path}.tokens`);
+    return new PartFile(path, tokenFile, hasMask ? await openNew(`${path}.mask`) : null, bytesPerToken);
+  }
+
+  get count(): number {
+    return this.#written + this.#buffered;
+  }
+
+  async append(ids: Int32Array, isTarget: boolean): Promise<void> {
+    for (let done = 0; done < ids.length;) {
+      const end = Math.min(ids.length, done + BUFFERED_TOKENS - this.#buffered);
+      this.#tokens.set(ids.subarray(done, end), this.#buffered);
+      this.#mask.fill(isTarget ? 1 : 0, this.#buffered, this.#buffered + end - done);
+      this.#buffered += end - done;
+      done = end;
+      if (this.#buffered === BUFFERED_TOKENS) await this.#flush();
+    }
+  }
+
+  async finish(): Promise<void> {
+    await this.#flush();
+    await explainWriteFailure(this.#path, async () => {
+      await this.#tokenFile.sync();
+      await this.#maskFile?.sync();
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#tokenFile.close();
+    await this.#maskFile?.close();
+  }
+
+  async #flush(): Promise<void> {
+    const tokens = this.#tokens.subarray(0, this.#buffered);
+    await explainWriteFailure(this.#path, async () => {
+      await this.#tokenFile.writeFile(new Uint8Array(tokens.buffer, 0, tokens.byteLength));
+      await this.#maskFile?.writeFile(this.#mask.subarray(0, this.#buffered));
+    });
+    this.#written += this.#buffered;
+    this.#buffered = 0;
+  }
+}
+
+async function writeSynced(path: string, text: string): Promise<void> {
+  await explainWriteFailure(path, async () => {
+    const file = await open(path, 'wx');
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  });
+}
+
+async function explainWriteFailure<T>(path: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? String(error);
+    const reason = code === 'ENOSPC' ? 'the disk is full' : code === 'EACCES' ? 'permission denied' : code;
+    throw new OperatingError(
+      `the token cache ${path} cannot be written: ${reason}; data.cache_dir names another place for it`,
+      { cause: error },
+    );
+  }
+}

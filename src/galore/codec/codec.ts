@@ -1,0 +1,43 @@
+/** The codecs by name, by number on the wire, and by slot. */
+import { ProtocolError } from '../../errors.ts';
+import { CLOSE_CODES } from '../../protocol/close-codes.ts';
+import { payloadShape, sizeOf, type Slot } from '../slot.ts';
+import { f32Codec } from './f32.ts';
+import { int8Codec } from './int8.ts';
+import type { CodecName, TensorCodec } from './tensor-codec.ts';
+
+export type { CodecName, TensorCodec, TensorReader } from './tensor-codec.ts';
+
+/** Payloads of fewer numbers than this travel as f32 whatever is configured: they weigh nothing. */
+export const MIN_QUANTISED_COUNT = 4096;
+
+const CODECS: Readonly<Record<CodecName, TensorCodec>> = { f32: f32Codec, int8: int8Codec };
+
+/** Values of `Codec` in proto/galore.proto. */
+const WIRE_CODECS = { f32: 1, int8: 2 } as const satisfies Record<CodecName, number>;
+
+/** The codec of a name. */
+export function codecFor(name: CodecName): TensorCodec {
+  return CODECS[name];
+}
+
+/** The codec that a slot's payload (the slot, or the payload's shape) travels in. */
+export function codecOfSlot(payload: Slot | readonly number[], configured: CodecName): CodecName {
+  const shape = 'policy' in payload ? payloadShape(payload) : payload;
+  return sizeOf(shape) < MIN_QUANTISED_COUNT ? 'f32' : configured;
+}
+
+/** The number of a codec in `Part.codec` and `TensorInfo.codec`. */
+export function wireOfCodec(name: CodecName): 1 | 2 {
+  return WIRE_CODECS[name];
+}
+
+/**
+ * The codec of a number that came over the wire.
+ * @throws ProtocolError MALFORMED_MESSAGE for one that this build does not know.
+ */
+export function codecOfWire(wire: number): CodecName {
+  if (wire === WIRE_CODECS.f32) return 'f32';
+  if (wire === WIRE_CODECS.int8) return 'int8';
+  throw new ProtocolError(CLOSE_CODES.MALFORMED_MESSAGE.code, `codec ${wire} is not known`);
+}

@@ -1,0 +1,45 @@
+/** What a codec is: how the numbers of a tensor become bytes on the wire. Pure, little-endian. */
+import type { RandomKey } from '../../random.ts';
+
+/** Name of a codec in the configuration. */
+export type CodecName = 'f32' | 'int8';
+
+export interface TensorCodec {
+  readonly name: CodecName;
+  /** Length of the encoding of `count` numbers. */
+  encodedBytes(count: number): number;
+  /**
+   * A new array of bytes. `key` names the stream of the stochastic rounding; f32 has no use for it.
+   * @throws GaloreError ERR_GALORE_NOT_FINITE for NaN or an infinity.
+   */
+  encode(values: Float32Array, key: RandomKey): Uint8Array;
+  /**
+   * Opens bytes that came from a peer; they may lie at any offset of their buffer and must not change
+   * while the reader is in use.
+   * @throws ProtocolError MALFORMED_MESSAGE for a wrong length or impossible scales.
+   */
+  open(bytes: Uint8Array, count: number): TensorReader;
+  /**
+   * Says whether every number is finite, without decoding.
+   * @throws ProtocolError MALFORMED_MESSAGE where `open` does, and for a number that is not finite.
+   */
+  check(bytes: Uint8Array, count: number): void;
+  /** All numbers; throws as `check` does. */
+  decode(bytes: Uint8Array, count: number): Float32Array;
+  /** Numbers `start` to `end` (not included) into the beginning of `out`; throws as `open` does. */
+  decodeRange(
+    bytes: Uint8Array,
+    count: number,
+    start: number,
+    end: number,
+    out: Float32Array | Float64Array,
+  ): void;
+}
+
+/** Encoded numbers that can be read in pieces. The caller keeps 0 <= start <= end <= count. */
+export interface TensorReader {
+  /** Writes numbers `start` to `end` to the beginning of `out`. */
+  read(start: number, end: number, out: Float32Array | Float64Array): void;
+  /** Adds `weight` times numbers `start` to `end` to the beginning of `sums`. */
+  accumulate(start: number, end: number, weight: number, sums: Float64Array): void;
+}

@@ -1,0 +1,97 @@
+/**
+ * The slot's step, moment transport and sketch in plain f64: what the tensor code must compute. Kept
+ * for reading beside it and for checking it; nothing trains with it. Equations: project-lift.ts,
+ * adamw.ts, step-rule.ts and transport.ts.
+ */
+import { matrix, multiply, transpose, zip, type Matrix } from '../matrix.ts';
+import type { SketchPlan } from '../projection/sketch.ts';
+import type { BasisChange, MomentsRule } from '../projection/transport.ts';
+import type { Side } from '../slot.ts';
+import type { Hyperparameters } from '../step-rule.ts';
+import { biasCorrection } from './bias-correction.ts';
+
+export interface ReferenceMoments {
+  readonly m: Matrix;
+  readonly v: Matrix;
+}
+
+export interface ReferenceSlot extends ReferenceMoments {
+  readonly weight: Matrix;
+}
+
+/** R = P'G or GP */
+export function referenceProject(gradient: Matrix, basis: Matrix, side: Side): Matrix {
+  return side === 'left' ? multiply(transpose(basis), gradient) : multiply(gradient, basis);
+}
+
+/** PR or RP' */
+export function referenceLift(low: Matrix, basis: Matrix, side: Side): Matrix {
+  return side === 'left' ? multiply(basis, low) : multiply(low, transpose(basis));
+}
+
+/** GF or G'F; without a factor G or G'. */
+export function referenceSketch(
+  gradient: Matrix,
+  factor: Matrix | null,
+  plan: Pick<SketchPlan, 'side'>,
+): Matrix {
+  const a = plan.side === 'rows' ? gradient : transpose(gradient);
+  return factor === null ? a : multiply(a, factor);
+}
+
+/** One step of a slot: projected where a basis is given, dense otherwise. Written as the papers print it. */
+export function referenceUpdate(
+  slot: ReferenceSlot,
+  low: Matrix,
+  projection: { readonly basis: Matrix; readonly side: Side } | null,
+  hyper: Hyperparameters,
+): ReferenceSlot {
+  const { step, learningRate: lr, betas, eps, weightDecay, semantics } = hyper;
+  const [b1, b2] = betas;
+  const c1 = biasCorrection(b1, step);
+  const c2 = biasCorrection(b2, step);
+  const m = zip((old, r) => b1 * old + (1 - b1) * r, slot.m, low);
+  const v = zip((old, r) => b2 * old + (1 - b2) * r * r, slot.v, low);
+  const direction =
+    semantics === 'torch'
+      ? zip((mi, vi) => (lr * (mi / c1)) / (Math.sqrt(vi / c2) + eps), m, v)
+      : zip((mi, vi) => ((lr * Math.sqrt(c2)) / c1) * (mi / (Math.sqrt(vi) + eps)), m, v);
+  const change =
+    projection === null
+      ? direction
+      : zip((x) => hyper.scale * x, referenceLift(direction, projection.basis, projection.side));
+  const decay = lr * weightDecay;
+  const weight =
+    semantics === 'torch'
+      ? zip((w, d) => w * (1 - decay) - d, slot.weight, change)
+      : zip((w, d) => w - d - decay * (w - d), slot.weight, change);
+  return { weight, m, v };
+}
+
+/** `transportMoments`. */
+export function referenceTransport(
+  { m, v }: ReferenceMoments,
+  change: { readonly oldBasis: Matrix; readonly newBasis: Matrix; readonly side: BasisChange['side'] },
+  rule: MomentsRule,
+  completedSteps: number,
+  betas: readonly [number, number],
+): ReferenceMoments {
+  if (rule === 'keep') return { m, v };
+  if (rule === 'reset' || completedSteps === 0) {
+    const rank = change.newBasis.cols;
+    const zeros = change.side === 'left' ? matrix(rank, m.cols) : matrix(m.rows, rank);
+    return { m: zeros, v: zeros };
+  }
+  const c1 = biasCorrection(betas[0], completedSteps);
+  const c2 = biasCorrection(betas[1], completedSteps);
+  const overlap = multiply(transpose(change.newBasis), change.oldBasis); // C, [r_new, r_old]
+  const rotate = (x: Matrix, c: Matrix): Matrix =>
+    change.side === 'left' ? multiply(c, x) : multiply(x, transpose(c));
+  const newM = rotate(m, overlap);
+  const variance = zip((vi, mi) => vi / c2 - (mi / c1) ** 2, v, m);
+  const spread = rotate(
+    variance,
+    zip((c) => c * c, overlap),
+  );
+  return { m: newM, v: zip((s, mi) => c2 * Math.abs(s + (mi / c1) ** 2), spread, newM) };
+}

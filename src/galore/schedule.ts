@@ -1,0 +1,32 @@
+/** The learning rate over the run. Only the coordinator computes it; trainers take it from the record. */
+
+/** The fields of `optimizer` in the configuration that matter here. */
+export interface ScheduleOptions {
+  readonly lr: number;
+  readonly schedule: {
+    readonly type: 'constant' | 'linear' | 'cosine';
+    readonly warmup_steps: number;
+    readonly min_lr_ratio: number;
+  };
+}
+
+/**
+ * The learning rate of the step with this index, from 0 (step s has index s - 1), of `totalSteps`.
+ * Warm-up is lr * index / warmup_steps as in Hugging Face transformers and GaLore's script, so that the
+ * full rate comes at index warmup_steps; only index 0, which would train nothing at rate 0, takes the
+ * rate of index 1. After it `cosine` and `linear` go from lr to min_lr_ratio * lr, which they would
+ * reach at index totalSteps, and `constant` stays.
+ */
+export function learningRate(options: ScheduleOptions, index: number, totalSteps: number): number {
+  const { type, warmup_steps: warmup, min_lr_ratio: floor } = options.schedule;
+  if (index < warmup) return (options.lr * Math.max(index, 1)) / warmup;
+  const progress = Math.min(1, (index - warmup) / Math.max(1, totalSteps - warmup));
+  switch (type) {
+    case 'constant':
+      return options.lr;
+    case 'linear':
+      return options.lr * (floor + (1 - floor) * (1 - progress));
+    case 'cosine':
+      return options.lr * (floor + (1 - floor) * 0.5 * (1 + Math.cos(Math.PI * progress)));
+  }
+}

@@ -1,0 +1,352 @@
+/**
+ * From generated protobuf objects to checked messages, one function a kind. Pure. Field names in
+ * errors are those of galore.proto.
+ */
+import type { galore } from '#messages';
+import {
+  checkAmount,
+  checkBytes,
+  checkCount,
+  checkDigest,
+  checkEnum,
+  checkList,
+  checkLoss,
+  checkName,
+  checkOptionalDigest,
+  checkPresent,
+  checkSlots,
+  checkText,
+  checkTrainerId,
+  checkUint,
+  plainView,
+  protocolError,
+} from './checks.ts';
+import { CODEC_NUMBERS, STREAM_NUMBERS } from './enums.ts';
+import {
+  MAX_DIMENSIONS,
+  MAX_JSON_LENGTH,
+  MAX_MEMBERS,
+  MAX_PART_BYTES,
+  MAX_POSITIONS,
+  MAX_SEQUENCES_BYTES,
+  MAX_TENSORS,
+  MAX_TENSOR_NAME_LENGTH,
+  MAX_TEXT_LENGTH,
+  MAX_VERSIONS,
+} from './limits.ts';
+import {
+  STREAM_SENDERS,
+  type BasisRecord,
+  type CursorInfo,
+  type Member,
+  type Message,
+  type MessageKind,
+  type PartMessage,
+  type Peer,
+  type Sequences,
+  type SnapshotHeader,
+  type StreamName,
+  type TensorInfo,
+  type UpdateRecord,
+} from './messages.ts';
+import { encodedBytes } from './slot-sizes.ts';
+
+/** Streams whose Parts belong to a refresh round. */
+const ROUND_STREAMS: readonly StreamName[] = ['sketch', 'sketchSum', 'factor'];
+
+/** The body of each kind. */
+interface Bodies {
+  hello: galore.v1.Hello;
+  welcome: galore.v1.Welcome;
+  goodbye: galore.v1.Goodbye;
+  ready: galore.v1.Ready;
+  heartbeat: galore.v1.Heartbeat;
+  notice: galore.v1.Notice;
+  part: galore.v1.Part;
+  stepAssignment: galore.v1.StepAssignment;
+  sketchRequest: galore.v1.SketchRequest;
+  sketch: galore.v1.Sketch;
+  factorAssignment: galore.v1.FactorAssignment;
+  factor: galore.v1.Factor;
+  contribution: galore.v1.Contribution;
+  commit: galore.v1.Commit;
+  stateHash: galore.v1.StateHash;
+  evaluationAssignment: galore.v1.EvaluationAssignment;
+  evaluation: galore.v1.Evaluation;
+  snapshotRequest: galore.v1.SnapshotRequest;
+  snapshotEnd: galore.v1.SnapshotEnd;
+  stepRejected: galore.v1.StepRejected;
+}
+
+type Decoders = {
+  readonly [Kind in MessageKind]: (body: Bodies[Kind], from: Peer) => Extract<Message, { kind: Kind }>;
+};
+
+/** Checks one kind's body. */
+export const DECODERS: Decoders = {
+  hello: (body) => {
+    const runId = checkName(body.runId, 'run_id');
+    return {
+      kind: 'hello',
+      protocolVersions: checkVersions(body.protocolVersions),
+      trainerId: checkTrainerId(body.trainerId, 'trainer_id'),
+      runName: checkName(body.runName, 'run_name'),
+      token: checkName(body.token, 'token'),
+      software: checkName(body.software, 'software'),
+      runId,
+      sequence: checkUint(body.sequence, 'sequence'),
+      digest: runId === '' ? checkBytes(body.digest, 'digest', 0) : checkDigest(body.digest, 'digest'),
+      schemaHash: checkOptionalDigest(body.schemaHash, 'schema_hash'),
+    };
+  },
+  welcome: (body) => ({
+    kind: 'welcome',
+    protocolVersion: checkUint(body.protocolVersion, 'protocol_version', 1),
+    runId: checkName(body.runId, 'run_id', 1),
+    runName: checkName(body.runName, 'run_name'),
+    configJson: checkText(body.configJson, 'config_json', MAX_JSON_LENGTH),
+    modelJson: checkText(body.modelJson, 'model_json', MAX_JSON_LENGTH),
+    schemaHash: checkDigest(body.schemaHash, 'schema_hash'),
+    heartbeatIntervalMs: checkUint(body.heartbeatIntervalMs, 'heartbeat_interval_ms', 1),
+    heartbeatTimeoutMs: checkUint(body.heartbeatTimeoutMs, 'heartbeat_timeout_ms', 1),
+    snapshot: body.snapshot === null || body.snapshot === undefined ? null : snapshotHeader(body.snapshot),
+  }),
+  goodbye: (body) => ({
+    kind: 'goodbye',
+    code: checkUint(body.code, 'code', 0, 65_535),
+    reason: checkText(body.reason, 'reason', MAX_TEXT_LENGTH),
+  }),
+  ready: (body) => ({
+    kind: 'ready',
+    sequence: checkUint(body.sequence, 'sequence'),
+    device: checkName(body.device, 'device'),
+  }),
+  heartbeat: (body) => ({
+    kind: 'heartbeat',
+    activity: checkName(body.activity, 'activity'),
+    residentBytes: checkAmount(body.residentBytes, 'resident_bytes'),
+    tensorCount: checkUint(body.tensorCount, 'tensor_count'),
+    tokensPerSecond: checkAmount(body.tokensPerSecond, 'tokens_per_second'),
+  }),
+  notice: (body) => ({ kind: 'notice', text: checkText(body.text, 'text', MAX_TEXT_LENGTH) }),
+  part: decodePart,
+  stepAssignment: (body) => ({
+    kind: 'stepAssignment',
+    step: checkStep(body.step),
+    learningRate: checkAmount(body.learningRate, 'learning_rate'),
+    seed: checkUint(body.seed, 'seed'),
+    sequences: sequences(body.sequences),
+    refreshSlots: checkSlots(body.refreshSlots, 'refresh_slots'),
+    deadlineMs: checkUint(body.deadlineMs, 'deadline_ms'),
+  }),
+  sketchRequest: (body) => ({
+    kind: 'sketchRequest',
+    step: checkStep(body.step),
+    round: checkRound(body.round),
+    slots: checkSlots(body.slots, 'slots'),
+    seed: checkUint(body.seed, 'seed'),
+  }),
+  sketch: (body) => ({
+    kind: 'sketch',
+    step: checkStep(body.step),
+    round: checkRound(body.round),
+    tokens: checkUint(body.tokens, 'tokens'),
+  }),
+  factorAssignment: (body) => ({
+    kind: 'factorAssignment',
+    step: checkStep(body.step),
+    round: checkRound(body.round),
+    slots: checkSlots(body.slots, 'slots'),
+    isFinal: body.final,
+  }),
+  factor: (body) => ({
+    kind: 'factor',
+    step: checkStep(body.step),
+    round: checkRound(body.round),
+    slots: checkSlots(body.slots, 'slots'),
+    zeroSlots: checkSlots(body.zeroSlots, 'zero_slots'),
+  }),
+  contribution: (body) => ({
+    kind: 'contribution',
+    step: checkStep(body.step),
+    tokens: checkUint(body.tokens, 'tokens'),
+    lossSum: checkLoss(body.lossSum, 'loss_sum'),
+    checksum: checkUint(body.checksum, 'checksum'),
+  }),
+  commit: (body) => ({
+    kind: 'commit',
+    sequence: checkUint(body.sequence, 'sequence', 1),
+    step: checkStep(body.step),
+    previousDigest: checkDigest(body.previousDigest, 'previous_digest'),
+    digest: checkDigest(body.digest, 'digest'),
+    record:
+      body.kind === 'basis'
+        ? basisRecord(checkPresent(body.basis, 'basis'))
+        : updateRecord(checkPresent(body.update, 'kind')),
+  }),
+  stateHash: (body) => ({
+    kind: 'stateHash',
+    step: checkUint(body.step, 'step'),
+    weightsSha256: checkDigest(body.weightsSha256, 'weights_sha256'),
+  }),
+  evaluationAssignment: (body) => ({
+    kind: 'evaluationAssignment',
+    step: checkUint(body.step, 'step'),
+    sequences: sequences(body.sequences),
+  }),
+  evaluation: (body) => ({
+    kind: 'evaluation',
+    step: checkUint(body.step, 'step'),
+    lossSum: checkLoss(body.lossSum, 'loss_sum'),
+    tokens: checkUint(body.tokens, 'tokens'),
+  }),
+  snapshotRequest: (body) => ({
+    kind: 'snapshotRequest',
+    step: checkUint(body.step, 'step'),
+    sequence: checkUint(body.sequence, 'sequence'),
+  }),
+  snapshotEnd: (body, from) => ({
+    kind: 'snapshotEnd',
+    step: checkUint(body.step, 'step'),
+    sequence: checkUint(body.sequence, 'sequence'),
+    digest:
+      from === 'coordinator' ? checkDigest(body.digest, 'digest') : checkBytes(body.digest, 'digest', 0),
+    tensors: tensorInfos(body.tensors, 'tensors'),
+  }),
+  stepRejected: (body) => ({
+    kind: 'stepRejected',
+    step: checkUint(body.step, 'step'),
+    reason: checkText(body.reason, 'reason', MAX_TEXT_LENGTH),
+  }),
+};
+
+function decodePart(body: galore.v1.Part, from: Peer): PartMessage {
+  const stream = checkEnum(body.stream, 'stream', STREAM_NUMBERS);
+  const senders: readonly Peer[] = STREAM_SENDERS[stream];
+  if (!senders.includes(from)) {
+    throw protocolError('UNEXPECTED_MESSAGE', `a ${from} does not send Parts of stream ${stream}`);
+  }
+  const hasRound = ROUND_STREAMS.includes(stream);
+  const totalBytes = checkUint(body.totalBytes, 'total_bytes', 1);
+  const payloadBytes = checkUint(
+    body.payload.length,
+    'payload length',
+    1,
+    Math.min(MAX_PART_BYTES, totalBytes),
+  );
+  return {
+    kind: 'part',
+    stream,
+    step: checkUint(body.step, 'step', stream === 'snapshot' ? 0 : 1),
+    round: hasRound ? checkRound(body.round) : checkUint(body.round, 'round', 0, 0),
+    tensor: checkUint(body.tensor, 'tensor', 0, MAX_TENSORS - 1),
+    codec: checkEnum(body.codec, 'codec', CODEC_NUMBERS),
+    offset: checkUint(body.offset, 'offset', 0, totalBytes - payloadBytes),
+    totalBytes,
+    payload: plainView(body.payload),
+  };
+}
+
+function checkVersions(versions: readonly number[]): readonly number[] {
+  checkUint(versions.length, 'length of protocol_versions', 1, MAX_VERSIONS);
+  return checkList(versions, 'protocol_versions', MAX_VERSIONS, (value, field) => checkUint(value, field, 1));
+}
+
+function checkStep(step: number): number {
+  return checkUint(step, 'step', 1);
+}
+
+function checkRound(round: number): number {
+  return checkUint(round, 'round', 1, 255);
+}
+
+function snapshotHeader(body: galore.v1.SnapshotHeader.$Properties): SnapshotHeader {
+  return {
+    step: checkUint(body.step ?? 0, 'snapshot.step'),
+    sequence: checkUint(body.sequence ?? 0, 'snapshot.sequence'),
+    tensors: tensorInfos(body.tensors ?? [], 'snapshot.tensors'),
+  };
+}
+
+function tensorInfos(
+  bodies: readonly galore.v1.TensorInfo.$Properties[],
+  field: string,
+): readonly TensorInfo[] {
+  return checkList(bodies, field, MAX_TENSORS, (body, name) => {
+    const shape = checkList(body.shape ?? [], `${name}.shape`, MAX_DIMENSIONS, (extent, extentName) =>
+      checkUint(extent, extentName, 1),
+    );
+    const codec = checkEnum(body.codec ?? 0, `${name}.codec`, CODEC_NUMBERS);
+    const expectedBytes = encodedBytes(
+      codec,
+      shape.reduce((product, extent) => product * extent, 1),
+    );
+    return {
+      name: checkText(body.name ?? '', `${name}.name`, MAX_TENSOR_NAME_LENGTH, 1),
+      shape,
+      codec,
+      totalBytes: checkUint(body.totalBytes ?? 0, `${name}.total_bytes`, expectedBytes, expectedBytes),
+    };
+  });
+}
+
+function sequences(body: galore.v1.Sequences.$Properties | null | undefined): Sequences {
+  const { positions, length, tokens, mask } = checkPresent(body, 'sequences');
+  const count = positions?.length ?? 0;
+  const places = checkList(positions ?? [], 'sequences.positions', MAX_POSITIONS, (position, field) =>
+    checkUint(position, field),
+  );
+  checkUint(length ?? 0, 'sequences.length', 2, MAX_SEQUENCES_BYTES);
+  const bytes = checkBytes(tokens ?? new Uint8Array(0), 'sequences.tokens', 4 * count * (length ?? 0));
+  const hasMask = mask !== null && mask !== undefined && mask.length > 0;
+  return {
+    positions: places,
+    length: length ?? 0,
+    tokens: toInt32Array(bytes),
+    mask: hasMask ? checkBytes(mask, 'sequences.mask', count * ((length ?? 0) - 1)) : new Uint8Array(0),
+  };
+}
+
+function toInt32Array(bytes: Uint8Array): Int32Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const values = new Int32Array(bytes.byteLength / 4);
+  for (let i = 0; i < values.length; i++) values[i] = view.getInt32(4 * i, true);
+  return values;
+}
+
+function basisRecord(body: galore.v1.BasisCommit.$Properties): BasisRecord {
+  return {
+    type: 'basis',
+    slots: checkSlots(body.slots ?? [], 'basis.slots'),
+    keptSlots: checkSlots(body.keptSlots ?? [], 'basis.kept_slots'),
+  };
+}
+
+function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
+  return {
+    type: 'update',
+    learningRate: checkAmount(body.learningRate ?? 0, 'update.learning_rate'),
+    tokens: checkCount(body.tokens ?? 0, 'update.tokens'),
+    lossSum: checkLoss(body.lossSum ?? 0, 'update.loss_sum'),
+    members: checkList(body.members ?? [], 'update.members', MAX_MEMBERS, member),
+    cursor: cursor(checkPresent(body.cursor, 'update.cursor')),
+    gradientNorm: checkAmount(body.gradientNorm ?? 0, 'update.gradient_norm'),
+  };
+}
+
+function member(body: galore.v1.Member.$Properties, field: string): Member {
+  return {
+    trainerId: checkTrainerId(body.trainerId ?? '', `${field}.trainer_id`),
+    tokens: checkUint(body.tokens ?? 0, `${field}.tokens`),
+    positions: checkList(body.positions ?? [], `${field}.positions`, MAX_POSITIONS, (value, name) =>
+      checkUint(value, name),
+    ),
+  };
+}
+
+function cursor(body: galore.v1.Cursor.$Properties): CursorInfo {
+  return {
+    next: checkCount(body.next ?? 0, 'update.cursor.next'),
+    returned: checkList(body.returned ?? [], 'update.cursor.returned', MAX_POSITIONS, checkCount),
+  };
+}

@@ -1,0 +1,104 @@
+/** From messages to the objects the generated protobuf code writes, one case a kind. Pure. */
+import type { galore } from '#messages';
+import { CODEC_NUMBERS, STREAM_NUMBERS } from './enums.ts';
+import type {
+  BasisRecord,
+  Message,
+  Sequences,
+  SnapshotHeader,
+  TensorInfo,
+  UpdateRecord,
+} from './messages.ts';
+
+/** What the generated encoder takes. */
+export type EnvelopeFields = galore.v1.Envelope.$Properties;
+
+/** The Envelope of a message. */
+export function toEnvelope(message: Message): EnvelopeFields {
+  switch (message.kind) {
+    case 'hello':
+      return { hello: { ...message, protocolVersions: [...message.protocolVersions] } };
+    case 'welcome':
+      return { welcome: { ...message, snapshot: message.snapshot && header(message.snapshot) } };
+    case 'goodbye':
+      return { goodbye: message };
+    case 'ready':
+      return { ready: message };
+    case 'heartbeat':
+      return { heartbeat: message };
+    case 'notice':
+      return { notice: message };
+    case 'part':
+      return {
+        part: { ...message, stream: STREAM_NUMBERS[message.stream], codec: CODEC_NUMBERS[message.codec] },
+      };
+    case 'stepAssignment':
+      return {
+        stepAssignment: {
+          ...message,
+          sequences: sequences(message.sequences),
+          refreshSlots: [...message.refreshSlots],
+        },
+      };
+    case 'sketchRequest':
+      return { sketchRequest: { ...message, slots: [...message.slots] } };
+    case 'sketch':
+      return { sketch: message };
+    case 'factorAssignment':
+      return { factorAssignment: { ...message, slots: [...message.slots], final: message.isFinal } };
+    case 'factor':
+      return { factor: { ...message, slots: [...message.slots], zeroSlots: [...message.zeroSlots] } };
+    case 'contribution':
+      return { contribution: message };
+    case 'commit': {
+      const { sequence, step, previousDigest, digest, record } = message;
+      return { commit: { sequence, step, previousDigest, digest, ...recordField(record) } };
+    }
+    case 'stateHash':
+      return { stateHash: message };
+    case 'evaluationAssignment':
+      return { evaluationAssignment: { step: message.step, sequences: sequences(message.sequences) } };
+    case 'evaluation':
+      return { evaluation: message };
+    case 'snapshotRequest':
+      return { snapshotRequest: message };
+    case 'snapshotEnd':
+      return { snapshotEnd: { ...message, tensors: message.tensors.map(tensorInfo) } };
+    case 'stepRejected':
+      return { stepRejected: message };
+    default:
+      return message satisfies never;
+  }
+}
+
+function header(snapshot: SnapshotHeader) {
+  return { ...snapshot, tensors: snapshot.tensors.map(tensorInfo) };
+}
+
+function tensorInfo(info: TensorInfo) {
+  return { ...info, shape: [...info.shape], codec: CODEC_NUMBERS[info.codec] };
+}
+
+function sequences({ positions, length, tokens, mask }: Sequences) {
+  return { positions: [...positions], length, tokens: littleEndian(tokens), mask };
+}
+
+function littleEndian(tokens: Int32Array): Uint8Array {
+  const bytes = new Uint8Array(4 * tokens.length);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < tokens.length; i++) view.setInt32(4 * i, tokens[i]!, true);
+  return bytes;
+}
+
+function recordField(record: BasisRecord | UpdateRecord) {
+  switch (record.type) {
+    case 'basis':
+      return { basis: { slots: [...record.slots], keptSlots: [...record.keptSlots] } };
+    case 'update': {
+      const { learningRate, tokens, lossSum, gradientNorm } = record;
+      const members = record.members.map((member) => ({ ...member, positions: [...member.positions] }));
+      const cursor = { next: record.cursor.next, returned: [...record.cursor.returned] };
+      return { update: { learningRate, tokens, lossSum, gradientNorm, members, cursor } };
+    }
+  }
+}

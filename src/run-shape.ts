@@ -1,0 +1,33 @@
+/**
+ * What coordinator and trainers derive alike from the configuration and the model: the slot table, the
+ * refresh, the sizes of everything that travels. Pure; its description is hashed for the handshake.
+ */
+import type { RunConfig } from './config/schema.ts';
+import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
+import { slotSizes, type SlotSizes } from './protocol/slot-sizes.ts';
+import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
+import { buildSlots, type Slot } from './galore/slot.ts';
+
+export interface RunShape {
+  readonly slots: readonly Slot[];
+  readonly refresh: RefreshPlan;
+  readonly sizes: readonly SlotSizes[];
+}
+
+/** GaLore's rank when the configuration names none: a quarter of the hidden size (algorithms 9.8). */
+const DEFAULT_RANK_SHARE = 1 / 4;
+
+/** Builds the shape of a run. */
+export function buildRunShape(config: Pick<RunConfig, 'method' | 'wire'>, model: LlamaConfig): RunShape {
+  const { method, wire } = config;
+  const slots = buildSlots(llamaTensors(model), {
+    method: method.name,
+    rank: method.rank ?? Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE)),
+    projType: method.proj_type,
+  });
+  return {
+    slots,
+    refresh: refreshPlan(method.refresh),
+    sizes: slotSizes(slots, { codec: wire.codec, refresh: method.refresh }),
+  };
+}

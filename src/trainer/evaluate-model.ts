@@ -1,0 +1,107 @@
+/** The held-out loss of a model in a folder, measured here: no coordinator, no run going on. SHELL. */
+import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { DataError } from '../errors.ts';
+import { prepareDataset, type Dataset, type OnProgress, type SequenceSource } from '../files/dataset.ts';
+import { toBatches } from './batches.ts';
+import type { LlamaModel } from './model/llama.ts';
+import { openModel, type ModelFolder } from './open-model.ts';
+
+/** What is to be measured. */
+export interface EvaluationRequest {
+  readonly folder: ModelFolder;
+  /** Text or JSONL files or a folder of them, all used; null: what the run held out. */
+  readonly dataPath: string | null;
+  readonly sequenceLength: number;
+  /** At most this many sequences; 0: all. */
+  readonly maxSequences: number;
+  readonly batchSequences: number;
+  readonly cacheDir: string;
+  readonly threads: number;
+  readonly onProgress: OnProgress;
+  readonly onNotice: (text: string) => void;
+}
+
+/** What came of it. */
+export interface EvaluationResult {
+  readonly loss: number; // nats per token
+  readonly perplexity: number;
+  readonly tokens: number;
+  readonly sequences: number;
+}
+
+/** Measures a model. @throws DataError, ConfigError, EngineError, OperatingError */
+export type EvaluateModel = (request: EvaluationRequest) => Promise<EvaluationResult>;
+
+export const evaluateModel: EvaluateModel = async (request) => {
+  const { folder, onNotice } = request;
+  using opened = await openModel(folder, request.threads);
+  const dataset = await openDataset(request);
+  try {
+    for (const text of dataset.notices) onNotice(text);
+    if (dataset.tokenizer.json !== opened.tokenizer.json) {
+      const reason = 'has the text changed since the run began? --data PATH measures any text';
+      throw new DataError(
+        folder.path,
+        `the text of the run now gives another tokenizer than ${folder.path} has: ${reason}`,
+      );
+    }
+    const source = request.dataPath === null ? dataset.validation : dataset.train;
+    if (source === null || source.count === 0) {
+      const what = request.dataPath ?? 'the held-out text of the run';
+      throw new DataError(what, `${what} has less than one sequence of ${request.sequenceLength} tokens`);
+    }
+    return await measure(opened.model, source, request);
+  } finally {
+    await dataset.close();
+  }
+};
+
+function openDataset(request: EvaluationRequest): Promise<Dataset> {
+  const { folder, dataPath, cacheDir, onProgress } = request;
+  const options = { seqLen: request.sequenceLength, onProgress };
+  if (dataPath === null && folder.config !== null) {
+    const { data, tokenizer } = folder.config;
+    return prepareDataset({
+      ...options,
+      data,
+      tokenizer,
+      cacheDir: data.cache_dir ?? join(cacheDir, 'tokens'),
+    });
+  }
+  return prepareDataset({
+    ...options,
+    cacheDir: join(cacheDir, 'tokens'),
+    data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
+    tokenizer: { type: 'file', path: folder.path, vocab_size: 257 },
+  });
+}
+
+async function measure(
+  model: LlamaModel,
+  source: SequenceSource,
+  { maxSequences, batchSequences, sequenceLength, onProgress }: EvaluationRequest,
+): Promise<EvaluationResult> {
+  const count = maxSequences === 0 ? source.count : Math.min(maxSequences, source.count);
+  let lossSum = 0;
+  let tokens = 0;
+  for (let start = 0; start < count; start += batchSequences) {
+    onProgress('measuring', start / count);
+    const indices = Array.from({ length: Math.min(batchSequences, count - start) }, (_, i) => start + i);
+    const read = await source.read(indices);
+    const sequences = {
+      positions: indices,
+      length: sequenceLength + 1,
+      tokens: read.tokens,
+      mask: read.mask ?? new Uint8Array(0),
+    };
+    for (const batch of toBatches(sequences, batchSequences)) {
+      const part = model.loss(batch);
+      lossSum += part.lossSum;
+      tokens += part.tokens;
+    }
+    await setImmediate(); // the engine blocks: let signals in
+  }
+  const loss = lossSum / tokens;
+  return { loss, perplexity: Math.exp(loss), tokens, sequences: count };
+}

@@ -1,0 +1,188 @@
+/**
+ * What comes in on one connection of a trainer, put together: Parts to tensors, tensors to snapshots
+ * and records, records checked against the digest chain. No sockets and no clock.
+ */
+import { protocolError } from '../protocol/checks.ts';
+import { isSameDigest, RecordDigest } from '../protocol/digest.ts';
+import type {
+  CommitMessage,
+  Message,
+  PartMessage,
+  SnapshotEndMessage,
+  SnapshotHeader,
+  StreamName,
+  WelcomeMessage,
+} from '../protocol/messages.ts';
+import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
+import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { LinkMessage } from './link.ts';
+
+/** The record a state includes last. */
+export interface StateHead {
+  readonly sequence: number;
+  readonly digest: Uint8Array;
+}
+
+/** Something whole that the compute side can use. */
+export type InboxItem =
+  | { readonly type: 'tensor'; readonly tensor: AssembledTensor }
+  | { readonly type: 'snapshotEnd'; readonly message: SnapshotEndMessage }
+  | { readonly type: 'record'; readonly commit: CommitMessage; readonly tensors: readonly AssembledTensor[] }
+  | { readonly type: 'message'; readonly message: LinkMessage };
+
+interface OpenRecord {
+  readonly stream: StreamName;
+  readonly step: number;
+  readonly digest: RecordDigest;
+  readonly tensors: AssembledTensor[];
+}
+
+export class Inbox {
+  readonly #sizes: readonly SlotSizes[];
+  readonly #assembler: PartAssembler;
+  /** What a snapshot must still bring; null when none is under way. */
+  #snapshot: { readonly header: SnapshotHeader; readonly missing: Set<number> } | null;
+  #head: StateHead | null;
+  #record: OpenRecord | null = null;
+
+  /** @param head of the state at hand; ignored when the Welcome announces a snapshot */
+  constructor(welcome: WelcomeMessage, head: StateHead | null, sizes: readonly SlotSizes[]) {
+    const header = welcome.snapshot;
+    this.#sizes = sizes;
+    this.#snapshot = header === null ? null : { header, missing: new Set(header.tensors.keys()) };
+    this.#head = header === null ? head : null;
+    this.#assembler = new PartAssembler((...place) => this.#expect(...place));
+  }
+
+  /**
+   * Takes the next message with the frame it came in; returns what it completes, or null.
+   * @throws ProtocolError; with STATE_DIVERGED if a record does not continue the state at hand
+   */
+  accept(message: Message, frame: Uint8Array): InboxItem | null {
+    switch (message.kind) {
+      case 'part':
+        return this.#acceptPart(message, frame);
+      case 'snapshotEnd':
+        return this.#acceptSnapshotEnd(message);
+      case 'commit':
+        return this.#acceptCommit(message);
+      case 'stepAssignment':
+      case 'sketchRequest':
+      case 'factorAssignment':
+      case 'evaluationAssignment':
+      case 'snapshotRequest':
+      case 'stepRejected':
+      case 'notice':
+        return { type: 'message', message };
+      default:
+        throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} after the Welcome`);
+    }
+  }
+
+  #acceptPart(part: PartMessage, frame: Uint8Array): InboxItem | null {
+    const isOfRecord = part.stream === 'update' || part.stream === 'basis';
+    if (isOfRecord) this.#record ??= this.#beginRecord(part);
+    const tensor = this.#assembler.accept(part);
+    if (isOfRecord) {
+      this.#record?.digest.addPartFrame(frame);
+      if (tensor !== null) this.#record?.tensors.push(tensor);
+      return null;
+    }
+    if (tensor === null) return null;
+    if (tensor.stream === 'snapshot') this.#snapshot?.missing.delete(tensor.tensor);
+    return { type: 'tensor', tensor };
+  }
+
+  #beginRecord({ stream, step }: PartMessage): OpenRecord {
+    const head = this.#requireHead(`a Part of stream ${stream}`);
+    return { stream, step, digest: new RecordDigest(head.digest, head.sequence + 1, step), tensors: [] };
+  }
+
+  #acceptSnapshotEnd(message: SnapshotEndMessage): InboxItem {
+    const snapshot = this.#snapshot;
+    if (snapshot === null) throw protocolError('UNEXPECTED_MESSAGE', 'SnapshotEnd without a snapshot');
+    const { header, missing } = snapshot;
+    const [firstMissing] = missing;
+    if (firstMissing !== undefined) {
+      const name = header.tensors[firstMissing]?.name ?? '';
+      throw protocolError(
+        'UNEXPECTED_MESSAGE',
+        `SnapshotEnd before ${missing.size} tensors, such as ${name}`,
+      );
+    }
+    if (message.step !== header.step || message.sequence !== header.sequence) {
+      throw protocolError(
+        'UNEXPECTED_MESSAGE',
+        `SnapshotEnd of step ${message.step}, record ${message.sequence}; ` +
+          `the Welcome announced step ${header.step}, record ${header.sequence}`,
+      );
+    }
+    this.#snapshot = null;
+    this.#head = { sequence: message.sequence, digest: message.digest.slice() };
+    return { type: 'snapshotEnd', message };
+  }
+
+  #acceptCommit(commit: CommitMessage): InboxItem {
+    const head = this.#requireHead('Commit');
+    if (commit.sequence !== head.sequence + 1 || !isSameDigest(commit.previousDigest, head.digest)) {
+      throw protocolError(
+        'STATE_DIVERGED',
+        `record ${commit.sequence} does not continue the state of record ${head.sequence}`,
+      );
+    }
+    const record = this.#record;
+    const tensors = record?.tensors ?? [];
+    const refusal = this.#refusalOf(commit, record);
+    if (refusal !== null) throw protocolError('UNEXPECTED_MESSAGE', `record ${commit.sequence}: ${refusal}`);
+    const hash = record?.digest ?? new RecordDigest(head.digest, commit.sequence, commit.step);
+    const digest = hash.finish();
+    if (!isSameDigest(digest, commit.digest)) {
+      throw protocolError('STATE_DIVERGED', `the digest of record ${commit.sequence} is wrong`);
+    }
+    this.#record = null;
+    this.#head = { sequence: commit.sequence, digest };
+    return { type: 'record', commit, tensors };
+  }
+
+  /** Why the tensors before a Commit are not those it speaks of, or null. */
+  #refusalOf({ step, record: kind }: CommitMessage, record: OpenRecord | null): string | null {
+    if (record !== null && (record.stream !== kind.type || record.step !== step)) {
+      return `Commit of ${kind.type}, step ${step}, after Parts of ${record.stream}, step ${record.step}`;
+    }
+    const present = new Set(record?.tensors.map(({ tensor }) => tensor));
+    const announced = kind.type === 'basis' ? kind.slots : [...this.#sizes.keys()];
+    const missing = announced.find((slot) => !present.has(slot));
+    if (missing !== undefined) return `slot ${missing} is missing`;
+    return present.size === announced.length ? null : `${present.size} slots instead of ${announced.length}`;
+  }
+
+  #requireHead(what: string): StateHead {
+    if (this.#head !== null) return this.#head;
+    throw protocolError('UNEXPECTED_MESSAGE', `${what} before there is a state it could apply to`);
+  }
+
+  #expect(stream: StreamName, step: number, round: number, tensor: number): PartVerdict {
+    if (stream === 'snapshot') return this.#expectSnapshot(step, tensor);
+    const sizes = this.#sizes[tensor];
+    if (sizes === undefined) return `there is no slot ${tensor}; there are ${this.#sizes.length}`;
+    if (stream === 'update' || stream === 'basis') {
+      const record = this.#record;
+      if (record !== null && (record.stream !== stream || record.step !== step)) {
+        return `a record of ${record.stream}, step ${record.step}, is not complete`;
+      }
+      if (record?.tensors.some((earlier) => earlier.tensor === tensor) === true) return 'it came before';
+      if (stream === 'update') return sizes.payload;
+    }
+    const expected = stream === 'basis' ? sizes.basis : sizes.sketches[round - 1];
+    return expected ?? 'the slot is not projected, or there is no such round';
+  }
+
+  #expectSnapshot(step: number, tensor: number): PartVerdict {
+    if (this.#snapshot === null) return 'no snapshot was announced';
+    const { header, missing } = this.#snapshot;
+    if (step !== header.step) return `the snapshot is of step ${header.step}`;
+    const info = header.tensors[tensor];
+    if (info === undefined) return `the snapshot has ${header.tensors.length} tensors`;
+    return missing.has(tensor) ? info : 'it came before';
+  }
+}

@@ -1,0 +1,202 @@
+/**
+ * Causal self-attention with grouped queries (Ainslie et al. 2023, arXiv 2305.13245), without biases.
+ *
+ *   q, k, v = heads of h·Wq', h·Wk', h·Wv';  q, k turned (rotary.ts, which also scales q)
+ *   e = exp(q·k' + mask − row maximum),  z = row sums of e,  o = e·v / z,  y = o·Wo'
+ *
+ * The probabilities e/z are never formed: o and the gradients are divided instead, which are S/headDim
+ * times smaller. A key-value head serves the G = H/K query heads that follow each other; their rows
+ * are laid out as one matrix of G·S rows, so nothing is repeated and the sum over the group in
+ * backward is part of the product.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { TensorScope } from '../tensor-scope.ts';
+import type { Emit } from './emit.ts';
+import { rotateBackward, rotateForward } from './rotary.ts';
+
+export interface AttentionWeights {
+  readonly query: tf.Tensor2D; // [H·headDim, D]
+  readonly key: tf.Tensor2D; // [K·headDim, D]
+  readonly value: tf.Tensor2D; // [K·headDim, D]
+  readonly output: tf.Tensor2D; // [D, H·headDim]
+}
+
+/** Sizes of one call; the rows of [N, …] matrices are sequence after sequence, N = B·S. */
+export interface AttentionShape {
+  readonly sequences: number; // B
+  readonly length: number; // S
+  readonly heads: number; // H
+  readonly keyValueHeads: number; // K
+  readonly headDim: number;
+}
+
+/** Constants of one call. */
+export interface AttentionTables {
+  readonly cos: tf.Tensor3D; // [H + K, S, headDim]
+  readonly sin: tf.Tensor3D; // [H + K, S, headDim]
+  readonly mask: tf.Tensor2D; // [G·S, keys], 0 where a query may look and −∞ where not
+}
+
+/** Heads, ready to attend. */
+export type Heads = {
+  readonly query: tf.Tensor4D; // [B, K, G·S, headDim], turned and scaled
+  readonly key: tf.Tensor4D; // [B, K, S, headDim], turned
+  readonly value: tf.Tensor4D; // [B, K, S, headDim]
+};
+
+/** What backward needs of forward. */
+export type AttentionSaved = Heads & {
+  readonly input: tf.Tensor2D; // [N, D], h
+  readonly exponentials: tf.Tensor4D; // [B, K, G·S, S], e
+  readonly sums: tf.Tensor4D; // [B, K, G·S, 1], z
+  readonly attended: tf.Tensor4D; // [B, K, G·S, headDim], o
+  readonly merged: tf.Tensor2D; // [N, H·headDim], o in rows
+};
+
+/** Computes y and what backward needs; `input` belongs to what is saved. */
+export function attentionForward(
+  input: tf.Tensor2D, // [N, D]
+  weights: AttentionWeights,
+  shape: AttentionShape,
+  tables: AttentionTables,
+): { y: tf.Tensor2D; saved: AttentionSaved } {
+  return tf.tidy(() => {
+    const heads = projectHeads(input, weights, shape, tables);
+    const { exponentials, sums, attended } = attend(heads, tables.mask);
+    const merged = mergeHeads(attended, shape);
+    const y: tf.Tensor2D = tf.matMul(merged, weights.output, false, true); // [N, D]
+    return { y, saved: { input, ...heads, exponentials, sums, attended, merged } };
+  });
+}
+
+/** Queries, keys and values of the rows of `input`, as heads. */
+export function projectHeads(
+  input: tf.Tensor2D, // [N, D]
+  weights: AttentionWeights,
+  shape: AttentionShape,
+  tables: Pick<AttentionTables, 'cos' | 'sin'>,
+): Heads {
+  const { sequences, length, heads, keyValueHeads, headDim } = shape;
+  return tf.tidy(() => {
+    const all: tf.Tensor4D = tf.tidy(() => {
+      const rows: tf.Tensor2D = tf.matMul(input, stackWeights(weights), false, true); // [N, (H + 2K)·headDim]
+      const split = tf.reshape<tf.Rank.R4>(rows, [sequences, length, heads + 2 * keyValueHeads, headDim]);
+      return tf.transpose(split, [0, 2, 1, 3]); // [B, H + 2K, S, headDim]
+    });
+    const [turnable, value] = tf.split(all, [heads + keyValueHeads, keyValueHeads], 1) as [
+      tf.Tensor4D,
+      tf.Tensor4D,
+    ];
+    all.dispose();
+    const turned = rotateForward(turnable, tables.cos, tables.sin);
+    turnable.dispose();
+    const [query, key] = tf.split(turned, [heads, keyValueHeads], 1) as [tf.Tensor4D, tf.Tensor4D];
+    return { query: groupHeads(query, shape), key, value };
+  });
+}
+
+/** o = softmax(q·k' + mask)·v, with the parts of the softmax that backward needs. */
+export function attend(
+  { query, key, value }: Heads,
+  mask: tf.Tensor2D, // [G·S, keys]
+): Pick<AttentionSaved, 'exponentials' | 'sums' | 'attended'> {
+  return tf.tidy(() => {
+    const scores: tf.Tensor4D = tf.tidy(() => tf.add(tf.matMul(query, key, false, true), mask));
+    const shifted: tf.Tensor4D = tf.sub(scores, tf.max(scores, -1, true)); // [B, K, G·S, keys]
+    scores.dispose();
+    const exponentials: tf.Tensor4D = tf.exp(shifted);
+    shifted.dispose();
+    const sums = tf.sum<tf.Tensor4D>(exponentials, -1, true); // [B, K, G·S, 1]
+    const attended: tf.Tensor4D = tf.div(tf.matMul(exponentials, value), sums);
+    return { exponentials, sums, attended };
+  });
+}
+
+/**
+ * Hands out the four weight gradients and returns dh. With dô = do / z and δ = row sums of dô·o:
+ *
+ *   dv = e'·dô,  ds = e·(dô·v' − δ),  dq = ds·k,  dk = ds'·q
+ */
+export function attentionBackward(
+  dy: tf.Tensor2D, // [N, D]
+  weights: AttentionWeights,
+  shape: AttentionShape,
+  tables: AttentionTables,
+  saved: AttentionSaved,
+  emit: Emit,
+): tf.Tensor2D {
+  const { keyValueHeads, heads, headDim } = shape;
+  using scope = new TensorScope();
+  const dAttended = scope.hold(tf.tidy(() => splitHeads(tf.matMul(dy, weights.output), shape)));
+  emit('self_attn.o_proj.weight', tf.matMul(dy, saved.merged, true));
+  const dRows = scope.hold(
+    tf.tidy(() => {
+      const { dQuery, dKey, dValue } = attendBackward(dAttended, saved);
+      const dTurned = tf.concat([ungroupHeads(dQuery, shape), dKey], 1); // [B, H + K, S, headDim]
+      const dAll = tf.concat([rotateBackward(dTurned, tables.cos, tables.sin), dValue], 1);
+      return tf.reshape<tf.Rank.R2>(tf.transpose(dAll, [0, 2, 1, 3]), [dy.shape[0], -1]);
+    }),
+  ); // [N, (H + 2K)·headDim]
+  scope.free(dAttended);
+  const dInput: tf.Tensor2D = scope.hold(tf.tidy(() => tf.matMul(dRows, stackWeights(weights)))); // [N, D]
+  const widths = [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim];
+  const [dQueryWeight, dKeyWeight, dValueWeight] = tf.tidy(() =>
+    tf.split(tf.matMul(dRows, saved.input, true), widths, 0),
+  ) as [tf.Tensor, tf.Tensor, tf.Tensor];
+  scope.hold(dKeyWeight);
+  scope.hold(dValueWeight);
+  emit('self_attn.q_proj.weight', dQueryWeight);
+  emit('self_attn.k_proj.weight', scope.release(dKeyWeight));
+  emit('self_attn.v_proj.weight', scope.release(dValueWeight));
+  return scope.release(dInput);
+}
+
+function attendBackward(
+  dAttended: tf.Tensor4D, // [B, K, G·S, headDim]
+  saved: AttentionSaved,
+): { dQuery: tf.Tensor4D; dKey: tf.Tensor4D; dValue: tf.Tensor4D } {
+  const { query, key, value, exponentials, sums, attended } = saved;
+  return tf.tidy(() => {
+    const divided: tf.Tensor4D = tf.div(dAttended, sums);
+    const dValue: tf.Tensor4D = tf.matMul(exponentials, divided, true); // [B, K, S, headDim]
+    const delta = tf.tidy(() => tf.sum(tf.mul(divided, attended), -1, true)); // [B, K, G·S, 1]
+    const difference = tf.tidy(() => tf.sub(tf.matMul(divided, value, false, true), delta));
+    const dScores: tf.Tensor4D = tf.mul(exponentials, difference); // [B, K, G·S, S]
+    difference.dispose();
+    const dQuery: tf.Tensor4D = tf.matMul(dScores, key); // [B, K, G·S, headDim]
+    const dKey: tf.Tensor4D = tf.matMul(dScores, query, true); // [B, K, S, headDim]
+    return { dQuery, dKey, dValue };
+  });
+}
+
+/** The three matrices as one, so that one product serves all heads; a copy of D·(H + 2K)·headDim numbers. */
+function stackWeights(weights: AttentionWeights): tf.Tensor2D {
+  return tf.concat([weights.query, weights.key, weights.value], 0); // [(H + 2K)·headDim, D]
+}
+
+/** [B, H, S, headDim] to [B, K, G·S, headDim]. */
+function groupHeads(x: tf.Tensor4D, shape: AttentionShape): tf.Tensor4D {
+  const { sequences, length, heads, keyValueHeads, headDim } = shape;
+  if (heads === keyValueHeads) return x;
+  return tf.reshape(x, [sequences, keyValueHeads, (heads / keyValueHeads) * length, headDim]);
+}
+
+/** [B, K, G·S, headDim] to [B, H, S, headDim]. */
+function ungroupHeads(x: tf.Tensor4D, { sequences, length, heads, headDim }: AttentionShape): tf.Tensor4D {
+  return x.shape[1] === heads ? x : tf.reshape(x, [sequences, heads, length, headDim]);
+}
+
+/** [N, H·headDim] to [B, K, G·S, headDim]. */
+function splitHeads(rows: tf.Tensor2D, shape: AttentionShape): tf.Tensor4D {
+  const { sequences, length, heads, headDim } = shape;
+  const split = tf.reshape<tf.Rank.R4>(rows, [sequences, length, heads, headDim]);
+  return groupHeads(tf.transpose(split, [0, 2, 1, 3]), shape);
+}
+
+/** [B, K, G·S, headDim] to [N, H·headDim]. */
+export function mergeHeads(x: tf.Tensor4D, shape: AttentionShape): tf.Tensor2D {
+  return tf.tidy(() => {
+    const rows = tf.transpose(ungroupHeads(x, shape), [0, 2, 1, 3]); // [B, S, H, headDim]
+    return tf.reshape(rows, [shape.sequences * shape.length, shape.heads * shape.headDim]);
+  });
+}

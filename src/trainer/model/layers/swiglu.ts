@@ -1,0 +1,75 @@
+/**
+ * The gated feed-forward layer (Shazeer 2020, arXiv 2002.05202), without biases.
+ *
+ *   g = h·Wgate',  u = h·Wup',  a = silu(g)·u,  y = a·Wdown',  silu(g) = g·σ(g)
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { TensorScope } from '../tensor-scope.ts';
+import type { Emit } from './emit.ts';
+
+export interface SwigluWeights {
+  readonly gate: tf.Tensor2D; // [F, D]
+  readonly up: tf.Tensor2D; // [F, D]
+  readonly down: tf.Tensor2D; // [D, F]
+}
+
+/** What backward needs of forward. */
+export type SwigluSaved = {
+  readonly input: tf.Tensor2D; // [N, D], h
+  readonly sigmoid: tf.Tensor2D; // [N, F], σ(g)
+  readonly silu: tf.Tensor2D; // [N, F]
+  readonly up: tf.Tensor2D; // [N, F], u
+  readonly activation: tf.Tensor2D; // [N, F], a
+};
+
+/** Computes a and the rest of what backward needs; `input` belongs to it from then on. */
+export function swigluActivate(
+  input: tf.Tensor2D, // [N, D]
+  weights: SwigluWeights,
+): SwigluSaved {
+  return tf.tidy(() => {
+    const gate: tf.Tensor2D = tf.matMul(input, weights.gate, false, true); // [N, F]
+    const sigmoid: tf.Tensor2D = tf.sigmoid(gate);
+    const silu: tf.Tensor2D = tf.mul(gate, sigmoid);
+    gate.dispose();
+    const up: tf.Tensor2D = tf.matMul(input, weights.up, false, true); // [N, F]
+    return { input, sigmoid, silu, up, activation: tf.mul(silu, up) };
+  });
+}
+
+/** y = a·Wdown'. */
+export function swigluOutput(saved: SwigluSaved, weights: SwigluWeights): tf.Tensor2D {
+  return tf.matMul(saved.activation, weights.down, false, true); // [N, D]
+}
+
+/**
+ * Hands out the three weight gradients and returns dh.
+ *
+ *   da = dy·Wdown,  du = da·silu(g),  dg = da·u·silu'(g) = da·(σ·(u − a) + a)
+ */
+export function swigluBackward(
+  dy: tf.Tensor2D, // [N, D]
+  weights: SwigluWeights,
+  saved: SwigluSaved,
+  emit: Emit,
+): tf.Tensor2D {
+  const { input, sigmoid, silu, up, activation } = saved;
+  using scope = new TensorScope();
+  const dActivation = scope.hold(tf.matMul(dy, weights.down)); // [N, F]
+  emit('mlp.down_proj.weight', tf.matMul(dy, activation, true));
+  const dUp: tf.Tensor2D = scope.hold(tf.mul(dActivation, silu)); // [N, F]
+  const dGate: tf.Tensor2D = scope.hold(
+    tf.tidy(() => {
+      const slope = tf.tidy(() => tf.mul(sigmoid, tf.sub(up, activation)));
+      const sum = tf.add(slope, activation);
+      return tf.mul(dActivation, sum);
+    }),
+  ); // [N, F]
+  scope.free(dActivation);
+  const dInput: tf.Tensor2D = scope.hold(
+    tf.tidy(() => tf.add(tf.matMul(dUp, weights.up), tf.matMul(dGate, weights.gate))),
+  ); // [N, D]
+  emit('mlp.up_proj.weight', tf.matMul(dUp, input, true));
+  emit('mlp.gate_proj.weight', tf.matMul(dGate, input, true));
+  return scope.release(dInput);
+}

@@ -1,0 +1,329 @@
+/**
+ * The Llama: forward and backward by hand, layer by layer. Backward runs from the head to the
+ * embedding and hands out each weight gradient as soon as it is known, so that at most one layer's
+ * gradients exist at a time. Works on whatever engine tfjs-core has been given.
+ */
+import assert from 'node:assert/strict';
+import * as tf from '@tensorflow/tfjs-core';
+import { TensorShapeError } from '../../errors.ts';
+import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
+import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
+import type { KeyValueCache } from './key-value-cache.ts';
+import { causalMask, type CausalMask } from './layers/causal-mask.ts';
+import {
+  decoderLayerBackward,
+  decoderLayerForward,
+  decoderLayerRecompute,
+  decoderLayerWithCache,
+  type DecoderContext,
+  type DecoderLayerSaved,
+  type DecoderLayerWeights,
+} from './layers/decoder-layer.ts';
+import { embeddingBackward, embeddingForward } from './layers/embedding.ts';
+import { headLoss, headLossAndGradients } from './layers/head-loss.ts';
+import { rmsNormBackward, rmsNormForward } from './layers/rms-norm.ts';
+import { rotaryTables, type RotaryTables } from './layers/rotary.ts';
+import { TensorScope } from './tensor-scope.ts';
+import type { WeightStore } from './weights.ts';
+
+export type { Batch, Tokens } from './batch.ts';
+
+export interface LlamaOptions {
+  /** Keep only the input of each layer and compute its intermediates again in backward. */
+  readonly recompute: boolean;
+  /** Rows of the logits computed at once; 0: all. */
+  readonly lossChunk: number;
+}
+
+/** The loss summed over the positions that have one, and their number. */
+export interface LossSum {
+  /** In nats; summed in double precision. */
+  readonly lossSum: number;
+  readonly tokens: number;
+}
+
+/**
+ * Receives a gradient, of the shape of the weight of that name. The tensor is the model's: it is
+ * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
+ * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
+ * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
+ */
+export type OnGradient = (name: string, gradient: tf.Tensor) => void;
+
+/** A Llama over weights it does not own. */
+export class LlamaModel {
+  readonly config: LlamaConfig;
+  readonly weights: WeightStore;
+  readonly #options: LlamaOptions;
+  #constants: Constants | undefined;
+
+  /** @throws TensorShapeError if `weights` lacks a tensor of the model or has it in another shape */
+  constructor(config: LlamaConfig, weights: WeightStore, options: LlamaOptions) {
+    for (const { name, shape } of llamaTensors(config)) {
+      const actual = weights.get(name).shape;
+      if (actual.join() !== shape.join()) {
+        throw new TensorShapeError(
+          `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
+        );
+      }
+    }
+    this.config = config;
+    this.weights = weights;
+    this.#options = options;
+  }
+
+  /**
+   * Runs forward and backward once. `onGradient` receives the gradient of `gradientScale` times the
+   * loss sum for every weight: head, final norm, layers from the last to the first, embedding. With tied
+   * embeddings there is one gradient for both uses, which comes last.
+   */
+  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient): LossSum {
+    checkBatch(batch, this.config.vocabSize);
+    const { numHiddenLayers, tieWordEmbeddings, vocabSize } = this.config;
+    const emit = (name: string, gradient: tf.Tensor): void => handOut(onGradient, name, gradient);
+    using scope = new TensorScope();
+    const keep = this.#options.recompute ? 'inputs' : 'intermediates';
+    const { context, ids, x, kept } = this.#forward(batch, keep, scope);
+
+    const rows = unmaskedRows(batch.labels);
+    const { losses, dHead, dNorm, ...head } = this.#head(x, batch.labels, rows, gradientScale);
+    for (const tensor of [losses, dHead, dNorm]) scope.hold(tensor);
+    let dx = scope.hold(head.dx);
+    scope.free(x);
+    if (!tieWordEmbeddings) emit('lm_head.weight', scope.release(dHead));
+    emit('model.norm.weight', scope.release(dNorm));
+
+    for (let layer = numHiddenLayers - 1; layer >= 0; layer--) {
+      const weights = this.#layer(layer);
+      const saved = this.#savedOf(kept[layer], weights, context, scope);
+      const dInput = decoderLayerBackward(dx, weights, context, saved, (name, gradient) =>
+        emit(`model.layers.${layer}.${name}`, gradient),
+      );
+      scope.free(dx);
+      scope.free(saved);
+      dx = scope.hold(dInput);
+    }
+    const dEmbedding = tf.tidy(() => {
+      const gradient = embeddingBackward(ids, dx, vocabSize);
+      return tieWordEmbeddings ? tf.add(gradient, dHead) : gradient;
+    });
+    scope.free(dHead);
+    emit('model.embed_tokens.weight', dEmbedding);
+    return { lossSum: sumOf(losses), tokens: rows.length };
+  }
+
+  /** The loss of a batch, without gradients. */
+  loss(batch: Batch): LossSum {
+    checkBatch(batch, this.config.vocabSize);
+    const rows = unmaskedRows(batch.labels);
+    if (rows.length === 0) return { lossSum: 0, tokens: 0 };
+    using scope = new TensorScope();
+    const { x } = this.#forward(batch, 'nothing', scope);
+    const losses = scope.hold(
+      tf.tidy(() => {
+        const hidden = this.#finalNorm(pickRows(x, rows)).y;
+        return headLoss(hidden, this.#headWeight(), pickLabels(batch.labels, rows), this.#options.lossChunk);
+      }),
+    );
+    return { lossSum: sumOf(losses), tokens: rows.length };
+  }
+
+  /** The logits of every position, [sequences, length, vocab]; the caller disposes them. */
+  logits(tokens: Tokens): tf.Tensor3D {
+    checkTokens(tokens, this.config.vocabSize);
+    using scope = new TensorScope();
+    const { x } = this.#forward(tokens, 'nothing', scope);
+    return tf.tidy(() => {
+      const logits = tf.matMul(this.#finalNorm(x).y, this.#headWeight(), false, true);
+      return tf.reshape(logits, [tokens.sequences, tokens.length, this.config.vocabSize]);
+    });
+  }
+
+  /**
+   * The logits after the last of `ids`, tokens that follow those `cache` has seen, which the cache
+   * remembers from then on. [vocab]; the caller disposes them.
+   */
+  nextLogits(ids: Int32Array, cache: KeyValueCache): tf.Tensor1D {
+    const tokens: Tokens = { ids, sequences: 1, length: ids.length };
+    checkTokens(tokens, this.config.vocabSize);
+    using scope = new TensorScope();
+    const context = this.#context(tokens, cache.length, scope);
+    return tf.tidy(() => {
+      let x = embeddingForward(tf.tensor1d(ids, 'int32'), this.#embedding()); // [S, D]
+      for (let layer = 0; layer < this.config.numHiddenLayers; layer++) {
+        const y = decoderLayerWithCache(x, this.#layer(layer), context, cache, layer);
+        x.dispose();
+        x = y;
+      }
+      const last = tf.slice(x, [ids.length - 1, 0], [1, -1]);
+      return tf.squeeze(tf.matMul(this.#finalNorm(last).y, this.#headWeight(), false, true), [0]);
+    });
+  }
+
+  /** Runs the layers. Everything it leaves belongs to `scope`. */
+  #forward(tokens: Tokens, keep: Keep, scope: TensorScope): ForwardResult {
+    const context = this.#context(tokens, 0, scope);
+    const ids = scope.hold(tf.tensor1d(tokens.ids, 'int32'));
+    const kept: KeptLayer[] = [];
+    let x = scope.hold(embeddingForward(ids, this.#embedding())); // [N, D]
+    for (let layer = 0; layer < this.config.numHiddenLayers; layer++) {
+      const input = x;
+      const weights = this.#layer(layer);
+      if (keep === 'intermediates') {
+        const { y, saved } = decoderLayerForward(input, weights, context);
+        kept.push({ saved: scope.hold(saved) });
+        x = scope.hold(y);
+      } else {
+        if (keep === 'inputs') kept.push({ input });
+        x = scope.hold(tf.tidy(() => decoderLayerForward(input, weights, context).y));
+      }
+      if (keep !== 'inputs') scope.free(input);
+    }
+    return { context, ids, x, kept };
+  }
+
+  #savedOf(
+    kept: KeptLayer | undefined,
+    weights: DecoderLayerWeights,
+    context: DecoderContext,
+    scope: TensorScope,
+  ): DecoderLayerSaved {
+    assert(kept !== undefined);
+    if ('saved' in kept) return kept.saved;
+    const saved = scope.hold(decoderLayerRecompute(kept.input, weights, context));
+    scope.free(kept.input);
+    return saved;
+  }
+
+  /** Final norm, head and loss, forward and backward, over the rows that have a loss. */
+  #head(x: tf.Tensor2D, labels: Int32Array, rows: Int32Array, gradientScale: number): HeadGradients {
+    return tf.tidy(() => {
+      if (rows.length === 0) {
+        return {
+          losses: tf.zeros<tf.Rank.R1>([1]),
+          dx: tf.zerosLike(x),
+          dNorm: tf.zeros<tf.Rank.R1>([this.config.hiddenSize]),
+          dHead: tf.zerosLike(this.#headWeight()),
+        };
+      }
+      const norm = this.#finalNorm(pickRows(x, rows));
+      const { losses, dHidden, dWeight } = headLossAndGradients(
+        norm.y,
+        this.#headWeight(),
+        pickLabels(labels, rows),
+        this.#options.lossChunk,
+        gradientScale,
+      );
+      const back = rmsNormBackward(dHidden, norm.saved);
+      return { losses, dx: unpickRows(back.dx, rows, labels.length), dNorm: back.dWeight, dHead: dWeight };
+    });
+  }
+
+  /** Rotary tables and mask as tensors of `scope`. The arrays are made once per length. */
+  #context(tokens: Tokens, offset: number, scope: TensorScope): DecoderContext {
+    const { numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, headDim, rmsNormEps } = this.config;
+    const { sequences, length } = tokens;
+    if (this.#constants?.offset !== offset || this.#constants.length !== length) {
+      const rotary = rotaryTables(this.config, offset, length);
+      this.#constants = { offset, length, rotary, mask: causalMask(heads / keyValueHeads, offset, length) };
+    }
+    const { rotary, mask } = this.#constants;
+    return {
+      shape: { sequences, length, heads, keyValueHeads, headDim },
+      tables: scope.hold({
+        cos: tf.tensor3d(rotary.cos, rotary.shape),
+        sin: tf.tensor3d(rotary.sin, rotary.shape),
+        mask: tf.tensor2d(mask.values, mask.shape),
+      }),
+      eps: rmsNormEps,
+    };
+  }
+
+  #layer(layer: number): DecoderLayerWeights {
+    const matrix = (name: string): tf.Tensor2D => this.#weight(`model.layers.${layer}.${name}.weight`);
+    const vector = (name: string): tf.Tensor1D => this.#weight(`model.layers.${layer}.${name}.weight`);
+    return {
+      inputNorm: vector('input_layernorm'),
+      attention: {
+        query: matrix('self_attn.q_proj'),
+        key: matrix('self_attn.k_proj'),
+        value: matrix('self_attn.v_proj'),
+        output: matrix('self_attn.o_proj'),
+      },
+      postAttentionNorm: vector('post_attention_layernorm'),
+      mlp: { gate: matrix('mlp.gate_proj'), up: matrix('mlp.up_proj'), down: matrix('mlp.down_proj') },
+    };
+  }
+
+  #finalNorm(x: tf.Tensor2D): ReturnType<typeof rmsNormForward> {
+    return rmsNormForward(x, this.#normWeight(), this.config.rmsNormEps);
+  }
+
+  #embedding(): tf.Tensor2D {
+    return this.#weight('model.embed_tokens.weight');
+  }
+
+  #normWeight(): tf.Tensor1D {
+    return this.#weight('model.norm.weight');
+  }
+
+  #headWeight(): tf.Tensor2D {
+    return this.config.tieWordEmbeddings ? this.#embedding() : this.#weight('lm_head.weight');
+  }
+
+  /** Shapes were checked by the constructor and cannot change. */
+  #weight<T extends tf.Tensor>(name: string): T {
+    return this.weights.get(name) as T;
+  }
+}
+
+/** What forward keeps of a layer for backward. */
+type Keep = 'nothing' | 'inputs' | 'intermediates';
+type KeptLayer = { readonly input: tf.Tensor2D } | { readonly saved: DecoderLayerSaved };
+
+interface ForwardResult {
+  readonly context: DecoderContext;
+  readonly ids: tf.Tensor1D; // [N]
+  readonly x: tf.Tensor2D; // [N, D], the last layer's output
+  readonly kept: readonly KeptLayer[];
+}
+
+interface HeadGradients {
+  readonly losses: tf.Tensor1D; // one per row that has a loss
+  readonly dx: tf.Tensor2D; // [N, D]
+  readonly dNorm: tf.Tensor1D; // [D]
+  readonly dHead: tf.Tensor2D; // [V, D]
+}
+
+/** Arrays of the last length used. */
+interface Constants {
+  readonly offset: number;
+  readonly length: number;
+  readonly rotary: RotaryTables;
+  readonly mask: CausalMask;
+}
+
+function handOut(onGradient: OnGradient, name: string, gradient: tf.Tensor): void {
+  try {
+    onGradient(name, gradient);
+  } finally {
+    if (!gradient.kept) gradient.dispose();
+  }
+}
+
+function pickRows(x: tf.Tensor2D, rows: Int32Array): tf.Tensor2D {
+  return rows.length === x.shape[0] ? x : tf.gather(x, tf.tensor1d(rows, 'int32'));
+}
+
+function pickLabels(labels: Int32Array, rows: Int32Array): Int32Array {
+  return rows.length === labels.length ? labels : Int32Array.from(rows, (row) => labels[row] ?? 0);
+}
+
+/** The transpose of `pickRows`: zero where nothing was picked. */
+function unpickRows(dx: tf.Tensor2D, rows: Int32Array, count: number): tf.Tensor2D {
+  return rows.length === count ? dx : tf.unsortedSegmentSum(dx, tf.tensor1d(rows, 'int32'), count);
+}
+
+function sumOf(losses: tf.Tensor1D): number {
+  return losses.dataSync<'float32'>().reduce((sum, loss) => sum + loss, 0);
+}

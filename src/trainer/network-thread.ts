@@ -1,0 +1,491 @@
+/**
+ * The trainer's network thread: sockets, frames, heartbeats and reconnects, away from the thread that
+ * computes. It carries out the effects of core/session.ts and hands whole tensors, records and
+ * messages to link.ts on the other side.
+ */
+import { Buffer } from 'node:buffer';
+import type { Socket } from 'node:net';
+import { parentPort, workerData } from 'node:worker_threads';
+import { WebSocket, type RawData } from 'ws';
+import { ProtocolError } from '../errors.ts';
+import { protocolError } from '../protocol/checks.ts';
+import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
+import { isSameDigest } from '../protocol/digest.ts';
+import { decodeEnvelope, encodeEnvelope } from '../protocol/envelope.ts';
+import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
+import type { Message, WelcomeMessage } from '../protocol/messages.ts';
+import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
+import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
+import { derive } from '../random.ts';
+import { advanceSession, startSession } from './core/session.ts';
+import type {
+  HeldState,
+  SessionEffect,
+  SessionEvent,
+  SessionState,
+  SessionTransition,
+} from './core/session.ts';
+import { Inbox, type InboxItem } from './inbox.ts';
+import type { Activity, LinkEvent } from './link.ts';
+import { Outbox } from './outbox.ts';
+import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
+
+/** How often the session hears what time it is. */
+const TICK_INTERVAL_MS = 100;
+/** Between our close frame and the destruction of the socket. */
+const CLOSE_GRACE_MS = 2_000;
+
+/** An event without its time. */
+type Fact = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, 'nowMs'> : never) : never;
+
+/** One socket and what belongs to it. */
+interface Line {
+  readonly connection: number;
+  readonly webSocket: WebSocket;
+  readonly outbox: Outbox;
+  socket: Socket | null;
+  error: string;
+  heardBytes: number;
+  welcome: WelcomeMessage | null;
+  /** null until the compute side has accepted the Welcome. */
+  inbox: Inbox | null;
+  /** What came between the Welcome and that. */
+  readonly early: { readonly message: Message; readonly frame: Uint8Array }[];
+}
+
+class NetworkThread {
+  readonly #options: ThreadOptions;
+  readonly #post: (message: FromThread, transfer: ArrayBuffer[]) => void;
+  readonly #onEnd: () => void;
+  readonly #ticker: NodeJS.Timeout;
+  #session!: SessionState;
+  #line: Line | null = null;
+  /** Sockets that are closing still count their bytes. */
+  readonly #openSockets = new Set<Socket>();
+  #pastTraffic = { sent: 0, received: 0 };
+  #openWebSockets = 0;
+  /** The last answer of the compute side and the Welcome it was for. */
+  #accepted: { readonly key: string; readonly sizes: readonly SlotSizes[] } | null = null;
+  #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
+  #lastItem = 0;
+  #applied: { readonly item: number; readonly sequence: number } | null = null;
+  #undeliveredBytes = 0;
+  #hasEnded = false;
+
+  constructor(
+    options: ThreadOptions,
+    post: (message: FromThread, transfer: ArrayBuffer[]) => void,
+    onEnd: () => void,
+  ) {
+    this.#options = options;
+    this.#post = post;
+    this.#onEnd = onEnd;
+    this.#ticker = setInterval(() => this.#tick(), TICK_INTERVAL_MS);
+  }
+
+  start(): void {
+    const { trainerId, handshakeTimeoutMs } = this.#options;
+    const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs };
+    this.#carryOut(startSession(plan, null, performance.now()));
+  }
+
+  /** A message of the compute side. */
+  take(message: ToThread): void {
+    switch (message.type) {
+      case 'accept':
+        return this.#accept(message.connection, message.sizes);
+      case 'refuse':
+        return this.#refuse(message.connection, message.reason, message.text);
+      case 'send': {
+        const line = this.#lineOf(message.connection);
+        return line?.outbox.send(complete(message.message));
+      }
+      case 'sendTensor': {
+        const line = this.#lineOf(message.connection);
+        if (line === null) return this.#post({ type: 'flushed', bytes: message.bytes.length }, []);
+        return line.outbox.sendTensor(message.header, message.bytes);
+      }
+      case 'stepBegun':
+        return this.#lineOf(message.connection)?.outbox.beginStep();
+      case 'applied':
+        this.#applied = message;
+        return this.#reportApplied();
+      case 'spoiled':
+        return this.#advance({ type: 'stateSpoiled', text: message.text });
+      case 'taken':
+        this.#undeliveredBytes -= message.bytes;
+        return this.#adjustFlow();
+      case 'activity':
+        this.#activity = { ...this.#activity, ...message.activity };
+        return;
+      case 'leave':
+        return this.#advance({ type: 'leaveRequested', text: message.text });
+      default:
+        message satisfies never;
+    }
+  }
+
+  // ---- the session ----
+
+  #advance(fact: Fact): void {
+    this.#carryOut(advanceSession(this.#session, { ...fact, nowMs: performance.now() } as SessionEvent));
+  }
+
+  #carryOut({ state, effects }: SessionTransition): void {
+    this.#session = state;
+    for (const effect of effects) this.#perform(effect);
+  }
+
+  #perform(effect: SessionEffect): void {
+    switch (effect.type) {
+      case 'openSocket':
+        return this.#open(effect.connection);
+      case 'closeSocket':
+        return this.#close(effect.reason, effect.text);
+      case 'sendHello':
+        return this.#sendHello(effect.held);
+      case 'sendReady':
+        return this.#line?.outbox.send({
+          kind: 'ready',
+          sequence: effect.sequence,
+          device: this.#options.device,
+        });
+      case 'sendHeartbeat':
+        return this.#line?.outbox.send({
+          kind: 'heartbeat',
+          residentBytes: process.memoryUsage.rss(),
+          ...this.#activity,
+        });
+      case 'dropWork':
+        return this.#dropLine();
+      case 'askApplied':
+        return this.#reportApplied();
+      case 'discardState':
+        this.#applied = null;
+        return this.#emit({ type: 'stateDiscarded' });
+      case 'report':
+        return this.#report(effect.status, effect.text);
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #report(status: SessionState['phase']['phase'], text: string): void {
+    const level = status === 'backing-off' ? 'warn' : 'info';
+    this.#post({ type: 'log', level, event: `session.${status}`, fields: {}, message: text }, []);
+    const { phase } = this.#session;
+    if (phase.phase === 'backing-off') {
+      const willRetryMs = Math.max(0, phase.retryAtMs - performance.now());
+      this.#emit({ type: 'disconnected', reason: text, willRetryMs });
+    }
+    if (phase.phase === 'closed') this.#endIfClosed();
+  }
+
+  #reportApplied(): void {
+    if (this.#applied === null || this.#applied.item !== this.#lastItem) return;
+    this.#advance({ type: 'stateApplied', sequence: this.#applied.sequence });
+  }
+
+  #tick(): void {
+    const line = this.#line;
+    const { phase } = this.#session.phase;
+    if (line !== null && (phase === 'loading' || phase === 'active')) {
+      // Any byte is a sign of life, so a large message on a slow link is not taken for silence.
+      const heardBytes = line.socket?.bytesRead ?? 0;
+      const isPaused = line.webSocket.isPaused;
+      if (heardBytes !== line.heardBytes || isPaused) {
+        line.heardBytes = heardBytes;
+        this.#advance({ type: 'frameReceived', connection: line.connection });
+      }
+    }
+    this.#countTraffic();
+    this.#advance({ type: 'ticked' });
+  }
+
+  // ---- sockets ----
+
+  #open(connection: number): void {
+    const { url, handshakeTimeoutMs } = this.#options;
+    const webSocket = new WebSocket(url, {
+      perMessageDeflate: false,
+      maxPayload: MAX_FRAME_BYTES,
+      handshakeTimeout: handshakeTimeoutMs,
+      // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
+      ...{ closeTimeout: CLOSE_GRACE_MS },
+    });
+    const outbox = new Outbox(webSocket, (bytes) => this.#post({ type: 'flushed', bytes }, []));
+    const line: Line = {
+      connection,
+      webSocket,
+      outbox,
+      socket: null,
+      error: '',
+      heardBytes: 0,
+      welcome: null,
+      inbox: null,
+      early: [],
+    };
+    this.#line = line;
+    this.#openWebSockets++;
+    webSocket.on('upgrade', (response) => {
+      line.socket = response.socket;
+      this.#openSockets.add(response.socket);
+    });
+    webSocket.on('open', () => this.#advance({ type: 'socketOpened', connection }));
+    webSocket.on('message', (data: RawData, isBinary: boolean) =>
+      this.#receive(line, data as Buffer, isBinary),
+    );
+    webSocket.on('error', (error) => (line.error = error.message));
+    webSocket.on('close', (code, reason) => this.#closed(line, code, reason.toString('utf8')));
+  }
+
+  #close(reason: CloseReason, text: string): void {
+    const line = this.#line;
+    if (line === null) return;
+    const { code } = CLOSE_CODES[reason];
+    const { webSocket } = line;
+    if (webSocket.readyState === WebSocket.OPEN) {
+      const goodbye = { kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) } as const;
+      webSocket.send(encodeEnvelope(goodbye));
+      webSocket.resume(); // else the answer to our close frame is never read
+      webSocket.close(code, cutText(text, MAX_CLOSE_TEXT_BYTES));
+    } else if (webSocket.readyState === WebSocket.CONNECTING) {
+      webSocket.terminate();
+    }
+  }
+
+  #closed(line: Line, code: number, reason: string): void {
+    line.outbox.close();
+    this.#openWebSockets--;
+    this.#countTraffic();
+    if (line.socket !== null) {
+      this.#openSockets.delete(line.socket);
+      this.#pastTraffic.sent += line.socket.bytesWritten;
+      this.#pastTraffic.received += line.socket.bytesRead;
+    }
+    const text = reason === '' ? line.error : reason;
+    this.#advance({ type: 'socketClosed', connection: line.connection, code, text });
+    this.#endIfClosed();
+  }
+
+  #dropLine(): void {
+    this.#line?.outbox.close();
+    this.#line = null;
+  }
+
+  /** Ends the thread once the session is over and the last Goodbye is out. */
+  #endIfClosed(): void {
+    const { phase } = this.#session;
+    if (this.#hasEnded || phase.phase !== 'closed' || this.#openWebSockets > 0) return;
+    this.#hasEnded = true;
+    clearInterval(this.#ticker);
+    const { code, mayRetry } = CLOSE_CODES[phase.reason];
+    this.#emit({ type: 'closed', reason: phase.reason, code, text: phase.text, mayRetry });
+    this.#onEnd();
+  }
+
+  #sendHello(held: HeldState | null): void {
+    const { trainerId, runName, token, software, schemaHash } = this.#options;
+    this.#line?.outbox.send({
+      kind: 'hello',
+      protocolVersions: PROTOCOL_VERSIONS,
+      trainerId,
+      runName,
+      token,
+      software,
+      runId: held?.runId ?? '',
+      sequence: held?.sequence ?? 0,
+      digest: held === null ? new Uint8Array(0) : fromHex(held.digest),
+      schemaHash,
+    });
+  }
+
+  // ---- what comes in ----
+
+  #receive(line: Line, frame: Buffer, isBinary: boolean): void {
+    if (line !== this.#line) return;
+    const message = this.#check(line, () => {
+      if (!isBinary) throw protocolError('MALFORMED_MESSAGE', 'a text message; all messages are binary');
+      return decodeEnvelope(frame, 'coordinator');
+    });
+    if (message === null) return;
+    const { connection } = line;
+    if (message.kind === 'goodbye') {
+      this.#advance({ type: 'goodbyeReceived', connection, code: message.code, text: message.reason });
+    } else if (message.kind === 'welcome') {
+      this.#welcome(line, message);
+    } else if (line.welcome === null) {
+      this.#advance({ type: 'frameReceived', connection }); // the session refuses it
+    } else if (line.inbox === null) {
+      line.early.push({ message, frame });
+    } else {
+      this.#deliver(line, line.inbox, message, frame);
+    }
+  }
+
+  #welcome(line: Line, welcome: WelcomeMessage): void {
+    const { connection } = line;
+    const isGood = this.#check(line, () => {
+      this.#checkWelcome(welcome);
+      return true;
+    });
+    if (isGood === null) return;
+    line.welcome = welcome;
+    const { runId, heartbeatIntervalMs, heartbeatTimeoutMs } = welcome;
+    const hasSnapshot = welcome.snapshot !== null;
+    this.#advance({
+      type: 'welcomed',
+      connection,
+      runId,
+      hasSnapshot,
+      heartbeatIntervalMs,
+      heartbeatTimeoutMs,
+    });
+    if (line !== this.#line) return; // a second Welcome
+    this.#emit({ type: 'connected', welcome });
+    if (this.#accepted?.key === keyOf(welcome)) this.#accept(connection, this.#accepted.sizes);
+    else this.#adjustFlow();
+  }
+
+  #checkWelcome(welcome: WelcomeMessage): void {
+    const { runName, schemaHash } = this.#options;
+    if (!PROTOCOL_VERSIONS.includes(welcome.protocolVersion)) {
+      throw protocolError('PROTOCOL_VERSION', `the coordinator chose version ${welcome.protocolVersion}`);
+    }
+    if (runName !== '' && welcome.runName !== runName) {
+      throw protocolError('WRONG_RUN', `the coordinator serves run "${welcome.runName}", not "${runName}"`);
+    }
+    if (schemaHash.length > 0 && !isSameDigest(schemaHash, welcome.schemaHash)) {
+      throw protocolError('SCHEMA_MISMATCH', 'the run has another model than this trainer');
+    }
+  }
+
+  #accept(connection: number, sizes: readonly SlotSizes[]): void {
+    const line = this.#lineOf(connection);
+    if (line === null || line.welcome === null || line.inbox !== null) return;
+    this.#accepted = { key: keyOf(line.welcome), sizes };
+    const { held } = this.#session;
+    const head = held && { sequence: held.sequence, digest: fromHex(held.digest) };
+    line.inbox = new Inbox(line.welcome, head, sizes);
+    for (const { message, frame } of line.early.splice(0)) {
+      if (line === this.#line) this.#deliver(line, line.inbox, message, frame);
+    }
+    this.#adjustFlow();
+  }
+
+  #refuse(connection: number, reason: CloseReason, text: string): void {
+    this.#advance({ type: 'messageRefused', connection, reason, text });
+  }
+
+  #deliver(line: Line, inbox: Inbox, message: Message, frame: Uint8Array): void {
+    const item = this.#check(line, () => inbox.accept(message, frame));
+    if (item === null) return;
+    this.#reportReceived(line, item);
+    const isState = item.type === 'snapshotEnd' || item.type === 'record';
+    const tensors = item.type === 'tensor' ? [item.tensor] : item.type === 'record' ? item.tensors : [];
+    this.#undeliveredBytes += tensors.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    this.#emit(
+      item,
+      isState ? ++this.#lastItem : 0,
+      tensors.map(({ bytes }) => bytes.buffer),
+    );
+    this.#adjustFlow();
+  }
+
+  #reportReceived({ connection }: Line, item: InboxItem): void {
+    if (item.type === 'snapshotEnd') {
+      const { sequence, digest } = item.message;
+      this.#advance({ type: 'snapshotReceived', connection, sequence, digest: toHex(digest) });
+    } else if (item.type === 'record') {
+      const { sequence, digest } = item.commit;
+      this.#advance({ type: 'recordReceived', connection, sequence, digest: toHex(digest) });
+    } else if (item.type === 'message') {
+      const { kind } = item.message;
+      if (kind === 'stepAssignment' || kind === 'evaluationAssignment') {
+        this.#advance({ type: 'assigned', connection });
+      }
+    }
+  }
+
+  /** Runs a check of what the coordinator sent; what is wrong with it ends the connection. */
+  #check<T>(line: Line, action: () => T): T | null {
+    try {
+      return action();
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      const reason = closeReasonOf(error.closeCode) ?? 'INTERNAL_ERROR';
+      this.#advance({
+        type: 'messageRefused',
+        connection: line.connection,
+        reason,
+        text: error.message,
+      });
+      return null;
+    }
+  }
+
+  /** Reads from the socket only while the compute side has said yes and is not too far behind. */
+  #adjustFlow(): void {
+    const line = this.#line;
+    if (line === null || line.welcome === null) return;
+    const mustWait = line.inbox === null || this.#undeliveredBytes > this.#options.maxUndeliveredBytes;
+    if (mustWait && !line.webSocket.isPaused) line.webSocket.pause();
+    if (!mustWait && line.webSocket.isPaused) line.webSocket.resume();
+  }
+
+  #lineOf(connection: number): Line | null {
+    return this.#line?.connection === connection ? this.#line : null;
+  }
+
+  #emit(event: LinkEvent, item = 0, transfer: ArrayBuffer[] = []): void {
+    const bytes = transfer.reduce((sum, buffer) => sum + buffer.byteLength, 0);
+    this.#post({ type: 'event', event, connection: this.#session.connection, item, bytes }, transfer);
+  }
+
+  #countTraffic(): void {
+    let { sent, received } = this.#pastTraffic;
+    for (const socket of this.#openSockets) {
+      sent += socket.bytesWritten;
+      received += socket.bytesRead;
+    }
+    this.#options.traffic[0] = sent;
+    this.#options.traffic[1] = received;
+  }
+}
+
+/** The fields the compute side leaves to this thread. */
+function complete(message: Extract<ToThread, { type: 'send' }>['message']): Message {
+  switch (message.kind) {
+    case 'contribution':
+      return { ...message, checksum: 0 };
+    case 'snapshotEnd':
+      return { ...message, digest: new Uint8Array(0) };
+    default:
+      return message;
+  }
+}
+
+/** What the answer of the compute side depends on. */
+function keyOf({ schemaHash, configJson, modelJson }: WelcomeMessage): string {
+  return `${toHex(schemaHash)}\n${configJson}\n${modelJson}`;
+}
+
+function toHex(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex');
+}
+
+function fromHex(text: string): Uint8Array {
+  return new Uint8Array(Buffer.from(text, 'hex'));
+}
+
+const port = parentPort;
+if (port !== null) {
+  const thread = new NetworkThread(
+    workerData as ThreadOptions,
+    (message, transfer) => port.postMessage(message, transfer),
+    () => port.close(),
+  );
+  port.on('message', (message: ToThread) => thread.take(message));
+  thread.start();
+}

@@ -1,0 +1,48 @@
+/**
+ * Sends the whole state as it was at one record, beside the steps that go on: it holds its own handles
+ * on the tensors (tensors never change, so they cost memory only once a step has replaced them) and
+ * hands them to the network thread no faster than that thread sends.
+ */
+import type * as tf from '@tensorflow/tfjs-core';
+import type { Link } from './link.ts';
+
+/** Bytes handed over ahead of what is sent. */
+const AHEAD_BYTES = 32 * 1024 * 1024;
+
+export class SnapshotUpload {
+  readonly #tensors: tf.Tensor[];
+  readonly #link: Link;
+  readonly #step: number;
+  readonly #sequence: number;
+  #isCancelled = false;
+
+  /** @param tensors clones in the order of the state table; this object disposes them */
+  constructor(tensors: tf.Tensor[], link: Link, step: number, sequence: number) {
+    this.#tensors = tensors;
+    this.#link = link;
+    this.#step = step;
+    this.#sequence = sequence;
+  }
+
+  /** Sends everything; resolves early when cancelled. */
+  async run(): Promise<void> {
+    for (let index = 0; this.#tensors.length > 0; index++) {
+      await this.#link.drained(AHEAD_BYTES);
+      if (this.#isCancelled) return;
+      const tensor = this.#tensors.shift()!;
+      const values = tensor.dataSync<'float32'>();
+      tensor.dispose();
+      const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+      const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec: 'f32' } as const;
+      this.#link.sendTensor(header, bytes);
+    }
+    this.#link.send({ kind: 'snapshotEnd', step: this.#step, sequence: this.#sequence, tensors: [] });
+  }
+
+  /** Gives up what is not sent yet. */
+  cancel(): void {
+    this.#isCancelled = true;
+    for (const tensor of this.#tensors) tensor.dispose();
+    this.#tensors.length = 0;
+  }
+}

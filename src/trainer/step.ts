@@ -1,0 +1,153 @@
+/**
+ * One trainer's work in one step: gradients of its sequences, accumulated over micro-batches in the
+ * subspace, sketches while a refresh is on, then the contribution. It says what to send through
+ * `StepOutput` and knows nothing of sockets.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { codecFor, codecOfSlot, type CodecName } from '../galore/codec/codec.ts';
+import { project } from '../galore/projection/project-lift.ts';
+import { sketch } from '../galore/projection/sketch-gradient.ts';
+import { omega, sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
+import { payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { derive } from '../random.ts';
+import { unmaskedRows, type Batch } from './model/batch.ts';
+import type { LlamaModel } from './model/llama.ts';
+import type { Replica } from './replica.ts';
+
+/** Where the results of a step go. */
+export interface StepOutput {
+  /** The encoded contribution of one slot. */
+  contribution(slot: Slot, codec: CodecName, bytes: Uint8Array): void;
+  /** The sketch of one slot, f32. */
+  sketch(slot: ProjectedSlot, round: number, values: Float32Array): void;
+}
+
+/** What to compute. */
+export interface StepTask {
+  readonly step: number;
+  readonly seed: number;
+  readonly trainerId: string;
+  readonly refreshSlots: readonly number[];
+  readonly codec: CodecName;
+  readonly refresh: RefreshPlan;
+  /** The trainer's sequences in micro-batches. */
+  readonly batches: readonly Batch[];
+}
+
+export class StepWork {
+  readonly task: StepTask;
+  /** Unmasked tokens of all micro-batches. */
+  readonly tokens: number;
+  #lossSum = 0;
+  readonly #replica: Replica;
+  readonly #output: StepOutput;
+  /** Full gradients of the slots under refresh, until their new bases arrive. */
+  readonly #held = new Map<number, tf.Tensor2D>();
+  readonly #sums = new Map<number, tf.Tensor>();
+
+  constructor(task: StepTask, replica: Replica, output: StepOutput) {
+    this.task = task;
+    this.#replica = replica;
+    this.#output = output;
+    this.tokens = task.batches.reduce((sum, batch) => sum + unmaskedRows(batch.labels).length, 0);
+  }
+
+  /** Loss summed over the unmasked tokens, in nats; known after `computeGradients`. */
+  get lossSum(): number {
+    return this.#lossSum;
+  }
+
+  /**
+   * Runs forward and backward over every micro-batch. During the last one each slot that is not under
+   * refresh is sent as soon as its gradient is complete.
+   */
+  computeGradients(model: LlamaModel): void {
+    if (this.tokens === 0) return;
+    const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
+    this.task.batches.forEach((batch, position) => {
+      const isLast = position === this.task.batches.length - 1;
+      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, (name, gradient) => {
+        const slot = slotsByName.get(name);
+        if (slot !== undefined) this.#takeGradient(slot, gradient, isLast);
+      });
+      this.#lossSum += lossSum;
+    });
+  }
+
+  /** Sends the sketches of one refresh round; `factors` are those of the round before, by slot. */
+  sendSketches(
+    round: number,
+    slots: readonly number[],
+    seed: number,
+    factors: ReadonlyMap<number, Float32Array>,
+  ): void {
+    for (const index of slots) {
+      const gradient = this.#held.get(index);
+      const slot = this.#replica.slots[index];
+      if (gradient === undefined || slot?.policy !== 'one-sided') continue;
+      const plan = sketchPlan(slot, round, this.task.refresh);
+      const [rows, columns] = plan.factorShape ?? [0, 0];
+      const values = plan.isOmega ? omega(seed, this.task.step, slot, rows, columns) : factors.get(index);
+      const result = tf.tidy(() => {
+        const factor = values === undefined ? null : tf.tensor2d(values, [rows, columns]);
+        return sketch(gradient, factor, plan);
+      });
+      this.#output.sketch(slot, round, result.dataSync<'float32'>() as Float32Array);
+      result.dispose();
+    }
+  }
+
+  /** Projects the held gradients with their new bases and sends them. */
+  contributeHeld(): void {
+    for (const [index, gradient] of this.#held) {
+      const slot = this.#replica.slots[index] as ProjectedSlot;
+      const low = project(gradient, this.#replica.basis(slot), slot.side);
+      gradient.dispose();
+      this.#send(slot, low);
+    }
+    this.#held.clear();
+  }
+
+  /** Forgets everything that was not sent. */
+  dispose(): void {
+    tf.dispose([...this.#held.values(), ...this.#sums.values()]);
+    this.#held.clear();
+    this.#sums.clear();
+  }
+
+  #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
+    if (this.task.refreshSlots.includes(slot.index)) {
+      this.#held.set(slot.index, accumulate(this.#held.get(slot.index), gradient) as tf.Tensor2D);
+      return;
+    }
+    if (slot.policy === 'dense') {
+      this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), gradient));
+    } else {
+      const low = project(gradient as tf.Tensor2D, this.#replica.basis(slot), slot.side);
+      this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
+      low.dispose();
+    }
+    if (isLast) {
+      const sum = this.#sums.get(slot.index)!;
+      this.#sums.delete(slot.index);
+      this.#send(slot, sum);
+    }
+  }
+
+  /** Encodes and sends; disposes `low`. */
+  #send(slot: Slot, low: tf.Tensor): void {
+    const { seed, trainerId, step } = this.task;
+    const codec = codecOfSlot(payloadShape(slot), this.task.codec);
+    const values = low.dataSync<'float32'>() as Float32Array;
+    low.dispose();
+    const key = derive(seed, 'contribution', trainerId, step, slot.index);
+    this.#output.contribution(slot, codec, codecFor(codec).encode(values, key));
+  }
+}
+
+/** Sum of two tensors that outlives the surrounding tidy; the old sum is disposed. */
+function accumulate(sum: tf.Tensor | undefined, term: tf.Tensor): tf.Tensor {
+  const next = tf.keep(sum === undefined ? term.clone() : tf.add(sum, term));
+  sum?.dispose();
+  return next;
+}

@@ -1,0 +1,328 @@
+/**
+ * The trainer process: one loop over what the network thread hands in. State changes only by snapshots
+ * and records; work for a step is held until the step's record arrives or the connection goes.
+ */
+import { createHash } from 'node:crypto';
+import type { RunConfig } from '../config/schema.ts';
+import { describeSlots, type ProjectedSlot } from '../galore/slot.ts';
+import { parseLlamaConfig } from '../model/llama-config.ts';
+import type { CloseReason } from '../protocol/close-codes.ts';
+import { isSameDigest } from '../protocol/digest.ts';
+import type {
+  CommitMessage,
+  EvaluationAssignmentMessage,
+  FactorAssignmentMessage,
+  SketchRequestMessage,
+  SnapshotRequestMessage,
+  StepAssignmentMessage,
+  WelcomeMessage,
+} from '../protocol/messages.ts';
+import type { AssembledTensor } from '../protocol/parts.ts';
+import { buildRunShape, type RunShape } from '../run-shape.ts';
+import type { TrainerOptions, TrainerResult } from './api.ts';
+import { toBatches } from './batches.ts';
+import { loadEngine, type Engine } from './engine/load.ts';
+import { factorise } from './factorising.ts';
+import { Link, type LinkEvent, type LinkMessage } from './link.ts';
+import { LlamaModel } from './model/llama.ts';
+import { Replica } from './replica.ts';
+import { SOFTWARE } from '../software.ts';
+import { SnapshotUpload } from './snapshot-upload.ts';
+import { StepWork, type StepOutput } from './step.ts';
+
+/** Ends that are no failure; any other makes the process exit with 3. */
+const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
+
+/** Takes part in a run until it ends, is left, or refuses this trainer for good. */
+export async function runTrainer(options: TrainerOptions): Promise<TrainerResult> {
+  const engine = await loadEngine({ precision: 'f32', threads: options.threads });
+  options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
+  return new Trainer(options, engine).run();
+}
+
+class Trainer {
+  readonly #options: TrainerOptions;
+  readonly #engine: Engine;
+  readonly #link: Link;
+  #config: RunConfig | null = null;
+  #shape: RunShape | null = null;
+  #welcome: WelcomeMessage | null = null;
+  #replica: Replica | null = null;
+  #model: LlamaModel | null = null;
+  #work: StepWork | null = null;
+  #upload: SnapshotUpload | null = null;
+  /** Tensors of the snapshot, or the sums and factors of a refresh round, by index. */
+  readonly #snapshot = new Map<string, Float32Array>();
+  readonly #sums = new Map<number, Float32Array>();
+  readonly #factors = new Map<number, Float32Array>();
+
+  constructor(options: TrainerOptions, engine: Engine) {
+    this.#options = options;
+    this.#engine = engine;
+    this.#link = Link.open({
+      url: options.url,
+      trainerId: options.trainerId,
+      runName: options.runName,
+      token: options.token,
+      software: SOFTWARE,
+      device: engine.device.description,
+      logger: options.logger,
+    });
+  }
+
+  async run(): Promise<TrainerResult> {
+    const leave = (): void => void this.#link.close('the trainer was asked to leave');
+    if (this.#options.signal.aborted) leave();
+    this.#options.signal.addEventListener('abort', leave, { once: true });
+    try {
+      for await (const event of this.#link.events()) {
+        const result = this.#handle(event);
+        if (result !== null) return result;
+      }
+      throw new Error('the network thread ended without saying why');
+    } finally {
+      this.#options.signal.removeEventListener('abort', leave);
+      this.#upload?.cancel();
+      this.#dropState();
+      await this.#link.close();
+    }
+  }
+
+  #handle(event: LinkEvent): TrainerResult | null {
+    switch (event.type) {
+      case 'connected':
+        this.#onConnected(event.welcome);
+        return null;
+      case 'tensor':
+        this.#onTensor(event.tensor);
+        return null;
+      case 'snapshotEnd':
+        this.#onSnapshotEnd(event.message.sequence);
+        return null;
+      case 'record':
+        this.#onRecord(event.commit, event.tensors);
+        return null;
+      case 'message':
+        this.#onMessage(event.message);
+        return null;
+      case 'stateDiscarded':
+        this.#dropState();
+        return null;
+      case 'disconnected':
+        this.#dropWork();
+        this.#upload?.cancel();
+        this.#activity(`not connected: ${event.reason}`);
+        return null;
+      case 'closed':
+        return { code: GOOD_ENDS.includes(event.reason) ? 0 : 3, reason: event.text };
+    }
+  }
+
+  // ---- state ----
+
+  #onConnected(welcome: WelcomeMessage): void {
+    const config = JSON.parse(welcome.configJson) as RunConfig;
+    const model = parseLlamaConfig(JSON.parse(welcome.modelJson), 'the model of the run');
+    const shape = buildRunShape(config, model);
+    const hash = createHash('sha256').update(describeSlots(shape.slots)).digest();
+    if (!isSameDigest(new Uint8Array(hash), welcome.schemaHash)) {
+      const text = 'this version of galore-swarm makes other slots of the model than the coordinator';
+      return this.#link.refuse('SCHEMA_MISMATCH', text);
+    }
+    this.#dropWork();
+    this.#snapshot.clear();
+    this.#welcome = welcome;
+    this.#config = config;
+    this.#shape = shape;
+    this.#link.accept(shape.sizes);
+    this.#activity(welcome.snapshot === null ? 'catching up' : 'receiving the state');
+  }
+
+  #onTensor({ stream, tensor, bytes }: AssembledTensor): void {
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    if (stream === 'sketchSum') this.#sums.set(tensor, values);
+    if (stream === 'factor') this.#factors.set(tensor, values);
+    if (stream !== 'snapshot') return;
+    const info = this.#welcome?.snapshot?.tensors[tensor];
+    if (info !== undefined) this.#snapshot.set(info.name, values);
+  }
+
+  #onSnapshotEnd(sequence: number): void {
+    const { config, shape } = this.#running();
+    this.#dropState();
+    const model = parseLlamaConfig(JSON.parse(this.#welcome!.modelJson), 'the model of the run');
+    this.#replica = new Replica(shape.slots, this.#snapshot, config);
+    this.#snapshot.clear();
+    const { recompute, loss_chunk: lossChunk } = config.trainer;
+    this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
+    this.#link.applied(sequence);
+    this.#activity('ready');
+  }
+
+  #onRecord({ record, sequence, step }: CommitMessage, tensors: readonly AssembledTensor[]): void {
+    const { config, replica } = this.#running();
+    const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
+    if (record.type === 'basis') {
+      replica.installBases(step, bySlot, record.keptSlots);
+      this.#link.applied(sequence);
+      if (this.#work?.task.step === step) this.#contribute(this.#work);
+      return;
+    }
+    this.#dropWork();
+    replica.applyUpdate(step, record.learningRate, bySlot);
+    this.#link.applied(sequence);
+    // Counted here, between steps, where nothing but the state should exist.
+    this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
+    this.#activity(`step ${step} applied`);
+    if (step % config.method.update_proj_gap === 0) {
+      this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
+    }
+  }
+
+  // ---- work ----
+
+  #onMessage(message: LinkMessage): void {
+    switch (message.kind) {
+      case 'stepAssignment':
+        return this.#onStepAssignment(message);
+      case 'sketchRequest':
+        return this.#onSketchRequest(message);
+      case 'factorAssignment':
+        return this.#onFactorAssignment(message);
+      case 'evaluationAssignment':
+        return this.#onEvaluationAssignment(message);
+      case 'snapshotRequest':
+        return this.#onSnapshotRequest(message);
+      case 'stepRejected':
+        this.#options.logger.info('step.rejected', { step: message.step }, message.reason);
+        return;
+      case 'notice':
+        this.#activity(message.text);
+        return;
+    }
+  }
+
+  #onStepAssignment({ step, seed, sequences, refreshSlots }: StepAssignmentMessage): void {
+    const { config, shape, replica, model } = this.#running();
+    this.#dropWork();
+    this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
+    const startedMs = performance.now();
+    const work = new StepWork(
+      {
+        step,
+        seed,
+        trainerId: this.#options.trainerId,
+        refreshSlots,
+        codec: config.wire.codec,
+        refresh: shape.refresh,
+        batches: toBatches(sequences, config.trainer.micro_batch),
+      },
+      replica,
+      this.#output(step),
+    );
+    this.#work = work;
+    work.computeGradients(model);
+    const seconds = (performance.now() - startedMs) / 1000;
+    this.#link.setActivity({ tokensPerSecond: work.tokens / seconds });
+    if (refreshSlots.length === 0) this.#contribute(work);
+  }
+
+  #onSketchRequest({ step, round, slots, seed }: SketchRequestMessage): void {
+    const work = this.#work;
+    if (work?.task.step !== step) return;
+    work.sendSketches(round, slots, seed, this.#factors);
+    this.#factors.clear();
+    this.#link.send({ kind: 'sketch', step, round, tokens: work.tokens });
+  }
+
+  #onFactorAssignment({ step, round, slots }: FactorAssignmentMessage): void {
+    const { shape } = this.#running();
+    const made: number[] = [];
+    const zeroSlots: number[] = [];
+    for (const index of slots) {
+      const slot = shape.slots[index] as ProjectedSlot;
+      const sum = this.#sums.get(index);
+      const factor = sum === undefined ? null : factorise(slot, round, shape.refresh, sum);
+      if (factor === null) {
+        zeroSlots.push(index);
+        continue;
+      }
+      made.push(index);
+      this.#link.sendTensor({ stream: 'factor', step, round, tensor: index, codec: 'f32' }, bytesOf(factor));
+    }
+    this.#sums.clear();
+    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots });
+  }
+
+  #contribute(work: StepWork): void {
+    const { step } = work.task;
+    work.contributeHeld();
+    this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
+    this.#activity(`step ${step}: contribution sent`);
+  }
+
+  #onEvaluationAssignment({ step, sequences }: EvaluationAssignmentMessage): void {
+    const { config, model } = this.#running();
+    this.#activity(`evaluating after step ${step}`);
+    let lossSum = 0;
+    let tokens = 0;
+    for (const batch of toBatches(sequences, config.trainer.micro_batch)) {
+      const result = model.loss(batch);
+      lossSum += result.lossSum;
+      tokens += result.tokens;
+    }
+    this.#link.send({ kind: 'evaluation', step, lossSum, tokens });
+  }
+
+  #onSnapshotRequest({ step, sequence }: SnapshotRequestMessage): void {
+    const { replica } = this.#running();
+    this.#upload?.cancel();
+    this.#upload = new SnapshotUpload(replica.cloneState(), this.#link, step, sequence);
+    this.#upload.run().catch((error: unknown) => {
+      this.#options.logger.warn('snapshot.failed', { step }, String(error));
+    });
+  }
+
+  #output(step: number): StepOutput {
+    return {
+      contribution: (slot, codec, bytes) =>
+        this.#link.sendTensor({ stream: 'contribution', step, round: 0, tensor: slot.index, codec }, bytes),
+      sketch: (slot, round, values) =>
+        this.#link.sendTensor(
+          { stream: 'sketch', step, round, tensor: slot.index, codec: 'f32' },
+          bytesOf(values),
+        ),
+    };
+  }
+
+  // ---- helpers ----
+
+  #running(): { config: RunConfig; shape: RunShape; replica: Replica; model: LlamaModel } {
+    const [config, shape, replica, model] = [this.#config, this.#shape, this.#replica, this.#model];
+    if (config === null || shape === null) throw new Error('a message came before the Welcome was accepted');
+    return { config, shape, replica: replica!, model: model! };
+  }
+
+  #dropWork(): void {
+    this.#work?.dispose();
+    this.#work = null;
+    this.#sums.clear();
+    this.#factors.clear();
+  }
+
+  #dropState(): void {
+    this.#dropWork();
+    this.#replica?.dispose();
+    this.#replica = null;
+    this.#model = null;
+  }
+
+  #activity(activity: string): void {
+    this.#link.setActivity({ activity });
+    this.#options.onActivity?.(activity);
+  }
+}
+
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}

@@ -1,0 +1,194 @@
+import { appendFile, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test from 'ava';
+import type { ExecutionContext } from 'ava';
+import { Command } from 'commander';
+import { formatInspection, registerInspectCommand } from '../../../src/cli/inspect.ts';
+import { CheckpointError } from '../../../src/errors.ts';
+import { inspectRun } from '../../../src/coordinator/store/inspect.ts';
+import { Journal } from '../../../src/coordinator/store/journal.ts';
+import { MetricsLog } from '../../../src/coordinator/store/metrics-log.ts';
+import { createRunDirectory } from '../../../src/coordinator/store/run-directory.ts';
+import type { RunDirectory } from '../../../src/coordinator/store/run-directory.ts';
+import { temporaryDir } from '../../temporary-dir.ts';
+import { writeCheckpoint } from './checkpoints.ts';
+import { makeRecords } from './records.ts';
+
+/** A run of three steps with a checkpoint after the second; still open. */
+async function makeRun(t: ExecutionContext): Promise<RunDirectory> {
+  const configYaml = 'name: demo\nsteps: 20\nseed: 7\nwire:\n  codec: int8\n';
+  const run = await createRunDirectory(temporaryDir(t), { runId: 'abc-123', name: 'demo', configYaml });
+  const journal = await Journal.open(run.journalDir, () => {});
+  const metrics = await MetricsLog.open(run.metricsPath, 0);
+  for (const { frames, summary } of makeRecords(3)) {
+    await journal.append(frames, summary);
+    const { step } = summary;
+    await metrics.append({
+      step,
+      loss: 9,
+      tokens: 100,
+      seconds: 0.5,
+      bytesUp: 1000 * step,
+      bytesDown: 2048,
+      trainers: 2,
+    });
+    if (step === 2) await journal.startSegment();
+  }
+  await writeCheckpoint(run.checkpointsDir, 1);
+  await writeCheckpoint(run.checkpointsDir, 2);
+  await journal.close();
+  await metrics.close();
+  t.teardown(() => run.close());
+  return run;
+}
+
+/** Every file below `dir` with its size and time, to see that nothing was touched. */
+async function fingerprint(dir: string): Promise<string[]> {
+  const names = (await readdir(dir, { recursive: true })).sort();
+  return await Promise.all(
+    names.map(async (name) => {
+      const { size, mtimeMs } = await stat(join(dir, name));
+      return `${name} ${size} ${mtimeMs}`;
+    }),
+  );
+}
+
+test('a run is shown with its step, traffic, checkpoints and journal, and nothing is touched', async (t) => {
+  const run = await makeRun(t);
+  const before = await fingerprint(run.path);
+  const inspection = await inspectRun(run.path, { isFull: true });
+  t.deepEqual(await fingerprint(run.path), before);
+  const manifest = JSON.parse(
+    await readFile(join(run.checkpointsDir, 'step-000002', 'manifest.json'), 'utf8'),
+  ) as {
+    weightsSha256: string;
+  };
+  t.like(inspection, {
+    path: run.path,
+    name: 'demo',
+    runId: 'abc-123',
+    step: 3,
+    totalSteps: 20,
+    seed: 7,
+    codec: 'int8',
+    coordinator: 'running',
+    checkpointStep: 2,
+    weightsSha256: manifest.weightsSha256,
+    trainers: ['a', 'b'],
+    lastLoss: 2.5, // 250 nats over 100 tokens, from the journal
+    tokens: 300,
+    seconds: 1.5,
+    bytesUp: 6000,
+    bytesDown: 6144,
+  });
+  t.deepEqual(
+    inspection.checkpoints.map(({ step, sequence, fault }) => [step, sequence, fault]),
+    [
+      [1, 2, null],
+      [2, 4, null],
+    ],
+  );
+  t.like(inspection.journal, { records: 3, tornBytes: 0, fault: null });
+  t.deepEqual(
+    inspection.journal.segments.map(({ file, firstSequence, lastSequence }) => [
+      file,
+      firstSequence,
+      lastSequence,
+    ]),
+    [
+      ['0000000001.log', 1, 2],
+      ['0000000003.log', 3, 3],
+    ],
+  );
+  t.deepEqual(await inspectRun(run.path), inspection);
+});
+
+test('after the run no coordinator is shown, and a torn tail is reported but left alone', async (t) => {
+  const run = await makeRun(t);
+  await run.close();
+  const path = join(run.journalDir, '0000000003.log');
+  const bytes = await readFile(path);
+  await writeFile(path, bytes.subarray(0, bytes.length - 1));
+  const inspection = await inspectRun(run.path);
+  t.is(inspection.coordinator, 'not running');
+  t.is(inspection.step, 2);
+  t.is(inspection.journal.tornBytes, bytes.length - 1 - 16);
+  t.is((await stat(path)).size, bytes.length - 1);
+});
+
+test('damage is reported where it is, and the rest is still shown', async (t) => {
+  const run = await makeRun(t);
+  await rm(join(run.checkpointsDir, 'step-000002', 'model.safetensors'));
+  await rm(join(run.journalDir, '0000000001.log'));
+  await writeFile(join(run.journalDir, '0000000001.log'), 'junk');
+  await writeFile(join(run.path, 'run.yaml'), ': [');
+  await appendFile(run.metricsPath, 'junk');
+  const inspection = await inspectRun(run.path);
+  t.is(inspection.checkpointStep, 1);
+  t.regex(inspection.checkpoints[1]!.fault!, /model\.safetensors is missing/);
+  t.regex(inspection.journal.fault!, /its header is cut short at 4 bytes/);
+  t.like(inspection, { step: 1, totalSteps: null, seed: null, codec: null, lastLoss: 9, bytesUp: 6000 });
+  t.regex(formatInspection(inspection), /damaged: .*model\.safetensors is missing/);
+});
+
+test('a flipped bit is found by a full inspection only', async (t) => {
+  const run = await makeRun(t);
+  const path = join(run.checkpointsDir, 'step-000002', 'model.safetensors');
+  const bytes = await readFile(path);
+  bytes[bytes.length - 1]! ^= 1;
+  await writeFile(path, bytes);
+  t.is((await inspectRun(run.path)).checkpointStep, 2);
+  const full = await inspectRun(run.path, { isFull: true });
+  t.is(full.checkpointStep, 1);
+  t.regex(full.checkpoints[1]!.fault!, /model\.safetensors has SHA-256/);
+});
+
+test('a run without any step yet is shown', async (t) => {
+  const run = await createRunDirectory(temporaryDir(t), {
+    runId: 'a',
+    name: 'new',
+    configYaml: 'steps: 3\n',
+  });
+  t.teardown(() => run.close());
+  const inspection = await inspectRun(run.path);
+  t.like(inspection, { step: 0, checkpointStep: null, weightsSha256: null, lastLoss: null, trainers: [] });
+  t.regex(formatInspection(inspection), /step +0 of 3/);
+});
+
+test('what is not a run directory is refused', async (t) => {
+  await t.throwsAsync(inspectRun(temporaryDir(t)), {
+    instanceOf: CheckpointError,
+    message: /is not a run directory/,
+  });
+});
+
+test('people get a table', async (t) => {
+  const run = await makeRun(t);
+  const text = formatInspection(await inspectRun(run.path));
+  t.regex(text, /^run +demo \(abc-123\)$/m);
+  t.regex(text, /^step +3 of 20$/m);
+  t.regex(text, /^sent up \/ down +6\.0 kB \/ 6\.1 kB$/m);
+  t.regex(text, /^step +3/m);
+  t.regex(text, /^0000000001\.log +1 to 2 /m);
+  t.regex(text, /^2 +\d/m);
+});
+
+test.serial('the command prints JSON that holds the inspection', async (t) => {
+  const run = await makeRun(t);
+  const written: string[] = [];
+  const original = process.stdout.write.bind(process.stdout);
+  const program = new Command().exitOverride();
+  registerInspectCommand(program);
+  process.stdout.write = ((text: string) => {
+    written.push(text);
+    return true;
+  }) as typeof process.stdout.write;
+  try {
+    await program.parseAsync(['node', 'galore', 'inspect', run.path, '--json']);
+  } finally {
+    process.stdout.write = original;
+  }
+  const printed = written.find((text) => text.startsWith('{'))!;
+  t.deepEqual(JSON.parse(printed), await inspectRun(run.path));
+  t.is(process.exitCode ?? 0, 0);
+});

@@ -1,0 +1,49 @@
+/** Trainers that come and go in a real run. */
+import test, { type ExecutionContext } from 'ava';
+import { Galore, TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
+
+async function coordinator(t: ExecutionContext, run: TestRun): Promise<{ command: Galore; url: string }> {
+  const command = new Galore(t, ['coordinator', run.configPath, '--dir', run.dir]);
+  const [url] = await command.printed(/ws:\/\/127\.0\.0\.1:\d+\//);
+  return { command, url };
+}
+
+const method = { name: 'galore', rank: 8, update_proj_gap: 5, refresh: { stagger: false } };
+
+test.serial('a trainer killed mid-run is missed by no one: the run goes on and ends', async (t) => {
+  const run = new TestRun(
+    t,
+    tinyConfig(TEST_TEXT, { method, steps: 40, coordinator: { port: 0, start_trainers: 2 } }),
+  );
+  const { command, url } = await coordinator(t, run);
+  const first = new Galore(t, ['trainer', url, '--id', 'a']);
+  const second = new Galore(t, ['trainer', url, '--id', 'b']);
+  await command.printed(/step 10\/40/);
+  second.child.kill('SIGKILL');
+  t.is(await command.exited, 0, command.output);
+  t.is(await first.exited, 0, first.output);
+  const { metrics } = run;
+  t.deepEqual(
+    metrics.map(({ step }) => step),
+    Array.from({ length: 40 }, (_, i) => i + 1),
+  );
+  t.is(metrics[5]!.trainers, 2);
+  t.is(metrics.at(-1)!.trainers, 1);
+  t.true(metrics.every(({ tokens }) => tokens > 0));
+});
+
+test.serial('a trainer that joins mid-run takes part, and all weights are equal at the end', async (t) => {
+  const run = new TestRun(t, tinyConfig(TEST_TEXT, { method, steps: 60, coordinator: { port: 0 } }));
+  const { command, url } = await coordinator(t, run);
+  const first = new Galore(t, ['trainer', url, '--id', 'a']);
+  await command.printed(/step 5\/60/);
+  const second = new Galore(t, ['trainer', url, '--id', 'b']);
+  t.is(await command.exited, 0, command.output);
+  t.is(await first.exited, 0, first.output);
+  t.is(await second.exited, 0, second.output);
+  const joined = run.metrics.findIndex(({ trainers }) => trainers === 2);
+  t.true(joined > 0, 'the second trainer never took part');
+  t.true(run.metrics.slice(joined).every(({ trainers }) => trainers === 2));
+  // Every update_proj_gap steps the coordinator compares the hashes of all trainers' weights.
+  t.notRegex(command.output, /differ/);
+});

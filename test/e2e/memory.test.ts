@@ -1,0 +1,35 @@
+/** A long run needs no more memory than a short one. */
+import test from 'ava';
+import { TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
+
+test.serial('400 steps leave tensors and resident memory where they were after step 40', async (t) => {
+  t.timeout(180_000);
+  const run = new TestRun(
+    t,
+    tinyConfig(TEST_TEXT, {
+      method: { name: 'galore', rank: 8, update_proj_gap: 20 },
+      coordinator: { port: 0, heartbeat_interval_ms: 100, heartbeat_timeout_ms: 30_000 },
+      checkpoint: { every: 0 },
+      steps: 400,
+    }),
+  );
+  await run.train(2);
+  const early = run.metrics[39]!;
+  const late = run.metrics[398]!;
+  t.deepEqual(Object.keys(late.sizes), ['trainer-1', 'trainer-2']);
+  for (const [trainerId, { tensorCount, residentBytes }] of Object.entries(late.sizes)) {
+    const before = early.sizes[trainerId]!;
+    t.is(tensorCount, before.tensorCount, `${trainerId} tensors`);
+    t.log(
+      `${trainerId}: ${tensorCount} tensors, resident x ${(residentBytes / before.residentBytes).toFixed(3)}`,
+    );
+    t.true(
+      residentBytes <= 1.05 * before.residentBytes,
+      `${trainerId}: ${before.residentBytes} to ${residentBytes} bytes`,
+    );
+  }
+  t.log(
+    `coordinator: resident x ${(late.coordinatorResidentBytes / early.coordinatorResidentBytes).toFixed(3)}`,
+  );
+  t.true(late.coordinatorResidentBytes <= 1.05 * early.coordinatorResidentBytes);
+});

@@ -1,0 +1,52 @@
+/** A run that was stopped and resumed ends with the same bits as one that was not. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { Galore, TEST_TEXT, TestRun, galore, tinyConfig } from '../helpers/galore.ts';
+
+const method = { name: 'galore', rank: 8, update_proj_gap: 10 };
+
+for (const codec of ['f32', 'int8']) {
+  test.serial(`${codec}: 40 steps straight equal 25 steps, Ctrl-C and resume`, async (t) => {
+    const config = tinyConfig(TEST_TEXT, { method, wire: { codec }, steps: 40 });
+    const straight = await new TestRun(t, config).train(2);
+
+    const stopped = new TestRun(t, config);
+    const command = new Galore(t, stopped.trainArgs(2));
+    await command.printed(/step 25\/40/);
+    command.child.kill('SIGINT');
+    t.is(await command.exited, 0, command.output);
+    t.regex(command.output, /galore(\.js)? resume /);
+    const reached = (await stopped.inspect()).step;
+    t.true(reached >= 25 && reached < 40, `stopped at step ${reached}`);
+
+    const { code, output } = await galore(t, 'resume', stopped.dir);
+    t.is(code, 0, output);
+    const [a, b] = [await straight.inspect(), await stopped.inspect()];
+    t.is(b.step, 40);
+    t.is(b.weightsSha256, a.weightsSha256);
+    t.deepEqual(
+      stopped.metrics.map(({ step, loss }) => [step, loss]),
+      straight.metrics.map(({ step, loss }) => [step, loss]),
+    );
+  });
+}
+
+test.serial(
+  'a damaged checkpoint is named and the one before it with the journal gives the same end',
+  async (t) => {
+    const config = tinyConfig(TEST_TEXT, { method, steps: 20, checkpoint: { every: 5, keep: 3 } });
+    const straight = await new TestRun(t, config).train(1);
+    const run = await new TestRun(t, config).train(1, '--stop-at', '12');
+    const newest = readdirSync(join(run.dir, 'checkpoints')).sort().at(-1)!;
+    t.is(newest, 'step-000012');
+    const weights = join(run.dir, 'checkpoints', newest, 'model.safetensors');
+    const bytes = readFileSync(weights);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(weights, bytes);
+    const { code, output } = await galore(t, 'resume', run.dir);
+    t.is(code, 0, output);
+    t.regex(output, /step-000012/);
+    t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
+  },
+);

@@ -1,0 +1,53 @@
+import test from 'ava';
+import fc from 'fast-check';
+import { learningRate, type ScheduleOptions } from '../../src/galore/schedule.ts';
+
+function options(schedule: Partial<ScheduleOptions['schedule']>): ScheduleOptions {
+  return { lr: 0.01, schedule: { type: 'constant', warmup_steps: 0, min_lr_ratio: 0.1, ...schedule } };
+}
+
+test('constant without warm-up is lr at every step', (t) => {
+  for (const index of [0, 1, 500, 10_000]) t.is(learningRate(options({}), index, 1000), 0.01);
+});
+
+test('warm-up rises by lr / warmup_steps a step and reaches lr at index warmup_steps', (t) => {
+  const rates = [0, 1, 2, 3, 4, 5].map((i) => learningRate(options({ warmup_steps: 4 }), i, 100));
+  // Index 0 would be 0 in Hugging Face's schedule; it takes the rate of index 1.
+  t.deepEqual(rates, [0.0025, 0.0025, 0.005, 0.0075, 0.01, 0.01]);
+});
+
+test('cosine goes from lr through the middle to min_lr_ratio', (t) => {
+  const cosine = options({ type: 'cosine', warmup_steps: 10 });
+  t.is(learningRate(cosine, 10, 110), 0.01);
+  t.true(Math.abs(learningRate(cosine, 60, 110) - 0.0055) < 1e-12); // cos(pi/2) = 0: (0.1 + 0.9 / 2) lr
+  t.true(Math.abs(learningRate(cosine, 35, 110) - 0.01 * (0.1 + 0.45 * (1 + Math.SQRT1_2))) < 1e-12);
+  t.true(Math.abs(learningRate(cosine, 110, 110) - 0.001) < 1e-12);
+  t.true(Math.abs(learningRate(cosine, 500, 110) - 0.001) < 1e-12);
+});
+
+test('linear goes straight from lr to min_lr_ratio', (t) => {
+  const linear = options({ type: 'linear', min_lr_ratio: 0 });
+  t.is(learningRate(linear, 0, 4), 0.01);
+  t.true(Math.abs(learningRate(linear, 1, 4) - 0.0075) < 1e-15);
+  t.is(learningRate(linear, 4, 4), 0);
+});
+
+test('the rate is above zero at the first step, never above lr, and falls after the warm-up', (t) => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom('constant', 'linear', 'cosine'),
+      fc.integer({ min: 0, max: 50 }),
+      fc.integer({ min: 1, max: 200 }),
+      (type, warmup, total) => {
+        const schedule = options({ type, warmup_steps: warmup });
+        const rates = Array.from({ length: total }, (_, i) => learningRate(schedule, i, total));
+        const afterWarmup = rates.slice(warmup);
+        return (
+          rates.every((rate) => rate > 0 && rate <= 0.01) &&
+          afterWarmup.every((rate, i) => i === 0 || rate <= afterWarmup[i - 1]!)
+        );
+      },
+    ),
+  );
+  t.pass();
+});

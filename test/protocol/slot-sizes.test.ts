@@ -1,0 +1,54 @@
+import test from 'ava';
+import { buildSlots } from '../../src/galore/slot.ts';
+import { encodedBytes, sketchShapes, slotSizes } from '../../src/protocol/slot-sizes.ts';
+
+const slots = buildSlots(
+  [
+    { name: 'model.embed_tokens.weight', shape: [100, 64] },
+    { name: 'layers.0.self_attn.q_proj.weight', shape: [64, 96] }, // std: m < n, side left, P is 64 x 32
+    { name: 'layers.0.mlp.up_proj.weight', shape: [200, 64] }, // side right, P is 64 x 32
+    { name: 'model.norm.weight', shape: [64] },
+  ],
+  { method: 'galore', rank: 32, projType: 'std' },
+);
+const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
+
+test('int8 has one f32 scale for every block of 256 or the rest of one', (t) => {
+  t.is(encodedBytes('f32', 257), 1028);
+  t.is(encodedBytes('int8', 256), 260);
+  t.is(encodedBytes('int8', 257), 265);
+});
+
+test('payloads under 4096 elements are f32 whatever the codec of the run', (t) => {
+  const sizes = slotSizes(slots, { codec: 'int8', refresh });
+  t.deepEqual(
+    sizes.map(({ payload }) => payload),
+    [
+      { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // 100 x 64
+      { codec: 'f32', totalBytes: 4 * 32 * 96 }, // R = P'G, 3072 elements
+      { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // R = GP, 200 x 32
+      { codec: 'f32', totalBytes: 256 },
+    ],
+  );
+});
+
+test('the last of 2q + 1 rounds is on the side of the basis, the others alternate', (t) => {
+  const [, left, right] = slots;
+  if (left?.policy !== 'one-sided' || right?.policy !== 'one-sided') return t.fail();
+  t.deepEqual(sketchShapes(left, refresh), [[64, 40], [96, 40], [64, 40]]); // prettier-ignore
+  t.deepEqual(sketchShapes(right, refresh), [[64, 40], [200, 40], [64, 40]]); // prettier-ignore
+  t.deepEqual(sketchShapes(left, { ...refresh, power_iterations: 0 }), [[64, 40]]);
+  t.deepEqual(sketchShapes(left, { ...refresh, oversample: 100 }).at(-1), [64, 64]);
+  t.deepEqual(sketchShapes(right, { ...refresh, type: 'exact' }), [[64, 200]]);
+});
+
+test('only projected slots have a basis and sketches', (t) => {
+  const sizes = slotSizes(slots, { codec: 'f32', refresh });
+  t.deepEqual(sizes[0]?.basis, null);
+  t.deepEqual(sizes[0]?.sketches, []);
+  t.deepEqual(sizes[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 32 });
+  t.deepEqual(
+    sizes[2]?.sketches.map(({ totalBytes }) => totalBytes),
+    [4 * 64 * 40, 4 * 200 * 40, 4 * 64 * 40],
+  );
+});
