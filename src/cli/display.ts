@@ -93,9 +93,18 @@ export function createReporter(
   };
 }
 
+/** In a log, which keeps every line, something long is told of again each time this much more of it is done. */
+const LOGGED_SHARE = 0.25;
+
 /** Writes reports as log lines for programs: event `run.step`, `run.evaluation`, … */
 export function createJsonReporter(logger: Logger): (report: RunReport) => void {
+  let last = { text: '', share: 0 };
   return (report) => {
+    if (report.type === 'progress') {
+      const isNew = report.text !== last.text || report.share >= Math.min(1, last.share + LOGGED_SHARE);
+      if (!isNew) return;
+      last = report;
+    }
     const { type, ...fields } = report;
     logger.info(`run.${type}`, fields as LogFields, permanentLine(report, (path) => path) ?? type);
   };

@@ -2,6 +2,7 @@
  * Rules between fields, each beside its reason. A rule sees only fields that are fine by themselves:
  * it is given `undefined` for the others and then has nothing to say. Pure.
  */
+import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
 
 /** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
@@ -152,26 +153,15 @@ const localTrainersFit: Rule = (read) => {
   )(read);
 };
 
-/** Bytes of one sequence's token in a message: an int32 id and a mask byte. */
-const SEQUENCE_TOKEN_BYTES = 5;
-/** Sequences of a step travel in one message; the limit of a message less room for its other fields. */
-export const MAX_STEP_SEQUENCE_BYTES = 1_000_000;
-
 const stepFitsAMessage: Rule = (read) => {
   const batch = numberAt(read, 'batch_size');
   const length = numberAt(read, 'seq_len');
   if (batch === undefined || length === undefined) return null;
-  const largest = Math.floor(MAX_STEP_SEQUENCE_BYTES / ((length + 1) * SEQUENCE_TOKEN_BYTES));
+  const largest = maxSequencesPerAssignment(length + 1); // labels are shifted by one
   if (batch <= largest) return null;
-  if (largest < 1) {
-    const rule = `one sequence must fit a message: at most ${MAX_STEP_SEQUENCE_BYTES / SEQUENCE_TOKEN_BYTES - 1}`;
-    return relationFault('seq_len', length, rule);
-  }
-  return relationFault(
-    'batch_size',
-    batch,
-    `with seq_len ${length} it must be at most ${largest}: a step's sequences travel in one message`,
-  );
+  if (largest < 1) return relationFault('seq_len', length, 'one sequence must fit a message of 1 MiB');
+  const rule = `with seq_len ${length} it must be at most ${largest}: the sequences of a step travel in one message`;
+  return relationFault('batch_size', batch, rule);
 };
 
 const RULES: readonly Rule[] = [

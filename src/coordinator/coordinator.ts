@@ -51,6 +51,7 @@ class Coordinator {
   readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
   readonly #logNote: ChangeLogger;
+  readonly #logWaiting: ChangeLogger;
   readonly #facts: Fact[] = [];
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
@@ -58,6 +59,7 @@ class Coordinator {
   /** The newest record until it is announced. */
   #record: SealedRecord | null = null;
   #ticker: NodeJS.Timeout | null = null;
+  #lastNotice = '';
   #isDispatching = false;
   #isEnding = false;
 
@@ -72,7 +74,8 @@ class Coordinator {
     const dispatch: Dispatch = (fact) => this.#dispatch(fact);
     const onFailure = (error: unknown): void => this.#fail(error);
     this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
-    this.#logNote = createChangeLogger(logger, 'run.note');
+    this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
+    this.#logWaiting = createChangeLogger(logger, 'run.waiting');
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
     this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
     const clock = { nowMs: () => this.#clock.nowMs() };
@@ -124,7 +127,7 @@ class Coordinator {
         const event = { ...next, nowMs: this.#clock.nowMs() } as Event;
         const { state, effects, note } = advance(this.#state, event);
         this.#state = state;
-        if (note !== undefined) this.#logNote(note);
+        if (note !== undefined) this.#tell(note);
         for (const effect of effects) this.#perform(effect);
       }
     } catch (error) {
@@ -132,6 +135,15 @@ class Coordinator {
     } finally {
       this.#isDispatching = false;
     }
+  }
+
+  /** A note goes to the log when it changes, and to the trainers when they wait for something. */
+  #tell(note: string): void {
+    const isWaiting = this.#state.phase.phase === 'waiting';
+    (isWaiting ? this.#logWaiting : this.#logNote)(note);
+    if (!isWaiting || note === this.#lastNotice) return;
+    this.#lastNotice = note;
+    for (const session of this.#trainers.sessions()) session.send({ kind: 'notice', text: note });
   }
 
   #perform(effect: Effect): void {

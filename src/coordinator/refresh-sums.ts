@@ -9,6 +9,7 @@ import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { FactorJob } from './core/state.ts';
 import type { WeightedTensors } from './records.ts';
 import type { StagedTensor } from './staging.ts';
 
@@ -20,6 +21,9 @@ export class RefreshSums {
   #step = 0;
   #round = 0;
   readonly #sums = new Map<number, Float32Array>();
+  /** What each trainer made of the sums it was given; null: the sum was zero. */
+  readonly #offers = new Map<string, Map<number, Uint8Array | null>>();
+  /** The factors of the round before, once it is settled whose count. */
   readonly #factors = new Map<number, Uint8Array>();
   /** Slots whose gradient was zero: they keep their basis. */
   readonly #zeroSlots = new Set<number>();
@@ -36,6 +40,7 @@ export class RefreshSums {
   begin(step: number, round: number): void {
     if (round === 1) this.clear();
     this.#sums.clear();
+    this.#offers.clear();
     this.#step = step;
     this.#round = round;
   }
@@ -65,22 +70,39 @@ export class RefreshSums {
   }
 
   /**
-   * Takes the factors of one job after checking them.
+   * Takes the factors of one trainer after checking them.
    * @returns why they are refused, in words, or null
    */
   accept(
+    trainerId: string,
     slots: readonly number[],
     zeroSlots: readonly number[],
     tensors: ReadonlyMap<number, StagedTensor>,
   ): string | null {
+    const offer = this.#offers.get(trainerId) ?? new Map<number, Uint8Array | null>();
+    this.#offers.set(trainerId, offer);
     for (const index of this.active(slots)) {
-      const fault = zeroSlots.includes(index) ? this.#acceptZero(index) : this.#acceptFactor(index, tensors);
+      const bytes = zeroSlots.includes(index) ? null : (tensors.get(index)?.bytes ?? null);
+      const fault = bytes === null ? this.#checkZero(index) : this.#checkFactor(index, bytes);
       if (fault !== null) return fault;
+      offer.set(index, bytes);
     }
     return null;
   }
 
-  /** The factors (after the last round: the bases) by slot. */
+  /** The round is over: these jobs' factors count. */
+  settle(jobs: readonly FactorJob[]): void {
+    for (const { trainerId, slots } of jobs) {
+      for (const index of this.active(slots)) {
+        const bytes = this.#offers.get(trainerId)?.get(index) ?? null;
+        if (bytes === null) this.#zeroSlots.add(index);
+        else this.#factors.set(index, bytes);
+      }
+    }
+    for (const index of this.#zeroSlots) this.#factors.delete(index);
+  }
+
+  /** The settled factors (after the last round: the bases) by slot. */
   get factors(): ReadonlyMap<number, Uint8Array> {
     return this.#factors;
   }
@@ -88,30 +110,23 @@ export class RefreshSums {
   /** Forgets everything: the bases are committed, or the step was given up. */
   clear(): void {
     this.#sums.clear();
+    this.#offers.clear();
     this.#factors.clear();
     this.#zeroSlots.clear();
   }
 
-  #acceptZero(index: number): string | null {
-    if (this.#sums.get(index)?.some((value) => value !== 0)) {
-      return `slot ${index} is called zero but its sketch is not`;
-    }
-    this.#zeroSlots.add(index);
-    this.#factors.delete(index);
-    return null;
+  #checkZero(index: number): string | null {
+    const isZero = this.#sums.get(index)?.every((value) => value === 0) ?? true;
+    return isZero ? null : `slot ${index} is called zero but its sketch is not`;
   }
 
-  #acceptFactor(index: number, tensors: ReadonlyMap<number, StagedTensor>): string | null {
-    const tensor = tensors.get(index);
-    if (tensor === undefined) return `the factor of slot ${index} is missing`;
+  #checkFactor(index: number, bytes: Uint8Array): string | null {
     const slot = this.#slots[index] as ProjectedSlot;
     const plan = sketchPlan(slot, this.#round, this.#refresh);
     const [rows, columns] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
-    const values = codecFor('f32').decode(tensor.bytes, rows * columns);
+    const values = codecFor('f32').decode(bytes, rows * columns);
     const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index);
     const fault = checkBasis(values, rows, columns, key);
-    if (fault !== null) return `the factor of ${slot.name}: ${fault}`;
-    this.#factors.set(index, tensor.bytes);
-    return null;
+    return fault === null ? null : `the factor of ${slot.name}: ${fault}`;
   }
 }

@@ -65,9 +65,9 @@ export class Staging {
     this.#isOpen = false;
   }
 
-  /** Forgets what a trainer sent and was not taken yet: it is gone, or starts anew. */
-  forget(trainerId: string): void {
-    this.#trainers.delete(trainerId);
+  /** Forgets tensors that are half there: the rest will not come on another connection. */
+  forgetHalf(trainerId: string): void {
+    this.#trainers.get(trainerId)?.assembler.reset();
   }
 
   /**

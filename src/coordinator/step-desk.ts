@@ -65,11 +65,12 @@ export class StepDesk {
    * Starts a refresh round; returns the slots to ask for and, from round 2 on, the frames of the
    * factors that come before the request.
    */
-  beginRound({ step, round, slots }: EffectOf<'requestSketches'>): {
+  beginRound({ step, round, slots, jobs }: EffectOf<'requestSketches'>): {
     readonly slots: readonly number[];
     readonly frames: readonly Uint8Array[];
   } {
     const frames: Uint8Array[] = [];
+    this.#refresh.settle(jobs);
     if (round > 1) {
       for (const index of this.#refresh.active(slots)) {
         frames.push(...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)));
@@ -126,7 +127,7 @@ export class StepDesk {
     const slots = job.filter((slot) => message.slots.includes(slot) || message.zeroSlots.includes(slot));
     const given = this.#refresh.active(slots).filter((slot) => !message.zeroSlots.includes(slot));
     const tensors = this.#staging.take(trainerId, 'factor', given);
-    const fault = this.#refresh.accept(slots, message.zeroSlots, tensors);
+    const fault = this.#refresh.accept(trainerId, slots, message.zeroSlots, tensors);
     if (fault !== null) throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, fault);
     return job;
   }
@@ -146,7 +147,8 @@ export class StepDesk {
   }
 
   /** The record of the new bases. */
-  sealBases(place: RecordPlace, { slots }: EffectOf<'commitBases'>): SealedRecord {
+  sealBases(place: RecordPlace, { slots, jobs }: EffectOf<'commitBases'>): SealedRecord {
+    this.#refresh.settle(jobs);
     return sealBases(place, slots, this.#refresh.factors);
   }
 
@@ -181,9 +183,9 @@ export class StepDesk {
     this.refreshCommitted();
   }
 
-  /** The trainer's connection is gone: half-sent tensors are void. */
+  /** The trainer's connection is gone: half-sent tensors are void; what it sent whole may still count. */
   forget(trainerId: string): void {
-    this.#staging.forget(trainerId);
+    this.#staging.forgetHalf(trainerId);
     this.#jobs.delete(trainerId);
   }
 

@@ -4,7 +4,7 @@
  * every command of the core can be carried out.
  */
 import { advance, initialState } from '../coordinator/core/advance.ts';
-import type { Effect, Event, FactorJob, RunPlan, RunState, Shard } from '../coordinator/core/state.ts';
+import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { Clock } from './clock.ts';
 import type { Dice } from './dice.ts';
@@ -12,6 +12,7 @@ import type { Disk } from './disk.ts';
 import type { Invariants } from './invariants.ts';
 import { fold, type DownMessage, type Fingerprint, type SimulatedState, type UpMessage } from './messages.ts';
 import type { Network, Socket } from './network.ts';
+import { createStaging } from './staging-model.ts';
 
 export const RUN_ID = 'simulated';
 
@@ -51,29 +52,13 @@ interface Peer {
   isGone: boolean;
 }
 
-/** What trainers have sent for the step and round in work. */
-interface Staging {
-  readonly sketches: Map<string, Fingerprint>; // `${step}/${round}/${trainerId}`
-  readonly sums: Map<string, Fingerprint>; // `${step}/${round}`
-  readonly factors: Map<string, Fingerprint>; // `${step}/${round}/${trainerId}/${slot}`
-  readonly contributions: Map<
-    string,
-    { readonly content: Fingerprint; readonly positions: readonly number[] }
-  >;
-}
-
 const FEED_INTERVAL_MS = 7;
 const SYNC_MS = 4;
 
 export function startCoordinator(options: CoordinatorOptions): SimulatedCoordinator {
   const { plan, clock, network, disk, dice, invariants } = options;
   const peers = new Map<string, Peer>();
-  const staging: Staging = {
-    sketches: new Map(),
-    sums: new Map(),
-    factors: new Map(),
-    contributions: new Map(),
-  };
+  const staging = createStaging(invariants);
   let state = initialState(plan, disk.startingPoint(clock.nowMs()));
   let note = '';
   /** What the sketches of the current round are multiplied with. */
@@ -156,39 +141,31 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'requestSketches': {
         const { step, round, slots, jobs } = effect;
-        roundFactors = round === 1 ? 0 : factorsOf(step, round - 1, slots, jobs);
+        roundFactors = round === 1 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
         for (const trainerId of effect.trainerIds) {
           send(trainerId, { type: 'requestSketches', step, round, factors: roundFactors });
         }
         break;
       }
-      case 'sumSketches': {
-        const { step, round } = effect;
-        const parts = effect.weights.map(({ trainerId }) =>
-          staging.sketches.get(`${step}/${round}/${trainerId}`),
-        );
-        if (parts.includes(undefined))
-          invariants.violate(`a sketch of step ${step} to be summed is not there`);
-        staging.sums.set(`${step}/${round}`, fold(...parts.map((part) => part ?? 0)));
+      case 'sumSketches':
+        staging.sumSketches(effect.step, effect.round, effect.weights);
         break;
-      }
       case 'assignFactors': {
         const { trainerId, step, round, slots } = effect;
-        const sum = staging.sums.get(`${step}/${round}`);
-        if (sum === undefined) invariants.violate(`the sums of step ${step}, round ${round} are not there`);
-        send(trainerId, { type: 'assignFactors', step, round, slots, sum: sum ?? 0 });
+        const sum = staging.sumOf(step, round);
+        send(trainerId, { type: 'assignFactors', step, round, slots, sum });
         break;
       }
       case 'commitBases': {
         const { step, slots, jobs } = effect;
-        const content = fold('basis', step, factorsOf(step, plan.refreshRounds, slots, jobs));
+        const content = fold('basis', step, staging.factorsOf(step, plan.refreshRounds, slots, jobs));
         commit('basis', step, content, () => disk.append('basis', step, content, null));
         break;
       }
       case 'commitUpdate': {
         const { step, received, shards, cursor } = effect;
         const trainerIds = received.map(({ trainerId }) => trainerId);
-        const contents = shards.map((shard) => contributionOf(step, shard));
+        const contents = shards.map((shard) => staging.contributionOf(step, shard));
         const positions = shards.flatMap((shard) => shard.positions);
         const content = fold('update', step, ...contents);
         commit('update', step, content, () =>
@@ -203,7 +180,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         }
         break;
       case 'discardStaged':
-        for (const map of Object.values(staging)) map.clear();
+        staging.clear();
         break;
       case 'rejectStep':
         send(effect.trainerId, { type: 'rejectStep', step: effect.step });
@@ -232,44 +209,13 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'finishRun': {
         const reason = effect.outcome === 'completed' ? 'RUN_FINISHED' : 'COORDINATOR_STOPPING';
-        for (const peer of [...peers.values()]) disconnect(peer, reason, `the run is ${effect.outcome}`);
+        for (const peer of Array.from(peers.values()))
+          disconnect(peer, reason, `the run is ${effect.outcome}`);
         break;
       }
       default:
         effect satisfies never;
     }
-  };
-
-  /** The factors of a round, each from the trainer whose it is to be. */
-  const factorsOf = (
-    step: number,
-    round: number,
-    slots: readonly number[],
-    jobs: readonly FactorJob[],
-  ): Fingerprint => {
-    const parts = slots.map((slot) => {
-      const job = jobs.find((each) => each.slots.includes(slot));
-      const part = staging.factors.get(`${step}/${round}/${job?.trainerId}/${slot}`);
-      if (part === undefined) {
-        invariants.violate(`the factor of slot ${slot} in step ${step}, round ${round} is not there`);
-      }
-      return part ?? 0;
-    });
-    return fold(...parts);
-  };
-
-  const contributionOf = (step: number, { trainerId, positions }: Shard): Fingerprint => {
-    const staged = staging.contributions.get(`${step}/${trainerId}`);
-    if (staged === undefined) {
-      invariants.violate(`the contribution of ${trainerId} to step ${step} is not there`);
-      return 0;
-    }
-    if (staged.positions.join() !== positions.join()) {
-      invariants.violate(
-        `step ${step}: ${trainerId} was given ${positions.join()} and has used ${staged.positions.join()}`,
-      );
-    }
-    return staged.content;
   };
 
   /** What a trainer sends must come from the weights that it says it has. */
@@ -311,16 +257,14 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
               `the sketch of step ${step}, round ${round} from ${trainerId} has other factors`,
             );
           }
-          staging.sketches.set(`${step}/${round}/${trainerId}`, fold(from.weights, round, ...from.positions));
+          staging.stageSketch(step, round, trainerId, from);
         }
         feed({ type: 'sketchReceived', trainerId, step, round, tokens });
         break;
       }
       case 'factor': {
         const { step, round, slots, content } = message;
-        for (const slot of slots) {
-          staging.factors.set(`${step}/${round}/${trainerId}/${slot}`, fold(content, slot));
-        }
+        staging.stageFactor(step, round, trainerId, slots, content);
         feed({ type: 'factorReceived', trainerId, step, round, slots });
         break;
       }
@@ -328,8 +272,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const { step, tokens, from } = message;
         if (isAwaited(trainerId, step)) {
           checkWeights(trainerId, `the contribution to step ${step}`, from.weights);
-          const content = fold(trainerId, tokens, from.weights, ...from.positions);
-          staging.contributions.set(`${step}/${trainerId}`, { content, positions: from.positions });
+          staging.stageContribution(step, trainerId, tokens, from);
         }
         feed({ type: 'contributionReceived', trainerId, step, tokens, lossSum: 2 * tokens });
         break;

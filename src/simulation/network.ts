@@ -119,7 +119,8 @@ export function createNetwork<Up, Down>(options: NetworkOptions): Network<Up, Do
   };
 
   const breakLinks = (host: string | null, text: string): void => {
-    for (const link of [...links]) if (host === null || link.host === host) breakLink(link, 1006, text);
+    for (const link of Array.from(links))
+      if (host === null || link.host === host) breakLink(link, 1006, text);
   };
 
   /** The end that writes to `stream`. Closing mutes the end itself, whose own stream is `own`. */

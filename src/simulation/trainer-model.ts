@@ -25,6 +25,7 @@ import {
   type UpMessage,
 } from './messages.ts';
 import type { Network, Socket } from './network.ts';
+import { createTaskQueue, type Task } from './task-queue.ts';
 
 export interface TrainerOptions {
   readonly trainerId: string;
@@ -51,16 +52,6 @@ export interface SimulatedTrainer {
   leave(): void;
 }
 
-/** Something for the compute side to do. */
-interface Task {
-  /** The connection that asked for it; null: it changes the state and is done in any case. */
-  readonly connection: number | null;
-  readonly step: number;
-  readonly durationMs: number;
-  readonly run: () => void;
-  isCancelled: boolean;
-}
-
 /** The step the trainer has a share of. */
 interface Assignment {
   readonly connection: number;
@@ -71,9 +62,6 @@ interface Assignment {
 
 export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   const { trainerId, clock, network, dice, invariants, msPerSequence } = options;
-  const queue: Task[] = [];
-  let running: Task | null = null;
-  let frozenUntilMs = 0;
   let state: SimulatedState | null = null;
   let assignment: Assignment | null = null;
   let socket: Socket<UpMessage> | null = null;
@@ -90,42 +78,18 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
     });
   };
 
-  const pump = (): void => {
-    if (running !== null) return;
-    const waitMs = frozenUntilMs - clock.nowMs();
-    const task = queue[0];
-    if (task === undefined) return;
-    if (waitMs > 0) {
-      later(waitMs, pump);
-      return;
-    }
-    queue.shift();
-    if (task.isCancelled) {
-      pump();
-      return;
-    }
-    running = task;
-    later(task.durationMs, () => {
-      const overdueMs = frozenUntilMs - clock.nowMs();
-      const finish = (): void => {
-        running = null;
-        if (!task.isCancelled) task.run();
-        if (task.connection === null) reportApplied();
-        pump();
-      };
-      if (overdueMs > 0) later(overdueMs, finish);
-      else finish();
-    });
-  };
+  const isOfState = (task: Task): boolean => task.connection === null;
+
+  const queue = createTaskQueue(clock, (task) => {
+    if (isOfState(task)) reportApplied();
+  });
 
   const enqueue = (connection: number | null, step: number, durationMs: number, run: () => void): void => {
-    queue.push({ connection, step, durationMs, run, isCancelled: false });
-    pump();
+    queue.add({ connection, step, durationMs, run });
   };
 
   const reportApplied = (): void => {
-    const isBehind = queue.some((task) => task.connection === null && !task.isCancelled);
-    if (state === null || isBehind || running?.connection === null) return;
+    if (state === null || queue.has(isOfState)) return;
     tell({ type: 'stateApplied', sequence: state.sequence });
   };
 
@@ -241,13 +205,8 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         break;
       }
       case 'rejectStep':
-        for (const task of queue) {
-          if (task.connection !== null && task.step === message.step) task.isCancelled = true;
-        }
         // What is being computed cannot be stopped, but its result need not be sent.
-        if (running?.step === message.step && running.connection !== null && dice() < 0.5) {
-          running.isCancelled = true;
-        }
+        queue.cancel((task) => !isOfState(task) && task.step === message.step, dice() < 0.5);
         if (assignment?.step === message.step) assignment = null;
         break;
     }
@@ -292,12 +251,11 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         reportApplied();
         break;
       case 'dropWork':
-        for (const task of queue) if (task.connection !== null) task.isCancelled = true;
+        queue.cancel((task) => !isOfState(task), false);
         assignment = null;
         break;
       case 'discardState':
-        for (const task of queue) task.isCancelled = true;
-        if (running !== null) running.isCancelled = true;
+        queue.cancel(() => true, true);
         state = null;
         assignment = null;
         break;
@@ -373,11 +331,12 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
     isCorrupted: () => isCorrupted,
     crash() {
       isDown = true;
+      queue.close();
       stopTicking();
       network.crash(trainerId);
     },
     freeze(durationMs) {
-      frozenUntilMs = clock.nowMs() + durationMs;
+      queue.freeze(durationMs);
     },
     corrupt() {
       if (state === null) return;

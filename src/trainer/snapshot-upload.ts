@@ -7,7 +7,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { Link } from './link.ts';
 
 /** Bytes handed over ahead of what is sent. */
-const AHEAD_BYTES = 32 * 1024 * 1024;
+const AHEAD_BYTES = 4 * 1024 * 1024;
 
 export class SnapshotUpload {
   readonly #tensors: tf.Tensor[];

@@ -38,6 +38,8 @@ export class StepWork {
   readonly task: StepTask;
   /** Unmasked tokens of all micro-batches. */
   readonly tokens: number;
+  /** Set once the contribution is sent. */
+  isAnswered = false;
   #lossSum = 0;
   readonly #replica: Replica;
   readonly #output: StepOutput;

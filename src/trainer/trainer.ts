@@ -13,6 +13,7 @@ import type {
   EvaluationAssignmentMessage,
   FactorAssignmentMessage,
   SketchRequestMessage,
+  SnapshotEndMessage,
   SnapshotRequestMessage,
   StepAssignmentMessage,
   WelcomeMessage,
@@ -49,6 +50,8 @@ class Trainer {
   #welcome: WelcomeMessage | null = null;
   #replica: Replica | null = null;
   #model: LlamaModel | null = null;
+  /** Committed steps in the replica. */
+  #step = 0;
   #work: StepWork | null = null;
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot, or the sums and factors of a refresh round, by index. */
@@ -97,7 +100,7 @@ class Trainer {
         this.#onTensor(event.tensor);
         return null;
       case 'snapshotEnd':
-        this.#onSnapshotEnd(event.message.sequence);
+        this.#onSnapshotEnd(event.message);
         return null;
       case 'record':
         this.#onRecord(event.commit, event.tensors);
@@ -147,7 +150,7 @@ class Trainer {
     if (info !== undefined) this.#snapshot.set(info.name, values);
   }
 
-  #onSnapshotEnd(sequence: number): void {
+  #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
     const { config, shape } = this.#running();
     this.#dropState();
     const model = parseLlamaConfig(JSON.parse(this.#welcome!.modelJson), 'the model of the run');
@@ -155,6 +158,7 @@ class Trainer {
     this.#snapshot.clear();
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
+    this.#step = step;
     this.#link.applied(sequence);
     this.#activity('ready');
   }
@@ -168,8 +172,9 @@ class Trainer {
       if (this.#work?.task.step === step) this.#contribute(this.#work);
       return;
     }
-    this.#dropWork();
+    this.#giveUpWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
+    this.#step = step;
     this.#link.applied(sequence);
     // Counted here, between steps, where nothing but the state should exist.
     this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
@@ -195,6 +200,7 @@ class Trainer {
         return this.#onSnapshotRequest(message);
       case 'stepRejected':
         this.#options.logger.info('step.rejected', { step: message.step }, message.reason);
+        if (this.#work?.task.step === message.step) this.#dropWork();
         return;
       case 'notice':
         this.#activity(message.text);
@@ -205,6 +211,7 @@ class Trainer {
   #onStepAssignment({ step, seed, sequences, refreshSlots }: StepAssignmentMessage): void {
     const { config, shape, replica, model } = this.#running();
     this.#dropWork();
+    if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
     this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
     const startedMs = performance.now();
     const work = new StepWork(
@@ -257,6 +264,7 @@ class Trainer {
   #contribute(work: StepWork): void {
     const { step } = work.task;
     work.contributeHeld();
+    work.isAnswered = true;
     this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
     this.#activity(`step ${step}: contribution sent`);
   }
@@ -301,6 +309,17 @@ class Trainer {
     const [config, shape, replica, model] = [this.#config, this.#shape, this.#replica, this.#model];
     if (config === null || shape === null) throw new Error('a message came before the Welcome was accepted');
     return { config, shape, replica: replica!, model: model! };
+  }
+
+  /**
+   * The step was committed without us. An empty, late contribution tells the coordinator that we are
+   * done with it and can take part in the next one.
+   */
+  #giveUpWork(): void {
+    const step = this.#work?.task.step;
+    const isUnanswered = this.#work?.isAnswered === false;
+    this.#dropWork();
+    if (isUnanswered) this.#link.send({ kind: 'contribution', step: step!, tokens: 0, lossSum: 0 });
   }
 
   #dropWork(): void {

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { createReporter, Display } from '../../src/cli/display.ts';
+import { createJsonReporter, createReporter, Display } from '../../src/cli/display.ts';
 import {
   permanentLine,
   printsStep,
@@ -9,6 +9,7 @@ import {
   stepStride,
   summaryLines,
 } from '../../src/cli/progress.ts';
+import { SILENT_LOGGER, type LogFields } from '../../src/log.ts';
 import { FakeStream, STEP, summary } from './fakes.ts';
 
 const asIs = (path: string): string => path;
@@ -124,4 +125,16 @@ test('a terminal that cannot redraw gets plain lines', (t) => {
   const report = createReporter(new Display(out, new FakeStream(), false), asIs);
   report({ ...STEP, step: 1 });
   t.false(out.text.includes('\u001b'));
+});
+
+test('as JSON, something long is told of when it begins and at each quarter', (t) => {
+  const shares: unknown[] = [];
+  const logger = {
+    ...SILENT_LOGGER,
+    info: (_: string, fields: LogFields) => void shares.push(fields['share']),
+  };
+  const report = createJsonReporter(logger);
+  for (let i = 0; i <= 100; i++) report({ type: 'progress', text: 'tokenising', share: i / 100 });
+  report({ type: 'progress', text: 'hashing', share: 0.01 });
+  t.deepEqual(shares, [0, 0.25, 0.5, 0.75, 1, 0.01]);
 });

@@ -132,6 +132,12 @@ export interface CheckpointJob {
   readonly progressedMs: number;
 }
 
+/** What a trainer says the hash of its weights is. */
+export interface HashReport {
+  readonly trainerId: string;
+  readonly weightsSha256: string;
+}
+
 /** Everything the coordinator knows. */
 export interface RunState {
   readonly plan: RunPlan;
@@ -167,7 +173,7 @@ export interface RunState {
   readonly hashes: {
     readonly step: number;
     readonly expected: readonly string[];
-    readonly byTrainer: Readonly<Record<string, string>>;
+    readonly byTrainer: readonly HashReport[]; // ascending trainer id
   } | null;
 }
 

@@ -223,7 +223,7 @@ function stateOf(column: string): RunState {
     ...freshState({ ...plan, heartbeatTimeoutMs: 60_000 }, from),
     phase,
     checkpoint: column === 'X' ? null : checkpoint,
-    hashes: { step: 1, expected: ['a', 'b', 'c'], byTrainer: {} },
+    hashes: { step: 1, expected: ['a', 'b', 'c'], byTrainer: [] },
     trainers: Object.entries(statuses).map(([trainerId, status]) => trainer(trainerId, status)),
   };
 }

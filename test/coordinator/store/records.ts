@@ -22,12 +22,7 @@ export interface RecordOptions {
 
 /** The record after the one with `previousDigest`. */
 export function makeRecord(sequence: number, options: RecordOptions = {}): TestRecord {
-  const {
-    kind = 'update',
-    step = sequence,
-    partBytes = [5, 3],
-    previousDigest = FIRST_DIGEST,
-  } = options;
+  const { kind = 'update', step = sequence, partBytes = [5, 3], previousDigest = FIRST_DIGEST } = options;
   const parts = partBytes.map((bytes, tensor) =>
     Envelope.encode({
       part: {
