@@ -3,5 +3,8 @@ export function isLinked(root: string): boolean;
 
 export function areDependenciesInstalled(root: string): boolean;
 
-/** Runs `npm ci`. An interrupted one leaves no stamp and is done again from the start. */
-export function installDependencies(root: string): Promise<void>;
+/** Runs `npm ci`, after one that still runs for a set-up that was killed. */
+export function installDependencies(
+  root: string,
+  options?: { readonly onWait?: (holder: string) => void; readonly pollMs?: number },
+): Promise<void>;

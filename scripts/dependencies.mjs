@@ -2,10 +2,15 @@
 import { spawn } from 'node:child_process';
 import { existsSync, lstatSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isSameProcessAlive, startOf } from './lock.mjs';
 import { hashFiles, readStamp, writeStamp } from './stamp.mjs';
 
 // Inside node_modules, so that deleting or replacing that folder takes the stamp with it.
 const STAMP = 'node_modules/.galore-swarm-stamp';
+
+/** Names the process of the last `npm ci`. */
+const RUNNING = '.setup/npm';
 
 /** True if node_modules belongs to another checkout (a link in a git worktree): it is used, never changed. */
 export function isLinked(root) {
@@ -20,18 +25,34 @@ export function areDependenciesInstalled(root) {
   return true;
 }
 
-/** Runs `npm ci`. An interrupted one leaves no stamp and is done again from the start. */
-export async function installDependencies(root) {
+/**
+ * Runs `npm ci`. An interrupted one leaves no stamp and is done again from the start. npm goes on when only the
+ * set-up that started it is killed, and two of them in one folder spoil it: one that still runs is waited for.
+ */
+export async function installDependencies(root, { onWait, pollMs = 200 } = {}) {
+  let hasTold = false;
+  while (isStillRunning(root)) {
+    if (!hasTold) onWait?.('npm ci of a set-up that was killed');
+    hasTold = true;
+    await delay(pollMs);
+  }
+  if (hasTold && areDependenciesInstalled(root)) return;
   const npm = process.env.npm_execpath;
   const [command, first] = npm?.endsWith('.js') ? [process.execPath, [npm]] : ['npm', []];
   const args = [...first, 'ci', '--include=dev', '--no-audit', '--no-fund'];
   const code = await new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
+    child.on('spawn', () => writeStamp(join(root, RUNNING), `${child.pid} ${startOf(child.pid)}`));
     child.on('error', reject);
     child.on('close', resolve);
   });
   if (code !== 0) throw new Error('npm ci failed; the messages above say why');
   writeStamp(join(root, STAMP), key(root));
+}
+
+function isStillRunning(root) {
+  const [pid, started] = readStamp(join(root, RUNNING))?.split(' ') ?? [];
+  return pid !== undefined && isSameProcessAlive(Number(pid), started === 'undefined' ? undefined : started);
 }
 
 function key(root) {

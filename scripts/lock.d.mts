@@ -11,3 +11,9 @@ export function withLock<T>(path: string, action: () => T | Promise<T>, options?
 
 /** Waits for the lock at `path`; the function returned gives it back. */
 export function acquireLock(path: string, options?: LockOptions): Promise<() => void>;
+
+/** True if the process `pid` runs and is the one that `startOf` gave `started` for. */
+export function isSameProcessAlive(pid: number, started: string | undefined): boolean;
+
+/** When a process started, in ticks since boot: tells a process from a later one with the same id. */
+export function startOf(pid: number): string | undefined;

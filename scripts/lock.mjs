@@ -82,7 +82,12 @@ function read(path) {
 
 function isDead(holder, silenceMs) {
   if (holder.pid === undefined || holder.host !== hostname()) return holder.silentMs > silenceMs;
-  return !isAlive(holder.pid) || holder.started !== startOf(holder.pid);
+  return !isSameProcessAlive(holder.pid, holder.started);
+}
+
+/** True if the process `pid` runs and is the one that `startOf` gave `started` for. */
+export function isSameProcessAlive(pid, started) {
+  return isAlive(pid) && started === startOf(pid);
 }
 
 function isAlive(pid) {
@@ -95,7 +100,7 @@ function isAlive(pid) {
 }
 
 /** When a process started, in ticks since boot: tells a process from a later one with the same id. */
-function startOf(pid) {
+export function startOf(pid) {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];

@@ -17,15 +17,14 @@ export async function setUp({ root = ROOT, engine = true } = {}) {
   const missing = unsuitableNode(root, process.versions.node);
   if (missing) throw new Error(missing);
   if (!areDependenciesInstalled(root) || !isBuilt(root)) {
-    const onWait = (holder) => say(`waiting for ${holder}, which is setting up this folder too`);
-    await withLock(join(root, '.setup/lock'), () => makeReady(root), { onWait });
+    await withLock(join(root, '.setup/lock'), () => makeReady(root), { onWait: sayWaiting });
   }
   if (engine) await setUpEngine(root);
 }
 
 async function makeReady(root) {
   if (!areDependenciesInstalled(root)) {
-    await timed('dependencies: npm ci', () => installDependencies(root));
+    await timed('dependencies: npm ci', () => installDependencies(root, { onWait: sayWaiting }));
   }
   if (!isBuilt(root)) await timed('build', () => build({ root }));
 }
@@ -62,6 +61,10 @@ async function timed(what, action) {
   const startMs = performance.now();
   await action();
   say(`${what}: done in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
+}
+
+function sayWaiting(holder) {
+  say(`waiting for ${holder}, which is setting up this folder too`);
 }
 
 function say(text) {

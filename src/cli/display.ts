@@ -72,11 +72,14 @@ export class Display {
   }
 }
 
-/** Shows reports on a display: a status line and lasting lines, or plain lines. */
-export function createReporter(display: Display): (report: RunReport) => void {
+/** Shows reports on a display: a status line and lasting lines, or plain lines. `shownPath` shortens file names. */
+export function createReporter(
+  display: Display,
+  shownPath: (path: string) => string,
+): (report: RunReport) => void {
   let lastProgress = '';
   return (report) => {
-    const lasting = permanentLine(report);
+    const lasting = permanentLine(report, shownPath);
     if (lasting !== null) {
       display.line(lasting);
     } else if (report.type === 'step') {
@@ -94,6 +97,6 @@ export function createReporter(display: Display): (report: RunReport) => void {
 export function createJsonReporter(logger: Logger): (report: RunReport) => void {
   return (report) => {
     const { type, ...fields } = report;
-    logger.info(`run.${type}`, fields as LogFields, permanentLine(report) ?? type);
+    logger.info(`run.${type}`, fields as LogFields, permanentLine(report, (path) => path) ?? type);
   };
 }

@@ -37,12 +37,12 @@ export function stepLine(report: StepReport): string {
 }
 
 /** A line that stays, or null for reports that only move the status line. */
-export function permanentLine(report: RunReport): string | null {
+export function permanentLine(report: RunReport, shownPath: (path: string) => string): string | null {
   switch (report.type) {
     case 'evaluation':
       return `evaluation at step ${report.step}: loss ${report.loss.toFixed(4)}, perplexity ${formatPerplexity(report.perplexity)}`;
     case 'checkpoint':
-      return `checkpoint of step ${report.step}: ${printable(report.path)}`;
+      return `checkpoint of step ${report.step}: ${printable(shownPath(report.path))}`;
     case 'notice':
       return printable(report.text);
     case 'step':
@@ -93,8 +93,10 @@ export function summaryLines(
     summary.validationPerplexity === null
       ? ''
       : `, validation perplexity ${formatPerplexity(summary.validationPerplexity)}`;
+  // A run that was complete when it was resumed has made no step now.
+  const loss = Number.isNaN(summary.lastLoss) ? '' : `, loss ${summary.lastLoss.toFixed(4)}`;
   return [
-    `done: ${plural(summary.step, 'step')}, loss ${summary.lastLoss.toFixed(4)}${perplexity}`,
+    `done: ${plural(summary.step, 'step')}${loss}${perplexity}`,
     ...checkpoint,
     ...sha,
     `to try it: ${words.generate}`,

@@ -41,6 +41,9 @@ class Run {
   #coordinator: RunningCoordinator | null = null;
   #trainers: LocalTrainers | null = null;
   #isStopping = false;
+  #hasStepped = false;
+  /** The run is ending: trainers that lose their connection are no trouble. */
+  #isOver = false;
   #failure: string | null = null;
 
   constructor(context: CliContext, request: RunRequest, display: Display) {
@@ -54,7 +57,14 @@ class Run {
       mayColour: context.environment.mayColour && context.stderr.isTTY === true,
       write: (line) => display.error(line),
     });
-    this.#report = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display);
+    const show = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display, this.#shownPath);
+    this.#report = (report) => {
+      if (report.type === 'step') {
+        this.#hasStepped = true;
+        if (report.step === request.stopAtStep) this.#isOver = true;
+      }
+      show(report);
+    };
   }
 
   async toEnd(): Promise<number> {
@@ -80,22 +90,25 @@ class Run {
     if (config.coordinator.local_trainers > 0 && !this.#isStopping) {
       this.#trainers = this.#startTrainers(coordinator.url, config.coordinator.local_trainers);
     }
-    let hasCompleted = false;
+    let doTrainersKnow = false;
     try {
       const summary = await coordinator.finished;
-      hasCompleted = summary.outcome === 'completed';
+      // A run that was complete when it was opened may end before a trainer has connected.
+      doTrainersKnow = summary.outcome === 'completed' && this.#hasStepped;
       return this.#conclude(summary);
     } catch (error) {
       // Ending at once may fail in its own way; what made it necessary is the better explanation.
       if (this.#failure !== null) throw new OperatingError(this.#failure, { cause: error });
       throw error;
     } finally {
-      await this.#trainers?.close(hasCompleted);
+      this.#isOver = true;
+      await this.#trainers?.close(doTrainersKnow);
     }
   }
 
   #stopInGoodOrder(): void {
     this.#isStopping = true;
+    this.#isOver = true;
     const when = this.#coordinator === null ? 'as soon as the run has been opened' : 'after this step';
     this.#notice(`stopping ${when}, with a checkpoint; again to quit at once`);
     this.#coordinator?.stop();
@@ -152,6 +165,8 @@ class Run {
   }
 
   #trainerLine(trainerId: string, line: string): void {
+    // That it cannot reach a coordinator which is ending is no news.
+    if (this.#isOver && this.#request.output.logLevel !== 'debug') return;
     if (!this.#request.output.logJson) this.#display.error(`${trainerId} | ${printable(line)}\n`);
     else if (line.startsWith('{')) this.#display.error(`${line}\n`);
     else this.#logger.warn('trainer.output', { trainer: trainerId }, line);
@@ -165,8 +180,7 @@ class Run {
   }
 
   #conclude(summary: RunSummary): number {
-    const path = (file: string): string => shownPath(this.#context.workingDir, file);
-    const dir = shellWord(path(summary.dir));
+    const dir = shellWord(this.#shownPath(summary.dir));
     const command = this.#context.commandName;
     const resume = `${command} resume ${dir}`;
     if (this.#failure !== null && summary.outcome !== 'completed') {
@@ -181,9 +195,12 @@ class Run {
     }
     const generate = `${command} generate ${dir} --prompt "Once upon a time"`;
     this.#display.close();
-    for (const line of summaryLines(summary, { path, resume, generate })) this.#display.line(line);
+    for (const line of summaryLines(summary, { path: this.#shownPath, resume, generate }))
+      this.#display.line(line);
     return EXIT_CODES.OK;
   }
+
+  readonly #shownPath = (path: string): string => shownPath(this.#context.workingDir, path);
 
   #notice(text: string): void {
     this.#report({ type: 'notice', text });

@@ -5,47 +5,38 @@
 import { randomInt } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
-import { ProtocolError } from '../errors.ts';
 import { sequenceAt } from '../files/order.ts';
-import type { SequenceSource } from '../files/dataset.ts';
-import { stateTensors } from '../galore/state-table.ts';
 import { createChangeLogger, type ChangeLogger } from '../log.ts';
-import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
+import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
-import { maxSequencesPerAssignment } from '../protocol/limits.ts';
-import type { HelloMessage, Message, SnapshotHeader } from '../protocol/messages.ts';
-import { admit } from './admission.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
-import type { Connection } from './connection.ts';
+import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
-import { EvaluationTally } from './evaluation-tally.ts';
-import { feedTrainer } from './feed.ts';
+import type { Dispatch, Fact } from './dispatch.ts';
+import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { planOf } from './plan.ts';
-import { factsOf, prepareRun, type PreparedRun } from './prepare-run.ts';
-import type { SealedRecord } from './records.ts';
+import { prepareRun, type PreparedRun } from './prepare-run.ts';
+import type { RecordPlace, SealedRecord } from './records.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
-import { Session } from './session.ts';
-import { SnapshotIntake } from './snapshot-intake.ts';
 import { StepDesk } from './step-desk.ts';
-import { beginCheckpoint, openNewestCheckpoint, pruneCheckpoints } from './store/checkpoint.ts';
+import { TrainerDesk } from './trainer-desk.ts';
 
 /** How often the core hears what time it is. */
 const TICK_INTERVAL_MS = 200;
 
-/** An event without its time. */
-type Fact = Event extends infer E ? (E extends Event ? Omit<E, 'nowMs'> : never) : never;
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
-type MessageOf<K extends Message['kind']> = Extract<Message, { kind: K }>;
 
-/** Opens or creates the run and starts to listen. Errors: see CoordinatorOptions. */
+/** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const run = await prepareRun(options);
+  const coordinator = new Coordinator(run, options);
   try {
-    return await Coordinator.start(run, options);
+    return await coordinator.listen();
   } catch (error) {
     await run.close();
+    await run.discardIfNew();
     throw error;
   }
 }
@@ -54,54 +45,50 @@ class Coordinator {
   readonly #run: PreparedRun;
   readonly #options: CoordinatorOptions;
   readonly #clock = systemClock;
-  readonly #desk: StepDesk;
+  readonly #steps: StepDesk;
+  readonly #evaluations: EvaluationDesk;
+  readonly #checkpoints: CheckpointDesk;
+  readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
   readonly #logNote: ChangeLogger;
-  readonly #sessions = new Map<string, Session>();
-  readonly #tallies = new Map<string, EvaluationTally>();
-  readonly #heartbeats = new Map<string, { residentBytes: number; tensorCount: number }>();
   readonly #facts: Fact[] = [];
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
   #state: RunState;
+  /** The newest record until it is announced. */
   #record: SealedRecord | null = null;
-  #intake: SnapshotIntake | null = null;
   #ticker: NodeJS.Timeout | null = null;
   #isDispatching = false;
   #isEnding = false;
-  #newestCheckpoint: { readonly path: string; readonly weightsSha256: string } | null = null;
 
-  private constructor(run: PreparedRun, options: CoordinatorOptions) {
+  constructor(run: PreparedRun, options: CoordinatorOptions) {
     this.#run = run;
     this.#options = options;
-    this.#desk = new StepDesk(run.config, run.shape, randomInt(2 ** 32));
+    const { config, shape, dataset, metrics, evaluations } = run;
+    const { logger, onReport } = options;
     const nowMs = this.#clock.nowMs();
-    const { metrics, evaluations } = run;
-    const { onReport } = options;
-    const onFailure = (error: unknown): void => this.#fail(error);
-    this.#metrics = new RunMetrics(
-      run.config.steps,
-      { metrics, evaluations },
-      { onReport, onFailure },
-      nowMs,
-    );
-    this.#logNote = createChangeLogger(options.logger, 'run.note');
-    const validationSequences = run.dataset.validation?.count ?? 0;
-    const plan = planOf(run.config, run.shape, validationSequences);
+    const plan = planOf(config, shape, dataset.validation?.count ?? 0);
     this.#state = initialState(plan, { ...run.start, checkpointedStep: run.newestCheckpoint.step, nowMs });
+    const dispatch: Dispatch = (fact) => this.#dispatch(fact);
+    const onFailure = (error: unknown): void => this.#fail(error);
+    this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
+    this.#logNote = createChangeLogger(logger, 'run.note');
+    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
+    this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
+    const clock = { nowMs: () => this.#clock.nowMs() };
+    this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
+    this.#trainers = new TrainerDesk(run, {
+      steps: this.#steps,
+      evaluations: this.#evaluations,
+      checkpoints: this.#checkpoints,
+      dispatch,
+      adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
+      onFailure,
+      logger,
+    });
   }
 
-  static async start(run: PreparedRun, options: CoordinatorOptions): Promise<RunningCoordinator> {
-    const coordinator = new Coordinator(run, options);
-    await coordinator.#listen();
-    return {
-      url: `ws://${coordinator.#server.address}/`,
-      finished: coordinator.#finished.promise,
-      stop: () => coordinator.#dispatch({ type: 'stopRequested' }),
-    };
-  }
-
-  async #listen(): Promise<void> {
+  async listen(): Promise<RunningCoordinator> {
     const { host, port, ...timers } = this.#run.config.coordinator;
     this.#server = await CoordinatorServer.listen(
       {
@@ -113,17 +100,21 @@ class Coordinator {
         logger: this.#options.logger,
       },
       {
-        onMessage: (connection, message) => this.#onMessage(connection, message),
-        onClose: (connection, code, reason) => this.#onClose(connection, code, reason),
+        onMessage: (connection, message) => this.#trainers.receive(connection, message),
+        onClose: (connection, code, reason) => this.#trainers.closed(connection, code, reason),
         onFatal: (error) => this.#fail(error),
       },
     );
     this.#ticker = setInterval(() => this.#dispatch({ type: 'ticked' }), TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
+    return {
+      url: `ws://${this.#server.address}/`,
+      finished: this.#finished.promise,
+      stop: () => this.#dispatch({ type: 'stopRequested' }),
+    };
   }
 
-  // ---- facts in, effects out ----
-
+  /** Facts that effects cause wait until all effects of the fact before are carried out. */
   #dispatch(fact: Fact): void {
     this.#facts.push(fact);
     if (this.#isDispatching || this.#isEnding) return;
@@ -150,32 +141,29 @@ class Coordinator {
       case 'requestSketches':
         return this.#requestSketches(effect);
       case 'sumSketches':
-        return this.#desk.sumSketches(effect);
+        return this.#steps.sumSketches(effect);
       case 'assignFactors':
         return this.#assignFactors(effect);
       case 'commitBases':
-        return this.#commit('basis', effect.step, (place) => this.#desk.sealBases(place, effect));
+        return this.#commit('basis', effect.step, (place) => this.#steps.sealBases(place, effect));
       case 'commitUpdate':
-        return this.#commit('update', effect.step, (place) => this.#desk.sealUpdate(place, effect));
+        return this.#commit('update', effect.step, (place) => this.#steps.sealUpdate(place, effect));
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
       case 'discardStaged':
-        return this.#desk.discard();
+        return this.#steps.discard();
       case 'rejectStep':
-        return this.#sessions
-          .get(effect.trainerId)
-          ?.send({ kind: 'stepRejected', step: effect.step, reason: effect.reason });
+        return this.#rejectStep(effect);
       case 'assignEvaluation':
         return this.#assignEvaluation(effect);
       case 'reportEvaluation':
-        this.#metrics.evaluated(effect.step, effect.lossSum, effect.tokens);
-        return this.#metrics.restartClock(this.#clock.nowMs());
+        return this.#reportEvaluation(effect);
       case 'requestSnapshot':
         return this.#requestSnapshot(effect);
       case 'abandonCheckpoint':
-        return this.#abandonIntake();
+        return void this.#checkpoints.abandon();
       case 'closeConnection':
-        return this.#closeTrainer(effect.trainerId, effect.reason, effect.text);
+        return this.#trainers.close(effect.trainerId, effect.reason, effect.text);
       case 'finishRun':
         return this.#end(effect.outcome);
       default:
@@ -186,14 +174,14 @@ class Coordinator {
   #assignStep(effect: EffectOf<'assignStep'>): void {
     const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
     if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
-    this.#desk.assigned(effect);
-    const { seed, data } = this.#run.config;
+    this.#steps.assigned(effect);
+    const { seed, data, seq_len: seqLen } = this.#run.config;
     const { train } = this.#run.dataset;
     const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
-    const session = this.#sessions.get(trainerId);
+    const session = this.#trainers.get(trainerId);
     session?.enqueue(async () => {
-      const sequences = await this.#readSequences(train, indices, positions);
-      const learningRate = this.#desk.learningRate(step);
+      const sequences = await readSequences(train, indices, positions, seqLen);
+      const learningRate = this.#steps.learningRate(step);
       session.connection.send({
         kind: 'stepAssignment',
         step,
@@ -208,31 +196,29 @@ class Coordinator {
 
   #requestSketches(effect: EffectOf<'requestSketches'>): void {
     const { step, round, trainerIds } = effect;
-    const { slots, frames } = this.#desk.beginRound(effect);
+    const { slots, frames } = this.#steps.beginRound(effect);
     const { seed } = this.#run.config;
     for (const trainerId of trainerIds) {
-      const session = this.#sessions.get(trainerId);
-      if (frames.length > 0) session?.sendFrames(frames);
+      const session = this.#trainers.get(trainerId);
+      session?.sendFrames(frames);
       session?.send({ kind: 'sketchRequest', step, round, slots, seed });
     }
   }
 
   #assignFactors(effect: EffectOf<'assignFactors'>): void {
     const { trainerId, step, round, isFinal } = effect;
-    const { slots, frames } = this.#desk.beginJob(effect);
-    const session = this.#sessions.get(trainerId);
+    const { slots, frames } = this.#steps.beginJob(effect);
+    const session = this.#trainers.get(trainerId);
     session?.sendFrames(frames);
     session?.send({ kind: 'factorAssignment', step, round, slots, isFinal });
   }
 
-  #commit(
-    kind: 'basis' | 'update',
-    step: number,
-    seal: (place: { sequence: number; step: number; previousDigest: Uint8Array }) => SealedRecord,
-  ): void {
+  /** Seals a record and appends it to the journal; the core hears of it once it is on disk. */
+  #commit(kind: 'basis' | 'update', step: number, seal: (place: RecordPlace) => SealedRecord): void {
     const { journal } = this.#run;
     const sequence = this.#state.sequence + 1;
-    const record = seal({ sequence, step, previousDigest: journal.digestOf(sequence - 1) ?? FIRST_DIGEST });
+    const previousDigest = journal.digestOf(sequence - 1) ?? FIRST_DIGEST;
+    const record = seal({ sequence, step, previousDigest });
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
         this.#record = record;
@@ -245,276 +231,41 @@ class Coordinator {
   #announceRecord(sequence: number): void {
     const record = this.#record;
     if (record === null || record.commit.sequence !== sequence) return;
-    for (const session of this.#sessions.values()) {
+    for (const session of this.#trainers.sessions()) {
+      // A trainer that is still being fed gets it from the journal.
       if (session.liveSequence !== null && session.liveSequence < sequence) session.sendFrames(record.frames);
     }
     this.#record = null;
-    if (record.commit.record.type === 'basis') return this.#desk.refreshCommitted();
+    if (record.commit.record.type === 'basis') return this.#steps.refreshCommitted();
     const { step } = record.commit;
-    this.#desk.discard();
-    this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#sizes(), this.#clock.nowMs());
+    this.#steps.discard();
+    const sizes = {
+      coordinatorResidentBytes: process.memoryUsage.rss(),
+      sizes: this.#trainers.sizes(),
+    };
+    this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }
 
+  #rejectStep({ trainerId, step, reason }: EffectOf<'rejectStep'>): void {
+    this.#trainers.get(trainerId)?.send({ kind: 'stepRejected', step, reason });
+  }
+
   #assignEvaluation(effect: EffectOf<'assignEvaluation'>): void {
-    const { trainerId, step, sequences } = effect;
-    const { validation } = this.#run.dataset;
-    const session = this.#sessions.get(trainerId);
-    if (validation === null || session === undefined) return;
-    const portion = maxSequencesPerAssignment(this.#run.config.seq_len + 1);
-    this.#tallies.set(trainerId, new EvaluationTally(step, Math.ceil(sequences.length / portion)));
-    for (let start = 0; start < sequences.length; start += portion) {
-      const indices = sequences.slice(start, start + portion).map((number) => this.#heldOutIndex(number, validation));
-      session.enqueue(async () => {
-        const read = await this.#readSequences(validation, indices, indices);
-        session.connection.send({ kind: 'evaluationAssignment', step, sequences: read });
-      });
-    }
+    const session = this.#trainers.get(effect.trainerId);
+    if (session !== undefined) this.#evaluations.assign(effect, session);
   }
 
-  /** The core numbers the sequences of an evaluation; they are spread evenly over what is held out. */
-  #heldOutIndex(number: number, validation: SequenceSource): number {
-    return Math.floor((number * validation.count) / this.#state.plan.evaluationSequences);
+  #reportEvaluation({ step, lossSum, tokens }: EffectOf<'reportEvaluation'>): void {
+    this.#metrics.evaluated(step, lossSum, tokens);
+    this.#metrics.restartClock(this.#clock.nowMs());
   }
-
-  async #readSequences(source: SequenceSource, indices: readonly number[], positions: readonly number[]) {
-    const { tokens, mask } = await source.read(indices);
-    return { positions, length: this.#run.config.seq_len + 1, tokens, mask: mask ?? new Uint8Array(0) };
-  }
-
-  // ---- checkpoints ----
 
   #requestSnapshot(effect: EffectOf<'requestSnapshot'>): void {
-    const { trainerId, step, sequence, refreshedStep, cursor } = effect;
-    const { journal, shape, checkpointsDir, texts } = this.#run;
-    const table = stateTensors(shape.slots);
-    const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
-    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, this.#memberIds());
-    const session = this.#sessions.get(trainerId);
-    session?.enqueue(async () => {
-      const writer = await beginCheckpoint(checkpointsDir, step, table, texts);
-      this.#intake = new SnapshotIntake(trainerId, facts, table, writer);
-      session.connection.send({ kind: 'snapshotRequest', step, sequence });
-    });
+    const session = this.#trainers.get(effect.trainerId);
+    const members = this.#state.trainers.map(({ trainerId }) => trainerId);
+    if (session !== undefined) this.#checkpoints.request(effect, session, members);
   }
-
-  #finishIntake(intake: SnapshotIntake): void {
-    const { checkpointsDir, journal, config } = this.#run;
-    const store = async (): Promise<void> => {
-      this.#newestCheckpoint = await intake.finish();
-      const kept = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
-      await journal.startSegment();
-      const oldest = kept.at(0);
-      if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
-    };
-    store().then(
-      () => {
-        this.#options.onReport({ type: 'checkpoint', step: intake.step, path: this.#newestCheckpoint!.path });
-        this.#dispatch({ type: 'checkpointWritten', step: intake.step });
-      },
-      (error: Error) => {
-        this.#options.onReport({
-          type: 'notice',
-          text: `checkpoint of step ${intake.step} failed: ${error.message}`,
-        });
-        this.#dispatch({ type: 'checkpointFailed', step: intake.step, reason: error.message });
-      },
-    );
-  }
-
-  #abandonIntake(): void {
-    const intake = this.#intake;
-    this.#intake = null;
-    intake
-      ?.abandon()
-      .catch((error: unknown) =>
-        this.#options.logger.warn('checkpoint.abandon', { error: String(error) }, ''),
-      );
-  }
-
-  // ---- trainers ----
-
-  #onMessage(connection: Connection, message: Message): void {
-    if (message.kind === 'hello') return this.#onHello(connection, message);
-    const session = connection.trainerId === null ? undefined : this.#sessions.get(connection.trainerId);
-    if (session === undefined || session.connection !== connection) return;
-    const { trainerId } = session;
-    switch (message.kind) {
-      case 'ready':
-        session.readySequence = message.sequence;
-        session.device = message.device;
-        return this.#reportReady(session);
-      case 'heartbeat':
-        this.#heartbeats.set(trainerId, {
-          residentBytes: message.residentBytes,
-          tensorCount: message.tensorCount,
-        });
-        return this.#dispatch({ type: 'trainerSeen', trainerId });
-      case 'part':
-        if (message.stream !== 'snapshot') return this.#desk.acceptPart(trainerId, message);
-        if (this.#intake?.trainerId === trainerId) this.#intake.accept(message);
-        return;
-      case 'sketch':
-        this.#desk.acceptSketch(trainerId, message);
-        return this.#dispatch({
-          type: 'sketchReceived',
-          trainerId,
-          step: message.step,
-          round: message.round,
-          tokens: message.tokens,
-        });
-      case 'factor': {
-        const slots = this.#desk.acceptFactor(trainerId, message);
-        return this.#dispatch({
-          type: 'factorReceived',
-          trainerId,
-          step: message.step,
-          round: message.round,
-          slots,
-        });
-      }
-      case 'contribution':
-        this.#desk.acceptContribution(trainerId, message);
-        return this.#dispatch({
-          type: 'contributionReceived',
-          trainerId,
-          step: message.step,
-          tokens: message.tokens,
-          lossSum: message.lossSum,
-        });
-      case 'evaluation':
-        return this.#onEvaluation(trainerId, message);
-      case 'stateHash': {
-        const weightsSha256 = Buffer.from(message.weightsSha256).toString('hex');
-        return this.#dispatch({ type: 'stateHashReceived', trainerId, step: message.step, weightsSha256 });
-      }
-      case 'snapshotEnd':
-        return this.#onSnapshotEnd(trainerId);
-      default:
-        return;
-    }
-  }
-
-  #onHello(connection: Connection, hello: HelloMessage): void {
-    const { runId, config, schemaHash, journal, modelJson } = this.#run;
-    const { trainerId } = hello;
-    const isReplacement = this.#sessions.has(trainerId);
-    const answer = admit(hello, {
-      runId,
-      runName: config.name,
-      schemaHash,
-      trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
-      maxTrainers: config.coordinator.max_trainers,
-      digestOf: (sequence) => journal.digestOf(sequence),
-    });
-    if (!answer.isAdmitted) return connection.close(answer.reason, answer.text);
-    this.#server.admit(connection, trainerId);
-    const session = new Session(trainerId, connection, (error) => this.#fail(error));
-    if (isReplacement) this.#desk.forget(trainerId);
-    this.#sessions.set(trainerId, session);
-    this.#options.logger.info(
-      'trainer.joined',
-      { trainer: trainerId, address: connection.remoteAddress },
-      `${trainerId} joined`,
-    );
-    this.#dispatch({ type: 'trainerJoined', trainerId });
-    session.enqueue(async () => {
-      const snapshot =
-        answer.heldSequence === null ? await openNewestCheckpoint(this.#run.checkpointsDir, () => {}) : null;
-      const header: SnapshotHeader | null =
-        snapshot === null
-          ? null
-          : {
-              step: snapshot.step,
-              sequence: snapshot.run.sequence,
-              tensors: snapshot.tensors.map(({ name, shape, totalBytes }) => ({
-                name,
-                shape,
-                codec: 'f32',
-                totalBytes,
-              })),
-            };
-      connection.send({
-        kind: 'welcome',
-        protocolVersion: answer.version,
-        runId,
-        runName: config.name,
-        configJson: JSON.stringify(config),
-        modelJson,
-        schemaHash,
-        heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
-        heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-        snapshot: header,
-      });
-      const nextSequence = (snapshot?.run.sequence ?? answer.heldSequence ?? 0) + 1;
-      await feedTrainer(connection, { snapshot, nextSequence }, journal, (sequence) => {
-        session.liveSequence = sequence;
-      });
-      this.#reportReady(session);
-    });
-  }
-
-  #reportReady(session: Session): void {
-    if (!session.isUpToDate || this.#sessions.get(session.trainerId) !== session) return;
-    this.#dispatch({ type: 'trainerReady', trainerId: session.trainerId, sequence: session.readySequence });
-  }
-
-  #onEvaluation(trainerId: string, { step, tokens, lossSum }: MessageOf<'evaluation'>): void {
-    const tally = this.#tallies.get(trainerId);
-    if (tally?.step !== step) return;
-    const total = tally.add(tokens, lossSum);
-    if (total === null) return;
-    this.#tallies.delete(trainerId);
-    this.#dispatch({ type: 'evaluationReceived', trainerId, step, ...total });
-  }
-
-  #onSnapshotEnd(trainerId: string): void {
-    const intake = this.#intake;
-    if (intake?.trainerId !== trainerId) return;
-    if (!intake.isComplete) {
-      throw new ProtocolError(
-        CLOSE_CODES.UNEXPECTED_MESSAGE.code,
-        'the snapshot ended before all tensors were sent',
-      );
-    }
-    this.#intake = null;
-    this.#dispatch({ type: 'snapshotReceived', trainerId, step: intake.step });
-    this.#finishIntake(intake);
-  }
-
-  #onClose(connection: Connection, code: number, reason: string): void {
-    const { trainerId } = connection;
-    if (trainerId === null || this.#sessions.get(trainerId)?.connection !== connection) return;
-    this.#forget(trainerId);
-    const text = `${reason || 'the connection ended'} (${code})`;
-    this.#options.logger.info('trainer.lost', { trainer: trainerId, code }, `${trainerId} left: ${text}`);
-    this.#dispatch({ type: 'trainerLost', trainerId, reason: text });
-  }
-
-  #closeTrainer(trainerId: string, reason: CloseReason, text: string): void {
-    const session = this.#sessions.get(trainerId);
-    this.#forget(trainerId);
-    this.#options.logger.warn('trainer.closed', { trainer: trainerId, reason }, `${trainerId}: ${text}`);
-    session?.connection.close(reason, text);
-  }
-
-  #forget(trainerId: string): void {
-    this.#sessions.delete(trainerId);
-    this.#heartbeats.delete(trainerId);
-    this.#tallies.delete(trainerId);
-    this.#desk.forget(trainerId);
-  }
-
-  #memberIds(): readonly string[] {
-    return this.#state.trainers.map(({ trainerId }) => trainerId);
-  }
-
-  #sizes() {
-    const sizes = Object.fromEntries([...this.#heartbeats].sort(([a], [b]) => (a < b ? -1 : 1)));
-    return { coordinatorResidentBytes: process.memoryUsage.rss(), sizes };
-  }
-
-  // ---- the end ----
 
   #end(outcome: Outcome): void {
     if (this.#isEnding) return;
@@ -539,12 +290,13 @@ class Coordinator {
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
     if (this.#ticker !== null) clearInterval(this.#ticker);
-    this.#abandonIntake();
+    await this.#checkpoints.abandon();
     await this.#server.close(reason, text);
     await this.#run.close();
   }
 
   #summary(outcome: Outcome): RunSummary {
+    const { path, weightsSha256 } = this.#checkpoints.newest;
     return {
       outcome,
       step: this.#state.step,
@@ -552,8 +304,8 @@ class Coordinator {
       dir: this.#run.config.dir,
       lastLoss: this.#metrics.lastLoss ?? NaN,
       validationPerplexity: this.#metrics.validationPerplexity,
-      checkpointPath: this.#newestCheckpoint?.path ?? this.#run.newestCheckpoint.path,
-      weightsSha256: this.#newestCheckpoint?.weightsSha256 ?? this.#run.newestCheckpoint.weightsSha256,
+      checkpointPath: path,
+      weightsSha256,
     };
   }
 }

@@ -1,18 +1,12 @@
 /** What only a new run needs: its model, and the checkpoint of step 0 with the first weights. */
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { RunConfig } from '../config/schema.ts';
 import { DataError } from '../errors.ts';
+import { readModelConfig } from '../files/model-config.ts';
 import { openModelFolder } from '../files/model-folder.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
 import { sizeOf, type TensorSpec } from '../galore/slot.ts';
 import { initialiseTensor } from '../model/initialise.ts';
-import {
-  llamaConfigFromFields,
-  llamaTensors,
-  parseLlamaConfig,
-  type LlamaConfig,
-} from '../model/llama-config.ts';
+import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { beginCheckpoint, type CheckpointTexts } from './store/checkpoint.ts';
 
@@ -25,7 +19,7 @@ type ReadTensor = (spec: TensorSpec) => Promise<Float32Array>;
 /** The model of a new run: from a Hugging Face folder, or from the sizes in the configuration. */
 export async function newModel(config: RunConfig, tokenizer: Tokenizer): Promise<LlamaConfig> {
   const { path, ...fields } = config.model;
-  if (path !== undefined) return readModelConfig(join(path, 'config.json'));
+  if (path !== undefined) return readModelConfig(path);
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);
   const model = llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
   return { ...model, eosTokenId: tokenizer.eosId };
@@ -90,22 +84,4 @@ async function weightsOf(
     return folder.readFloat32(spec.name);
   };
   return { read, close: () => folder.close() };
-}
-
-async function readModelConfig(path: string): Promise<LlamaConfig> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    throw new DataError(path, `cannot read the model's ${path}: ${(error as Error).message}`, {
-      cause: error,
-    });
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new DataError(path, `${path} is not JSON: ${(error as Error).message}`, { cause: error });
-  }
-  return parseLlamaConfig(json, path);
 }

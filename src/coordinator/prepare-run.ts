@@ -3,10 +3,12 @@
  * directory, the checkpoint of step 0, journal. The same for a new run and for one that goes on.
  */
 import { createHash, randomUUID } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError, ConfigError } from '../errors.ts';
+import { writeFileAtomic } from '../files/atomic.ts';
 import { prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
 import { describeSlots } from '../galore/slot.ts';
@@ -43,10 +45,14 @@ export interface PreparedRun {
   readonly start: ResumePoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
   close(): Promise<void>;
+  /** After close: removes the directory if this call made it, so that a start that failed can be tried again. */
+  discardIfNew(): Promise<void>;
 }
 
 /** Closes what was opened, newest first, when preparing fails half-way or the run ends. */
 class Closers {
+  /** Set once the run directory was made by this call. */
+  hasNewDirectory = false;
   readonly #closers: (() => Promise<void>)[] = [];
   add(close: () => Promise<void>): void {
     this.#closers.push(close);
@@ -63,8 +69,14 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
     return await prepare(options, closers);
   } catch (error) {
     await closers.closeAll();
+    if (closers.hasNewDirectory) await discardRun(options.config.dir);
     throw error;
   }
+}
+
+/** Removes what a run that never began has written. */
+async function discardRun(dir: string): Promise<void> {
+  await rm(dir, { recursive: true, force: true });
 }
 
 async function prepare(options: CoordinatorOptions, closers: Closers): Promise<PreparedRun> {
@@ -89,6 +101,11 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const { modelJson, texts } = await readTexts(checkpoint, dataset);
   const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const start = await findResumePoint(checkpoint.run, journal, onNotice);
+  if (config.steps < start.step) {
+    const rule = `at least ${start.step}: the run in ${run.path} has come that far`;
+    const fault = { field: 'steps', value: String(config.steps), allowed: rule };
+    throw new ConfigError(`steps is ${config.steps}; it must be ${rule}`, [fault]);
+  }
   const { path, step, manifest } = checkpoint;
   await checkpoint.close();
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
@@ -96,6 +113,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
+  // What was changed for going on holds the next time too.
+  if (mode === 'resume') await writeFileAtomic(join(run.path, 'run.yaml'), resolvedYaml(config));
   return {
     config,
     runId: run.runId,
@@ -111,6 +130,9 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     start,
     newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
     close: () => closers.closeAll(),
+    discardIfNew: async () => {
+      if (mode === 'new') await discardRun(config.dir);
+    },
   };
 }
 
@@ -162,6 +184,7 @@ async function createRun(
     name: config.name,
     configYaml: resolvedYaml(config),
   });
+  closers.hasNewDirectory = true;
   closers.add(() => directory.close());
   await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),

@@ -11,6 +11,8 @@ import {
 } from '../../src/cli/progress.ts';
 import { FakeStream, STEP, summary } from './fakes.ts';
 
+const asIs = (path: string): string => path;
+
 test('the status line tells step, losses, speed, bytes, trainers and time left', (t) => {
   t.is(
     statusLine(STEP),
@@ -46,16 +48,19 @@ test('a short run prints every step, a long fast one about one a second, at roun
 
 test('evaluations, checkpoints and notices stay; steps and progress do not', (t) => {
   t.is(
-    permanentLine({ type: 'evaluation', step: 20, loss: 5.01, perplexity: 149.9 }),
+    permanentLine({ type: 'evaluation', step: 20, loss: 5.01, perplexity: 149.9 }, asIs),
     'evaluation at step 20: loss 5.0100, perplexity 150',
   );
-  t.is(permanentLine({ type: 'checkpoint', step: 20, path: 'runs/x' }), 'checkpoint of step 20: runs/x');
-  t.is(permanentLine(STEP), null);
-  t.is(permanentLine({ type: 'progress', text: 'x', share: 0 }), null);
+  t.is(
+    permanentLine({ type: 'checkpoint', step: 20, path: '/w/runs/x' }, (path) => path.slice(3)),
+    'checkpoint of step 20: runs/x',
+  );
+  t.is(permanentLine(STEP, asIs), null);
+  t.is(permanentLine({ type: 'progress', text: 'x', share: 0 }, asIs), null);
 });
 
 test('text from other machines cannot move the cursor', (t) => {
-  t.is(permanentLine({ type: 'notice', text: 'a\u001b[2J\nb' }), 'a [2J b');
+  t.is(permanentLine({ type: 'notice', text: 'a\u001b[2J\nb' }, asIs), 'a [2J b');
 });
 
 test('progress is a percentage that stays between 0 and 100', (t) => {
@@ -74,6 +79,11 @@ test('a completed run ends with its results and a command to try it', (t) => {
   ]);
 });
 
+test('a run that was complete when it was resumed has no loss to tell', (t) => {
+  const lines = summaryLines(summary('/r', { lastLoss: NaN, validationPerplexity: null }), WORDS);
+  t.is(lines[0], 'done: 60 steps');
+});
+
 test('a stopped run ends with the command that goes on', (t) => {
   const lines = summaryLines(
     summary('/r', { outcome: 'stopped', step: 12, checkpointPath: null, weightsSha256: null }),
@@ -86,7 +96,7 @@ test('on a terminal the status line is redrawn under the lines that stay', (t) =
   const out = new FakeStream(true, 40);
   const err = new FakeStream(true, 40);
   const display = new Display(out, err, true);
-  const report = createReporter(display);
+  const report = createReporter(display, asIs);
   report(STEP);
   report({ type: 'notice', text: 'trainer-2 joined' });
   display.error('12:00:00Z warn  something\n');
@@ -102,7 +112,7 @@ test('on a terminal the status line is redrawn under the lines that stay', (t) =
 
 test('elsewhere there are plain lines only, and each stage of progress is named once', (t) => {
   const out = new FakeStream(false);
-  const report = createReporter(new Display(out, new FakeStream(), true));
+  const report = createReporter(new Display(out, new FakeStream(), true), asIs);
   report({ type: 'progress', text: 'tokenising', share: 0.1 });
   report({ type: 'progress', text: 'tokenising', share: 0.9 });
   report({ ...STEP, step: 1 });
@@ -111,7 +121,7 @@ test('elsewhere there are plain lines only, and each stage of progress is named 
 
 test('a terminal that cannot redraw gets plain lines', (t) => {
   const out = new FakeStream(true);
-  const report = createReporter(new Display(out, new FakeStream(), false));
+  const report = createReporter(new Display(out, new FakeStream(), false), asIs);
   report({ ...STEP, step: 1 });
   t.false(out.text.includes('\u001b'));
 });

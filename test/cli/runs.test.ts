@@ -44,12 +44,14 @@ test('train starts a coordinator and as many trainers as asked, which share the 
     ...['trainer', 'ws://127.0.0.1:29400/', '--id', 'trainer-1', '--run', 'tiny'],
     ...['--threads', '2', '--quiet', '--log-level', 'warn'],
   ]);
+  options.onReport({ type: 'checkpoint', step: 60, path: join(w.dir, 'runs/tiny/checkpoints/step-000060') });
   for (const process of w.processes) process.events.onExit(0, 'exit code 0');
   w.coordinator.finished.resolve(summary(join(w.dir, 'runs/tiny')));
   t.is(await running, 0);
+  t.regex(w.out.text, /^checkpoint of step 60: runs\/tiny\/checkpoints\/step-000060\ndone: /);
   t.regex(
     w.out.text,
-    /^done: 60 steps, loss 4\.5000, validation perplexity 95\.2\ncheckpoint: runs\/tiny\/checkpoints/,
+    /^done: 60 steps, loss 4\.5000, validation perplexity 95\.2\ncheckpoint: runs\/tiny\/checkpoints/m,
   );
   t.regex(w.out.text, /to try it: galore generate runs\/tiny --prompt "/);
 });
@@ -243,6 +245,21 @@ test('when no trainer is left the run is given up with 3, the reasons, and the w
   );
 });
 
+test('when a run was complete already its trainers are sent away at once, and what they say is no news', async (t) => {
+  const w = world(t);
+  writeRunDirectory(join(w.dir, 'kept'), savedYaml(w.dir, 'coordinator.local_trainers=1'));
+  const running = w.run('resume', 'kept');
+  await w.coordinator.started.promise;
+  await settle();
+  w.coordinator.finished.resolve(summary(join(w.dir, 'kept'), { lastLoss: NaN }));
+  await settle();
+  t.deepEqual(w.processes[0]?.signals, ['SIGTERM']);
+  w.processes[0]?.events.onLine('connect ECONNREFUSED');
+  w.processes[0]?.events.onExit(0, 'exit code 0');
+  t.is(await running, 0);
+  t.is(w.err.text, '');
+});
+
 test('a coordinator that fails ends the trainers, and its error decides the code', async (t) => {
   const w = world(t);
   const running = w.run('train', 'run.yaml');
@@ -273,7 +290,7 @@ test('progress is plain lines in a pipe and a status line on a terminal', async 
   const terminal = world(t, { out: new FakeStream(true, 200) });
   void terminal.run('train', 'run.yaml');
   (await terminal.coordinator.started.promise).onReport(STEP);
-  t.regex(terminal.out.text, /^\r\u001b\[2Kstep 12\/60 · loss 5\.12 · /);
+  t.true(terminal.out.text.startsWith('\r\u001b[2Kstep 12/60 · loss 5.12 · '));
 });
 
 test('--log-json writes every line as a JSON object', async (t) => {

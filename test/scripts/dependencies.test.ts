@@ -1,8 +1,11 @@
 import test from 'ava';
 import type { ExecutionContext } from 'ava';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { areDependenciesInstalled, isLinked } from '#scripts/dependencies';
+import { areDependenciesInstalled, installDependencies, isLinked } from '#scripts/dependencies';
+import { startOf } from '#scripts/lock';
 import { ROOT, unsuitableNode } from '#scripts/setup';
 import { emptyFolder, writeFiles } from './folder.ts';
 
@@ -70,6 +73,27 @@ test('a node_modules that is a link belongs to another checkout and is used as i
   t.true(isLinked(root));
   t.true(areDependenciesInstalled(root));
   t.false(existsSync(join(root, STAMP)));
+});
+
+test('an npm that outlived its set-up is waited for, and its result used', async (t) => {
+  const root = checkout(t, {});
+  const npm = spawn(process.execPath, ['-e', 'process.stdin.resume()'], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  t.teardown(() => npm.kill('SIGKILL'));
+  await once(npm, 'spawn');
+  const pid = npm.pid ?? 0;
+  writeFiles(root, { '.setup/npm': `${pid} ${startOf(pid)}` });
+  const told: string[] = [];
+  const onWait = (holder: string) => {
+    told.push(holder);
+    const installed = lockfile({ 'node_modules/ws': { version: '8.0.0' } });
+    writeFiles(root, { 'node_modules/.package-lock.json': installed });
+    npm.kill('SIGKILL');
+  };
+  await installDependencies(root, { onWait, pollMs: 1 });
+  t.deepEqual(told, ['npm ci of a set-up that was killed']);
+  t.true(existsSync(join(root, STAMP)));
 });
 
 test('a Node that is too old is named in one sentence with the commands that install a newer one', (t) => {

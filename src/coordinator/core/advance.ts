@@ -9,6 +9,7 @@ import { advanceCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
 import {
   begin,
+  emit,
   expel,
   findTrainer,
   finish,
@@ -55,6 +56,8 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     isStopping: false,
     isHurried: false,
     hasStarted: false,
+    isResumed: from.sequence > 0,
+    resumeAtMs: null,
     hashes: null,
   };
 }
@@ -65,7 +68,7 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
  */
 export function advance(state: RunState, event: Event): Transition {
   const draft = begin({ ...state, nowMs: Math.max(state.nowMs, event.nowMs) });
-  if (state.phase.phase === 'finished') return finish(afterTheEnd(draft, event));
+  if (state.phase.phase === 'finished') return finish(loseExpelled(afterTheEnd(draft, event)));
   return finish(settle(route(draft, event)));
 }
 
@@ -150,13 +153,14 @@ function settle(draft: Draft): Draft {
   return phase.phase === 'finishing' ? settleFinishing(next, phase) : next;
 }
 
-/** Takes out the trainers whose connections were closed on the way here. */
+/** Closes the connections that are to be closed, and takes their trainers out. */
 function loseExpelled(draft: Draft): Draft {
   let next = draft;
   for (;;) {
-    const [trainerId, ...expelled] = next.expelled;
-    if (trainerId === undefined) return next;
-    next = { ...next, expelled };
+    const [expulsion, ...expelled] = next.expelled;
+    if (expulsion === undefined) return next;
+    next = emit({ ...next, expelled }, { type: 'closeConnection', ...expulsion });
+    const { trainerId } = expulsion;
     if (findTrainer(next.state, trainerId) !== undefined) next = lose(next, trainerId, null);
   }
 }

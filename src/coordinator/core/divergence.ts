@@ -3,7 +3,7 @@
  * their weights have the same hash; one that differs has lost its way (bad memory, another build) and
  * must join again without its state.
  */
-import { emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
+import { byTrainerId, emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
 
 type Hashes = NonNullable<Draft['state']['hashes']>;
 
@@ -12,7 +12,7 @@ export function announceUpdate(draft: Draft): Draft {
   const { plan, step, trainers } = draft.state;
   if (plan.hashEvery === 0 || step % plan.hashEvery !== 0) return draft;
   const expected = trainers.filter(({ status }) => status !== 'loading').map(({ trainerId }) => trainerId);
-  return patch(draft, { hashes: { step, expected, byTrainer: {} } });
+  return patch(draft, { hashes: { step, expected, byTrainer: [] } });
 }
 
 export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): Draft {
@@ -26,11 +26,11 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   if (hashes === null || hashes.step !== step) {
     return remark(draft, `the hash of step ${step} from ${trainerId} is not compared; ignored`);
   }
-  if (Object.hasOwn(hashes.byTrainer, trainerId)) {
+  if (hasReported(hashes, trainerId)) {
     return remark(draft, `the hash of step ${step} from ${trainerId} is here already; ignored`);
   }
-  const reports = [...Object.entries(hashes.byTrainer), [trainerId, weightsSha256] as const];
-  return judge(patch(draft, { hashes: { ...hashes, byTrainer: sortedRecord(reports) } }));
+  const byTrainer = [...hashes.byTrainer, { trainerId, weightsSha256 }].sort(byTrainerId);
+  return judge(patch(draft, { hashes: { ...hashes, byTrainer } }));
 }
 
 /** A trainer that is gone neither counts nor is waited for: it may come back with another state. */
@@ -38,8 +38,8 @@ export function forgetHash(draft: Draft, trainerId: string): Draft {
   const { hashes } = draft.state;
   if (hashes === null) return draft;
   const expected = hashes.expected.filter((id) => id !== trainerId);
-  const reports = Object.entries(hashes.byTrainer).filter(([id]) => id !== trainerId);
-  return judge(patch(draft, { hashes: { ...hashes, expected, byTrainer: sortedRecord(reports) } }));
+  const byTrainer = hashes.byTrainer.filter((report) => report.trainerId !== trainerId);
+  return judge(patch(draft, { hashes: { ...hashes, expected, byTrainer } }));
 }
 
 /**
@@ -52,8 +52,8 @@ function judge(draft: Draft): Draft {
   const groups = groupByHash(hashes);
   const [largest, ...others] = groups;
   if (largest === undefined || others.length === 0) return draft;
-  const reported = Object.keys(hashes.byTrainer).length;
-  const pending = hashes.expected.filter((id) => !Object.hasOwn(hashes.byTrainer, id)).length;
+  const reported = hashes.byTrainer.length;
+  const pending = hashes.expected.filter((trainerId) => !hasReported(hashes, trainerId)).length;
   if (pending > 0 && 2 * largest.trainerIds.length <= reported + pending) {
     return remark(
       draft,
@@ -81,8 +81,10 @@ function distrustUpload(draft: Draft, trainerId: string): Draft {
 /** Largest first, then by lowest trainer id. */
 function groupByHash({ byTrainer }: Hashes): { hash: string; trainerIds: string[] }[] {
   const groups = new Map<string, string[]>();
-  for (const [trainerId, hash] of sorted(Object.entries(byTrainer))) {
-    groups.set(hash, [...(groups.get(hash) ?? []), trainerId]);
+  for (const { trainerId, weightsSha256 } of byTrainer) {
+    const group = groups.get(weightsSha256);
+    if (group === undefined) groups.set(weightsSha256, [trainerId]);
+    else group.push(trainerId);
   }
   // A stable sort: groups of one size stay in the order of their lowest trainer id.
   return [...groups]
@@ -90,10 +92,6 @@ function groupByHash({ byTrainer }: Hashes): { hash: string; trainerIds: string[
     .sort((a, b) => b.trainerIds.length - a.trainerIds.length);
 }
 
-function sortedRecord(reports: readonly (readonly [string, string])[]): Readonly<Record<string, string>> {
-  return Object.fromEntries(sorted(reports));
-}
-
-function sorted(reports: readonly (readonly [string, string])[]): readonly (readonly [string, string])[] {
-  return [...reports].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+function hasReported({ byTrainer }: Hashes, trainerId: string): boolean {
+  return byTrainer.some((report) => report.trainerId === trainerId);
 }

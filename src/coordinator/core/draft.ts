@@ -9,8 +9,15 @@ export interface Draft {
   readonly state: RunState;
   readonly effects: readonly Effect[];
   readonly notes: readonly string[];
-  /** Trainers whose connection was closed and who are still to be taken out (see advance.ts). */
-  readonly expelled: readonly string[];
+  /** Connections still to be closed (see advance.ts). */
+  readonly expelled: readonly Expulsion[];
+}
+
+/** A connection to be closed, and why. */
+export interface Expulsion {
+  readonly trainerId: string;
+  readonly reason: CloseReason;
+  readonly text: string;
 }
 
 /** One kind of event, by its type. */
@@ -64,12 +71,14 @@ export function shellFault(text: string): never {
   throw new Error(`assertion failed: ${text}`);
 }
 
-/** Closes a trainer's connection. advance.ts then takes the trainer out, as if it had been lost. */
+/**
+ * Closes a trainer's connection. advance.ts does it once the event is dealt with, and takes the trainer
+ * out as if it had been lost; one after the other, so that nothing is said to one that is gone.
+ */
 export function expel(draft: Draft, trainerId: string, reason: CloseReason, text: string): Draft {
-  if (draft.expelled.includes(trainerId)) return draft;
-  const closed = emit(draft, { type: 'closeConnection', trainerId, reason, text });
-  const expelled = [...draft.expelled, trainerId];
-  return remark({ ...closed, expelled }, `${trainerId} is disconnected: ${text}`);
+  if (draft.expelled.some((expulsion) => expulsion.trainerId === trainerId)) return draft;
+  const expelled = [...draft.expelled, { trainerId, reason, text }];
+  return remark({ ...draft, expelled }, `${trainerId} is disconnected: ${text}`);
 }
 
 export function findTrainer(state: RunState, trainerId: string): TrainerState | undefined {
@@ -148,4 +157,9 @@ export function nameSome(trainerIds: readonly string[]): string {
 /** "1 step", "2 steps" */
 export function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** "1.5 s" */
+export function seconds(durationMs: number): string {
+  return `${(durationMs / 1000).toFixed(1)} s`;
 }

@@ -11,6 +11,7 @@ import {
   patch,
   patchTrainer,
   remark,
+  seconds,
   type Draft,
   type EventOf,
 } from './draft.ts';
@@ -80,8 +81,4 @@ export function dropSilent(draft: Draft): Draft {
 export function remove(draft: Draft, trainerId: string): Draft {
   const trainers = draft.state.trainers.filter((trainer) => trainer.trainerId !== trainerId);
   return patch(draft, { trainers });
-}
-
-function seconds(durationMs: number): string {
-  return `${(durationMs / 1000).toFixed(1)} s`;
 }

@@ -149,10 +149,12 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
 function settleFactors(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
   const { step, round, slots, shards, jobs } = phase;
   if (jobs.some((job) => !job.isDone)) return enter(draft, phase);
-  if (round < draft.state.plan.refreshRounds) return enterSketching(draft, step, round + 1, slots, shards);
+  if (round < draft.state.plan.refreshRounds) {
+    return enterSketching(draft, { step, round: round + 1, slots, shards, jobs });
+  }
   const { cursor } = draft.state;
   const committing = { phase: 'committing', step, kind: 'basis', shards, received: [], cursor } as const;
-  return emit(enter(draft, committing), { type: 'commitBases', step, slots });
+  return emit(enter(draft, committing), { type: 'commitBases', step, slots, jobs });
 }
 
 /** Gives the open jobs of trainers that are gone or late to the members with the fewest open slots. */

@@ -132,6 +132,12 @@ export interface CheckpointJob {
   readonly progressedMs: number;
 }
 
+/** What a trainer says the hash of its weights is. */
+export interface HashReport {
+  readonly trainerId: string;
+  readonly weightsSha256: string;
+}
+
 /** Everything the coordinator knows. */
 export interface RunState {
   readonly plan: RunPlan;
@@ -157,13 +163,17 @@ export interface RunState {
   readonly isStopping: boolean;
   /** Set once a stop was asked for again: nothing is waited for but the record being written. */
   readonly isHurried: boolean;
-  /** True once startTrainers were ready together. */
+  /** True once startTrainers were ready together, or a resumed run has gone on without some of them. */
   readonly hasStarted: boolean;
+  /** The journal was not empty when the process started. */
+  readonly isResumed: boolean;
+  /** When a resumed run goes on with minTrainers, for there are so many; null: there are not. */
+  readonly resumeAtMs: number | null;
   /** Weight hashes reported for the last step that asked for them; `expected` had the step's record sent live. */
   readonly hashes: {
     readonly step: number;
     readonly expected: readonly string[];
-    readonly byTrainer: Readonly<Record<string, string>>;
+    readonly byTrainer: readonly HashReport[]; // ascending trainer id
   } | null;
 }
 
@@ -248,6 +258,7 @@ export type Effect =
       readonly step: number;
       readonly round: number;
       readonly slots: readonly number[];
+      readonly jobs: readonly FactorJob[]; // whose factors of the round before count; none in round 1
     }
   /** Sum the sketches of these trainers, weighted by tokens, and send each job its slots. */
   | {
@@ -265,7 +276,12 @@ export type Effect =
       readonly isFinal: boolean;
     }
   /** Journal the bases of the last round; report recordCommitted. */
-  | { readonly type: 'commitBases'; readonly step: number; readonly slots: readonly number[] }
+  | {
+      readonly type: 'commitBases';
+      readonly step: number;
+      readonly slots: readonly number[];
+      readonly jobs: readonly FactorJob[]; // whose factors count
+    }
   /** Sum, encode, journal, sync; report recordCommitted. */
   | {
       readonly type: 'commitUpdate';

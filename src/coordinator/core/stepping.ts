@@ -3,7 +3,17 @@
  * not move before the update is on disk, so an abandoned step leaves nothing to undo.
  */
 import { membersOf, shardEqually, takePositions } from './assignment.ts';
-import { deadlineMs, emit, enter, patch, readyTrainers, remark, waitMs, type Draft } from './draft.ts';
+import {
+  deadlineMs,
+  emit,
+  enter,
+  patch,
+  readyTrainers,
+  remark,
+  waitMs,
+  type Draft,
+  type PhaseOf,
+} from './draft.ts';
 import { refreshSlots } from './refresh-schedule.ts';
 import type { Effect, RunState, Shard } from './state.ts';
 
@@ -26,32 +36,31 @@ export function startStep(draft: Draft): Draft {
   }));
   const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
   return slots.length > 0
-    ? enterSketching(assigned, step, 1, slots, shards)
+    ? enterSketching(assigned, { step, round: 1, slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);
 }
 
+/** Begins a round. `jobs` are those of the round before: the shell sends their factors first. */
 export function enterSketching(
   draft: Draft,
-  step: number,
-  round: number,
-  slots: readonly number[],
-  shards: readonly Shard[],
+  round: Pick<PhaseOf<'factorising'>, 'step' | 'round' | 'slots' | 'shards' | 'jobs'>,
 ): Draft {
+  const { jobs, ...begun } = round;
+  const { step, slots, shards } = begun;
   const phase = {
     phase: 'sketching',
-    step,
-    round,
-    slots,
-    shards,
+    ...begun,
     received: [],
     deadlineMs: deadlineMs(draft.state),
   } as const;
+  const trainerIds = membersOf(shards);
   return emit(enter(draft, phase), {
     type: 'requestSketches',
-    trainerIds: membersOf(shards),
+    trainerIds,
     step,
-    round,
+    round: begun.round,
     slots,
+    jobs,
   });
 }
 

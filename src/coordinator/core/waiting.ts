@@ -4,7 +4,7 @@
 import { readyTrainers, remark, shellFault, type Draft, type PhaseEvent, type PhaseOf } from './draft.ts';
 import { enterFinishing } from './finishing.ts';
 import { refuseWork } from './late.ts';
-import { decideQuorum } from './quorum.ts';
+import { decideQuorum, limitPatience } from './quorum.ts';
 import { startStep } from './stepping.ts';
 
 export function advanceWaiting(draft: Draft, _phase: PhaseOf<'waiting'>, event: PhaseEvent): Draft {
@@ -35,6 +35,7 @@ export function settleWaiting(draft: Draft): Draft {
     const note = `waiting: all ${step} steps are done; 0 of 1 trainers are ready to give the last checkpoint`;
     return remark(draft, note);
   }
-  const { canStart, note } = decideQuorum(draft.state);
-  return canStart ? startStep(draft) : remark(draft, note);
+  const limited = limitPatience(draft);
+  const { canStart, note } = decideQuorum(limited.state);
+  return canStart ? startStep(limited) : remark(limited, note);
 }

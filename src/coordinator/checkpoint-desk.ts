@@ -1,0 +1,128 @@
+/**
+ * Checkpoints during a run: asks one trainer for the state, writes it to disk as it comes, beside the
+ * steps, and drops what the new checkpoint makes superfluous. The core says when and from whom.
+ */
+import { CLOSE_CODES } from '../protocol/close-codes.ts';
+import { FIRST_DIGEST } from '../protocol/digest.ts';
+import type { PartMessage } from '../protocol/messages.ts';
+import { ProtocolError } from '../errors.ts';
+import { stateTensors } from '../galore/state-table.ts';
+import type { Logger } from '../log.ts';
+import type { RunReport } from './api.ts';
+import type { Effect } from './core/state.ts';
+import type { Dispatch } from './dispatch.ts';
+import { factsOf, type PreparedRun } from './prepare-run.ts';
+import type { Session } from './session.ts';
+import { SnapshotIntake } from './snapshot-intake.ts';
+import { beginCheckpoint, pruneCheckpoints, type CheckpointInfo } from './store/checkpoint.ts';
+
+/** Least time between two reports that an upload is getting on. */
+const PROGRESS_INTERVAL_MS = 1000;
+
+/** What the desk needs of its surroundings. */
+export interface CheckpointSurroundings {
+  readonly dispatch: Dispatch;
+  readonly onReport: (report: RunReport) => void;
+  readonly logger: Logger;
+  readonly nowMs: () => number;
+}
+
+export class CheckpointDesk {
+  readonly #run: PreparedRun;
+  readonly #around: CheckpointSurroundings;
+  #intake: SnapshotIntake | null = null;
+  #reportedMs = 0;
+  #newest: Pick<CheckpointInfo, 'path' | 'weightsSha256'>;
+
+  constructor(run: PreparedRun, around: CheckpointSurroundings) {
+    this.#run = run;
+    this.#around = around;
+    this.#newest = run.newestCheckpoint;
+  }
+
+  /** The newest checkpoint on disk. */
+  get newest(): Pick<CheckpointInfo, 'path' | 'weightsSha256'> {
+    return this.#newest;
+  }
+
+  /** Opens the files of a checkpoint, then asks the trainer for its state. */
+  request(
+    effect: Extract<Effect, { type: 'requestSnapshot' }>,
+    session: Session,
+    members: readonly string[],
+  ): void {
+    const { trainerId, step, sequence, refreshedStep, cursor } = effect;
+    const { journal, shape, checkpointsDir, texts } = this.#run;
+    const table = stateTensors(shape.slots);
+    const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
+    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, members);
+    session.enqueue(async () => {
+      try {
+        const writer = await beginCheckpoint(checkpointsDir, step, table, texts);
+        this.#intake = new SnapshotIntake(trainerId, facts, table, writer);
+      } catch (error) {
+        return this.#failed(step, error);
+      }
+      session.connection.send({ kind: 'snapshotRequest', step, sequence });
+    });
+  }
+
+  /** Takes a part of stream snapshot. @throws ProtocolError */
+  acceptPart(trainerId: string, part: PartMessage): void {
+    if (this.#intake?.trainerId !== trainerId) return;
+    this.#intake.accept(part);
+    const nowMs = this.#around.nowMs();
+    if (nowMs - this.#reportedMs < PROGRESS_INTERVAL_MS) return;
+    this.#reportedMs = nowMs;
+    this.#around.dispatch({ type: 'snapshotProgressed', trainerId, step: this.#intake.step });
+  }
+
+  /** The trainer has sent everything. @throws ProtocolError if it has not */
+  acceptEnd(trainerId: string): void {
+    const intake = this.#intake;
+    if (intake?.trainerId !== trainerId) return;
+    if (!intake.isComplete) {
+      const text = 'the snapshot ended before all tensors were sent';
+      throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
+    }
+    this.#intake = null;
+    this.#around.dispatch({ type: 'snapshotReceived', trainerId, step: intake.step });
+    this.#store(intake).then(
+      ({ path }) => {
+        this.#around.onReport({ type: 'checkpoint', step: intake.step, path });
+        this.#around.dispatch({ type: 'checkpointWritten', step: intake.step });
+      },
+      (error: unknown) => this.#failed(intake.step, error),
+    );
+  }
+
+  /** Deletes what the trainer sent so far. */
+  async abandon(): Promise<void> {
+    const intake = this.#intake;
+    this.#intake = null;
+    try {
+      await intake?.abandon();
+    } catch (error) {
+      this.#around.logger.warn('checkpoint.abandon', { step: intake?.step }, String(error));
+    }
+  }
+
+  async #store(intake: SnapshotIntake): Promise<CheckpointInfo> {
+    const { checkpointsDir, journal, config } = this.#run;
+    const info = await intake.finish();
+    this.#newest = info;
+    await journal.startSegment();
+    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
+    if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
+    return info;
+  }
+
+  #failed(step: number, error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
+    this.#around.onReport({
+      type: 'notice',
+      text: `the checkpoint of step ${step} could not be written: ${reason}`,
+    });
+    this.#around.dispatch({ type: 'checkpointFailed', step, reason });
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * Held-out sequences on their way to trainers and their losses on the way back. A share may be too
+ * large for a message: it travels in portions whose answers are added up.
+ */
+import type { Dataset, SequenceSource } from '../files/dataset.ts';
+import { maxSequencesPerAssignment } from '../protocol/limits.ts';
+import type { EvaluationMessage, Sequences } from '../protocol/messages.ts';
+import type { Effect } from './core/state.ts';
+import type { Dispatch } from './dispatch.ts';
+import type { Session } from './session.ts';
+
+/** Answers of one trainer so far. */
+interface Tally {
+  readonly step: number;
+  outstanding: number;
+  tokens: number;
+  lossSum: number;
+}
+
+export class EvaluationDesk {
+  readonly #source: SequenceSource | null;
+  readonly #seqLen: number;
+  readonly #sequenceCount: number;
+  readonly #dispatch: Dispatch;
+  readonly #tallies = new Map<string, Tally>();
+
+  /** @param sequenceCount sequences of one evaluation; the core numbers them from 0 */
+  constructor(dataset: Dataset, seqLen: number, sequenceCount: number, dispatch: Dispatch) {
+    this.#source = dataset.validation;
+    this.#seqLen = seqLen;
+    this.#sequenceCount = sequenceCount;
+    this.#dispatch = dispatch;
+  }
+
+  /** Sends a trainer its share. */
+  assign(
+    { trainerId, step, sequences }: Extract<Effect, { type: 'assignEvaluation' }>,
+    session: Session,
+  ): void {
+    const source = this.#source;
+    if (source === null) return;
+    const portion = maxSequencesPerAssignment(this.#seqLen + 1);
+    const earlier = this.#tallies.get(trainerId);
+    const outstanding = Math.ceil(sequences.length / portion);
+    if (earlier?.step === step) earlier.outstanding += outstanding;
+    else this.#tallies.set(trainerId, { step, outstanding, tokens: 0, lossSum: 0 });
+    for (let start = 0; start < sequences.length; start += portion) {
+      const indices = sequences.slice(start, start + portion).map((number) => this.#spread(number, source));
+      session.enqueue(async () => {
+        const read = await readSequences(source, indices, indices, this.#seqLen);
+        session.connection.send({ kind: 'evaluationAssignment', step, sequences: read });
+      });
+    }
+  }
+
+  /** Takes one answer; the last one of a share is reported to the core. */
+  accept(trainerId: string, { step, tokens, lossSum }: EvaluationMessage): void {
+    const tally = this.#tallies.get(trainerId);
+    if (tally?.step !== step) return;
+    tally.tokens += tokens;
+    tally.lossSum += lossSum;
+    tally.outstanding--;
+    if (tally.outstanding > 0) return;
+    this.#tallies.delete(trainerId);
+    this.#dispatch({
+      type: 'evaluationReceived',
+      trainerId,
+      step,
+      tokens: tally.tokens,
+      lossSum: tally.lossSum,
+    });
+  }
+
+  /** The trainer is gone. */
+  forget(trainerId: string): void {
+    this.#tallies.delete(trainerId);
+  }
+
+  /** The sequences of an evaluation lie evenly over all that is held out. */
+  #spread(number: number, source: SequenceSource): number {
+    return Math.floor((number * source.count) / this.#sequenceCount);
+  }
+}
+
+/** Reads sequences by index into the form they travel in. */
+export async function readSequences(
+  source: SequenceSource,
+  indices: readonly number[],
+  positions: readonly number[],
+  seqLen: number,
+): Promise<Sequences> {
+  const { tokens, mask } = await source.read(indices);
+  return { positions, length: seqLen + 1, tokens, mask: mask ?? new Uint8Array(0) };
+}

@@ -1,0 +1,213 @@
+/**
+ * The connected trainers: lets them in, brings them up to date, and turns what they send into facts.
+ * Which trainer takes part in what is the core's business.
+ */
+import type { Logger } from '../log.ts';
+import type { CloseReason } from '../protocol/close-codes.ts';
+import type { HelloMessage, Message } from '../protocol/messages.ts';
+import { admit } from './admission.ts';
+import type { CheckpointDesk } from './checkpoint-desk.ts';
+import type { Connection } from './connection.ts';
+import type { Dispatch } from './dispatch.ts';
+import type { EvaluationDesk } from './evaluation-desk.ts';
+import { feedTrainer } from './feed.ts';
+import type { PreparedRun } from './prepare-run.ts';
+import { Session } from './session.ts';
+import type { StepDesk } from './step-desk.ts';
+import { openNewestCheckpoint, type OpenCheckpoint } from './store/checkpoint.ts';
+
+/** Sizes that a trainer's last heartbeat told. */
+export interface TrainerSizes {
+  readonly residentBytes: number;
+  readonly tensorCount: number;
+}
+
+/** What the desk needs of its surroundings. */
+export interface TrainerSurroundings {
+  readonly steps: StepDesk;
+  readonly evaluations: EvaluationDesk;
+  readonly checkpoints: CheckpointDesk;
+  readonly dispatch: Dispatch;
+  /** Gives a connection its trainer id; an older one with the same id is closed. */
+  readonly adopt: (connection: Connection, trainerId: string) => void;
+  readonly onFailure: (error: unknown) => void;
+  readonly logger: Logger;
+}
+
+export class TrainerDesk {
+  readonly #run: PreparedRun;
+  readonly #around: TrainerSurroundings;
+  readonly #sessions = new Map<string, Session>();
+  readonly #sizes = new Map<string, TrainerSizes>();
+
+  constructor(run: PreparedRun, around: TrainerSurroundings) {
+    this.#run = run;
+    this.#around = around;
+  }
+
+  get(trainerId: string): Session | undefined {
+    return this.#sessions.get(trainerId);
+  }
+
+  /** Every connected trainer. */
+  sessions(): Iterable<Session> {
+    return this.#sessions.values();
+  }
+
+  /** What the trainers' last heartbeats told, ascending by id. */
+  sizes(): Readonly<Record<string, TrainerSizes>> {
+    return Object.fromEntries([...this.#sizes].sort(([a], [b]) => (a < b ? -1 : 1)));
+  }
+
+  /** Handles a checked message. @throws ProtocolError when it does not fit what was asked for */
+  receive(connection: Connection, message: Message): void {
+    if (message.kind === 'hello') return this.#welcome(connection, message);
+    const session = connection.trainerId === null ? undefined : this.#sessions.get(connection.trainerId);
+    if (session?.connection === connection) this.#receiveFrom(session, message);
+  }
+
+  /** A connection is gone. */
+  closed(connection: Connection, code: number, reason: string): void {
+    const { trainerId } = connection;
+    if (trainerId === null || this.#sessions.get(trainerId)?.connection !== connection) return;
+    this.#forget(trainerId);
+    const text = `${reason || 'the connection ended'} (${code})`;
+    this.#around.logger.info('trainer.lost', { trainer: trainerId, code }, `${trainerId} left: ${text}`);
+    this.#around.dispatch({ type: 'trainerLost', trainerId, reason: text });
+  }
+
+  /** Closes a trainer's connection; nothing more is reported of it. */
+  close(trainerId: string, reason: CloseReason, text: string): void {
+    const session = this.#sessions.get(trainerId);
+    this.#forget(trainerId);
+    this.#around.logger.warn('trainer.closed', { trainer: trainerId, reason }, `${trainerId}: ${text}`);
+    session?.connection.close(reason, text);
+  }
+
+  #receiveFrom(session: Session, message: Message): void {
+    const { steps, evaluations, checkpoints, dispatch } = this.#around;
+    const { trainerId } = session;
+    switch (message.kind) {
+      case 'ready':
+        session.readySequence = message.sequence;
+        session.device = message.device;
+        return this.#reportReady(session);
+      case 'heartbeat': {
+        const { residentBytes, tensorCount } = message;
+        this.#sizes.set(trainerId, { residentBytes, tensorCount });
+        return dispatch({ type: 'trainerSeen', trainerId });
+      }
+      case 'part':
+        if (message.stream === 'snapshot') return checkpoints.acceptPart(trainerId, message);
+        return steps.acceptPart(trainerId, message);
+      case 'sketch': {
+        steps.acceptSketch(trainerId, message);
+        const { step, round, tokens } = message;
+        return dispatch({ type: 'sketchReceived', trainerId, step, round, tokens });
+      }
+      case 'factor': {
+        const slots = steps.acceptFactor(trainerId, message);
+        const { step, round } = message;
+        return dispatch({ type: 'factorReceived', trainerId, step, round, slots });
+      }
+      case 'contribution': {
+        steps.acceptContribution(trainerId, message);
+        const { step, tokens, lossSum } = message;
+        return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum });
+      }
+      case 'evaluation':
+        return evaluations.accept(trainerId, message);
+      case 'stateHash': {
+        const weightsSha256 = Buffer.from(message.weightsSha256).toString('hex');
+        return dispatch({ type: 'stateHashReceived', trainerId, step: message.step, weightsSha256 });
+      }
+      case 'snapshotEnd':
+        return checkpoints.acceptEnd(trainerId);
+      default:
+        return; // a Goodbye: the close frame behind it tells the rest
+    }
+  }
+
+  #welcome(connection: Connection, hello: HelloMessage): void {
+    const { runId, config, schemaHash, journal } = this.#run;
+    const { logger, dispatch, onFailure } = this.#around;
+    const { trainerId } = hello;
+    const isReplacement = this.#sessions.has(trainerId);
+    const answer = admit(hello, {
+      runId,
+      runName: config.name,
+      schemaHash,
+      trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
+      maxTrainers: config.coordinator.max_trainers,
+      digestOf: (sequence) => journal.digestOf(sequence),
+    });
+    if (!answer.isAdmitted) {
+      logger.warn(
+        'trainer.refused',
+        { trainer: trainerId, reason: answer.reason },
+        `${trainerId}: ${answer.text}`,
+      );
+      return connection.close(answer.reason, answer.text);
+    }
+    this.#around.adopt(connection, trainerId);
+    if (isReplacement) this.#forget(trainerId);
+    const session = new Session(trainerId, connection, onFailure);
+    this.#sessions.set(trainerId, session);
+    const fields = { trainer: trainerId, address: connection.remoteAddress };
+    logger.info('trainer.joined', fields, `${trainerId} joined`);
+    dispatch({ type: 'trainerJoined', trainerId });
+    session.enqueue(() => this.#bringUpToDate(session, answer.version, answer.heldSequence));
+  }
+
+  async #bringUpToDate(
+    session: Session,
+    protocolVersion: number,
+    heldSequence: number | null,
+  ): Promise<void> {
+    const { runId, config, schemaHash, journal, modelJson, checkpointsDir } = this.#run;
+    const snapshot = heldSequence === null ? await openNewestCheckpoint(checkpointsDir, () => {}) : null;
+    session.connection.send({
+      kind: 'welcome',
+      protocolVersion,
+      runId,
+      runName: config.name,
+      configJson: JSON.stringify(config),
+      modelJson,
+      schemaHash,
+      heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
+      heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
+      snapshot: snapshot === null ? null : headerOf(snapshot),
+    });
+    const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
+    await feedTrainer(session.connection, { snapshot, nextSequence }, journal, (sequence) => {
+      session.liveSequence = sequence;
+    });
+    this.#reportReady(session);
+  }
+
+  #reportReady(session: Session): void {
+    const { trainerId, readySequence } = session;
+    if (!session.isUpToDate || this.#sessions.get(trainerId) !== session) return;
+    this.#around.dispatch({ type: 'trainerReady', trainerId, sequence: readySequence });
+  }
+
+  #forget(trainerId: string): void {
+    this.#sessions.delete(trainerId);
+    this.#sizes.delete(trainerId);
+    this.#around.evaluations.forget(trainerId);
+    this.#around.steps.forget(trainerId);
+  }
+}
+
+function headerOf({ step, run, tensors }: OpenCheckpoint) {
+  return {
+    step,
+    sequence: run.sequence,
+    tensors: tensors.map(({ name, shape, totalBytes }) => ({
+      name,
+      shape,
+      codec: 'f32' as const,
+      totalBytes,
+    })),
+  };
+}

@@ -1,0 +1,408 @@
+/**
+ * The coordinator of a simulated run: the real core, with a shell that keeps fingerprints in place of
+ * tensors and a disk in memory. It does what the real shell does, in the same order, and checks that
+ * every command of the core can be carried out.
+ */
+import { advance, initialState } from '../coordinator/core/advance.ts';
+import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
+import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
+import type { Clock } from './clock.ts';
+import type { Dice } from './dice.ts';
+import type { Disk } from './disk.ts';
+import type { Invariants } from './invariants.ts';
+import { fold, type DownMessage, type Fingerprint, type SimulatedState, type UpMessage } from './messages.ts';
+import type { Network, Socket } from './network.ts';
+import { createStaging } from './staging-model.ts';
+
+export const RUN_ID = 'simulated';
+
+export interface CoordinatorOptions {
+  readonly plan: RunPlan;
+  readonly clock: Clock;
+  readonly network: Network<UpMessage, DownMessage>;
+  readonly disk: Disk;
+  readonly dice: Dice;
+  readonly invariants: Invariants;
+  readonly tickIntervalMs: number;
+  readonly pingIntervalMs: number;
+  /** After every event, with the state it led to. */
+  readonly onState: (state: RunState) => void;
+  /** When a record is on disk and the core does not know yet. */
+  readonly onJournalled: () => void;
+  /** Whether the disk takes this checkpoint. */
+  readonly canWriteCheckpoint: () => boolean;
+  /** Weights of a trainer known to be wrong: its contributions cannot be checked. */
+  readonly isCorrupted: (trainerId: string) => boolean;
+}
+
+export interface SimulatedCoordinator {
+  state(): RunState;
+  /** Why nothing happens, in the core's words. */
+  note(): string;
+  stop(): void;
+  /** The process is gone. */
+  crash(): void;
+}
+
+interface Peer {
+  readonly trainerId: string;
+  readonly socket: Socket<DownMessage>;
+  /** Last record queued to it. */
+  sentSequence: number;
+  isGone: boolean;
+}
+
+const FEED_INTERVAL_MS = 7;
+const SYNC_MS = 4;
+
+export function startCoordinator(options: CoordinatorOptions): SimulatedCoordinator {
+  const { plan, clock, network, disk, dice, invariants } = options;
+  const peers = new Map<string, Peer>();
+  const staging = createStaging(invariants);
+  let state = initialState(plan, disk.startingPoint(clock.nowMs()));
+  let note = '';
+  /** What the sketches of the current round are multiplied with. */
+  let roundFactors: Fingerprint = 0;
+  let isDown = false;
+  /** Cancels the checkpoint being written. */
+  let cancelWriting = (): void => {};
+  let requested: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
+
+  /** Runs later, unless the process is gone by then. */
+  const later = (delayMs: number, action: () => void): (() => void) =>
+    clock.schedule(delayMs, () => {
+      if (!isDown) action();
+    });
+
+  const feed = (event: EventWithoutTime): void => {
+    const transition = advance(state, { ...event, nowMs: clock.nowMs() } as Event);
+    state = transition.state;
+    if (transition.note !== undefined) note = transition.note;
+    for (const effect of transition.effects) carryOut(effect);
+    options.onState(state);
+  };
+
+  const disconnect = (peer: Peer, reason: CloseReason, text: string): void => {
+    const { code } = CLOSE_CODES[reason];
+    peer.isGone = true;
+    peer.socket.send({ type: 'goodbye', code, text });
+    peer.socket.close(code, text);
+    if (peers.get(peer.trainerId) === peer) peers.delete(peer.trainerId);
+  };
+
+  const currentWeights = (): Fingerprint => (disk.stateAfter(state.sequence) as SimulatedState).weights;
+
+  /** Everything from the last record queued up to `sequence`. */
+  const sendRecords = (peer: Peer, sequence: number): void => {
+    while (peer.sentSequence < sequence) {
+      const entry = disk.journal[peer.sentSequence];
+      if (entry === undefined) return;
+      peer.sentSequence += 1;
+      peer.socket.send({ type: 'record', record: entry.record });
+    }
+  };
+
+  /** Feeds a loading trainer from the journal, a record at a time, without stopping the others. */
+  const feedLoading = (peer: Peer): void => {
+    if (peer.isGone) return;
+    const { status } = state.trainers.find(({ trainerId }) => trainerId === peer.trainerId) ?? {};
+    if (status !== 'loading') return;
+    sendRecords(peer, Math.min(peer.sentSequence + 1, state.sequence));
+    later(FEED_INTERVAL_MS, () => feedLoading(peer));
+  };
+
+  const send = (trainerId: string, message: DownMessage): void => {
+    const peer = peers.get(trainerId);
+    if (peer === undefined) {
+      invariants.violate(`the core speaks to ${trainerId}, which is not connected: ${message.type}`);
+      return;
+    }
+    // Whoever gets work has all records first.
+    sendRecords(peer, state.sequence);
+    peer.socket.send(message);
+  };
+
+  const commit = (kind: 'basis' | 'update', step: number, content: Fingerprint, write: () => void): void => {
+    later(SYNC_MS * dice(), () => {
+      write();
+      options.onJournalled();
+      later(SYNC_MS * dice(), () => {
+        feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length });
+      });
+    });
+  };
+
+  const carryOut = (effect: Effect): void => {
+    switch (effect.type) {
+      case 'assignStep': {
+        const { step, positions, refreshSlots } = effect;
+        send(effect.trainerId, { type: 'assignStep', step, positions, refreshSlots });
+        break;
+      }
+      case 'requestSketches': {
+        const { step, round, slots, jobs } = effect;
+        roundFactors = round === 1 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
+        for (const trainerId of effect.trainerIds) {
+          send(trainerId, { type: 'requestSketches', step, round, factors: roundFactors });
+        }
+        break;
+      }
+      case 'sumSketches':
+        staging.sumSketches(effect.step, effect.round, effect.weights);
+        break;
+      case 'assignFactors': {
+        const { trainerId, step, round, slots } = effect;
+        const sum = staging.sumOf(step, round);
+        send(trainerId, { type: 'assignFactors', step, round, slots, sum });
+        break;
+      }
+      case 'commitBases': {
+        const { step, slots, jobs } = effect;
+        const content = fold('basis', step, staging.factorsOf(step, plan.refreshRounds, slots, jobs));
+        commit('basis', step, content, () => disk.append('basis', step, content, null));
+        break;
+      }
+      case 'commitUpdate': {
+        const { step, received, shards, cursor } = effect;
+        const trainerIds = received.map(({ trainerId }) => trainerId);
+        const contents = shards.map((shard) => staging.contributionOf(step, shard));
+        const positions = shards.flatMap((shard) => shard.positions);
+        const content = fold('update', step, ...contents);
+        commit('update', step, content, () =>
+          disk.append('update', step, content, { step, trainerIds, positions, cursor }),
+        );
+        break;
+      }
+      case 'announceRecord':
+        for (const { trainerId, status } of state.trainers) {
+          const peer = peers.get(trainerId);
+          if (status !== 'loading' && peer !== undefined) sendRecords(peer, effect.sequence);
+        }
+        break;
+      case 'discardStaged':
+        staging.clear();
+        break;
+      case 'rejectStep':
+        send(effect.trainerId, { type: 'rejectStep', step: effect.step });
+        break;
+      case 'assignEvaluation': {
+        const { step, sequences } = effect;
+        send(effect.trainerId, { type: 'assignEvaluation', step, sequences });
+        break;
+      }
+      case 'reportEvaluation':
+        break;
+      case 'requestSnapshot': {
+        const { step, sequence } = effect;
+        requested = effect;
+        send(effect.trainerId, { type: 'requestSnapshot', step, sequence });
+        break;
+      }
+      case 'abandonCheckpoint':
+        cancelWriting();
+        requested = null;
+        break;
+      case 'closeConnection': {
+        const peer = peers.get(effect.trainerId);
+        if (peer !== undefined) disconnect(peer, effect.reason, effect.text);
+        break;
+      }
+      case 'finishRun': {
+        const reason = effect.outcome === 'completed' ? 'RUN_FINISHED' : 'COORDINATOR_STOPPING';
+        for (const peer of Array.from(peers.values()))
+          disconnect(peer, reason, `the run is ${effect.outcome}`);
+        break;
+      }
+      default:
+        effect satisfies never;
+    }
+  };
+
+  /** What a trainer sends must come from the weights that it says it has. */
+  const checkWeights = (trainerId: string, what: string, weights: Fingerprint): void => {
+    if (weights !== currentWeights() && !options.isCorrupted(trainerId)) {
+      invariants.violate(`${what} from ${trainerId} was computed from other weights`);
+    }
+  };
+
+  /** Only what the core is going to take is checked: the rest is late or twice. */
+  const isAwaited = (trainerId: string, step: number): boolean => {
+    const { phase } = state;
+    if (phase.phase !== 'sketching' && phase.phase !== 'collecting') return false;
+    const isMember = phase.shards.some((shard) => shard.trainerId === trainerId);
+    const isHere = phase.received.some((received) => received.trainerId === trainerId);
+    return phase.step === step && isMember && !isHere;
+  };
+
+  const receive = (peer: Peer, message: UpMessage): void => {
+    const { trainerId } = peer;
+    switch (message.type) {
+      case 'hello':
+        // The same frame again: only this network does that. The real shell closes the connection.
+        break;
+      case 'ready': {
+        const { sequence } = message;
+        feed({ type: 'trainerReady', trainerId, sequence });
+        break;
+      }
+      case 'heartbeat':
+        feed({ type: 'trainerSeen', trainerId });
+        break;
+      case 'sketch': {
+        const { step, round, tokens, from, factors } = message;
+        if (isAwaited(trainerId, step) && 'round' in state.phase && state.phase.round === round) {
+          checkWeights(trainerId, `the sketch of step ${step}`, from.weights);
+          if (factors !== roundFactors) {
+            invariants.violate(
+              `the sketch of step ${step}, round ${round} from ${trainerId} has other factors`,
+            );
+          }
+          staging.stageSketch(step, round, trainerId, from);
+        }
+        feed({ type: 'sketchReceived', trainerId, step, round, tokens });
+        break;
+      }
+      case 'factor': {
+        const { step, round, slots, content } = message;
+        staging.stageFactor(step, round, trainerId, slots, content);
+        feed({ type: 'factorReceived', trainerId, step, round, slots });
+        break;
+      }
+      case 'contribution': {
+        const { step, tokens, from } = message;
+        if (isAwaited(trainerId, step)) {
+          checkWeights(trainerId, `the contribution to step ${step}`, from.weights);
+          staging.stageContribution(step, trainerId, tokens, from);
+        }
+        feed({ type: 'contributionReceived', trainerId, step, tokens, lossSum: 2 * tokens });
+        break;
+      }
+      case 'evaluation': {
+        const { step, tokens, weights } = message;
+        if (state.phase.phase === 'evaluating' && state.phase.step === step) {
+          checkWeights(trainerId, `the evaluation of step ${step}`, weights);
+        }
+        feed({ type: 'evaluationReceived', trainerId, step, tokens, lossSum: 2 * tokens });
+        break;
+      }
+      case 'stateHash':
+        feed({
+          type: 'stateHashReceived',
+          trainerId,
+          step: message.step,
+          weightsSha256: message.weights.toString(16).padStart(64, '0'),
+        });
+        break;
+      case 'snapshotPiece':
+        feed({ type: 'snapshotProgressed', trainerId, step: message.step });
+        break;
+      case 'snapshot':
+        receiveSnapshot(trainerId, message.step, message.state);
+        break;
+      default:
+        message satisfies never;
+    }
+  };
+
+  const receiveSnapshot = (trainerId: string, step: number, snapshot: SimulatedState): void => {
+    const asked = requested;
+    feed({ type: 'snapshotReceived', trainerId, step });
+    const isTaken = state.checkpoint?.status === 'writing' && state.checkpoint.trainerId === trainerId;
+    if (asked === null || !isTaken || requested !== asked) return;
+    requested = null;
+    if (snapshot.sequence !== asked.sequence) {
+      invariants.violate(
+        `the snapshot of step ${step} is of record ${snapshot.sequence}, not ${asked.sequence}`,
+      );
+    }
+    cancelWriting = later(20 + 80 * dice(), () => {
+      if (!options.canWriteCheckpoint()) {
+        feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
+        return;
+      }
+      const { cursor, refreshedStep } = asked;
+      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep });
+      feed({ type: 'checkpointWritten', step });
+    });
+  };
+
+  /** The handshake: a trainer whose state is in the journal goes on from it, any other gets a snapshot. */
+  const admit = (
+    trainerId: string,
+    held: Extract<UpMessage, { type: 'hello' }>['held'],
+    socket: Socket<DownMessage>,
+  ): Peer | null => {
+    const { phase } = state;
+    if (phase.phase === 'finished') {
+      const reason = phase.outcome === 'completed' ? 'RUN_FINISHED' : 'COORDINATOR_STOPPING';
+      const { code, meaning } = CLOSE_CODES[reason];
+      socket.send({ type: 'goodbye', code, text: meaning });
+      socket.close(code, meaning);
+      return null;
+    }
+    const old = peers.get(trainerId);
+    if (old !== undefined) disconnect(old, 'SUPERSEDED', 'a newer connection uses this id');
+    const isKnown =
+      held !== null &&
+      held.runId === RUN_ID &&
+      held.sequence <= state.sequence &&
+      disk.stateAfter(held.sequence)?.digest === held.digest;
+    const { state: snapshot } = disk.checkpoints.reduce((a, b) =>
+      b.state.sequence > a.state.sequence ? b : a,
+    );
+    const sentSequence = isKnown ? held.sequence : snapshot.sequence;
+    const peer: Peer = { trainerId, socket, sentSequence, isGone: false };
+    peers.set(trainerId, peer);
+    feed({ type: 'trainerJoined', trainerId });
+    if (peer.isGone) return null;
+    socket.send({ type: 'welcome', runId: RUN_ID, hasSnapshot: !isKnown });
+    if (!isKnown) socket.send({ type: 'snapshot', state: snapshot });
+    feedLoading(peer);
+    return peer;
+  };
+
+  network.serve((socket) => {
+    let peer: Peer | null = null;
+    let isRefused = false;
+    return {
+      received(message) {
+        if (isDown || isRefused || peer?.isGone === true) return;
+        if (peer !== null) {
+          receive(peer, message);
+        } else if (message.type === 'hello') {
+          peer = admit(message.trainerId, message.held, socket);
+          isRefused = peer === null;
+        } else {
+          isRefused = true;
+          const { code } = CLOSE_CODES.UNEXPECTED_MESSAGE;
+          socket.close(code, 'the first message is not Hello');
+        }
+      },
+      closed(_code, text) {
+        if (isDown || peer === null || peer.isGone) return;
+        peer.isGone = true;
+        peers.delete(peer.trainerId);
+        feed({ type: 'trainerLost', trainerId: peer.trainerId, reason: text });
+      },
+    };
+  });
+
+  const stopTicking = clock.repeat(options.tickIntervalMs, () => feed({ type: 'ticked' }));
+  const stopPinging = clock.repeat(options.pingIntervalMs, () => {
+    for (const { socket } of peers.values()) socket.send({ type: 'ping' });
+  });
+
+  return {
+    state: () => state,
+    note: () => note,
+    stop: () => feed({ type: 'stopRequested' }),
+    crash() {
+      isDown = true;
+      stopTicking();
+      stopPinging();
+      network.serve(null);
+    },
+  };
+}
+
+type EventWithoutTime = Event extends infer E ? (E extends Event ? Omit<E, 'nowMs'> : never) : never;
