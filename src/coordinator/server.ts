@@ -81,6 +81,9 @@ interface Peer {
   windowMessages: number;
 }
 
+/** For the HTTP request that becomes a WebSocket; Node wants it below the 5 minutes of a whole request. */
+const MAX_HEADERS_TIMEOUT_MS = 60_000;
+
 const DEFAULTS = {
   maxConnections: 256,
   maxUnsentBytes: 256 * 1024 * 1024,
@@ -117,7 +120,7 @@ export class CoordinatorServer {
       ...{ closeTimeout: this.#options.closeGraceMs },
     });
     this.#http = createServer({
-      headersTimeout: this.#options.handshakeTimeoutMs,
+      headersTimeout: Math.min(this.#options.handshakeTimeoutMs, MAX_HEADERS_TIMEOUT_MS),
       connectionsCheckingInterval: 5_000,
     });
     this.#http.on('request', (request, response) => this.#guard(() => this.#respond(request, response)));

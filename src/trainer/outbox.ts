@@ -61,10 +61,12 @@ export class Outbox {
 
   /** The contribution tensors from here on belong to a new StepAssignment. */
   beginStep(): void {
-    const reset = (): void => {
+    // In its turn: tensors of the step before may still be queued.
+    const reset = (): IteratorResult<Outgoing> => {
       this.#contributionChecksum = 0;
+      return { done: true, value: undefined };
     };
-    this.#ordered.push({ frames: nothingAfter(reset), remainingBytes: 0 });
+    this.#ordered.push({ frames: { next: reset }, remainingBytes: 0 });
     this.#pump();
   }
 
@@ -118,9 +120,4 @@ export class Outbox {
     if (tensorBytes > 0) this.#onFlushed(tensorBytes);
     this.#pump();
   }
-}
-
-/** An item without frames that does something in its turn. */
-function* nothingAfter(action: () => void): Generator<Outgoing> {
-  action();
 }

@@ -1,7 +1,8 @@
 """A trainer written from docs/protocol.md with nothing but Python's standard library.
 
 It joins a run, receives the state, answers one step with a contribution of zero tokens, checks the
-record that follows against the digest chain, and leaves. It computes no gradients.
+record that follows against the digest chain, and leaves. It computes no gradients and factorises
+nothing, so it suits runs without refreshes.
 Usage: trainer.py ws://HOST:PORT/ TRAINER_ID [TOKEN]
 """
 import base64
@@ -15,7 +16,7 @@ import time
 from urllib.parse import urlsplit
 
 HELLO, WELCOME, GOODBYE, READY, HEARTBEAT, NOTICE, PART, STEP_ASSIGNMENT = range(1, 9)
-CONTRIBUTION, COMMIT, SNAPSHOT_END = 13, 14, 19
+SKETCH_REQUEST, SKETCH, CONTRIBUTION, COMMIT, SNAPSHOT_END = 9, 10, 13, 14, 19
 STREAM_SNAPSHOT, STREAM_UPDATE, STREAM_BASIS = 1, 6, 7
 LEAVING = 4015
 MAX_FRAME_BYTES = 1114112
@@ -137,6 +138,7 @@ class WebSocket:
         message, due = b"", time.monotonic() + interval()
         while True:
             frame = self.frame()
+            due = min(due, time.monotonic() + interval())
             if time.monotonic() >= due:
                 on_idle()
                 due = time.monotonic() + interval()
@@ -198,6 +200,8 @@ class Trainer:
                 self.step = fields[1]
                 print("assigned step", self.step)
                 self.web_socket.send(body(CONTRIBUTION, uint(1, self.step)))
+            elif kind == SKETCH_REQUEST:
+                self.web_socket.send(body(SKETCH, uint(1, fields[1]) + uint(2, fields[2])))
             elif kind == GOODBYE:
                 print("goodbye", fields[1], fields.get(2, b"").decode())
         return 1

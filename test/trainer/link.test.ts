@@ -309,6 +309,44 @@ for (const reason of ['RUN_FINISHED', 'UNAUTHORIZED', 'SUPERSEDED', 'TIMEOUT', '
   });
 }
 
+test('a coordinator that says nothing more is given up after the heartbeat timeout', async (t) => {
+  const server = await startServer(t, { heartbeatIntervalMs: 60_000 });
+  const trainer = openLink(t, server.url);
+  const { connection } = await expectMessage(server.messages, 'hello');
+  connection.send({ ...WELCOME, heartbeatIntervalMs: 50, heartbeatTimeoutMs: 150 });
+  await trainer.nextOf('connected');
+  trainer.link.accept(SIZES);
+  t.regex((await trainer.nextOf('disconnected')).reason, /nothing heard for 0\.\d s/);
+  t.is((await server.ends.take()).code, CLOSE_CODES.TIMEOUT.code);
+});
+
+test('a coordinator that does not answer the Hello is given up after the handshake timeout', async (t) => {
+  const server = await startServer(t);
+  const trainer = openLink(t, server.url, { handshakeTimeoutMs: 150 });
+  t.regex((await trainer.nextOf('disconnected')).reason, /no Welcome came within 0\.\d s/);
+});
+
+test('a compute side that falls behind slows the coordinator down instead of filling memory', async (t) => {
+  const server = await startServer(t);
+  const trainer = openLink(t, server.url, { maxUndeliveredBytes: MEGABYTE });
+  const { connection } = await expectMessage(server.messages, 'hello');
+  const info = { shape: [MEGABYTE / 4], codec: 'f32', totalBytes: MEGABYTE } as const;
+  const tensors = Array.from({ length: 48 }, (_, index) => ({ ...info, name: `weights/${index}` }));
+  connection.send({ ...WELCOME, heartbeatIntervalMs: 20, snapshot: { step: 0, sequence: 0, tensors } });
+  await trainer.nextOf('connected');
+  trainer.link.accept(SIZES);
+  const payload = new Uint8Array(MEGABYTE);
+  const header = { kind: 'part', stream: 'snapshot', step: 0, round: 0, codec: 'f32', offset: 0 } as const;
+  const frames = tensors.map((_, tensor) =>
+    encodeEnvelope({ ...header, tensor, totalBytes: MEGABYTE, payload }),
+  );
+  const sent = connection.sendBulk(frames);
+  for (let beats = 0; beats < 4; beats++) await expectMessage(server.messages, 'heartbeat');
+  t.true(connection.unsentBytes > 16 * MEGABYTE, `${connection.unsentBytes} bytes are unsent`);
+  for (let tensor = 0; tensor < tensors.length; tensor++) t.is((await trainer.next()).type, 'tensor');
+  t.true(await sent);
+});
+
 test('whatever is malformed from the coordinator ends the link with a code', async (t) => {
   const server = await startServer(t);
   const trainer = openLink(t, server.url);
