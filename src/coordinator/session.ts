@@ -39,11 +39,12 @@ export class Session {
     this.enqueue(() => this.connection.send(message));
   }
 
-  /** Sends frames in their turn, as fast as the trainer takes them. */
-  sendFrames(frames: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): void {
-    this.enqueue(async () => {
-      await this.connection.sendBulk(frames);
-    });
+  /**
+   * Sends frames in their turn. A trainer that does not take them fast enough is closed by its
+   * connection (maxUnsentBytes) and may come back to be fed from the journal.
+   */
+  sendFrames(frames: readonly Uint8Array[]): void {
+    this.enqueue(() => void this.connection.sendBulk(frames));
   }
 
   /** True when it has applied everything that was fed to it and gets every new record live. */

@@ -89,7 +89,7 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
   if (cache === null)
     throw new OperatingError(`the token cache ${key} cannot be read back: ${notices.at(-1)}`);
   try {
-    return openDataset(options, cache, given ?? trainedTokenizer(cache), notices);
+    return await openDataset(options, cache, given ?? trainedTokenizer(cache), notices);
   } catch (error) {
     await cache.close();
     throw error;
@@ -326,15 +326,15 @@ class TokenStream {
   }
 }
 
-function openDataset(
+async function openDataset(
   options: DatasetOptions,
   cache: TokenCache,
   tokenizer: Tokenizer,
   notices: readonly string[],
-): Dataset {
+): Promise<Dataset> {
   const { header } = cache;
-  const train = cache.sequences('train', options.seqLen);
-  const validation = cache.sequences('validation', options.seqLen);
+  const train = await cache.sequences('train', options.seqLen);
+  const validation = await cache.sequences('validation', options.seqLen);
   if (train.count === 0) {
     throw new DataError(
       pathsOf(options.data.path),

@@ -20,6 +20,8 @@ const ownFolders = new Set<string>();
 
 const BUFFERED_TOKENS = 1 << 18;
 const MAX_UINT16_VOCAB = 65536;
+/** Read at a time when looking for sequences without a label. */
+const MASK_PIECE_BYTES = 1 << 20;
 
 /** The two token streams of a data set. */
 export type PartName = 'train' | 'validation';
@@ -36,7 +38,7 @@ export interface TokenCacheHeader {
   readonly notices: readonly string[];
 }
 
-/** Sequences of one part: number k covers tokens k * seqLen to (k + 1) * seqLen inclusive. */
+/** Sequences of one part: without a mask, number k covers tokens k * seqLen to (k + 1) * seqLen inclusive. */
 export interface SequenceSource {
   /** Number of sequences. */
   readonly count: number;
@@ -48,8 +50,11 @@ export interface SequenceSource {
 export interface TokenCache {
   readonly header: TokenCacheHeader;
   readonly tokenizerJson: string | null;
-  /** @throws RangeError from `read` for an index out of range. */
-  sequences(part: PartName, seqLen: number): SequenceSource;
+  /**
+   * The sequences of a part, without those in which no label counts: a trainer could do nothing with
+   * one, and it would come back for ever. `read` throws RangeError for an index out of range.
+   */
+  sequences(part: PartName, seqLen: number): Promise<SequenceSource>;
   close(): Promise<void>;
 }
 
@@ -106,18 +111,25 @@ interface PartFiles {
   readonly path: string;
 }
 
-function createSequences(files: PartFiles, header: TokenCacheHeader, seqLen: number): SequenceSource {
-  const count = Math.max(0, Math.floor((files.tokenCount - 1) / seqLen));
+async function createSequences(
+  files: PartFiles,
+  header: TokenCacheHeader,
+  seqLen: number,
+): Promise<SequenceSource> {
+  const total = Math.max(0, Math.floor((files.tokenCount - 1) / seqLen));
+  const usable = files.mask === null ? null : await findUsable(files, total, seqLen);
+  const count = usable?.length ?? total;
   const width = seqLen + 1;
   const readOne = async (
-    index: number,
+    number: number,
     row: number,
     tokens: Int32Array,
     mask: Uint8Array | null,
   ): Promise<void> => {
-    if (!Number.isInteger(index) || index < 0 || index >= count) {
-      throw new RangeError(`there is no sequence ${index}: the part has ${count}`);
+    if (!Number.isInteger(number) || number < 0 || number >= count) {
+      throw new RangeError(`there is no sequence ${number}: the part has ${count}`);
     }
+    const index = usable?.[number] ?? number;
     const ids = header.bytesPerToken === 2 ? new Uint16Array(width) : new Uint32Array(width);
     await readFully(
       files.tokens,
@@ -140,6 +152,22 @@ function createSequences(files: PartFiles, header: TokenCacheHeader, seqLen: num
       return { tokens, mask };
     },
   };
+}
+
+/** Which of `total` sequences have a label that counts, ascending. */
+async function findUsable(files: PartFiles, total: number, seqLen: number): Promise<Uint32Array> {
+  const usable: number[] = [];
+  const perPiece = Math.max(1, Math.floor(MASK_PIECE_BYTES / seqLen));
+  for (let start = 0; start < total; start += perPiece) {
+    const end = Math.min(total, start + perPiece);
+    const labels = new Uint8Array((end - start) * seqLen);
+    await readFully(files.mask!, labels, start * seqLen + 1, files.path);
+    for (let index = start; index < end; index++) {
+      const from = (index - start) * seqLen;
+      if (labels.subarray(from, from + seqLen).includes(1)) usable.push(index);
+    }
+  }
+  return Uint32Array.from(usable);
 }
 
 async function readFully(

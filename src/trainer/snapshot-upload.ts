@@ -30,9 +30,11 @@ export class SnapshotUpload {
       await this.#link.drained(AHEAD_BYTES);
       if (this.#isCancelled) return;
       const tensor = this.#tensors.shift()!;
-      const values = tensor.dataSync<'float32'>();
+      // A copy: of a tensor that no kernel has used yet dataSync gives the array it was made from, and
+      // the buffer is handed over to the network thread.
+      const values = tensor.dataSync<'float32'>().slice();
       tensor.dispose();
-      const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+      const bytes = new Uint8Array(values.buffer);
       const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec: 'f32' } as const;
       this.#link.sendTensor(header, bytes);
     }

@@ -42,18 +42,38 @@ test('sequence k covers tokens k * seqLen to k * seqLen + seqLen, the last one s
   });
   const cache = (await open(cacheDir))!;
   t.teardown(() => cache.close());
-  const train = cache.sequences('train', 3);
+  const train = await cache.sequences('train', 3);
   t.is(train.count, 3); // 11 tokens: 0..3, 3..6, 6..9; a fourth needs token 12
   const { tokens, mask } = await train.read([2, 0]);
   t.deepEqual([...tokens], [6, 7, 8, 9, 0, 1, 2, 3]);
   t.is(mask, null);
-  t.is(cache.sequences('train', 10).count, 1);
-  t.is(cache.sequences('train', 11).count, 0);
-  t.deepEqual([...(await cache.sequences('validation', 2).read([0])).tokens], [100, 101, 102]);
+  t.is((await cache.sequences('train', 10)).count, 1);
+  t.is((await cache.sequences('train', 11)).count, 0);
+  t.deepEqual([...(await (await cache.sequences('validation', 2)).read([0])).tokens], [100, 101, 102]);
   t.deepEqual(cache.header.tokens, { train: 11, validation: 3 });
   t.deepEqual(cache.header.notices, ['a notice']);
   await t.throwsAsync(train.read([3]), { instanceOf: RangeError, message: /no sequence 3: the part has 3/ });
   await t.throwsAsync(train.read([0, -1]), { instanceOf: RangeError });
+});
+
+test('a sequence in which no label counts is left out', async (t) => {
+  const cacheDir = temporaryFolder(t);
+  const parts = {
+    train: [
+      [range(5), false] as const, // sequence 0: its labels are 1 2 3 4
+      [range(1, 5), true] as const, // sequence 1: 5 6 7 8
+      [range(6, 6), false] as const,
+      [range(1, 12), true] as const, // sequence 2: 9 10 11 12
+    ],
+  };
+  await write(cacheDir, parts, { ...plain, hasMask: true });
+  const cache = (await open(cacheDir))!;
+  t.teardown(() => cache.close());
+  const train = await cache.sequences('train', 4);
+  t.is(train.count, 2);
+  const { tokens } = await train.read([0, 1]);
+  t.deepEqual([...tokens], [4, 5, 6, 7, 8, 8, 9, 10, 11, 12]);
+  await t.throwsAsync(train.read([2]), { instanceOf: RangeError });
 });
 
 test('the mask says of each label whether it counts', async (t) => {
@@ -64,7 +84,7 @@ test('the mask says of each label whether it counts', async (t) => {
   await write(cacheDir, parts, { ...plain, hasMask: true });
   const cache = (await open(cacheDir))!;
   t.teardown(() => cache.close());
-  const { tokens, mask } = await cache.sequences('train', 4).read([0, 1]);
+  const { tokens, mask } = await (await cache.sequences('train', 4)).read([0, 1]);
   t.deepEqual([...tokens], [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]);
   t.deepEqual([...mask!], [0, 0, 1, 1, 1, 1, 0, 0]); // of the labels 1 2 3 4 and 5 6 7 8
 });
@@ -78,7 +98,7 @@ test('ids of a large vocabulary take four bytes, of a small one two', async (t) 
     await write(cacheDir, { train: [[Int32Array.of(0, vocabSize - 1), true]] }, { ...plain, vocabSize });
     t.is(readFileSync(join(cacheDir, 'k', 'train.tokens')).length, 2 * bytesPerToken);
     const cache = (await open(cacheDir))!;
-    t.deepEqual([...(await cache.sequences('train', 1).read([0])).tokens], [0, vocabSize - 1]);
+    t.deepEqual([...(await (await cache.sequences('train', 1)).read([0])).tokens], [0, vocabSize - 1]);
     await cache.close();
   }
 });
@@ -98,7 +118,7 @@ test('more tokens than the buffer of the writer come back in order', async (t) =
   );
   const cache = (await open(cacheDir))!;
   t.teardown(() => cache.close());
-  const { tokens } = await cache.sequences('train', count + 6).read([0]);
+  const { tokens } = await (await cache.sequences('train', count + 6)).read([0]);
   t.deepEqual(tokens, range(count + 7));
 });
 
@@ -158,7 +178,7 @@ test('of two writers at once the first gives the cache its name, and both can re
   release();
   await slow;
   t.deepEqual(readdirSync(cacheDir), ['k']);
-  t.deepEqual([...(await cache.sequences('train', 8).read([0])).tokens], [...range(9)]);
+  t.deepEqual([...(await (await cache.sequences('train', 8)).read([0])).tokens], [...range(9)]);
 });
 
 test('a damaged cache is told and not opened, and can be written again', async (t) => {
