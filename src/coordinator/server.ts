@@ -6,7 +6,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type RawData, type WebSocket } from 'ws';
-import { OperatingError, ProtocolError } from '../errors.ts';
+import { ProtocolError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
@@ -14,6 +14,7 @@ import { decodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
 import type { GoodbyeMessage, Message } from '../protocol/messages.ts';
 import type { Connection } from './connection.ts';
+import { cannotListen } from './listen-error.ts';
 import { SocketConnection } from './socket-connection.ts';
 
 export type { Connection } from './connection.ts';
@@ -391,27 +392,6 @@ function checkTurn(peer: Peer, message: ReceivedMessage): void {
     throw protocolError('UNEXPECTED_MESSAGE', 'a second Hello');
   } else if (!peer.isAdmitted && message.kind !== 'heartbeat') {
     throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} came before the Welcome`);
-  }
-}
-
-function cannotListen(host: string, port: number, error: NodeJS.ErrnoException): OperatingError {
-  return new OperatingError(`cannot listen on ${host}:${port}: ${adviceOn(error, host, port)}`, {
-    cause: error,
-  });
-}
-
-function adviceOn(error: NodeJS.ErrnoException, host: string, port: number): string {
-  switch (error.code) {
-    case 'EADDRINUSE':
-      return 'another program uses this port; stop it or set coordinator.port (0 picks a free one)';
-    case 'EACCES':
-      return `this user may not use port ${port}; set coordinator.port to one above 1023`;
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return `${host} is no address of this machine; set coordinator.host (127.0.0.1: this machine only, 0.0.0.0: all its addresses)`;
-    default:
-      return error.message;
   }
 }
 

@@ -4,18 +4,14 @@
  * messages to link.ts on the other side.
  */
 import { Buffer } from 'node:buffer';
-import type { Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
-import { WebSocket, type RawData } from 'ws';
 import { ProtocolError } from '../errors.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
-import { decodeEnvelope, encodeEnvelope } from '../protocol/envelope.ts';
-import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
+import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
-import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
 import { advanceSession, startSession } from './core/session.ts';
@@ -28,31 +24,14 @@ import type {
 } from './core/session.ts';
 import { Inbox, type InboxItem } from './inbox.ts';
 import type { Activity, LinkEvent } from './link.ts';
-import { Outbox } from './outbox.ts';
+import { Line } from './line.ts';
 import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 /** How often the session hears what time it is. */
 const TICK_INTERVAL_MS = 100;
-/** Between our close frame and the destruction of the socket. */
-const CLOSE_GRACE_MS = 2_000;
 
 /** An event without its time. */
 type Fact = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, 'nowMs'> : never) : never;
-
-/** One socket and what belongs to it. */
-interface Line {
-  readonly connection: number;
-  readonly webSocket: WebSocket;
-  readonly outbox: Outbox;
-  socket: Socket | null;
-  error: string;
-  heardBytes: number;
-  welcome: WelcomeMessage | null;
-  /** null until the compute side has accepted the Welcome. */
-  inbox: Inbox | null;
-  /** What came between the Welcome and that. */
-  readonly early: { readonly message: Message; readonly frame: Uint8Array }[];
-}
 
 class NetworkThread {
   readonly #options: ThreadOptions;
@@ -61,10 +40,9 @@ class NetworkThread {
   readonly #ticker: NodeJS.Timeout;
   #session!: SessionState;
   #line: Line | null = null;
-  /** Sockets that are closing still count their bytes. */
-  readonly #openSockets = new Set<Socket>();
+  /** Those that are closing, too. */
+  readonly #openLines = new Set<Line>();
   #pastTraffic = { sent: 0, received: 0 };
-  #openWebSockets = 0;
   /** The last answer of the compute side and the Welcome it was for. */
   #accepted: { readonly key: string; readonly sizes: readonly SlotSizes[] } | null = null;
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
@@ -142,7 +120,7 @@ class NetworkThread {
       case 'openSocket':
         return this.#open(effect.connection);
       case 'closeSocket':
-        return this.#close(effect.reason, effect.text);
+        return this.#line?.close(effect.reason, effect.text);
       case 'sendHello':
         return this.#sendHello(effect.held);
       case 'sendReady':
@@ -191,13 +169,7 @@ class NetworkThread {
     const line = this.#line;
     const { phase } = this.#session.phase;
     if (line !== null && (phase === 'loading' || phase === 'active')) {
-      // Any byte is a sign of life, so a large message on a slow link is not taken for silence.
-      const heardBytes = line.socket?.bytesRead ?? 0;
-      const isPaused = line.webSocket.isPaused;
-      if (heardBytes !== line.heardBytes || isPaused) {
-        line.heardBytes = heardBytes;
-        this.#advance({ type: 'frameReceived', connection: line.connection });
-      }
+      if (line.wasHeard()) this.#advance({ type: 'frameReceived', connection: line.connection });
     }
     this.#countTraffic();
     this.#advance({ type: 'ticked' });
@@ -207,64 +179,20 @@ class NetworkThread {
 
   #open(connection: number): void {
     const { url, handshakeTimeoutMs } = this.#options;
-    const webSocket = new WebSocket(url, {
-      perMessageDeflate: false,
-      maxPayload: MAX_FRAME_BYTES,
-      handshakeTimeout: handshakeTimeoutMs,
-      // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
-      ...{ closeTimeout: CLOSE_GRACE_MS },
+    this.#line = new Line(connection, url, handshakeTimeoutMs, {
+      onOpen: () => this.#advance({ type: 'socketOpened', connection }),
+      onFrame: (line, frame, isBinary) => this.#receive(line, frame, isBinary),
+      onClose: (line, code, text) => this.#closed(line, code, text),
+      onFlushed: (bytes) => this.#post({ type: 'flushed', bytes }, []),
     });
-    const outbox = new Outbox(webSocket, (bytes) => this.#post({ type: 'flushed', bytes }, []));
-    const line: Line = {
-      connection,
-      webSocket,
-      outbox,
-      socket: null,
-      error: '',
-      heardBytes: 0,
-      welcome: null,
-      inbox: null,
-      early: [],
-    };
-    this.#line = line;
-    this.#openWebSockets++;
-    webSocket.on('upgrade', (response) => {
-      line.socket = response.socket;
-      this.#openSockets.add(response.socket);
-    });
-    webSocket.on('open', () => this.#advance({ type: 'socketOpened', connection }));
-    webSocket.on('message', (data: RawData, isBinary: boolean) =>
-      this.#receive(line, data as Buffer, isBinary),
-    );
-    webSocket.on('error', (error) => (line.error = error.message));
-    webSocket.on('close', (code, reason) => this.#closed(line, code, reason.toString('utf8')));
+    this.#openLines.add(this.#line);
   }
 
-  #close(reason: CloseReason, text: string): void {
-    const line = this.#line;
-    if (line === null) return;
-    const { code } = CLOSE_CODES[reason];
-    const { webSocket } = line;
-    if (webSocket.readyState === WebSocket.OPEN) {
-      const goodbye = { kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) } as const;
-      webSocket.send(encodeEnvelope(goodbye));
-      webSocket.resume(); // else the answer to our close frame is never read
-      webSocket.close(code, cutText(text, MAX_CLOSE_TEXT_BYTES));
-    } else if (webSocket.readyState === WebSocket.CONNECTING) {
-      webSocket.terminate();
-    }
-  }
-
-  #closed(line: Line, code: number, reason: string): void {
-    line.outbox.close();
-    this.#openWebSockets--;
+  #closed(line: Line, code: number, text: string): void {
+    this.#openLines.delete(line);
+    this.#pastTraffic.sent += line.bytesSent;
+    this.#pastTraffic.received += line.bytesReceived;
     this.#countTraffic();
-    if (line.socket !== null) {
-      this.#openSockets.delete(line.socket);
-      this.#pastTraffic.sent += line.socket.bytesWritten;
-      this.#pastTraffic.received += line.socket.bytesRead;
-    }
-    const text = reason === '' ? line.error : reason;
     this.#advance({ type: 'socketClosed', connection: line.connection, code, text });
     this.#endIfClosed();
   }
@@ -277,7 +205,7 @@ class NetworkThread {
   /** Ends the thread once the session is over and the last Goodbye is out. */
   #endIfClosed(): void {
     const { phase } = this.#session;
-    if (this.#hasEnded || phase.phase !== 'closed' || this.#openWebSockets > 0) return;
+    if (this.#hasEnded || phase.phase !== 'closed' || this.#openLines.size > 0) return;
     this.#hasEnded = true;
     clearInterval(this.#ticker);
     const { code, mayRetry } = CLOSE_CODES[phase.reason];
@@ -430,8 +358,7 @@ class NetworkThread {
     const line = this.#line;
     if (line === null || line.welcome === null) return;
     const mustWait = line.inbox === null || this.#undeliveredBytes > this.#options.maxUndeliveredBytes;
-    if (mustWait && !line.webSocket.isPaused) line.webSocket.pause();
-    if (!mustWait && line.webSocket.isPaused) line.webSocket.resume();
+    line.setReading(!mustWait);
   }
 
   #lineOf(connection: number): Line | null {
@@ -445,9 +372,9 @@ class NetworkThread {
 
   #countTraffic(): void {
     let { sent, received } = this.#pastTraffic;
-    for (const socket of this.#openSockets) {
-      sent += socket.bytesWritten;
-      received += socket.bytesRead;
+    for (const line of this.#openLines) {
+      sent += line.bytesSent;
+      received += line.bytesReceived;
     }
     this.#options.traffic[0] = sent;
     this.#options.traffic[1] = received;

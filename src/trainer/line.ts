@@ -1,0 +1,99 @@
+/**
+ * One socket of a trainer and what belongs to it: its outbox, what it has received, its bytes. It
+ * knows how to open and close politely; what is said over it is network-thread.ts' business.
+ */
+import type { Socket } from 'node:net';
+import { WebSocket, type RawData } from 'ws';
+import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
+import { encodeEnvelope } from '../protocol/envelope.ts';
+import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
+import type { Message, WelcomeMessage } from '../protocol/messages.ts';
+import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
+import type { Inbox } from './inbox.ts';
+import { Outbox } from './outbox.ts';
+
+/** Between our close frame and the destruction of the socket. */
+const CLOSE_GRACE_MS = 2_000;
+
+/** What is told of a line. */
+export interface LineHandlers {
+  onOpen(line: Line): void;
+  onFrame(line: Line, frame: Buffer, isBinary: boolean): void;
+  /** Last of all. `code` is that of the close frame, 1006 without one. */
+  onClose(line: Line, code: number, text: string): void;
+  /** Tensor bytes that left or were dropped. */
+  onFlushed(bytes: number): void;
+}
+
+export class Line {
+  readonly connection: number;
+  readonly outbox: Outbox;
+  readonly #webSocket: WebSocket;
+  #socket: Socket | null = null;
+  #error = '';
+  #heardBytes = 0;
+  welcome: WelcomeMessage | null = null;
+  /** null until the compute side has accepted the Welcome. */
+  inbox: Inbox | null = null;
+  /** What came between the Welcome and that. */
+  readonly early: { readonly message: Message; readonly frame: Uint8Array }[] = [];
+
+  constructor(connection: number, url: string, handshakeTimeoutMs: number, handlers: LineHandlers) {
+    this.connection = connection;
+    const webSocket = new WebSocket(url, {
+      perMessageDeflate: false,
+      maxPayload: MAX_FRAME_BYTES,
+      handshakeTimeout: handshakeTimeoutMs,
+      // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
+      ...{ closeTimeout: CLOSE_GRACE_MS },
+    });
+    this.#webSocket = webSocket;
+    this.outbox = new Outbox(webSocket, (bytes) => handlers.onFlushed(bytes));
+    webSocket.on('upgrade', (response) => (this.#socket = response.socket));
+    webSocket.on('open', () => handlers.onOpen(this));
+    webSocket.on('message', (data: RawData, isBinary: boolean) =>
+      handlers.onFrame(this, data as Buffer, isBinary),
+    );
+    webSocket.on('error', (error) => (this.#error = error.message));
+    webSocket.on('close', (code, reason) => {
+      this.outbox.close();
+      handlers.onClose(this, code, reason.length === 0 ? this.#error : reason.toString('utf8'));
+    });
+  }
+
+  get bytesSent(): number {
+    return this.#socket?.bytesWritten ?? 0;
+  }
+
+  get bytesReceived(): number {
+    return this.#socket?.bytesRead ?? 0;
+  }
+
+  /**
+   * Whether any byte came since the last call, so that a large message on a slow link is not taken for silence. A line
+   * that is not read at the moment cannot be silent.
+   */
+  wasHeard(): boolean {
+    const heardBytes = this.bytesReceived;
+    const wasHeard = heardBytes !== this.#heardBytes || this.#webSocket.isPaused;
+    this.#heardBytes = heardBytes;
+    return wasHeard;
+  }
+
+  /** Reads from the socket, or leaves it to the operating system to hold the coordinator back. */
+  setReading(isReading: boolean): void {
+    if (!isReading && !this.#webSocket.isPaused) this.#webSocket.pause();
+    if (isReading && this.#webSocket.isPaused) this.#webSocket.resume();
+  }
+
+  /** Says Goodbye and closes; `onClose` follows. */
+  close(reason: CloseReason, text: string): void {
+    const webSocket = this.#webSocket;
+    if (webSocket.readyState === WebSocket.CONNECTING) webSocket.terminate();
+    if (webSocket.readyState !== WebSocket.OPEN) return;
+    const { code } = CLOSE_CODES[reason];
+    webSocket.send(encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) }));
+    webSocket.resume(); // else the answer to our close frame is never read
+    webSocket.close(code, cutText(text, MAX_CLOSE_TEXT_BYTES));
+  }
+}
