@@ -180,7 +180,6 @@ const RULES: readonly Rule[] = [
   rankFits,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
-  atMost('optimizer.schedule.warmup_steps', 'steps', 'the run would end before lr is reached'),
   heartbeatsHaveTime,
   atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
   atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),

@@ -40,7 +40,7 @@ test('one message lists every fault, each with its line, its value and what is a
       '  lr: -1', // 4
       '  betas: [0.9, 1.5]', // 5
       '  semantics: tourch', // 6
-      '  schedule: {warmup_steps: 70}', // 7
+      '  schedule: {warmup_steps: -7}', // 7
       'data:', // 8
       '  pth: x', // 9
       'model: {size: 60m, hidden_sise: 8}', // 10
@@ -59,7 +59,7 @@ test('one message lists every fault, each with its line, its value and what is a
       '  line 4: optimizer.lr is -1; allowed: a number above 0',
       '  line 5: optimizer.betas is [ 0.9, 1.5 ]; allowed: a list of 2 values, each a number at least 0 and below 1',
       '  line 6: optimizer.semantics is tourch; allowed: one of torch, galore_torch; did you mean torch?',
-      '  line 7: optimizer.schedule.warmup_steps is 70; it must be at most steps (60): the run would end before lr is reached',
+      '  line 7: optimizer.schedule.warmup_steps is -7; allowed: a whole number at least 0',
       '  line 8: data.path is missing; needed: text, or a list of texts',
       '  line 9: unknown field data.pth; did you mean data.path?',
       '  line 10: unknown field model.hidden_sise; did you mean model.hidden_size?',

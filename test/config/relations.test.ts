@@ -81,12 +81,6 @@ const RULES: readonly {
     mended: ['method.refresh={type: sketch, oversample: 4}'],
   },
   {
-    title: 'the warm-up ends within the run',
-    broken: ['optimizer.schedule.warmup_steps=61'],
-    field: 'optimizer.schedule.warmup_steps',
-    mended: ['optimizer.schedule.warmup_steps=60'],
-  },
-  {
     title: 'the heartbeat timeout is more than two intervals',
     broken: ['coordinator.heartbeat_interval_ms=5000', 'coordinator.heartbeat_timeout_ms=10000'],
     field: 'coordinator.heartbeat_timeout_ms',
@@ -143,10 +137,10 @@ for (const { title, broken, field, mended } of RULES) {
 }
 
 test('a rule says nothing about a field that is wrong by itself', (t) => {
-  const { faults } = refusal(MINIMAL, 'steps=none', 'optimizer.schedule.warmup_steps=100');
+  const { faults } = refusal(MINIMAL, 'batch_size=none', 'coordinator.start_trainers=60');
   t.deepEqual(
     faults.map((fault) => fault.field),
-    ['steps'],
+    ['batch_size'],
   );
 });
 

@@ -208,7 +208,8 @@ test('a cache that becomes shorter while it is open is an error, not zeros', asy
   const cache = (await open(cacheDir))!;
   t.teardown(() => cache.close());
   truncateSync(join(cacheDir, 'k', 'train.tokens'), 20);
-  await t.throwsAsync(cache.sequences('train', 30).read([0]), {
+  const train = await cache.sequences('train', 30);
+  await t.throwsAsync(train.read([0]), {
     instanceOf: DataError,
     message: /became shorter/,
   });
