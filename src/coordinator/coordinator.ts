@@ -143,7 +143,10 @@ class Coordinator {
     (isWaiting ? this.#logWaiting : this.#logNote)(note);
     if (!isWaiting || note === this.#lastNotice) return;
     this.#lastNotice = note;
-    for (const session of this.#trainers.sessions()) session.send({ kind: 'notice', text: note });
+    for (const session of this.#trainers.sessions()) {
+      // A notice goes ahead of what is queued: before the Welcome it would be the first message.
+      if (session.liveSequence !== null) session.send({ kind: 'notice', text: note });
+    }
   }
 
   #perform(effect: Effect): void {

@@ -48,8 +48,7 @@ export class SnapshotIntake {
           `got tensor ${part.tensor} of step ${part.step} from byte ${part.offset}`,
       );
     }
-    const { tensor, offset } = part;
-    const payload = part.payload.slice();
+    const { tensor, offset, payload } = part;
     this.#offset += payload.length;
     if (this.#offset === expected.totalBytes) {
       this.#tensor++;
