@@ -1,15 +1,12 @@
 /** The parts of the program that do the work, loaded when first used: --help needs none of them. */
 import type { Services } from './context.ts';
-import { growYoungGenerationEarly } from './young-generation.ts';
 
 export const services: Services = {
   ensureEngine: async () => {
     await (await import('./engine.ts')).ensureEngine();
   },
-  startCoordinator: async (options) => {
-    growYoungGenerationEarly();
-    return (await import('../coordinator/coordinator.ts')).startCoordinator(options);
-  },
+  startCoordinator: async (options) =>
+    (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
   continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),

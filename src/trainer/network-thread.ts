@@ -14,6 +14,7 @@ import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
+import { keepYoungGenerationSmall } from '../young-generation.ts';
 import { advanceSession, startSession } from './core/session.ts';
 import type {
   HeldState,
@@ -408,6 +409,7 @@ function fromHex(text: string): Uint8Array {
 
 const port = parentPort;
 if (port !== null) {
+  keepYoungGenerationSmall();
   const thread = new NetworkThread(
     workerData as ThreadOptions,
     (message, transfer) => port.postMessage(message, transfer),
