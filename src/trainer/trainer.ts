@@ -117,6 +117,7 @@ class Trainer {
         this.#activity(`not connected: ${event.reason}`);
         return null;
       case 'closed':
+        this.#sayWhereItEnds();
         return { code: GOOD_ENDS.includes(event.reason) ? 0 : 3, reason: event.text };
     }
   }
@@ -334,6 +335,14 @@ class Trainer {
     this.#replica?.dispose();
     this.#replica = null;
     this.#model = null;
+  }
+
+  /** For people, and for comparing trainers: equal weights have equal hashes. */
+  #sayWhereItEnds(): void {
+    if (this.#replica === null) return;
+    const weightsSha256 = Buffer.from(this.#replica.weightsSha256()).toString('hex');
+    const text = `the weights after step ${this.#step} have SHA-256 ${weightsSha256}`;
+    this.#options.logger.info('trainer.weights', { step: this.#step, weightsSha256 }, text);
   }
 
   #activity(activity: string): void {
