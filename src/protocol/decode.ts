@@ -2,6 +2,8 @@
  * From generated protobuf objects to checked messages, one function a kind. Pure. Field names in
  * errors are those of galore.proto.
  */
+import { codecFor } from '../galore/codec/codec.ts';
+import { sizeOf } from '../galore/slot.ts';
 import type { galore } from '#messages';
 import {
   checkAmount,
@@ -49,7 +51,6 @@ import {
   type TensorInfo,
   type UpdateRecord,
 } from './messages.ts';
-import { encodedBytes } from './slot-sizes.ts';
 
 /** Streams whose Parts belong to a refresh round. */
 const ROUND_STREAMS: readonly StreamName[] = ['sketch', 'sketchSum', 'factor'];
@@ -277,10 +278,7 @@ function tensorInfos(
       checkUint(extent, extentName, 1),
     );
     const codec = checkEnum(body.codec ?? 0, `${name}.codec`, CODEC_NUMBERS);
-    const expectedBytes = encodedBytes(
-      codec,
-      shape.reduce((product, extent) => product * extent, 1),
-    );
+    const expectedBytes = codecFor(codec).encodedBytes(sizeOf(shape));
     return {
       name: checkText(body.name ?? '', `${name}.name`, MAX_TENSOR_NAME_LENGTH, 1),
       shape,
