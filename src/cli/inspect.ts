@@ -42,7 +42,7 @@ export function formatInspection(inspection: Inspection): string {
     ['coordinator', inspection.coordinator],
     ['step', `${inspection.step}${of}`],
     ['loss', inspection.lastLoss === null ? '-' : inspection.lastLoss.toFixed(4)],
-    ['trainers', inspection.trainers.length === 0 ? '-' : inspection.trainers.join(', ')],
+    ['trainers', `${inspection.trainers} ${inspection.trainerIds.join(', ')}`.trim()],
     ['tokens', inspection.tokens.toLocaleString('en-US')],
     ['seconds', inspection.seconds.toFixed(1)],
     ['sent up / down', `${formatBytes(inspection.bytesUp)} / ${formatBytes(inspection.bytesDown)}`],

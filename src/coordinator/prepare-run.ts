@@ -16,6 +16,7 @@ import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
+import { restoreMetrics } from './restore-metrics.ts';
 import {
   openNewestCheckpoint,
   removeCheckpointLeftovers,
@@ -110,6 +111,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   await checkpoint.close();
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
   closers.add(() => metrics.close());
+  await restoreMetrics(metrics, journal, start.step);
   const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);

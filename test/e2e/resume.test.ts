@@ -50,3 +50,23 @@ test.serial(
     t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
   },
 );
+
+test.serial('kill -9 of everything loses no committed step and no line of metrics', async (t) => {
+  const config = tinyConfig(TEST_TEXT, { method, steps: 30 });
+  const straight = await new TestRun(t, config).train(1);
+  const run = new TestRun(t, config);
+  const command = new Galore(t, run.trainArgs(1));
+  await command.printed(/step 12\/30/);
+  command.child.kill('SIGKILL');
+  await command.exited;
+  const metrics = join(run.dir, 'metrics.jsonl');
+  const lines = readFileSync(metrics, 'utf8').split('\n');
+  writeFileSync(metrics, lines.slice(0, 9).join('\n')); // as if more lines had been lost, one of them half
+  const { code, output } = await galore(t, 'resume', run.dir);
+  t.is(code, 0, output);
+  t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
+  t.deepEqual(
+    run.metrics.map(({ step, loss }) => [step, loss]),
+    straight.metrics.map(({ step, loss }) => [step, loss]),
+  );
+});

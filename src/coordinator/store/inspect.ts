@@ -57,8 +57,10 @@ export interface Inspection {
   /** Step and weights of the newest checkpoint that is sound. */
   readonly checkpointStep: number | null;
   readonly weightsSha256: string | null;
-  /** Ids of the trainers of the last step. */
-  readonly trainers: readonly string[];
+  /** Trainers of the last step. */
+  readonly trainers: number;
+  /** Their ids, as far as the journal still has the step. */
+  readonly trainerIds: readonly string[];
   readonly lastLoss: number | null;
   /** Sums over all steps in metrics.jsonl. */
   readonly tokens: number;
@@ -94,7 +96,8 @@ export async function inspectRun(
     coordinator: lock === null ? 'not running' : COORDINATOR[lock.liveness],
     checkpointStep: newest?.step ?? null,
     weightsSha256: newest?.weightsSha256 ?? null,
-    trainers: lastUpdate === null ? metrics.trainers : lastUpdate.members.map(({ trainerId }) => trainerId),
+    trainers: lastUpdate?.members.length ?? metrics.trainers,
+    trainerIds: lastUpdate?.members.map(({ trainerId }) => trainerId) ?? [],
     lastLoss:
       lastUpdate !== null && lastUpdate.tokens > 0 ? lastUpdate.lossSum / lastUpdate.tokens : metrics.loss,
     tokens: metrics.tokens,
@@ -172,7 +175,7 @@ async function readCheckpoints(
 
 interface MetricsSummary {
   readonly loss: number | null;
-  readonly trainers: readonly string[];
+  readonly trainers: number;
   readonly tokens: number;
   readonly seconds: number;
   readonly bytesUp: number;
@@ -182,14 +185,14 @@ interface MetricsSummary {
 async function sumMetrics(path: string): Promise<MetricsSummary> {
   const sums = { tokens: 0, seconds: 0, bytesUp: 0, bytesDown: 0 };
   let loss: number | null = null;
-  let trainers: readonly string[] = [];
+  let trainers = 0;
   for await (const line of readMetrics(path)) {
     for (const field of ['tokens', 'seconds', 'bytesUp', 'bytesDown'] as const) {
       const value = line[field];
       if (typeof value === 'number' && Number.isFinite(value)) sums[field] += value;
     }
     if (typeof line['loss'] === 'number') loss = line['loss'];
-    if (Array.isArray(line['trainers'])) trainers = line['trainers'].map(String);
+    if (typeof line['trainers'] === 'number') trainers = line['trainers'];
   }
   return { loss, trainers, ...sums };
 }

@@ -74,7 +74,8 @@ test('a run is shown with its step, traffic, checkpoints and journal, and nothin
     coordinator: 'running',
     checkpointStep: 2,
     weightsSha256: manifest.weightsSha256,
-    trainers: ['a', 'b'],
+    trainers: 2,
+    trainerIds: ['a', 'b'],
     lastLoss: 2.5, // 250 nats over 100 tokens, from the journal
     tokens: 300,
     seconds: 1.5,
@@ -151,7 +152,14 @@ test('a run without any step yet is shown', async (t) => {
   });
   t.teardown(() => run.close());
   const inspection = await inspectRun(run.path);
-  t.like(inspection, { step: 0, checkpointStep: null, weightsSha256: null, lastLoss: null, trainers: [] });
+  t.like(inspection, {
+    step: 0,
+    checkpointStep: null,
+    weightsSha256: null,
+    lastLoss: null,
+    trainers: 0,
+    trainerIds: [],
+  });
   t.regex(formatInspection(inspection), /step +0 of 3/);
 });
 
