@@ -311,16 +311,20 @@ class Coordinator {
   }
 
   #summary(outcome: Outcome): RunSummary {
-    const { path, weightsSha256 } = this.#checkpoints.newest;
+    const { newest, failure } = this.#checkpoints;
+    const { path, weightsSha256 } = newest;
+    const { step } = this.#state;
+    const unexplained = outcome === 'completed' ? 'no trainer was left to send its state' : null;
     return {
       outcome,
-      step: this.#state.step,
+      step,
       totalSteps: this.#run.config.steps,
       dir: this.#run.config.dir,
       lastLoss: this.#metrics.lastLoss ?? NaN,
       validationPerplexity: this.#metrics.validationPerplexity,
       checkpointPath: path,
       weightsSha256,
+      checkpointFailure: newest.step >= step ? null : (failure ?? unexplained),
     };
   }
 }
