@@ -419,6 +419,20 @@ test.serial(
   },
 );
 
+test.serial('a training that diverges says so and what to change, and keeps its steps', async (t) => {
+  const run = new TestRun(t, configWith({ optimizer: { lr: 1e30 } }));
+  const { code, output } = await galore(t, ...run.trainArgs(1));
+  t.is(code, CANNOT_CONTINUE, output);
+  says(
+    t,
+    output,
+    /error: no trainer is left \(.*number \d+ of \d+ is NaN: the training has diverged/,
+    /start it anew with a smaller optimizer\.lr/,
+    /1 of 3 steps are kept/,
+  );
+  t.is((await run.inspect()).step, 1);
+});
+
 test.serial(
   'a run that fills the disk ends with the file and what is kept, and goes on when there is space',
   async (t) => {
