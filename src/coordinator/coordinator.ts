@@ -36,7 +36,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     return await coordinator.listen();
   } catch (error) {
     await run.close();
-    await run.discardIfNew();
+    await run.undo();
     throw error;
   }
 }

@@ -44,14 +44,14 @@ export interface PreparedRun {
   readonly start: ResumePoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
   close(): Promise<void>;
-  /** After close: removes what a new run has written, so that a start that failed can be tried again. */
-  discardIfNew(): Promise<void>;
+  /** After close: takes back what this start has written, so that one that failed can be tried again. */
+  undo(): Promise<void>;
 }
 
 /** Closes what was opened, newest first, when preparing fails half-way or the run ends. */
 class Closers {
-  /** Removes what a new run has written; set once there is something. */
-  discard: () => Promise<void> = () => Promise.resolve();
+  /** Takes back what was written; set once there is something. */
+  undo: () => Promise<void> = () => Promise.resolve();
   readonly #closers: (() => Promise<void>)[] = [];
   add(close: () => Promise<void>): void {
     this.#closers.push(close);
@@ -68,7 +68,7 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
     return await prepare(options, closers);
   } catch (error) {
     await closers.closeAll();
-    await closers.discard();
+    await closers.undo();
     throw error;
   }
 }
@@ -108,7 +108,12 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
   // What was changed for going on holds the next time too.
-  if (mode === 'resume') await writeFileAtomic(join(run.path, 'run.yaml'), resolvedYaml(config));
+  if (mode === 'resume') {
+    const path = join(run.path, 'run.yaml');
+    await writeFileAtomic(path, resolvedYaml(config));
+    // Why the start failed is the better explanation.
+    closers.undo = () => writeFileAtomic(path, run.configYaml).catch(() => {});
+  }
   return {
     config,
     runId: run.runId,
@@ -124,7 +129,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     start,
     newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
     close: () => closers.closeAll(),
-    discardIfNew: () => closers.discard(),
+    undo: () => closers.undo(),
   };
 }
 
@@ -177,7 +182,7 @@ async function createRun(
     configYaml: resolvedYaml(config),
   });
   closers.add(() => directory.close());
-  closers.discard = () => directory.discard();
+  closers.undo = () => directory.discard();
   await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
     ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
