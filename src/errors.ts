@@ -43,17 +43,6 @@ export class ProtocolError extends GaloreError {
   }
 }
 
-/** The connection ended; `mayRetry` says whether connecting again can help. */
-export class ConnectionClosedError extends GaloreError {
-  readonly closeCode: number;
-  readonly mayRetry: boolean;
-  constructor(closeCode: number, message: string, mayRetry: boolean) {
-    super('ERR_GALORE_CONNECTION_CLOSED', message);
-    this.closeCode = closeCode;
-    this.mayRetry = mayRetry;
-  }
-}
-
 /** A checkpoint, journal or run directory is damaged or not what it should be; `path` names it. */
 export class CheckpointError extends GaloreError {
   readonly path: string;
@@ -76,6 +65,13 @@ export class DataError extends GaloreError {
 export class TensorShapeError extends GaloreError {
   constructor(message: string) {
     super('ERR_GALORE_SHAPE', message);
+  }
+}
+
+/** A number to be sent is NaN or infinite: the training has diverged. */
+export class NotFiniteError extends GaloreError {
+  constructor(message: string) {
+    super('ERR_GALORE_NOT_FINITE', message);
   }
 }
 

@@ -2,10 +2,10 @@
 import {
   CheckpointError,
   ConfigError,
-  ConnectionClosedError,
   DataError,
   EngineError,
   GaloreError,
+  NotFiniteError,
   OperatingError,
   ProtocolError,
 } from '../errors.ts';
@@ -17,7 +17,7 @@ export const EXIT_CODES = {
   UNEXPECTED: 1,
   /** The command line, the configuration or a given file cannot be used. */
   BAD_INPUT: 2,
-  /** The run could not go on: refused for good, damaged state, no engine, no trainers, disk full. */
+  /** The run could not go on: refused for good, damaged state, no engine, no trainers, disk full, numbers that overflow. */
   CANNOT_CONTINUE: 3,
   /** Interrupted twice: ended at once. */
   INTERRUPTED: 130,
@@ -28,9 +28,9 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof ConfigError || error instanceof DataError) return EXIT_CODES.BAD_INPUT;
   if (
     error instanceof CheckpointError ||
-    error instanceof ConnectionClosedError ||
     error instanceof ProtocolError ||
     error instanceof EngineError ||
+    error instanceof NotFiniteError ||
     error instanceof OperatingError
   ) {
     return EXIT_CODES.CANNOT_CONTINUE;

@@ -99,7 +99,9 @@ class Run {
     } catch (error) {
       // Ending at once may fail in its own way; what made it necessary is the better explanation.
       if (this.#failure !== null) throw new OperatingError(this.#failure, { cause: error });
-      throw error;
+      if (!(error instanceof OperatingError)) throw error;
+      const advice = `every committed step is kept\nto go on: ${this.#resumeCommand(config.dir)}`;
+      throw new OperatingError(`${error.message}; ${advice}`, { cause: error });
     } finally {
       this.#isOver = true;
       await this.#trainers?.close(doTrainersKnow);
@@ -182,9 +184,10 @@ class Run {
   #conclude(summary: RunSummary): number {
     const dir = shellWord(this.#shownPath(summary.dir));
     const command = this.#context.commandName;
-    const resume = `${command} resume ${dir}`;
-    if (this.#failure !== null && summary.outcome !== 'completed') {
-      const text = `${this.#failure}; ${summary.step} of ${summary.totalSteps} steps are kept`;
+    const resume = this.#resumeCommand(summary.dir);
+    const failure = this.#failureOf(summary);
+    if (failure !== null) {
+      const text = `${failure}; ${summary.step} of ${summary.totalSteps} steps are kept`;
       if (this.#request.output.logJson) this.#logger.error('run.failed', { ...summary }, text);
       else this.#display.error(`error: ${text}\nto go on: ${resume}\n`);
       return EXIT_CODES.CANNOT_CONTINUE;
@@ -198,6 +201,17 @@ class Run {
     for (const line of summaryLines(summary, { path: this.#shownPath, resume, generate }))
       this.#display.line(line);
     return EXIT_CODES.OK;
+  }
+
+  /** Why the run has not ended as it should; null when it has. */
+  #failureOf({ outcome, step, checkpointFailure }: RunSummary): string | null {
+    if (this.#failure !== null && outcome !== 'completed') return this.#failure;
+    if (checkpointFailure === null) return null;
+    return `there is no checkpoint of step ${step}: ${checkpointFailure}`;
+  }
+
+  #resumeCommand(dir: string): string {
+    return `${this.#context.commandName} resume ${shellWord(this.#shownPath(dir))}`;
   }
 
   readonly #shownPath = (path: string): string => shownPath(this.#context.workingDir, path);

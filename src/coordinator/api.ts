@@ -67,4 +67,9 @@ export interface RunSummary {
   readonly validationPerplexity: number | null;
   readonly checkpointPath: string | null;
   readonly weightsSha256: string | null;
+  /**
+   * Why there is no checkpoint of `step`, in words; the journal holds what it lacks. Null: there is one,
+   * or the run was stopped when none could be had.
+   */
+  readonly checkpointFailure: string | null;
 }

@@ -27,12 +27,16 @@ export interface CheckpointSurroundings {
   readonly nowMs: () => number;
 }
 
+/** What is told of the newest checkpoint. */
+type NewestCheckpoint = Pick<CheckpointInfo, 'step' | 'path' | 'weightsSha256'>;
+
 export class CheckpointDesk {
   readonly #run: PreparedRun;
   readonly #around: CheckpointSurroundings;
   #intake: SnapshotIntake | null = null;
   #reportedMs = 0;
-  #newest: Pick<CheckpointInfo, 'path' | 'weightsSha256'>;
+  #newest: NewestCheckpoint;
+  #failure: string | null = null;
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
@@ -41,8 +45,13 @@ export class CheckpointDesk {
   }
 
   /** The newest checkpoint on disk. */
-  get newest(): Pick<CheckpointInfo, 'path' | 'weightsSha256'> {
+  get newest(): NewestCheckpoint {
     return this.#newest;
+  }
+
+  /** Why the last one asked for could not be written; null when it could. */
+  get failure(): string | null {
+    return this.#failure;
   }
 
   /** Opens the files of a checkpoint, then asks the trainer for its state. */
@@ -111,6 +120,7 @@ export class CheckpointDesk {
     const { checkpointsDir, journal, config } = this.#run;
     const info = await intake.finish();
     this.#newest = info;
+    this.#failure = null;
     await journal.startSegment();
     const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
     if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
@@ -119,6 +129,7 @@ export class CheckpointDesk {
 
   #failed(step: number, error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error);
+    this.#failure = reason;
     this.#around.onReport({
       type: 'notice',
       text: `the checkpoint of step ${step} could not be written: ${reason}`,

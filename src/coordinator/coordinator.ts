@@ -36,7 +36,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     return await coordinator.listen();
   } catch (error) {
     await run.close();
-    await run.discardIfNew();
+    await run.undo();
     throw error;
   }
 }
@@ -311,16 +311,20 @@ class Coordinator {
   }
 
   #summary(outcome: Outcome): RunSummary {
-    const { path, weightsSha256 } = this.#checkpoints.newest;
+    const { newest, failure } = this.#checkpoints;
+    const { path, weightsSha256 } = newest;
+    const { step } = this.#state;
+    const unexplained = outcome === 'completed' ? 'no trainer was left to send its state' : null;
     return {
       outcome,
-      step: this.#state.step,
+      step,
       totalSteps: this.#run.config.steps,
       dir: this.#run.config.dir,
       lastLoss: this.#metrics.lastLoss ?? NaN,
       validationPerplexity: this.#metrics.validationPerplexity,
       checkpointPath: path,
       weightsSha256,
+      checkpointFailure: newest.step >= step ? null : (failure ?? unexplained),
     };
   }
 }

@@ -8,7 +8,7 @@ import { sizeOf, type TensorSpec } from '../galore/slot.ts';
 import { initialiseTensor } from '../model/initialise.ts';
 import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
-import { beginCheckpoint, type CheckpointTexts } from './store/checkpoint.ts';
+import { beginCheckpoint, type CheckpointTexts, type RunFacts } from './store/checkpoint.ts';
 
 /** Context length written into config.json when the sequences are not longer (the GaLore configurations'). */
 const DEFAULT_CONTEXT = 1024;
@@ -38,26 +38,35 @@ export async function writeFirstCheckpoint(
   try {
     const tensors = specs.map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
     const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
-    for (const [index, spec] of specs.entries()) {
-      const values = await read(spec);
-      await writer.write(index, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+    try {
+      for (const [index, spec] of specs.entries()) {
+        const values = await read(spec);
+        await writer.write(index, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      }
+      await writer.finish(firstFacts(config, runId));
+    } catch (error) {
+      await writer.abandon();
+      throw error;
     }
-    await writer.finish({
-      runId,
-      name: config.name,
-      step: 0,
-      sequence: 0,
-      digest: Buffer.from(FIRST_DIGEST).toString('hex'),
-      refreshedStep: 0,
-      cursor: { next: 0, returned: [] },
-      seed: config.seed,
-      schedulePosition: 0,
-      members: [],
-      created: new Date().toISOString(),
-    });
   } finally {
     await close();
   }
+}
+
+function firstFacts({ name, seed }: RunConfig, runId: string): RunFacts {
+  return {
+    runId,
+    name,
+    step: 0,
+    sequence: 0,
+    digest: Buffer.from(FIRST_DIGEST).toString('hex'),
+    refreshedStep: 0,
+    cursor: { next: 0, returned: [] },
+    seed,
+    schedulePosition: 0,
+    members: [],
+    created: new Date().toISOString(),
+  };
 }
 
 async function weightsOf(

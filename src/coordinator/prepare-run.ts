@@ -3,7 +3,6 @@
  * directory, the checkpoint of step 0, journal. The same for a new run and for one that goes on.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
@@ -46,14 +45,14 @@ export interface PreparedRun {
   readonly start: ResumePoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
   close(): Promise<void>;
-  /** After close: removes the directory if this call made it, so that a start that failed can be tried again. */
-  discardIfNew(): Promise<void>;
+  /** After close: takes back what this start has written, so that one that failed can be tried again. */
+  undo(): Promise<void>;
 }
 
 /** Closes what was opened, newest first, when preparing fails half-way or the run ends. */
 class Closers {
-  /** Set once the run directory was made by this call. */
-  hasNewDirectory = false;
+  /** Takes back what was written; set once there is something. */
+  undo: () => Promise<void> = () => Promise.resolve();
   readonly #closers: (() => Promise<void>)[] = [];
   add(close: () => Promise<void>): void {
     this.#closers.push(close);
@@ -70,14 +69,9 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
     return await prepare(options, closers);
   } catch (error) {
     await closers.closeAll();
-    if (closers.hasNewDirectory) await discardRun(options.config.dir);
+    await closers.undo();
     throw error;
   }
-}
-
-/** Removes what a run that never began has written. */
-async function discardRun(dir: string): Promise<void> {
-  await rm(dir, { recursive: true, force: true });
 }
 
 async function prepare(options: CoordinatorOptions, closers: Closers): Promise<PreparedRun> {
@@ -112,11 +106,16 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
   closers.add(() => metrics.close());
   await restoreMetrics(metrics, journal, start.step);
-  const evaluations = await MetricsLog.open(join(run.path, 'evaluations.jsonl'), start.step);
+  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
   // What was changed for going on holds the next time too.
-  if (mode === 'resume') await writeFileAtomic(join(run.path, 'run.yaml'), resolvedYaml(config));
+  if (mode === 'resume') {
+    const path = join(run.path, 'run.yaml');
+    await writeFileAtomic(path, resolvedYaml(config));
+    // Why the start failed is the better explanation.
+    closers.undo = () => writeFileAtomic(path, run.configYaml).catch(() => {});
+  }
   return {
     config,
     runId: run.runId,
@@ -132,9 +131,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     start,
     newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
     close: () => closers.closeAll(),
-    discardIfNew: async () => {
-      if (mode === 'new') await discardRun(config.dir);
-    },
+    undo: () => closers.undo(),
   };
 }
 
@@ -186,8 +183,8 @@ async function createRun(
     name: config.name,
     configYaml: resolvedYaml(config),
   });
-  closers.hasNewDirectory = true;
   closers.add(() => directory.close());
+  closers.undo = () => directory.discard();
   await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
     ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),

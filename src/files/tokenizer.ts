@@ -113,7 +113,8 @@ export function parseTokenizer(json: string, path: string, eosToken: string | nu
 export function checkVocabulary(tokenizer: Tokenizer, modelVocabSize: number): void {
   if (tokenizer.vocabSize <= modelVocabSize) return;
   throw new ConfigError(
-    `the tokenizer has ${tokenizer.vocabSize} tokens and the model's vocabulary only ${modelVocabSize}`,
+    `the tokenizer has ${tokenizer.vocabSize} tokens and the model's vocabulary (model.vocab_size) only ${modelVocabSize}; ` +
+      `it must have at least ${tokenizer.vocabSize}, or the tokenizer fewer tokens`,
     [
       {
         field: 'model.vocab_size',

@@ -3,9 +3,9 @@ import { describeError, exitCodeOf } from '../../src/cli/exit-codes.ts';
 import {
   CheckpointError,
   ConfigError,
-  ConnectionClosedError,
   DataError,
   EngineError,
+  NotFiniteError,
   OperatingError,
   ProtocolError,
   TensorShapeError,
@@ -15,9 +15,9 @@ test('what the user gave wrong is 2, what keeps a run from going on is 3, the re
   t.is(exitCodeOf(new ConfigError('x')), 2);
   t.is(exitCodeOf(new DataError('f', 'x')), 2);
   t.is(exitCodeOf(new CheckpointError('f', 'x')), 3);
-  t.is(exitCodeOf(new ConnectionClosedError(4004, 'x', false)), 3);
   t.is(exitCodeOf(new ProtocolError(4002, 'x')), 3);
   t.is(exitCodeOf(new EngineError('x')), 3);
+  t.is(exitCodeOf(new NotFiniteError('x')), 3);
   t.is(exitCodeOf(new OperatingError('x')), 3);
   t.is(exitCodeOf(new TensorShapeError('x')), 1);
   t.is(exitCodeOf(new Error('x')), 1);

@@ -202,6 +202,7 @@ export function summary(dir: string, changes: Partial<RunSummary> = {}): RunSumm
     validationPerplexity: 95.21,
     checkpointPath: join(dir, 'checkpoints/step-000060'),
     weightsSha256: 'ab12',
+    checkpointFailure: null,
     ...changes,
   };
 }

@@ -270,7 +270,30 @@ test('a coordinator that fails ends the trainers, and its error decides the code
   t.deepEqual(w.processes[0]?.signals, ['SIGTERM']);
   w.processes[0]?.events.onExit(0, 'exit code 0');
   t.is(await running, 3);
-  t.is(w.err.text, 'error: the disk is full\n');
+  t.is(
+    w.err.text,
+    'error: the disk is full; every committed step is kept\nto go on: galore resume runs/tiny\n',
+  );
+});
+
+test('all steps without a checkpoint of the last are no success: 3, the reason, and the way to make it', async (t) => {
+  for (const outcome of ['completed', 'stopped'] as const) {
+    const w = world(t);
+    const running = w.run('train', 'run.yaml');
+    await w.coordinator.started.promise;
+    await settle();
+    const checkpointFailure = 'the disk is full';
+    w.coordinator.finished.resolve(summary(join(w.dir, 'runs/tiny'), { outcome, checkpointFailure }));
+    await settle();
+    w.processes[0]?.events.onExit(0, 'exit code 0');
+    t.is(await running, 3);
+    t.is(
+      w.err.text,
+      'error: there is no checkpoint of step 60: the disk is full; 60 of 60 steps are kept\n' +
+        'to go on: galore resume runs/tiny\n',
+    );
+    t.notRegex(w.out.text, /done|to try it/);
+  }
 });
 
 test('a coordinator that cannot start is one message without a stack', async (t) => {

@@ -185,7 +185,11 @@ test('a tokenizer with more tokens than the model has rows is refused', (t) => {
   t.notThrows(() => checkVocabulary(tokenizer, 265));
   t.notThrows(() => checkVocabulary(tokenizer, 300));
   const error = t.throws(() => checkVocabulary(tokenizer, 264), { instanceOf: ConfigError });
-  t.is(error.message, "the tokenizer has 265 tokens and the model's vocabulary only 264");
+  t.is(
+    error.message,
+    "the tokenizer has 265 tokens and the model's vocabulary (model.vocab_size) only 264; " +
+      'it must have at least 265, or the tokenizer fewer tokens',
+  );
   t.deepEqual(error.faults, [
     {
       field: 'model.vocab_size',

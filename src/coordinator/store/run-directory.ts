@@ -2,8 +2,8 @@
  * The directory of a run: who it belongs to, where its parts lie, and the lock that keeps a second
  * coordinator out. See docs/state.md, "Run directory".
  */
-import { mkdir, readFile, readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readFile, readdir, rm, rmdir } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
 import { CheckpointError } from '../../errors.ts';
 import { writeFileAtomic } from '../../files/atomic.ts';
@@ -18,6 +18,7 @@ const RUN_DIRECTORY_VERSION = 1;
 const MARKER_FILE = 'run-id.json';
 const CONFIG_FILE = 'run.yaml';
 const METRICS_FILE = 'metrics.jsonl';
+const EVALUATIONS_FILE = 'evaluations.jsonl';
 const JOURNAL_DIR = 'journal';
 const CHECKPOINTS_DIR = 'checkpoints';
 
@@ -39,6 +40,7 @@ export interface RunDirectoryPaths extends RunIdentity {
   readonly journalDir: string;
   readonly checkpointsDir: string;
   readonly metricsPath: string;
+  readonly evaluationsPath: string;
   /** run.yaml: the resolved configuration. */
   readonly configYaml: string;
 }
@@ -49,8 +51,14 @@ export interface RunDirectory extends RunDirectoryPaths {
   close(): Promise<void>;
 }
 
+/** The directory of a run that has not begun. */
+export interface NewRunDirectory extends RunDirectory {
+  /** After close: removes what was made, so that a start that failed can be tried again. */
+  discard(): Promise<void>;
+}
+
 /**
- * Makes the directory of a new run. `configYaml` must hold no secrets: it is stored as it is.
+ * Makes the directory of a new run; when that fails, nothing of it is left. `configYaml` must hold no secrets: it is stored as it is.
  * @throws CheckpointError when `dir` holds a run or anything else already, OperatingError when it is
  * in use or cannot be written.
  */
@@ -58,22 +66,62 @@ export async function createRunDirectory(
   dir: string,
   { runId, name, configYaml }: RunIdentity & { readonly configYaml: string },
   onNotice: (text: string) => void = () => {},
-): Promise<RunDirectory> {
-  await explaining(`create ${dir}`, mkdir(dir, { recursive: true }));
-  await refuseOccupied(dir);
-  const lock = await lockDirectory(dir, onNotice);
+): Promise<NewRunDirectory> {
+  const firstMade = await explaining(`create ${dir}`, mkdir(dir, { recursive: true }));
+  const removeFolders = (): Promise<void> => removeMadeFolders(dir, firstMade);
   try {
     await refuseOccupied(dir);
+    const lock = await lockDirectory(dir, onNotice);
+    try {
+      await refuseOccupied(dir);
+      await fill(dir, { runId, name }, configYaml);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+    const directory = lockedDirectory(describe(dir, { runId, name }, configYaml), lock);
+    const discard = async (): Promise<void> => {
+      await removeParts(dir);
+      await removeFolders();
+    };
+    return { ...directory, discard };
+  } catch (error) {
+    await removeFolders();
+    throw error;
+  }
+}
+
+/** Writes what makes an empty directory a run directory, the marker last. */
+async function fill(dir: string, { runId, name }: RunIdentity, configYaml: string): Promise<void> {
+  try {
     await writeFileAtomic(join(dir, CONFIG_FILE), configYaml);
     for (const part of [JOURNAL_DIR, CHECKPOINTS_DIR]) {
       await explaining(`create ${join(dir, part)}`, mkdir(join(dir, part), { recursive: true }));
     }
     const identity = { formatVersion: RUN_DIRECTORY_VERSION, runId, name };
     await writeFileAtomic(join(dir, MARKER_FILE), `${JSON.stringify(identity, null, 2)}\n`);
-    return lockedDirectory(describe(dir, { runId, name }, configYaml), lock);
   } catch (error) {
-    await lock.release();
+    await removeParts(dir);
     throw error;
+  }
+}
+
+/** What cannot be removed stays: why the start failed is the better explanation. */
+async function removeParts(dir: string): Promise<void> {
+  const parts = [JOURNAL_DIR, CHECKPOINTS_DIR, METRICS_FILE, EVALUATIONS_FILE, CONFIG_FILE, MARKER_FILE];
+  for (const part of parts) await rm(join(dir, part), { recursive: true, force: true }).catch(() => {});
+}
+
+/** Removes `dir` and those above it, up to the first that was made for it, as long as they are empty. */
+async function removeMadeFolders(dir: string, firstMade: string | undefined): Promise<void> {
+  if (firstMade === undefined) return;
+  const last = resolve(firstMade);
+  for (let folder = resolve(dir); folder.length >= last.length; folder = dirname(folder)) {
+    try {
+      await rmdir(folder);
+    } catch {
+      return;
+    }
   }
 }
 
@@ -119,6 +167,7 @@ function describe(dir: string, { runId, name }: RunIdentity, configYaml: string)
     journalDir: join(dir, JOURNAL_DIR),
     checkpointsDir: join(dir, CHECKPOINTS_DIR),
     metricsPath: join(dir, METRICS_FILE),
+    evaluationsPath: join(dir, EVALUATIONS_FILE),
   };
 }
 
@@ -186,6 +235,14 @@ async function refuseOccupied(dir: string): Promise<void> {
     throw new CheckpointError(
       dir,
       `${dir} is not empty (${foreign} is in it) and not a run directory; choose another --dir`,
+    );
+  }
+  for (const part of [JOURNAL_DIR, CHECKPOINTS_DIR].filter((part) => names.includes(part))) {
+    const path = join(dir, part);
+    if ((await explaining(`read ${path}`, readdir(path))).length === 0) continue;
+    throw new CheckpointError(
+      dir,
+      `${dir} is damaged: it has no ${MARKER_FILE}, but ${path} is not empty; choose another --dir`,
     );
   }
 }

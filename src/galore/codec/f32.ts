@@ -1,5 +1,5 @@
 /** Numbers as they are: 4 bytes each, IEEE 754 single precision. */
-import { GaloreError, ProtocolError } from '../../errors.ts';
+import { NotFiniteError, ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import type { TensorCodec, TensorReader } from './tensor-codec.ts';
 
@@ -30,10 +30,10 @@ export const f32Codec: TensorCodec = {
 };
 
 /** The error for a number that cannot be sent. */
-export function notFinite(values: Float32Array, index: number): GaloreError {
-  return new GaloreError(
-    'ERR_GALORE_NOT_FINITE',
-    `number ${index} of ${values.length} is ${values[index]}: the gradient has overflowed`,
+export function notFinite(values: Float32Array, index: number): NotFiniteError {
+  return new NotFiniteError(
+    `number ${index} of ${values.length} is ${values[index]}: the training has diverged; ` +
+      'start it anew with a smaller optimizer.lr',
   );
 }
 

@@ -10,7 +10,7 @@ export interface TensorCodec {
   encodedBytes(count: number): number;
   /**
    * A new array of bytes. `key` names the stream of the stochastic rounding; f32 has no use for it.
-   * @throws GaloreError ERR_GALORE_NOT_FINITE for NaN or an infinity.
+   * @throws NotFiniteError for NaN or an infinity.
    */
   encode(values: Float32Array, key: RandomKey): Uint8Array;
   /**
