@@ -3,7 +3,7 @@
  * code with a reason that names what was wanted and what was offered.
  */
 import type { CloseReason } from '../protocol/close-codes.ts';
-import { FIRST_DIGEST, isSameDigest } from '../protocol/digest.ts';
+import { isSameDigest } from '../protocol/digest.ts';
 import type { HelloMessage } from '../protocol/messages.ts';
 import { negotiateVersion, PROTOCOL_VERSIONS } from '../protocol/version.ts';
 
@@ -14,7 +14,7 @@ export interface AdmissionContext {
   readonly schemaHash: Uint8Array;
   readonly trainerCount: number;
   readonly maxTrainers: number;
-  /** Digest of a record that is still in the journal; null when it is not. */
+  /** Digest of a record (0: of the start) if the journal has all that came after it; null otherwise. */
   readonly digestOf: (sequence: number) => Uint8Array | null;
 }
 
@@ -52,7 +52,7 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
 
 function heldSequence(hello: HelloMessage, context: AdmissionContext): number | null {
   if (hello.runId !== context.runId) return null;
-  const digest = hello.sequence === 0 ? FIRST_DIGEST : context.digestOf(hello.sequence);
+  const digest = context.digestOf(hello.sequence);
   return digest !== null && isSameDigest(digest, hello.digest) ? hello.sequence : null;
 }
 

@@ -14,7 +14,14 @@ import type { Dispatch } from './dispatch.ts';
 import { factsOf, type PreparedRun } from './prepare-run.ts';
 import type { Session } from './session.ts';
 import { SnapshotIntake } from './snapshot-intake.ts';
-import { beginCheckpoint, pruneCheckpoints, type CheckpointInfo } from './store/checkpoint.ts';
+import {
+  beginCheckpoint,
+  openNewestCheckpoint,
+  pruneCheckpoints,
+  type CheckpointInfo,
+  type CheckpointWriter,
+  type OpenCheckpoint,
+} from './store/checkpoint.ts';
 
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
@@ -33,7 +40,11 @@ type NewestCheckpoint = Pick<CheckpointInfo, 'step' | 'path' | 'weightsSha256'>;
 export class CheckpointDesk {
   readonly #run: PreparedRun;
   readonly #around: CheckpointSurroundings;
+  /** What the core waits for; null: nothing, or it was given up. */
+  #awaited: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
   #intake: SnapshotIntake | null = null;
+  /** Ends when all files that were opened are closed, but for those of `#intake`. */
+  #pending: Promise<unknown> = Promise.resolve();
   #reportedMs = 0;
   #newest: NewestCheckpoint;
   #failure: string | null = null;
@@ -65,15 +76,35 @@ export class CheckpointDesk {
     const table = stateTensors(shape.slots);
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
     const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, members);
-    session.enqueue(async () => {
+    this.#awaited = effect;
+    session.enqueue(() =>
+      this.#track(async () => {
+        let writer: CheckpointWriter;
+        try {
+          writer = await beginCheckpoint(checkpointsDir, step, table, texts);
+        } catch (error) {
+          if (this.#awaited === effect) this.#failed(step, error);
+          return;
+        }
+        const intake = new SnapshotIntake(trainerId, facts, table, writer);
+        // The trainer may have been lost, and another asked, while the files were being made.
+        if (this.#awaited !== effect) return this.#discard(intake);
+        this.#intake = intake;
+        session.connection.send({ kind: 'snapshotRequest', step, sequence });
+      }),
+    );
+  }
+
+  /** Opens the newest checkpoint. One that is deleted meanwhile was replaced by a newer one: that is opened then. */
+  async openNewest(): Promise<OpenCheckpoint | null> {
+    for (;;) {
+      const { path } = this.#newest;
       try {
-        const writer = await beginCheckpoint(checkpointsDir, step, table, texts);
-        this.#intake = new SnapshotIntake(trainerId, facts, table, writer);
+        return await openNewestCheckpoint(this.#run.checkpointsDir, () => {});
       } catch (error) {
-        return this.#failed(step, error);
+        if (this.#newest.path === path) throw error;
       }
-      session.connection.send({ kind: 'snapshotRequest', step, sequence });
-    });
+    }
   }
 
   /** Takes a part of stream snapshot. @throws ProtocolError */
@@ -96,35 +127,61 @@ export class CheckpointDesk {
     }
     this.#intake = null;
     this.#around.dispatch({ type: 'snapshotReceived', trainerId, step: intake.step });
-    this.#store(intake).then(
-      ({ path }) => {
-        this.#around.onReport({ type: 'checkpoint', step: intake.step, path });
-        this.#around.dispatch({ type: 'checkpointWritten', step: intake.step });
-      },
-      (error: unknown) => this.#failed(intake.step, error),
-    );
+    void this.#track(() => this.#store(intake));
   }
 
-  /** Deletes what the trainer sent so far. */
+  /** Deletes what the trainer sent so far; what has arrived whole is written all the same. */
   async abandon(): Promise<void> {
     const intake = this.#intake;
+    this.#awaited = null;
     this.#intake = null;
-    try {
-      await intake?.abandon();
-    } catch (error) {
-      this.#around.logger.warn('checkpoint.abandon', { step: intake?.step }, String(error));
-    }
+    if (intake !== null) await this.#track(() => this.#discard(intake));
   }
 
-  async #store(intake: SnapshotIntake): Promise<CheckpointInfo> {
+  /** Gives up what is on its way and waits until no file is being written any more. */
+  async close(): Promise<void> {
+    await this.abandon();
+    await this.#pending;
+  }
+
+  /** Must not reject: nobody may be waiting. */
+  async #store(intake: SnapshotIntake): Promise<void> {
+    const { step } = intake;
+    try {
+      this.#newest = await intake.finish();
+      this.#failure = null;
+    } catch (error) {
+      return this.#failed(step, error);
+    }
+    try {
+      await this.#dropSuperfluous();
+    } catch (error) {
+      this.#around.logger.warn('checkpoint.prune', { step }, String(error));
+    }
+    this.#around.onReport({ type: 'checkpoint', step, path: this.#newest.path });
+    this.#around.dispatch({ type: 'checkpointWritten', step });
+  }
+
+  async #dropSuperfluous(): Promise<void> {
     const { checkpointsDir, journal, config } = this.#run;
-    const info = await intake.finish();
-    this.#newest = info;
-    this.#failure = null;
     await journal.startSegment();
     const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
     if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
-    return info;
+  }
+
+  /** What cannot be deleted now goes when the run is opened next. */
+  async #discard(intake: SnapshotIntake): Promise<void> {
+    try {
+      await intake.abandon();
+    } catch (error) {
+      this.#around.logger.warn('checkpoint.abandon', { step: intake.step }, String(error));
+    }
+  }
+
+  #track(work: () => Promise<void>): Promise<void> {
+    const done = work();
+    this.#pending = Promise.allSettled([this.#pending, done]);
+    return done;
   }
 
   #failed(step: number, error: unknown): void {

@@ -31,9 +31,8 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const run = await prepareRun(options);
-  const coordinator = new Coordinator(run, options);
   try {
-    return await coordinator.listen();
+    return await new Coordinator(run, options).listen();
   } catch (error) {
     await run.close();
     await run.undo();
@@ -305,9 +304,12 @@ class Coordinator {
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
     if (this.#ticker !== null) clearInterval(this.#ticker);
-    await this.#checkpoints.abandon();
-    await this.#server.close(reason, text);
-    await this.#run.close();
+    try {
+      await this.#server.close(reason, text);
+      await this.#checkpoints.close();
+    } finally {
+      await this.#run.close();
+    }
   }
 
   #summary(outcome: Outcome): RunSummary {

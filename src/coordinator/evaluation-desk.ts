@@ -9,7 +9,7 @@ import type { Effect } from './core/state.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { Session } from './session.ts';
 
-/** Answers of one trainer so far. */
+/** The answers to one share so far. */
 interface Tally {
   readonly step: number;
   outstanding: number;
@@ -22,7 +22,8 @@ export class EvaluationDesk {
   readonly #seqLen: number;
   readonly #sequenceCount: number;
   readonly #dispatch: Dispatch;
-  readonly #tallies = new Map<string, Tally>();
+  /** By trainer; it answers its shares in the order it was given them. */
+  readonly #tallies = new Map<string, Tally[]>();
 
   /** @param sequenceCount sequences of one evaluation; the core numbers them from 0 */
   constructor(dataset: Dataset, seqLen: number, sequenceCount: number, dispatch: Dispatch) {
@@ -40,10 +41,9 @@ export class EvaluationDesk {
     const source = this.#source;
     if (source === null) return;
     const portion = maxSequencesPerAssignment(this.#seqLen + 1);
-    const earlier = this.#tallies.get(trainerId);
+    const earlier = (this.#tallies.get(trainerId) ?? []).filter((tally) => tally.step === step);
     const outstanding = Math.ceil(sequences.length / portion);
-    if (earlier?.step === step) earlier.outstanding += outstanding;
-    else this.#tallies.set(trainerId, { step, outstanding, tokens: 0, lossSum: 0 });
+    this.#tallies.set(trainerId, [...earlier, { step, outstanding, tokens: 0, lossSum: 0 }]);
     for (let start = 0; start < sequences.length; start += portion) {
       const indices = sequences.slice(start, start + portion).map((number) => this.#spread(number, source));
       session.enqueue(async () => {
@@ -53,22 +53,20 @@ export class EvaluationDesk {
     }
   }
 
-  /** Takes one answer; the last one of a share is reported to the core. */
+  /** Takes one answer; the last one of a share is reported to the core, and so is one nobody asked for. */
   accept(trainerId: string, { step, tokens, lossSum }: EvaluationMessage): void {
-    const tally = this.#tallies.get(trainerId);
-    if (tally?.step !== step) return;
+    const tallies = this.#tallies.get(trainerId) ?? [];
+    const [tally] = tallies;
+    if (tally?.step !== step) {
+      return this.#dispatch({ type: 'evaluationReceived', trainerId, step, tokens, lossSum });
+    }
     tally.tokens += tokens;
     tally.lossSum += lossSum;
     tally.outstanding--;
     if (tally.outstanding > 0) return;
-    this.#tallies.delete(trainerId);
-    this.#dispatch({
-      type: 'evaluationReceived',
-      trainerId,
-      step,
-      tokens: tally.tokens,
-      lossSum: tally.lossSum,
-    });
+    tallies.shift();
+    const { tokens: allTokens, lossSum: allLosses } = tally;
+    this.#dispatch({ type: 'evaluationReceived', trainerId, step, tokens: allTokens, lossSum: allLosses });
   }
 
   /** The trainer is gone. */

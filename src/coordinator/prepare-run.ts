@@ -57,8 +57,13 @@ class Closers {
   add(close: () => Promise<void>): void {
     this.#closers.push(close);
   }
+  /** Closes everything, newest first, then throws the first error there was. */
   async closeAll(): Promise<void> {
-    for (let close = this.#closers.pop(); close !== undefined; close = this.#closers.pop()) await close();
+    const errors: unknown[] = [];
+    for (let close = this.#closers.pop(); close !== undefined; close = this.#closers.pop()) {
+      await close().catch((error: unknown) => errors.push(error));
+    }
+    if (errors.length > 0) throw errors[0];
   }
 }
 
@@ -68,7 +73,7 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
   try {
     return await prepare(options, closers);
   } catch (error) {
-    await closers.closeAll();
+    await closers.closeAll().catch(() => {}); // the first error is the one to tell
     await closers.undo();
     throw error;
   }

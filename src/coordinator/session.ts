@@ -12,7 +12,6 @@ export class Session {
   liveSequence: number | null = null;
   /** The last record the trainer says it has applied. */
   readySequence = -1;
-  device = '';
   #outbox: Promise<void> = Promise.resolve();
   readonly #onFailure: (error: unknown) => void;
 

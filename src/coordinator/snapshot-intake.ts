@@ -66,14 +66,16 @@ export class SnapshotIntake {
     return this.#tensor === this.#table.length;
   }
 
-  /** Waits for the writes, seals the checkpoint. */
+  /** Waits for the writes, seals the checkpoint; if that fails nothing of it is left. */
   async finish(): Promise<CheckpointInfo> {
     await this.#writes;
-    if (this.#failure !== null) {
+    try {
+      if (this.#failure !== null) throw this.#failure;
+      return await this.#writer.finish(this.#run);
+    } catch (error) {
       await this.#writer.abandon();
-      throw this.#failure;
+      throw error;
     }
-    return this.#writer.finish(this.#run);
   }
 
   /** Deletes what was written. */

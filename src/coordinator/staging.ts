@@ -29,6 +29,8 @@ export type StagedStream = 'contribution' | 'sketch' | 'factor';
 interface TrainerStage {
   readonly assembler: PartAssembler;
   readonly tensors: Record<StagedStream, Map<number, StagedTensor>>;
+  /** The opening of the window in which the tensor that is half there began. */
+  readonly begun: Record<StagedStream, number>;
   /** CRC-32C over the payloads of the contribution so far. */
   checksum: number;
 }
@@ -40,6 +42,9 @@ export class Staging {
   readonly #trainers = new Map<string, TrainerStage>();
   #window: StagingWindow = { step: 0, round: 0 };
   #isOpen = false;
+  /** Numbers of the openings: of the step, for contributions, and of the round, for the rest. */
+  #stepOpening = 0;
+  #roundOpening = 0;
 
   /** @param rounds of a refresh */
   constructor(slots: readonly Slot[], sizes: readonly SlotSizes[], rounds: number) {
@@ -50,18 +55,24 @@ export class Staging {
 
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
   open(window: StagingWindow): void {
+    const isNewStep = !this.#isOpen || window.step !== this.#window.step;
     for (const stage of this.#trainers.values()) {
-      if (window.step !== this.#window.step) forgetTensors(stage);
+      if (isNewStep) forgetTensors(stage);
       stage.tensors.sketch.clear();
       stage.tensors.factor.clear();
     }
+    this.#roundOpening++;
+    if (isNewStep) this.#stepOpening = this.#roundOpening;
     this.#window = window;
     this.#isOpen = true;
   }
 
   /** Closes the window: the step is committed or was given up. Parts of it that still come are dropped. */
   close(): void {
-    for (const stage of this.#trainers.values()) forgetTensors(stage);
+    for (const [trainerId, stage] of this.#trainers) {
+      forgetTensors(stage);
+      if (stage.assembler.bytesHeld === 0) this.#trainers.delete(trainerId);
+    }
     this.#isOpen = false;
   }
 
@@ -78,10 +89,13 @@ export class Staging {
   accept(trainerId: string, part: PartMessage): void {
     const stream = stagedStream(part.stream);
     const stage = this.#stageOf(trainerId);
-    const isCurrent = this.#isOpen && part.step === this.#window.step;
     const complete = stage.assembler.accept(part);
-    if (stream === 'contribution' && isCurrent) stage.checksum = crc32c(part.payload, stage.checksum);
-    if (complete === null) return;
+    // What began before the window was opened (again) only has its rest received.
+    const isCurrent = this.#isOpen && stage.begun[stream] === this.#openingOf(stream);
+    if (stream === 'contribution' && isCurrent && part.step === this.#window.step) {
+      stage.checksum = crc32c(part.payload, stage.checksum);
+    }
+    if (complete === null || !isCurrent) return;
     this.#checkNumbers(complete);
     stage.tensors[stream].set(part.tensor, complete);
   }
@@ -115,6 +129,10 @@ export class Staging {
     codecFor(codec).check(bytes, count);
   }
 
+  #openingOf(stream: StagedStream): number {
+    return stream === 'contribution' ? this.#stepOpening : this.#roundOpening;
+  }
+
   #stageOf(trainerId: string): TrainerStage {
     const existing = this.#trainers.get(trainerId);
     if (existing !== undefined) return existing;
@@ -123,6 +141,7 @@ export class Staging {
         this.#expect(trainerId, stagedStream(stream), step, round, tensor),
       ),
       tensors: { contribution: new Map(), sketch: new Map(), factor: new Map() },
+      begun: { contribution: 0, sketch: 0, factor: 0 },
       checksum: 0,
     };
     this.#trainers.set(trainerId, stage);
@@ -141,7 +160,9 @@ export class Staging {
       return `round ${round} is not under way (round ${window.round} is)`;
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return `there is no slot ${tensor} (there are ${this.#sizes.length})`;
-    if (this.#trainers.get(trainerId)?.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
+    const stage = this.#stageOf(trainerId);
+    if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
+    stage.begun[stream] = this.#openingOf(stream);
     if (stream === 'contribution') return sizes.payload;
     const expected =
       stream === 'factor' && round === this.#rounds ? sizes.basis : (sizes.sketches[round - 1] ?? null);

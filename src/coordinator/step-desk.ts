@@ -23,6 +23,12 @@ import { Staging, type StagedStream } from './staging.ts';
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
+/** A job of a trainer: the core's slots, and those of them that were sent to be factorised. */
+interface Job {
+  readonly slots: readonly number[];
+  readonly active: readonly number[];
+}
+
 export class StepDesk {
   readonly #config: RunConfig;
   readonly #shape: RunShape;
@@ -33,9 +39,9 @@ export class StepDesk {
   #round = 0;
   /** Slots of the refresh under way. */
   #refreshSlots: readonly number[] = [];
-  /** What each factorising trainer was given. */
-  readonly #jobs = new Map<string, readonly number[]>();
-  /** Most tokens each trainer can honestly declare. */
+  /** What each factorising trainer was given this round; one may get the job of another that is lost, too. */
+  readonly #jobs = new Map<string, Job[]>();
+  /** Most tokens each member of the step can honestly declare. */
   readonly #assignedTokens = new Map<string, number>();
 
   /** @param probeSeed a number the trainers do not know */
@@ -94,9 +100,8 @@ export class StepDesk {
     readonly slots: readonly number[];
     readonly frames: readonly Uint8Array[];
   } {
-    const earlier = this.#jobs.get(trainerId) ?? [];
-    this.#jobs.set(trainerId, [...earlier, ...slots]);
     const active = this.#refresh.active(slots);
+    this.#jobs.set(trainerId, [...(this.#jobs.get(trainerId) ?? []), { slots, active }]);
     const frames = active.flatMap((index) => [
       ...this.#partFrames('sketchSum', step, round, index, this.#refresh.sumOf(index) ?? undefined),
     ]);
@@ -111,30 +116,40 @@ export class StepDesk {
   /** A trainer says its sketches are complete. @throws ProtocolError if they are not */
   acceptSketch(trainerId: string, message: SketchMessage): void {
     if (!this.#isCurrent(message.step, message.round)) return;
-    if (message.tokens === 0) return;
+    if (message.tokens === 0 || !this.#isAssigned(trainerId)) return;
     this.#checkTokens(trainerId, message.tokens);
     this.#staging.take(trainerId, 'sketch', this.#refresh.active(this.#refreshSlots));
   }
 
   /**
-   * A trainer says its factors are complete.
-   * @returns the slots of its job; empty if the message is late
-   * @throws ProtocolError if they are not complete, not finite or not orthonormal
+   * A trainer says the factors of one of its jobs are complete.
+   * @returns the slots of that job; none if the message is late
+   * @throws ProtocolError if it has no such job, or its factors are not there, not finite or not orthonormal
    */
   acceptFactor(trainerId: string, message: FactorMessage): readonly number[] {
-    const job = this.#jobs.get(trainerId) ?? [];
-    if (!this.#isCurrent(message.step, message.round) || job.length === 0) return [];
-    const slots = job.filter((slot) => message.slots.includes(slot) || message.zeroSlots.includes(slot));
-    const given = this.#refresh.active(slots).filter((slot) => !message.zeroSlots.includes(slot));
+    const jobs = this.#jobs.get(trainerId);
+    if (!this.#isCurrent(message.step, message.round) || jobs === undefined) return [];
+    const answered = new Set([...message.slots, ...message.zeroSlots]);
+    const job = jobs.find(
+      ({ active }) => active.length === answered.size && active.every((slot) => answered.has(slot)),
+    );
+    if (job === undefined) {
+      throw new ProtocolError(
+        CLOSE_CODES.UNEXPECTED_MESSAGE.code,
+        `factors of slots ${[...answered].join(', ') || '(none)'} in step ${message.step}, round ${message.round}, ` +
+          `were not asked for; ${jobs.map(({ active }) => active.join(', ')).join(' and ')} were`,
+      );
+    }
+    const given = job.active.filter((slot) => !message.zeroSlots.includes(slot));
     const tensors = this.#staging.take(trainerId, 'factor', given);
-    const fault = this.#refresh.accept(trainerId, slots, message.zeroSlots, tensors);
+    const fault = this.#refresh.accept(trainerId, job.active, message.zeroSlots, tensors);
     if (fault !== null) throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, fault);
-    return job;
+    return job.slots;
   }
 
   /** A trainer says its contribution is complete. @throws ProtocolError if it is not, or damaged */
   acceptContribution(trainerId: string, message: ContributionMessage): void {
-    if (message.step !== this.#step || message.tokens === 0) return;
+    if (message.step !== this.#step || message.tokens === 0 || !this.#isAssigned(trainerId)) return;
     this.#checkTokens(trainerId, message.tokens);
     this.#staging.take(trainerId, 'contribution', this.#allSlots);
     const checksum = this.#staging.checksumOf(trainerId);
@@ -224,6 +239,11 @@ export class StepDesk {
 
   #isCurrent(step: number, round: number): boolean {
     return step === this.#step && round === this.#round;
+  }
+
+  /** Not so for one that is late with an earlier try of the same step; the core answers it. */
+  #isAssigned(trainerId: string): boolean {
+    return this.#assignedTokens.has(trainerId);
   }
 
   #checkTokens(trainerId: string, tokens: number): void {

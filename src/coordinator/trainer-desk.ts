@@ -2,6 +2,7 @@
  * The connected trainers: lets them in, brings them up to date, and turns what they send into facts.
  * Which trainer takes part in what is the core's business.
  */
+import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message } from '../protocol/messages.ts';
@@ -14,7 +15,7 @@ import { feedTrainer } from './feed.ts';
 import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
-import { openNewestCheckpoint, type OpenCheckpoint } from './store/checkpoint.ts';
+import type { OpenCheckpoint } from './store/checkpoint.ts';
 
 /** Sizes that a trainer's last heartbeat told. */
 export interface TrainerSizes {
@@ -90,7 +91,6 @@ export class TrainerDesk {
     switch (message.kind) {
       case 'ready':
         session.readySequence = message.sequence;
-        session.device = message.device;
         return this.#reportReady(session);
       case 'heartbeat': {
         const { residentBytes, tensorCount } = message;
@@ -164,8 +164,17 @@ export class TrainerDesk {
     protocolVersion: number,
     heldSequence: number | null,
   ): Promise<void> {
-    const { runId, config, schemaHash, journal, modelJson, checkpointsDir } = this.#run;
-    const snapshot = heldSequence === null ? await openNewestCheckpoint(checkpointsDir, () => {}) : null;
+    const { runId, config, schemaHash, journal, modelJson } = this.#run;
+    let snapshot: OpenCheckpoint | null = null;
+    try {
+      if (heldSequence === null) snapshot = await this.#around.checkpoints.openNewest();
+    } catch (error) {
+      // The trainers that have the state can go on, and give a good checkpoint, without this one.
+      const others = [...this.#sessions.values()].filter((other) => other !== session);
+      if (!(error instanceof CheckpointError) || !others.some(({ isUpToDate }) => isUpToDate)) throw error;
+      this.#around.logger.error('trainer.joining', { trainer: session.trainerId }, error.message);
+      return session.connection.close('INTERNAL_ERROR', 'there is no good checkpoint to join from now');
+    }
     session.connection.send({
       kind: 'welcome',
       protocolVersion,

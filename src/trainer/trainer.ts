@@ -50,12 +50,14 @@ class Trainer {
   #welcome: WelcomeMessage | null = null;
   #replica: Replica | null = null;
   #model: LlamaModel | null = null;
-  /** Committed steps in the replica. */
+  /** Committed steps and records in the replica. */
   #step = 0;
+  #sequence = 0;
   #work: StepWork | null = null;
   #upload: SnapshotUpload | null = null;
-  /** Tensors of the snapshot, or the sums and factors of a refresh round, by index. */
+  /** Tensors of the snapshot that is coming in, by their names in the state table. */
   readonly #snapshot = new Map<string, Float32Array>();
+  /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
 
@@ -160,6 +162,7 @@ class Trainer {
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
     this.#step = step;
+    this.#sequence = sequence;
     this.#link.applied(sequence);
     this.#activity('ready');
   }
@@ -169,6 +172,7 @@ class Trainer {
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
       replica.installBases(step, bySlot, record.keptSlots);
+      this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
       return;
@@ -176,6 +180,7 @@ class Trainer {
     this.#giveUpWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
     this.#step = step;
+    this.#sequence = sequence;
     this.#link.applied(sequence);
     // Counted here, between steps, where nothing but the state should exist.
     this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
@@ -272,6 +277,8 @@ class Trainer {
 
   #onEvaluationAssignment({ step, sequences }: EvaluationAssignmentMessage): void {
     const { config, model } = this.#running();
+    if (step !== this.#step)
+      return this.#link.spoiled(`step ${step} is to be evaluated at step ${this.#step}`);
     this.#activity(`evaluating after step ${step}`);
     let lossSum = 0;
     let tokens = 0;
@@ -286,8 +293,13 @@ class Trainer {
   #onSnapshotRequest({ step, sequence }: SnapshotRequestMessage): void {
     const { replica } = this.#running();
     this.#upload?.cancel();
-    this.#upload = new SnapshotUpload(replica.cloneState(), this.#link, step, sequence);
-    this.#upload.run().catch((error: unknown) => {
+    if (sequence !== this.#sequence) {
+      return this.#link.spoiled(`the state of record ${sequence} was asked for at record ${this.#sequence}`);
+    }
+    const upload = new SnapshotUpload(replica.cloneState(), this.#link, step, sequence);
+    this.#upload = upload;
+    upload.run().catch((error: unknown) => {
+      upload.cancel();
       this.#options.logger.warn('snapshot.failed', { step }, String(error));
     });
   }

@@ -297,7 +297,7 @@ export type Effect =
   | { readonly type: 'announceRecord'; readonly sequence: number }
   /** Forget what was staged for the step (sketches, factors, contributions). */
   | { readonly type: 'discardStaged'; readonly step: number }
-  /** What the trainer sent for this step is not used: forget it and tell the trainer to drop the step. */
+  /** What the trainer sent for this step does not count: tell it to drop the step. */
   | {
       readonly type: 'rejectStep';
       readonly trainerId: string;

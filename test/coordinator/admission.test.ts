@@ -1,0 +1,60 @@
+import test from 'ava';
+import { admit, type AdmissionContext } from '../../src/coordinator/admission.ts';
+import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
+import type { HelloMessage } from '../../src/protocol/messages.ts';
+import { HELLO } from '../support/wire.ts';
+
+const SCHEMA = Uint8Array.from({ length: 32 }, (_, i) => i);
+const DIGEST = Uint8Array.from({ length: 32 }, (_, i) => 255 - i);
+
+const CONTEXT: AdmissionContext = {
+  runId: 'run-1',
+  runName: 'demo',
+  schemaHash: SCHEMA,
+  trainerCount: 0,
+  maxTrainers: 2,
+  digestOf: (sequence) => (sequence === 7 ? DIGEST : null),
+};
+
+function answer(hello: Partial<HelloMessage>, context: Partial<AdmissionContext> = {}) {
+  return admit({ ...HELLO, runName: '', ...hello }, { ...CONTEXT, ...context });
+}
+
+test('a Hello that does not fit is refused with the reason and both sides of it', (t) => {
+  const cases: [Partial<HelloMessage>, Partial<AdmissionContext>, string, RegExp][] = [
+    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 1, the trainer 99/],
+    [{ protocolVersions: [] }, {}, 'PROTOCOL_VERSION', /the trainer none/],
+    [{ runName: 'other' }, {}, 'WRONG_RUN', /"demo", not "other"/],
+    [{ schemaHash: DIGEST }, {}, 'SCHEMA_MISMATCH', /schema fffefdfc instead of 00010203/],
+    [{}, { trainerCount: 2 }, 'RUN_FULL', /has 2 trainers/],
+  ];
+  for (const [hello, context, reason, text] of cases) {
+    const refused = answer(hello, context);
+    t.is(refused.isAdmitted ? '' : refused.reason, reason);
+    t.regex(refused.isAdmitted ? '' : refused.text, text);
+  }
+});
+
+test('a trainer that names nothing in particular is let in without state', (t) => {
+  t.deepEqual(answer({}), { isAdmitted: true, version: 1, heldSequence: null });
+  t.deepEqual(answer({ runName: 'demo', schemaHash: SCHEMA }), answer({}));
+});
+
+test('the state of a trainer is good only if run, record and digest are ours', (t) => {
+  const held = { runId: 'run-1', sequence: 7, digest: DIGEST };
+  const heldOf = (fields: Partial<HelloMessage>): unknown => ({
+    heldSequence: 0,
+    ...answer({ ...held, ...fields }),
+  });
+  t.like(heldOf({}), { heldSequence: 7 });
+  t.like(heldOf({ runId: 'run-2' }), { heldSequence: null });
+  t.like(heldOf({ sequence: 8 }), { heldSequence: null });
+  t.like(heldOf({ digest: SCHEMA }), { heldSequence: null });
+  t.like(heldOf({ digest: new Uint8Array(0) }), { heldSequence: null });
+});
+
+test('the state of step 0 is good only while the journal reaches back to it', (t) => {
+  const start = { runId: 'run-1', sequence: 0, digest: FIRST_DIGEST };
+  t.like(answer(start, { digestOf: () => FIRST_DIGEST }), { heldSequence: 0 });
+  t.like(answer(start, { digestOf: () => null }), { heldSequence: null });
+});

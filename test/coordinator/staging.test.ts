@@ -1,0 +1,156 @@
+import test from 'ava';
+import { Staging } from '../../src/coordinator/staging.ts';
+import { ProtocolError } from '../../src/errors.ts';
+import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
+import { crc32c } from '../../src/protocol/crc32c.ts';
+import type { PartMessage } from '../../src/protocol/messages.ts';
+import { bytesFor, contributionOf, partsOf, tinyRun } from './tiny-run.ts';
+
+const RUN = tinyRun();
+const { shape, projected } = RUN;
+const [P = 0] = projected;
+const ALL = shape.slots.map(({ index }) => index);
+const { UNEXPECTED_MESSAGE, MALFORMED_MESSAGE, INVALID_CONTRIBUTION } = CLOSE_CODES;
+
+function staging(): Staging {
+  return new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
+}
+
+function contributionPart(tensor: number, fields: Partial<PartMessage> = {}): PartMessage {
+  const bytes = bytesFor(shape.sizes[tensor]?.payload ?? { codec: 'f32', totalBytes: 64 }, 'a');
+  const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor }, bytes);
+  return { ...part!, ...fields };
+}
+
+test('a contribution is kept whole, in the order of its slots, with the checksum of its payloads', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  const parts = contributionOf(RUN, 5, 'a');
+  for (const part of parts) stage.accept('a', part);
+  const tensors = stage.take('a', 'contribution', ALL);
+  t.deepEqual([...tensors.keys()], ALL);
+  t.deepEqual(tensors.get(0)?.bytes, parts[0]?.payload);
+  t.is(
+    stage.checksumOf('a'),
+    parts.reduce((sum, { payload }) => crc32c(payload, sum), 0),
+  );
+});
+
+test('what a peer must not send closes its connection and leaves nothing behind', (t) => {
+  const cases: [PartMessage, { code: number }, RegExp][] = [
+    [contributionPart(0, { step: 6 }), UNEXPECTED_MESSAGE, /step 6 is not under way \(step 5 is\)/],
+    [contributionPart(99), UNEXPECTED_MESSAGE, /there is no slot 99/],
+    [contributionPart(0, { codec: 'int8' }), MALFORMED_MESSAGE, /int8; expected/],
+    [contributionPart(0, { totalBytes: 2 ** 40 }), MALFORMED_MESSAGE, /expected/],
+    [contributionPart(0, { offset: 4 }), UNEXPECTED_MESSAGE, /begins at byte 4/],
+    [contributionPart(0, { stream: 'update' }), UNEXPECTED_MESSAGE, /does not send stream update/],
+    [contributionPart(0, { stream: 'snapshot' }), UNEXPECTED_MESSAGE, /does not send stream snapshot/],
+    [contributionPart(P, { stream: 'sketch', round: 3 }), UNEXPECTED_MESSAGE, /round 3 is not under way/],
+    [contributionPart(P, { stream: 'factor', round: 0 }), UNEXPECTED_MESSAGE, /not projected|no such round/],
+    [
+      contributionPart(0, { stream: 'sketch', round: 2 }),
+      UNEXPECTED_MESSAGE,
+      /slot 0 \(.*\) is not projected/,
+    ],
+  ];
+  for (const [part, { code }, message] of cases) {
+    const stage = staging();
+    stage.open({ step: 5, round: part.stream === 'sketch' ? 2 : 0 });
+    const error = t.throws(() => stage.accept('a', part), { instanceOf: ProtocolError, message });
+    t.is(error?.closeCode, code, message.source);
+    t.throws(() => stage.take('a', 'contribution', [0]), { message: /lacks slot 0/ });
+  }
+});
+
+test('numbers that are not finite are refused while their sender is known', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  const bytes = bytesFor(shape.sizes[0]?.payload, 'a');
+  new DataView(bytes.buffer).setFloat32(8, NaN, true);
+  const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes);
+  t.throws(() => stage.accept('a', part!), { instanceOf: ProtocolError, message: /number 2 .* is NaN/ });
+  t.throws(() => stage.take('a', 'contribution', [0]), { message: /lacks slot 0/ });
+});
+
+test('a slot that comes twice is refused', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  stage.accept('a', contributionPart(0));
+  t.throws(() => stage.accept('a', contributionPart(0)), { message: /slot 0 was sent before/ });
+});
+
+test('what is missing is named', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  stage.accept('a', contributionPart(0));
+  const error = t.throws(() => stage.take('a', 'contribution', ALL), { instanceOf: ProtocolError });
+  t.is(error?.closeCode, INVALID_CONTRIBUTION.code);
+  t.regex(error?.message ?? '', /the contribution of step 5 lacks slot 1 \(model\./);
+});
+
+test('parts of a step or round that is over are dropped without a word', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 2 });
+  stage.accept('a', contributionPart(0, { step: 4 }));
+  const sketch = bytesFor(shape.sizes[P]?.sketches[0], 's');
+  for (const part of partsOf({ stream: 'sketch', step: 5, round: 1, tensor: P }, sketch))
+    stage.accept('a', part);
+  t.throws(() => stage.take('a', 'sketch', [P]));
+  stage.close();
+  stage.accept('a', contributionPart(0));
+  t.throws(() => stage.take('a', 'contribution', [0]));
+});
+
+test('a tensor begun in a try that was given up does not count in the next try of the same step', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  const bytes = bytesFor(shape.sizes[0]?.payload, 'a');
+  const [first, ...rest] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes, 100);
+  stage.accept('a', first!);
+  stage.close();
+  for (const part of rest.slice(0, 1)) stage.accept('a', part);
+  stage.open({ step: 5, round: 0 });
+  for (const part of rest.slice(1)) stage.accept('a', part);
+  t.throws(() => stage.take('a', 'contribution', [0]), { message: /lacks slot 0/ });
+  t.is(stage.checksumOf('a'), 0);
+  for (const part of contributionOf(RUN, 5, 'a')) t.notThrows(() => stage.accept('a', part));
+  t.is(stage.take('a', 'contribution', ALL).size, ALL.length);
+});
+
+test('a sketch begun in an earlier round does not count in the next', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 1 });
+  const bytes = bytesFor(shape.sizes[P]?.sketches[0], 's');
+  const [first, ...rest] = partsOf({ stream: 'sketch', step: 5, round: 1, tensor: P }, bytes, 32);
+  stage.accept('a', first!);
+  stage.open({ step: 5, round: 2 });
+  for (const part of rest) stage.accept('a', part);
+  t.throws(() => stage.take('a', 'sketch', [P]));
+});
+
+test('a new round keeps contributions and drops sketches and factors', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 1 });
+  stage.accept('a', contributionPart(0));
+  const bytes = bytesFor(shape.sizes[P]?.sketches[0], 's');
+  for (const stream of ['sketch', 'factor'] as const) {
+    for (const part of partsOf({ stream, step: 5, round: 1, tensor: P }, bytes)) stage.accept('a', part);
+  }
+  stage.open({ step: 5, round: 2 });
+  t.is(stage.take('a', 'contribution', [0]).size, 1);
+  t.throws(() => stage.take('a', 'sketch', [P]));
+  t.throws(() => stage.take('a', 'factor', [P]));
+});
+
+test('of a lost trainer what came whole stays and what is half there goes', (t) => {
+  const stage = staging();
+  stage.open({ step: 5, round: 0 });
+  stage.accept('a', contributionPart(0));
+  const bytes = bytesFor(shape.sizes[1]?.payload, 'a');
+  const pieces = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 1 }, bytes, 16);
+  stage.accept('a', pieces[0]!);
+  stage.forgetHalf('a');
+  t.is(stage.take('a', 'contribution', [0]).size, 1);
+  for (const piece of pieces) stage.accept('a', piece);
+  t.is(stage.take('a', 'contribution', [0, 1]).size, 2);
+});
