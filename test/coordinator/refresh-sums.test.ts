@@ -1,0 +1,113 @@
+import test from 'ava';
+import { RefreshSums } from '../../src/coordinator/refresh-sums.ts';
+import type { StagedTensor } from '../../src/coordinator/staging.ts';
+import { codecFor } from '../../src/galore/codec/codec.ts';
+import { sketchPlan } from '../../src/galore/projection/sketch.ts';
+import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import { orthonormalMatrix } from '../galore/matrices.ts';
+import { bytesFor, tinyRun } from './tiny-run.ts';
+
+const { shape, projected } = tinyRun('method.refresh.power_iterations=1');
+const SLOTS = projected.slice(0, 2);
+const [FIRST = 0, SECOND = 0] = SLOTS;
+const { rounds } = shape.refresh;
+
+function begin(round = 1): RefreshSums {
+  const sums = new RefreshSums(shape.slots, shape.sizes, shape.refresh, 9);
+  sums.begin(5, round);
+  return sums;
+}
+
+function tensors(entries: [number, Uint8Array][]): Map<number, StagedTensor> {
+  return new Map(entries.map(([slot, bytes]) => [slot, { codec: 'f32', bytes }]));
+}
+
+function sketch(slot: number, label: string, round = 1): Uint8Array {
+  return bytesFor(shape.sizes[slot]?.sketches[round - 1], label, slot);
+}
+
+function factor(index: number, round = 1, label = 'q'): Uint8Array {
+  const slot = shape.slots[index] as ProjectedSlot;
+  const plan = sketchPlan(slot, round, shape.refresh);
+  const [rows, columns] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
+  return new Uint8Array(Float32Array.from(orthonormalMatrix(rows, columns, label, index).values).buffer);
+}
+
+/** All sketches of the round, so that no sum is zero. */
+function sumAll(sums: RefreshSums, round = 1): void {
+  sums.sum(SLOTS, [{ weight: 1, tensors: tensors(SLOTS.map((slot) => [slot, sketch(slot, 'a', round)])) }]);
+}
+
+test('sketches are summed by weight', (t) => {
+  const sums = begin();
+  const of = (label: string) => tensors(SLOTS.map((slot) => [slot, sketch(slot, label)]));
+  sums.sum(SLOTS, [
+    { weight: 0.75, tensors: of('a') },
+    { weight: 0.25, tensors: of('b') },
+  ]);
+  const values = (bytes: Uint8Array): Float32Array => codecFor('f32').decode(bytes, bytes.length / 4);
+  const [a, b] = [values(sketch(FIRST, 'a')), values(sketch(FIRST, 'b'))];
+  t.deepEqual(
+    values(sums.sumOf(FIRST)!),
+    a.map((x, i) => 0.75 * x + 0.25 * b[i]!),
+  );
+});
+
+test('the factors of the jobs named count, not those of a trainer whose job was given to another', (t) => {
+  const sums = begin();
+  sumAll(sums);
+  t.is(sums.accept('a', [FIRST], [], tensors([[FIRST, factor(FIRST, 1, 'late')]])), null);
+  t.is(sums.accept('b', SLOTS, [], tensors(SLOTS.map((slot) => [slot, factor(slot)]))), null);
+  sums.settle([{ trainerId: 'b', slots: SLOTS, isDone: true }]);
+  t.deepEqual(
+    [...sums.factors],
+    SLOTS.map((slot) => [slot, factor(slot)]),
+  );
+});
+
+test('factors that are not orthonormal, or are called zero without being so, are refused by name', (t) => {
+  const sums = begin();
+  sumAll(sums);
+  const bad = tensors([[FIRST, sketch(FIRST, 'noise')]]);
+  t.regex(sums.accept('a', [FIRST], [], bad) ?? '', /the factor of model\..* not orthonormal/);
+  t.regex(sums.accept('a', [FIRST], [FIRST], new Map()) ?? '', /is called zero but its sketch is not/);
+});
+
+test('a slot whose gradient is zero is left out of the later rounds and keeps its basis', (t) => {
+  const sums = begin();
+  const zero = new Uint8Array(sketch(FIRST, 'a').length);
+  sums.sum(SLOTS, [
+    {
+      weight: 1,
+      tensors: tensors([
+        [FIRST, zero],
+        [SECOND, sketch(SECOND, 'a')],
+      ]),
+    },
+  ]);
+  t.is(sums.accept('a', SLOTS, [FIRST], tensors([[SECOND, factor(SECOND)]])), null);
+  const jobs = [{ trainerId: 'a', slots: SLOTS, isDone: true }];
+  sums.settle(jobs);
+  sums.begin(5, 2);
+  t.deepEqual(sums.active(SLOTS), [SECOND]);
+  for (let round = 2; round <= rounds; round++) {
+    if (round > 2) sums.begin(5, round);
+    sumAll(sums, round);
+    t.is(sums.sumOf(FIRST), null);
+    t.is(sums.accept('a', SLOTS, [], tensors([[SECOND, factor(SECOND, round)]])), null);
+    sums.settle(jobs);
+  }
+  t.deepEqual([...sums.factors.keys()], [SECOND]);
+});
+
+test('the next refresh knows nothing of the zeros and factors of the one before', (t) => {
+  const sums = begin();
+  sumAll(sums);
+  t.is(sums.accept('a', [FIRST], [], tensors([[FIRST, factor(FIRST)]])), null);
+  sums.settle([{ trainerId: 'a', slots: SLOTS, isDone: true }]);
+  t.deepEqual(sums.active(SLOTS), [FIRST]);
+  sums.begin(6, 1);
+  t.deepEqual(sums.active(SLOTS), SLOTS);
+  t.is(sums.factors.size, 0);
+  t.is(sums.sumOf(FIRST), null);
+});

@@ -1,0 +1,40 @@
+import test from 'ava';
+import type { Sequences } from '../../src/protocol/messages.ts';
+import { toBatches } from '../../src/trainer/batches.ts';
+import { IGNORED_LABEL } from '../../src/trainer/model/batch.ts';
+
+/** `count` sequences of 3 + 1 tokens: 10 11 12 13, 20 21 22 23, … */
+function sequencesOf(count: number, mask: number[] = []): Sequences {
+  const tokens = Int32Array.from({ length: 4 * count }, (_, i) => 10 * (1 + Math.floor(i / 4)) + (i % 4));
+  const positions = Array.from({ length: count }, (_, i) => i);
+  return { positions, length: 4, tokens, mask: Uint8Array.from(mask) } as Sequences;
+}
+
+test('a sequence gives its tokens but the last as inputs and the next ones as labels', (t) => {
+  const [batch] = toBatches(sequencesOf(2), 8);
+  t.deepEqual([...batch!.ids], [10, 11, 12, 20, 21, 22]);
+  t.deepEqual([...batch!.labels], [11, 12, 13, 21, 22, 23]);
+  t.like(batch, { sequences: 2, length: 3 });
+});
+
+test('sequences are cut into micro-batches in order, the last one smaller', (t) => {
+  const batches = toBatches(sequencesOf(5), 2);
+  t.deepEqual(
+    batches.map(({ sequences, ids }) => [sequences, ids[0], ids.length]),
+    [
+      [2, 10, 6],
+      [2, 30, 6],
+      [1, 50, 3],
+    ],
+  );
+});
+
+test('masked labels are ignored, in every micro-batch', (t) => {
+  const [first, second] = toBatches(sequencesOf(2, [1, 0, 1, 0, 1, 1]), 1);
+  t.deepEqual([...first!.labels], [11, IGNORED_LABEL, 13]);
+  t.deepEqual([...second!.labels], [IGNORED_LABEL, 22, 23]);
+});
+
+test('no sequences are no batches', (t) => {
+  t.deepEqual(toBatches(sequencesOf(0), 4), []);
+});

@@ -1,0 +1,132 @@
+import test, { type ExecutionContext } from 'ava';
+import { unitBasis } from '../../src/galore/projection/sketch.ts';
+import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import { stateTensors } from '../../src/galore/state-table.ts';
+import type { EncodedTensor } from '../../src/trainer/replica.ts';
+import { bytesFor, tinyRun } from '../coordinator/tiny-run.ts';
+import { orthonormalMatrix } from '../galore/matrices.ts';
+import { tf } from '../galore/tensors.ts';
+import { tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
+
+const { Replica } = await import('../../src/trainer/replica.ts');
+const { config, shape, projected } = tinyRun();
+const { slots } = shape;
+const TABLE = stateTensors(slots);
+
+function firstState(): Map<string, Float32Array> {
+  return new Map([...tinyWeights(tinyConfig())].map(([name, values]) => [`weights/${name}`, values]));
+}
+
+function startReplica(t: ExecutionContext, state: ReadonlyMap<string, Float32Array>, options = config) {
+  const replica = new Replica(slots, state, options);
+  t.teardown(() => replica.dispose());
+  return replica;
+}
+
+function bases(label: string, indices: readonly number[] = projected): Map<number, EncodedTensor> {
+  return new Map(
+    indices.map((index) => {
+      const [rows, columns] = basisShape(slots[index] as ProjectedSlot);
+      const values = Float32Array.from(orthonormalMatrix(rows, columns, label, index).values);
+      return [index, { codec: 'f32', bytes: new Uint8Array(values.buffer) }];
+    }),
+  );
+}
+
+function update(label: string): Map<number, EncodedTensor> {
+  return new Map(
+    shape.sizes.map(({ payload }, index) => [
+      index,
+      { codec: 'f32', bytes: bytesFor(payload, label, index) },
+    ]),
+  );
+}
+
+type Started = ReturnType<typeof startReplica>;
+
+/** Reads the state out as a snapshot would. */
+function snapshotOf(replica: Started): Map<string, Float32Array> {
+  const clones = replica.cloneState();
+  const state = new Map(clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from(tensor.dataSync())]));
+  tf.dispose(clones);
+  return state;
+}
+
+/** A refresh in step 1, updates of steps 1 and 2. */
+function advanceTwoSteps(replica: Started): void {
+  replica.installBases(1, bases('p'), []);
+  replica.applyUpdate(1, 0.01, update('one'));
+  replica.applyUpdate(2, 0.01, update('two'));
+}
+
+test.serial('equal snapshots and records give equal states', (t) => {
+  const [a, b] = [startReplica(t, firstState()), startReplica(t, firstState())];
+  const before = a.weightsSha256();
+  for (const replica of [a, b]) advanceTwoSteps(replica);
+  t.deepEqual(snapshotOf(a), snapshotOf(b));
+  t.deepEqual(a.weightsSha256(), b.weightsSha256());
+  t.notDeepEqual(a.weightsSha256(), before);
+});
+
+for (const rule of ['keep', 'reset', 'transport'] as const) {
+  test.serial(
+    `a snapshot between the bases of a step and its update goes on as if there had been none (${rule})`,
+    (t) => {
+      const options = { ...config, method: { ...config.method, moments: rule } };
+      const one = startReplica(t, firstState(), options);
+      advanceTwoSteps(one);
+      one.installBases(3, bases('q'), []);
+      const other = startReplica(t, snapshotOf(one), options);
+      for (const replica of [one, other]) replica.applyUpdate(3, 0.01, update('three'));
+      t.deepEqual(snapshotOf(other), snapshotOf(one));
+    },
+  );
+}
+
+test.serial('a kept slot keeps its basis and gets the first unit vectors if it has none', (t) => {
+  const replica = startReplica(t, firstState());
+  const [first = 0, second = 0] = projected;
+  const slot = slots[second] as ProjectedSlot;
+  t.throws(() => replica.basis(slot), { message: /has no basis yet/ });
+  replica.installBases(1, bases('p', [first]), [second]);
+  t.deepEqual([...replica.basis(slot).dataSync()], [...unitBasis(slot)]);
+  replica.installBases(2, bases('q', [second]), []);
+  const q = [...replica.basis(slot).dataSync()];
+  replica.installBases(3, bases('r', [first]), [second]);
+  t.deepEqual([...replica.basis(slot).dataSync()], q);
+});
+
+test.serial('no tensors are left behind by records, hashes and snapshots, or after the end', (t) => {
+  const before = tf.memory().numTensors;
+  const replica = new Replica(slots, firstState(), config);
+  advanceTwoSteps(replica);
+  t.is(tf.memory().numTensors - before, TABLE.length, 'the state and nothing else');
+  for (let step = 3; step < 6; step++) {
+    replica.installBases(step, bases(`p${step}`), []);
+    replica.applyUpdate(step, 0.01, update(`u${step}`));
+    replica.weightsSha256();
+    snapshotOf(replica);
+  }
+  t.is(tf.memory().numTensors - before, TABLE.length);
+  replica.dispose();
+  t.is(tf.memory().numTensors, before);
+});
+
+test.serial('a clone of the state stays as it was while steps go on', (t) => {
+  const replica = startReplica(t, firstState());
+  advanceTwoSteps(replica);
+  const before = snapshotOf(replica);
+  const clones = replica.cloneState();
+  replica.applyUpdate(3, 0.01, update('three'));
+  const read = new Map(clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from(tensor.dataSync())]));
+  tf.dispose(clones);
+  t.deepEqual(read, before);
+});
+
+test.serial('a snapshot that lacks a weight is refused and leaves no tensor', (t) => {
+  const before = tf.memory().numTensors;
+  const state = firstState();
+  state.delete('weights/lm_head.weight');
+  t.throws(() => new Replica(slots, state, config), { message: /no weights\/lm_head.weight/ });
+  t.is(tf.memory().numTensors, before);
+});

@@ -1,0 +1,169 @@
+import test, { type ExecutionContext } from 'ava';
+import { codecFor } from '../../src/galore/codec/codec.ts';
+import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import type { Batch } from '../../src/trainer/model/batch.ts';
+import { unmaskedRows } from '../../src/trainer/model/batch.ts';
+import type { StepTask } from '../../src/trainer/step.ts';
+import { tinyRun } from '../coordinator/tiny-run.ts';
+import { orthonormalMatrix } from '../galore/matrices.ts';
+import { tf } from '../galore/tensors.ts';
+import { tinyBatch, tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
+
+const { Replica } = await import('../../src/trainer/replica.ts');
+const { StepWork } = await import('../../src/trainer/step.ts');
+const { LlamaModel } = await import('../../src/trainer/model/llama.ts');
+
+const MODEL = tinyConfig();
+const { config, shape, projected } = tinyRun();
+const { slots } = shape;
+const DENSE = slots.map(({ index }) => index).filter((index) => !projected.includes(index));
+
+function bases(label: string) {
+  return new Map(
+    projected.map((index) => {
+      const [rows, columns] = basisShape(slots[index] as ProjectedSlot);
+      const values = Float32Array.from(orthonormalMatrix(rows, columns, label, index).values);
+      return [index, { codec: 'f32' as const, bytes: new Uint8Array(values.buffer) }];
+    }),
+  );
+}
+
+/** A trainer's model with bases, and what its steps send. */
+function startTrainer(t: ExecutionContext) {
+  const state = new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));
+  const replica = new Replica(slots, state, config);
+  replica.installBases(1, bases('p'), []);
+  t.teardown(() => replica.dispose());
+  const model = new LlamaModel(MODEL, replica.weights, { recompute: false, lossChunk: 0 });
+  const sent: { slot: number; round: number; values: Float32Array }[] = [];
+  const begin = (batches: readonly Batch[], fields: Partial<StepTask> = {}) =>
+    new StepWork(
+      {
+        step: 2,
+        seed: 1,
+        trainerId: 'a',
+        refreshSlots: [],
+        codec: 'f32',
+        refresh: shape.refresh,
+        batches,
+        ...fields,
+      },
+      replica,
+      {
+        contribution: (slot, codec, bytes) =>
+          sent.push({ slot: slot.index, round: 0, values: codecFor(codec).decode(bytes, bytes.length / 4) }),
+        sketch: (slot, round, values) => sent.push({ slot: slot.index, round, values: values.slice() }),
+      },
+    );
+  return { replica, model, sent, begin };
+}
+
+const BATCH = tinyBatch(MODEL, 4);
+
+/** The same sequences in micro-batches of one. */
+function oneByOne({ ids, labels, sequences, length }: Batch): Batch[] {
+  return Array.from({ length: sequences }, (_, i) => ({
+    ids: ids.slice(i * length, (i + 1) * length),
+    labels: labels.slice(i * length, (i + 1) * length),
+    sequences: 1,
+    length,
+  }));
+}
+
+test.serial('every slot is sent once, as soon as its gradient is complete, and no tensor is left', (t) => {
+  const { model, sent, begin } = startTrainer(t);
+  const before = tf.memory().numTensors;
+  const work = begin([BATCH]);
+  work.computeGradients(model);
+  t.deepEqual(
+    sent.map(({ slot }) => slot).sort((a, b) => a - b),
+    slots.map(({ index }) => index),
+  );
+  t.is(work.tokens, unmaskedRows(BATCH.labels).length);
+  t.true(work.lossSum > 0);
+  t.is(tf.memory().numTensors, before);
+});
+
+test.serial('micro-batches change nothing but the rounding', (t) => {
+  const { model, sent, begin } = startTrainer(t);
+  begin([BATCH]).computeGradients(model);
+  const whole = new Map(sent.splice(0).map(({ slot, values }) => [slot, values]));
+  const before = tf.memory().numTensors;
+  begin(oneByOne(BATCH)).computeGradients(model);
+  t.is(tf.memory().numTensors, before);
+  t.is(sent.length, slots.length);
+  for (const { slot, values } of sent) {
+    const expected = whole.get(slot)!;
+    const scale = Math.max(...expected.map(Math.abs));
+    const difference = Math.max(...values.map((x, i) => Math.abs(x - expected[i]!)));
+    t.true(difference <= 1e-5 * scale, `slot ${slot}: ${difference} of ${scale}`);
+  }
+});
+
+test.serial(
+  'slots under refresh are held back until their new bases are there, then sent with these',
+  (t) => {
+    const { replica, model, sent, begin } = startTrainer(t);
+    const before = tf.memory().numTensors;
+    const work = begin(oneByOne(BATCH), { refreshSlots: projected });
+    work.computeGradients(model);
+    t.deepEqual(
+      sent.map(({ slot }) => slot).sort((a, b) => a - b),
+      DENSE,
+    );
+    t.is(tf.memory().numTensors - before, projected.length, 'one gradient a slot is held');
+    sent.length = 0;
+    work.sendSketches(1, projected, 1, new Map());
+    for (const { slot, round, values } of sent.splice(0)) {
+      t.is(round, 1);
+      t.is(4 * values.length, shape.sizes[slot]!.sketches[0]!.totalBytes);
+    }
+    t.is(tf.memory().numTensors - before, projected.length);
+    replica.installBases(2, bases('q'), []);
+    work.contributeHeld();
+    t.is(tf.memory().numTensors, before);
+    const refreshed = new Map(sent.splice(0).map(({ slot, values }) => [slot, values]));
+    t.deepEqual(
+      [...refreshed.keys()].sort((a, b) => a - b),
+      projected,
+    );
+    begin(oneByOne(BATCH)).computeGradients(model);
+    for (const { slot, values } of sent.filter((item) => projected.includes(item.slot))) {
+      const scale = Math.max(...values.map(Math.abs));
+      const difference = Math.max(...values.map((x, i) => Math.abs(x - refreshed.get(slot)![i]!)));
+      t.true(difference <= 1e-5 * scale, `slot ${slot}`);
+    }
+  },
+);
+
+test.serial('a step that is given up at any point leaves no tensor, and can be begun anew', (t) => {
+  const { model, sent, begin } = startTrainer(t);
+  const before = tf.memory().numTensors;
+  const refreshed = begin(oneByOne(BATCH), { refreshSlots: projected });
+  refreshed.computeGradients(model);
+  refreshed.dispose();
+  t.is(tf.memory().numTensors, before);
+  const [first, second] = oneByOne(BATCH) as [Batch, Batch];
+  const broken = begin([first, { ...second, ids: second.ids.map(() => MODEL.vocabSize) }]);
+  t.throws(() => broken.computeGradients(model), { message: /not in the vocabulary/ });
+  broken.dispose();
+  broken.dispose();
+  t.is(tf.memory().numTensors, before);
+  sent.length = 0;
+  begin([BATCH]).computeGradients(model);
+  const once = sent.splice(0);
+  begin([BATCH]).computeGradients(model);
+  t.deepEqual(sent, once);
+});
+
+test.serial('sequences without a label give no tensors and no tokens', (t) => {
+  const { model, sent, begin } = startTrainer(t);
+  const before = tf.memory().numTensors;
+  const work = begin([{ ...BATCH, labels: BATCH.labels.map(() => -100) }], { refreshSlots: projected });
+  work.computeGradients(model);
+  work.sendSketches(1, projected, 1, new Map());
+  work.contributeHeld();
+  t.is(work.tokens, 0);
+  t.deepEqual(sent, []);
+  t.is(tf.memory().numTensors, before);
+});
