@@ -43,7 +43,8 @@ export class Line {
     const webSocket = new WebSocket(url, {
       perMessageDeflate: false,
       maxPayload: MAX_FRAME_BYTES,
-      handshakeTimeout: handshakeTimeoutMs,
+      // The session decides; this is for a socket that it has forgotten.
+      handshakeTimeout: 2 * handshakeTimeoutMs,
       // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
       ...{ closeTimeout: CLOSE_GRACE_MS },
     });

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { describeSlots, type ProjectedSlot } from '../galore/slot.ts';
-import { parseLlamaConfig } from '../model/llama-config.ts';
+import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import type {
@@ -127,9 +127,15 @@ class Trainer {
   // ---- state ----
 
   #onConnected(welcome: WelcomeMessage): void {
-    const config = JSON.parse(welcome.configJson) as RunConfig;
-    const model = parseLlamaConfig(JSON.parse(welcome.modelJson), 'the model of the run');
-    const shape = buildRunShape(config, model);
+    let config: RunConfig;
+    let shape: RunShape;
+    try {
+      config = JSON.parse(welcome.configJson) as RunConfig;
+      shape = buildRunShape(config, modelOf(welcome));
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      return this.#link.refuse('SCHEMA_MISMATCH', `the run cannot be understood here: ${reason}`);
+    }
     const hash = createHash('sha256').update(describeSlots(shape.slots)).digest();
     if (!isSameDigest(new Uint8Array(hash), welcome.schemaHash)) {
       const text = 'this version of galore-swarm makes other slots of the model than the coordinator';
@@ -156,7 +162,7 @@ class Trainer {
   #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
     const { config, shape } = this.#running();
     this.#dropState();
-    const model = parseLlamaConfig(JSON.parse(this.#welcome!.modelJson), 'the model of the run');
+    const model = modelOf(this.#welcome!);
     this.#replica = new Replica(shape.slots, this.#snapshot, config);
     this.#snapshot.clear();
     const { recompute, loss_chunk: lossChunk } = config.trainer;
@@ -361,6 +367,10 @@ class Trainer {
     this.#link.setActivity({ activity });
     this.#options.onActivity?.(activity);
   }
+}
+
+function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
+  return parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
 }
 
 function bytesOf(values: Float32Array): Uint8Array {
