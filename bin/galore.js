@@ -22,4 +22,8 @@ try {
   process.stderr.write(`galore: ${error.message}\n`);
   process.exit(1);
 }
+const { keepYoungGenerationSmall } = await import(
+  new URL('../dist/src/young-generation.js', import.meta.url).href
+);
+keepYoungGenerationSmall(); // before the modules of the command fill it
 await import(command.href);

@@ -7,11 +7,8 @@ import { registerEngineCommand } from './engine.ts';
 import { registerInspectCommand } from './inspect.ts';
 import { launchProcess } from './launch-process.ts';
 import { runCli } from './program.ts';
-import { keepYoungGenerationSmall } from '../young-generation.ts';
 import { services } from './services.ts';
 import { shownPath } from './words.ts';
-
-keepYoungGenerationSmall();
 
 const context: CliContext = {
   stdout: process.stdout,

@@ -6,6 +6,7 @@
 import { Worker } from 'node:worker_threads';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import type { Logger } from '../log.ts';
+import { WORKER_YOUNG_GENERATION_MB } from '../young-generation.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
   CommitMessage,
@@ -147,6 +148,7 @@ export class Link {
     this.#worker = new Worker(new URL('./network-thread.js', import.meta.url), {
       workerData,
       name: 'network',
+      resourceLimits: { maxYoungGenerationSizeMb: WORKER_YOUNG_GENERATION_MB },
     });
     this.#worker.on('message', (message: FromThread) => this.#take(message));
     this.#worker.on('error', (error: Error) => this.#end(error));
