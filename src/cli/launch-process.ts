@@ -6,10 +6,17 @@ import type { LaunchProcess } from './local-trainers.ts';
 
 const COMMAND = fileURLToPath(new URL('../../../bin/galore.js', import.meta.url));
 
+/**
+ * glibc gives threads memory arenas of their own, at moments of its choosing: 20 to 60 MB each that a
+ * trainer needs no more than the first two. Other systems ignore it.
+ */
+const MALLOC_ARENA_MAX = '2';
+
 /** The real LaunchProcess. */
 export const launchProcess: LaunchProcess = (args, events) => {
   const child = spawn(process.execPath, [COMMAND, ...args], {
     detached: true,
+    env: { MALLOC_ARENA_MAX, ...process.env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   });
   let hasEnded = false;

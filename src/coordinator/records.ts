@@ -52,13 +52,17 @@ export interface UpdateInput {
  */
 export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
   const { slots, contributions, maxGradNorm } = input;
-  const sums = slots.map((slot) => sumSlot(slot, contributions));
-  const gradientNorm = Math.sqrt(sums.reduce((total, { squaredNorm }) => total + squaredNorm, 0));
-  const factor = maxGradNorm === undefined ? 1 : clipFactor(gradientNorm, maxGradNorm);
+  // One slot's sum exists at a time; clipping needs the norm of all of them first and so sums twice.
+  const largest = Math.max(...slots.map((slot) => sizeOf(payloadShape(slot))));
+  const scratch = new Float32Array(largest);
+  const clip = maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, contributions, scratch), maxGradNorm);
   const parts: Uint8Array[] = [];
-  for (const [index, slot] of slots.entries()) {
-    const { sum } = sums[index]!;
-    if (factor !== 1) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! * factor;
+  let squaredNorm = 0;
+  for (const slot of slots) {
+    const slotSum = sumSlot(slot, contributions, scratch);
+    const { sum } = slotSum;
+    squaredNorm += slotSum.squaredNorm;
+    if (clip !== 1) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! * clip;
     const codec = codecOfSlot(payloadShape(slot), input.codec);
     const key = derive(input.seed, 'update', place.step, slot.index);
     const bytes = codecFor(codec).encode(sum, key);
@@ -76,7 +80,7 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
       positions: [...(input.shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
     })),
     cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
-    gradientNorm,
+    gradientNorm: Math.sqrt(squaredNorm),
   });
 }
 
@@ -100,15 +104,29 @@ export function sealBases(
   });
 }
 
+/** Norm of the summed contributions of all slots together. */
+function normOf(
+  slots: readonly Slot[],
+  contributions: readonly WeightedTensors[],
+  scratch: Float32Array,
+): number {
+  let total = 0;
+  for (const slot of slots) total += sumSlot(slot, contributions, scratch).squaredNorm;
+  return Math.sqrt(total);
+}
+
+/** The sum lies at the beginning of `scratch`. */
 function sumSlot(
   slot: Slot,
   contributions: readonly WeightedTensors[],
+  scratch: Float32Array,
 ): { sum: Float32Array; squaredNorm: number } {
   const parts = contributions.flatMap(({ weight, tensors }) => {
     const tensor = tensors.get(slot.index);
     return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight }];
   });
-  return sumEncoded(parts, sizeOf(payloadShape(slot)));
+  const count = sizeOf(payloadShape(slot));
+  return sumEncoded(parts, count, scratch.subarray(0, count));
 }
 
 function seal(

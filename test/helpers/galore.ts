@@ -54,6 +54,8 @@ export class Galore {
   constructor(t: ExecutionContext, args: readonly string[]) {
     this.child = spawn(process.execPath, [join(ROOT, 'bin', 'galore.js'), ...args], {
       cwd: ROOT,
+      // As for the trainers it starts (launch-process.ts): a coordinator cannot set it for itself.
+      env: { MALLOC_ARENA_MAX: '2', ...process.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {
