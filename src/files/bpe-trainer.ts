@@ -6,7 +6,7 @@
  * (Hugging Face tokenizers, BpeTrainer). Why it is written here: docs/decisions/tokenizers.md.
  */
 import { setImmediate } from 'node:timers/promises';
-import { BYTE_CHARACTERS, WORD_PATTERN } from './byte-level.ts';
+import { BYTE_CHARACTERS, byteLevelJson, WORD_PATTERN } from './byte-level.ts';
 
 /** The one special token of a trained tokenizer: it ends a document. Its id is 0. */
 export const END_OF_TEXT = '<|endoftext|>';
@@ -281,36 +281,16 @@ function isBefore(count: number, pair: number, otherCount: number, otherPair: nu
 
 /** Merges as "left right" strings: every version of the reference implementation reads those. */
 function tokenizerJson(learned: LearnedBpe): string {
-  return JSON.stringify({
-    version: '1.0',
-    truncation: null,
-    padding: null,
-    added_tokens: [
-      {
-        id: 0,
-        content: END_OF_TEXT,
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      },
-    ],
-    normalizer: null,
-    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: null,
-    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: 'BPE',
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(learned.tokens.map((token, id) => [token, id])),
-      merges: learned.merges.map(([left, right]) => `${left} ${right}`),
+  const merges = learned.merges.map(([left, right]) => `${left} ${right}`);
+  return byteLevelJson(learned.tokens, merges, [
+    {
+      id: 0,
+      content: END_OF_TEXT,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true,
     },
-  });
+  ]);
 }

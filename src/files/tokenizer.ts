@@ -6,7 +6,7 @@ import { readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { ConfigError, DataError } from '../errors.ts';
-import { BYTE_CHARACTERS } from './byte-level.ts';
+import { BYTE_CHARACTERS, byteLevelJson } from './byte-level.ts';
 import { byteLevelCodec, type TokenCodec, type TokenizerJson } from './byte-level-encoder.ts';
 import { readFailure } from './text.ts';
 
@@ -45,28 +45,7 @@ export function byteTokenizer(): Tokenizer {
 
 /** A byte-level BPE without merges, in which the character of byte b has the id b. */
 function byteTokenizerJson(): string {
-  return JSON.stringify({
-    version: '1.0',
-    truncation: null,
-    padding: null,
-    added_tokens: [],
-    normalizer: null,
-    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: null,
-    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: 'BPE',
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(BYTE_CHARACTERS.map((character, byte) => [character, byte])),
-      merges: [],
-    },
-  });
+  return byteLevelJson(BYTE_CHARACTERS, [], []);
 }
 
 /**
