@@ -4,6 +4,7 @@
  */
 import type { Environment } from '../config/environment.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
+import type { ExportModel } from '../files/model-export.ts';
 import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
@@ -28,6 +29,7 @@ export interface Services {
   readonly runTrainer: RunTrainer;
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;
+  readonly exportModel: ExportModel;
 }
 
 export interface CliContext {

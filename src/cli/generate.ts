@@ -4,11 +4,12 @@ import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { findModelFolder } from './model-folder.ts';
+import { findModelFolder, givenTokenizer } from './model-folder.ts';
 import { debugOption, numberWhere, wholeNumber } from './options.ts';
 
 interface GenerateFlags {
   readonly prompt: string;
+  readonly tokenizer?: string;
   readonly maxTokens: number;
   readonly temperature: number;
   readonly topK: number;
@@ -31,6 +32,7 @@ export function registerGenerateCommand(
       'Prints the prompt and what the model makes of it, as it comes. The same seed gives the same text.',
     )
     .requiredOption('--prompt <text>', 'the beginning')
+    .option('--tokenizer <path>', 'a tokenizer.json, its folder, or byte; default: the one of <dir>')
     .option('--max-tokens <n>', 'tokens to add at most', wholeNumber(1), 100)
     .option(
       '--temperature <t>',
@@ -60,7 +62,11 @@ Examples:
 
 async function generate(context: CliContext, dir: string, flags: GenerateFlags): Promise<number> {
   const { stdout, stderr, services } = context;
-  const folder = await findModelFolder(context, dir, (text) => void stderr.write(`${printable(text)}\n`));
+  const onNotice = (text: string): void => void stderr.write(`${printable(text)}\n`);
+  const folder = {
+    ...(await findModelFolder(context, dir, onNotice)),
+    ...givenTokenizer(context, flags.tokenizer),
+  };
   await services.ensureEngine();
   const leaving = new AbortController();
   using _ = onInterrupt(context.signals, {

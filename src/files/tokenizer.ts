@@ -104,14 +104,26 @@ export function checkVocabulary(tokenizer: Tokenizer, modelVocabSize: number): v
   );
 }
 
+/** What a model knows of its tokens. */
+export interface TokenFacts {
+  readonly bosTokenId: number | null;
+  readonly maxPositionEmbeddings: number;
+}
+
 /** tokenizer_config.json to write beside tokenizer.json, so that transformers' AutoTokenizer loads the folder. */
-export function tokenizerConfigJson(tokenizer: Tokenizer): string {
-  const eos = tokenizer.eosId === null ? {} : { eos_token: tokenizer.decode([tokenizer.eosId]) };
-  return JSON.stringify(
-    { tokenizer_class: 'PreTrainedTokenizerFast', clean_up_tokenization_spaces: false, ...eos },
-    null,
-    2,
-  );
+export function tokenizerConfigJson(tokenizer: Tokenizer, model?: TokenFacts): string {
+  const token = (name: string, id: number | null): Record<string, string> => {
+    const content = id === null ? '' : tokenizer.decode([id]);
+    return content === '' ? {} : { [name]: content };
+  };
+  const config = {
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    clean_up_tokenization_spaces: false,
+    ...(model === undefined ? {} : { model_max_length: model.maxPositionEmbeddings }),
+    ...token('bos_token', model?.bosTokenId ?? null),
+    ...token('eos_token', tokenizer.eosId),
+  };
+  return `${JSON.stringify(config, null, 2)}\n`;
 }
 
 function libraryCodec(library: LibraryTokenizer, path: string): TokenCodec {

@@ -73,7 +73,7 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
     ...options,
     cacheDir: join(cacheDir, 'tokens'),
     data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
-    tokenizer: { type: 'file', path: folder.path, vocab_size: 257 },
+    tokenizer: { vocab_size: 257, ...(folder.tokenizer ?? { type: 'file', path: folder.path }) },
   });
 }
 

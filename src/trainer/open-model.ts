@@ -3,12 +3,10 @@
  * a run's checkpoint and for a Hugging Face folder alike; training does not come this way.
  */
 import type { RunConfig } from '../config/schema.ts';
-import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
-import { openModelFolder } from '../files/model-folder.ts';
-import { checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
-import { sizeOf } from '../galore/slot.ts';
-import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { openModelWeights } from '../files/model-weights.ts';
+import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
+import type { LlamaConfig } from '../model/llama-config.ts';
 import { loadEngine } from './engine/load.ts';
 import { LlamaModel } from './model/llama.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
@@ -19,7 +17,12 @@ export interface ModelFolder {
   /** Step of the checkpoint; null for a folder from elsewhere. */
   readonly step: number | null;
   readonly config: RunConfig | null;
+  /** Instead of the tokenizer.json in the folder. */
+  readonly tokenizer?: GivenTokenizer;
 }
+
+/** A tokenizer named on the command line: the bytes of UTF-8, or a tokenizer.json or its folder. */
+export type GivenTokenizer = { readonly type: 'byte' } | { readonly type: 'file'; readonly path: string };
 
 /** A model that can be used until it is disposed. */
 export interface OpenModel extends Disposable {
@@ -30,7 +33,7 @@ export interface OpenModel extends Disposable {
 /** Loads the engine (which must be installed) and the model. @throws DataError, ConfigError, EngineError */
 export async function openModel(folder: ModelFolder, threads: number): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
-  const tokenizer = loadTokenizer(folder.path);
+  const tokenizer = tokenizerOf(folder);
   checkVocabulary(tokenizer, config.vocabSize);
   await loadEngine({ precision: 'f32', threads });
   const weights = WeightStore.fromArrays(await readWeights(folder.path, config));
@@ -38,24 +41,14 @@ export async function openModel(folder: ModelFolder, threads: number): Promise<O
   return { model, tokenizer, [Symbol.dispose]: () => weights.dispose() };
 }
 
+/** The tokenizer asked for, or the folder's own. */
+function tokenizerOf({ path, tokenizer = { type: 'file', path } }: ModelFolder): Tokenizer {
+  return tokenizer.type === 'byte' ? byteTokenizer() : loadTokenizer(tokenizer.path);
+}
+
 async function readWeights(path: string, config: LlamaConfig): Promise<readonly WeightValues[]> {
-  const source = await openModelFolder(path);
-  try {
-    const weights: WeightValues[] = [];
-    for (const spec of llamaTensors(config)) {
-      const entry = source.tensors.get(spec.name);
-      if (entry === undefined) throw new DataError(path, `${path} has no tensor ${spec.name}`);
-      if (entry.shape.join() !== spec.shape.join()) {
-        const [is, wanted] = [entry.shape, spec.shape].map((shape) => `[${shape.join(', ')}]`);
-        throw new DataError(path, `${path}: ${spec.name} is ${is}, config.json asks for ${wanted}`);
-      }
-      const values = await source.readFloat32(spec.name);
-      if (values.length !== sizeOf(spec.shape))
-        throw new DataError(path, `${path}: ${spec.name} is cut short`);
-      weights.push({ ...spec, values });
-    }
-    return weights;
-  } finally {
-    await source.close();
-  }
+  await using source = await openModelWeights(path, config);
+  const weights: WeightValues[] = [];
+  for (const spec of source.specs) weights.push({ ...spec, values: await source.read(spec) });
+  return weights;
 }
