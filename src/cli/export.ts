@@ -41,7 +41,11 @@ export function registerExportCommand(
       new Option('--dtype <type>', 'type of the weights').choices(Object.keys(DTYPES)).default('f32'),
     )
     .option('--step <n>', 'of a run directory: the checkpoint of this step', wholeNumber(0))
-    .option('--max-shard-size <size>', 'weights of more than this go into several files', byteSize, 5e9)
+    .addOption(
+      new Option('--max-shard-size <size>', 'weights of more than this go into several files')
+        .argParser(byteSize)
+        .default(5e9, '5GB'),
+    )
     .option('--force', 'replace the model that <out> holds')
     .addOption(debugOption())
     .addHelpText(

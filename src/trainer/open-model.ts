@@ -35,10 +35,19 @@ export async function openModel(folder: ModelFolder, threads: number): Promise<O
   const config = await readModelConfig(folder.path);
   const tokenizer = tokenizerOf(folder);
   checkVocabulary(tokenizer, config.vocabSize);
+  return { ...(await openLlama(folder.path, config, threads)), tokenizer };
+}
+
+/** The same without a tokenizer. */
+export async function openLlama(
+  path: string,
+  config: LlamaConfig,
+  threads: number,
+): Promise<Omit<OpenModel, 'tokenizer'>> {
   await loadEngine({ precision: 'f32', threads });
-  const weights = WeightStore.fromArrays(await readWeights(folder.path, config));
+  const weights = WeightStore.fromArrays(await readWeights(path, config));
   const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
-  return { model, tokenizer, [Symbol.dispose]: () => weights.dispose() };
+  return { model, [Symbol.dispose]: () => weights.dispose() };
 }
 
 /** The tokenizer asked for, or the folder's own. */
