@@ -184,7 +184,7 @@ async function writeWeights(folder: string, weights: ModelWeights, request: Expo
   }
   if (shards.length === 1) return;
   const fileOf = shards.flatMap(({ name, specs }) => specs.map((spec) => [spec.name, name] as const));
-  const index = { metadata: { total_size: totalBytes }, weight_map: Object.fromEntries(fileOf.toSorted()) };
+  const index = { metadata: { total_size: totalBytes }, weight_map: Object.fromEntries(fileOf) };
   await writeText(folder, INDEX_FILE, index);
 }
 
@@ -279,8 +279,11 @@ async function publish(temporary: string, out: string): Promise<void> {
     if (hasOld) await rename(aside, out).catch(() => {});
     throw error;
   }
-  await syncDirectory(parent);
-  if (hasOld) await rm(aside, { recursive: true, force: true });
+  try {
+    await syncDirectory(parent);
+  } finally {
+    if (hasOld) await rm(aside, { recursive: true, force: true });
+  }
 }
 
 /** Removes the folders from `deepest` up to `highest` that this export made, as far as they are empty. */

@@ -156,7 +156,8 @@ function sizeFaults(config: LlamaConfig): ConfigFault[] {
     num_hidden_layers: config.numHiddenLayers,
     num_attention_heads: config.numAttentionHeads,
     num_key_value_heads: config.numKeyValueHeads,
-    head_dim: config.headDim,
+    // A head that follows from a width that is too large is no second mistake.
+    head_dim: config.hiddenSize > GREATEST_SIZES.hidden_size ? 0 : config.headDim,
   };
   return Object.entries(GREATEST_SIZES).flatMap(([field, greatest]) => {
     const value = sizes[field as keyof typeof sizes];

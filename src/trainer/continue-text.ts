@@ -55,7 +55,12 @@ export const continueText: ContinueText = async (request) => {
 
 /** A model that knows a beginning of text gets it first; an empty prompt needs one, or the end of the text before. */
 function promptIds(tokenizer: Tokenizer, model: LlamaModel, prompt: string): readonly number[] {
-  const { bosTokenId, maxPositionEmbeddings } = model.config;
+  const { bosTokenId, maxPositionEmbeddings, vocabSize } = model.config;
+  if (bosTokenId !== null && bosTokenId >= vocabSize) {
+    throw new ConfigError(
+      `the model's bos_token_id is ${bosTokenId}; its vocabulary has ${vocabSize} tokens`,
+    );
+  }
   const begin = bosTokenId ?? (prompt === '' ? tokenizer.eosId : null);
   const ids = [...(begin === null ? [] : [begin]), ...tokenizer.encode(prompt)];
   if (ids.length === 0)

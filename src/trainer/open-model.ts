@@ -2,7 +2,10 @@
  * A model in a folder, on the engine and ready to be used: config.json, safetensors, tokenizer.json. For
  * a run's checkpoint and for a Hugging Face folder alike; training does not come this way.
  */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { RunConfig } from '../config/schema.ts';
+import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
@@ -45,19 +48,22 @@ export async function openLlama(
   threads: number,
 ): Promise<Omit<OpenModel, 'tokenizer'>> {
   await loadEngine({ precision: 'f32', threads });
-  const weights = WeightStore.fromArrays(await readWeights(path, config));
+  const weights = await WeightStore.fromStream(readWeights(path, config));
   const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
   return { model, [Symbol.dispose]: () => weights.dispose() };
 }
 
 /** The tokenizer asked for, or the folder's own. */
-function tokenizerOf({ path, tokenizer = { type: 'file', path } }: ModelFolder): Tokenizer {
-  return tokenizer.type === 'byte' ? byteTokenizer() : loadTokenizer(tokenizer.path);
+function tokenizerOf({ path, tokenizer }: ModelFolder): Tokenizer {
+  if (tokenizer !== undefined) {
+    return tokenizer.type === 'byte' ? byteTokenizer() : loadTokenizer(tokenizer.path);
+  }
+  const names = ['tokenizer.json', 'tokenizer.model']; // loadTokenizer knows what to say of the second
+  if (names.some((name) => existsSync(join(path, name)))) return loadTokenizer(path);
+  throw new DataError(path, `${path} has no tokenizer.json; --tokenizer PATH names one from elsewhere`);
 }
 
-async function readWeights(path: string, config: LlamaConfig): Promise<readonly WeightValues[]> {
+async function* readWeights(path: string, config: LlamaConfig): AsyncGenerator<WeightValues, void, void> {
   await using source = await openModelWeights(path, config);
-  const weights: WeightValues[] = [];
-  for (const spec of source.specs) weights.push({ ...spec, values: await source.read(spec) });
-  return weights;
+  for (const spec of source.specs) yield { ...spec, values: await source.read(spec) };
 }
