@@ -2,6 +2,7 @@
 
 Run by hf-round-trip.sh, which makes an environment with torch and transformers. Prints a line for each check
 and ends with 1 if one failed. Nothing is downloaded: every model and tokenizer is made here.
+`--tokenizers FILE` writes test/vectors/tokenizers.json instead.
 """
 import json
 import os
@@ -192,6 +193,20 @@ def tokenizers(work):
         check("  and exported, loaded by AutoTokenizer", same, "the same ids and end of a text")
 
 
+def tokenizer_vectors():
+    """test/vectors/tokenizers.json: tokenizers of the kinds above, with ids and texts of the reference."""
+    texts = TEXT + ["a\u0301 \U0001f468\u200d\U0001f469 \u00df", "\n\n\n", "tab\tand  spaces ", "<s>the state", "9999999 99"]
+    cases = []
+    for name, tokenizer, _, _ in tokenizer_kinds():
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        decoded = [tokenizer.decode(row, skip_special_tokens=False) for row in ids]
+        cases.append({"name": name, "tokenizer": json.loads(tokenizer.to_str()), "texts": texts, "ids": ids, "decoded": decoded})
+    return {"source": f"tokenizers {__import__('tokenizers').__version__}, by bench/peers/hf-round-trip.py --tokenizers", "cases": cases}
+
+
+if sys.argv[1:2] == ["--tokenizers"]:
+    pathlib.Path(sys.argv[2]).write_text(json.dumps(tokenizer_vectors(), ensure_ascii=False, separators=(",", ":")) + "\n")
+    sys.exit()
 with tempfile.TemporaryDirectory() as name:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, tolerance {TOLERANCE}")
     from_ours(pathlib.Path(name))

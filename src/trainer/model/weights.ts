@@ -32,7 +32,8 @@ export class WeightStore {
   }
 
   /**
-   * The same one by one: each is on the engine before the next is asked for, so that its array is free.
+   * The same one by one: each is handed to the engine before the next is asked for. Of an array that the
+   * engine copied (it shares those it can) nothing is held then, so a large model is not in memory twice.
    * @throws TensorShapeError as `fromArrays`, and what `weights` throws
    */
   static async fromStream(weights: AsyncIterable<WeightValues>): Promise<WeightStore> {
@@ -86,7 +87,7 @@ export class WeightStore {
   }
 }
 
-/** The engine takes the array over when the tensor is first used: so it is used. */
+/** The engine takes an array over when its tensor is first used: so it is used. */
 function upload(tensor: tf.Tensor): void {
   tf.tidy(() => tf.slice(tf.reshape(tensor, [-1]), 0, 1).dataSync());
 }
