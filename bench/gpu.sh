@@ -3,7 +3,7 @@
 #
 #   bench/gpu.sh [--work DIR] [--rehearse]
 #
-# Works in a copy of this checkout in a temporary folder (8.5 GB of disk; 2.8 GB to download), so that neither the
+# Works in a copy of this checkout in a temporary folder (7.5 GB of disk; 2.8 GB to download), so that neither the
 # checkout nor the cache of the user changes. --work DIR: in DIR, which is kept and used again. --rehearse: the same
 # on the CPU, to try the script itself. Prints a line for each check, PASS, FAIL, SKIP or INFO, and a summary.
 # Exit code: 0 every check passed; 1 one failed; 2 there is no GPU here, or the checks could not begin.
