@@ -10,6 +10,7 @@ import { checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokeniz
 import { sizeOf } from '../galore/slot.ts';
 import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { loadEngine } from './engine/load.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { LlamaModel } from './model/llama.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
 
@@ -28,11 +29,15 @@ export interface OpenModel extends Disposable {
 }
 
 /** Loads the engine (which must be installed) and the model. @throws DataError, ConfigError, EngineError */
-export async function openModel(folder: ModelFolder, threads: number): Promise<OpenModel> {
+export async function openModel(
+  folder: ModelFolder,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
   const tokenizer = loadTokenizer(folder.path);
   checkVocabulary(tokenizer, config.vocabSize);
-  await loadEngine({ precision: 'f32', threads });
+  await loadEngine({ precision: 'f32', threads, device });
   const weights = WeightStore.fromArrays(await readWeights(folder.path, config));
   const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
   return { model, tokenizer, [Symbol.dispose]: () => weights.dispose() };
