@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
+import { methodPlan } from './galore/method.ts';
 import { slotSizes, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { buildSlots, type Slot } from './galore/slot.ts';
@@ -18,12 +19,19 @@ export interface RunShape {
 const DEFAULT_RANK_SHARE = 1 / 4;
 
 /** Builds the shape of a run. */
-export function buildRunShape(config: Pick<RunConfig, 'method' | 'wire'>, model: LlamaConfig): RunShape {
+export function buildRunShape(
+  config: Pick<RunConfig, 'method' | 'optimizer' | 'wire'>,
+  model: LlamaConfig,
+): RunShape {
   const { method, wire } = config;
+  const { policy, rule, plainRule } = methodPlan(config);
   const slots = buildSlots(llamaTensors(model), {
-    method: method.name,
+    policy,
+    rule,
+    plainRule,
     rank: method.rank ?? Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE)),
     projType: method.proj_type,
+    targetModules: method.target_modules,
   });
   return {
     slots,

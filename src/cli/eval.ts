@@ -1,6 +1,7 @@
 /** `galore eval`: the held-out loss and perplexity of a model. */
 import type { Command } from 'commander';
 import { resolve } from 'node:path';
+import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
 import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
@@ -8,7 +9,7 @@ import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatPerplexity } from './format.ts';
 import { findModelFolder, givenTokenizer } from './model-folder.ts';
-import { debugOption, wholeNumber } from './options.ts';
+import { debugOption, deviceOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
 import { shownPath } from './words.ts';
 
@@ -19,6 +20,7 @@ interface EvalFlags {
   readonly sequences: number;
   readonly batchSize: number;
   readonly threads?: number;
+  readonly device: DeviceWish;
   readonly json?: true;
 }
 
@@ -47,6 +49,7 @@ export function registerEvalCommand(
     .option('--sequences <n>', 'sequences at most; 0: all', wholeNumber(0), 0)
     .option('--batch-size <n>', 'sequences computed at once', wholeNumber(1), 8)
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .addOption(deviceOption())
     .option('--json', 'print one JSON object on one line: loss, perplexity, tokens, …')
     .addOption(debugOption())
     .addHelpText(
@@ -74,7 +77,7 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
     if (flags.data === undefined && folder.config === null) {
       throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
     }
-    await context.services.ensureEngine();
+    const [device] = await context.services.ensureEngine(flags.device);
     const { loss, perplexity, tokens, sequences } = await context.services.evaluateModel({
       folder,
       dataPath: flags.data === undefined ? null : resolve(context.workingDir, flags.data),
@@ -83,6 +86,7 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
       batchSequences: flags.batchSize,
       cacheDir: context.environment.cacheDir,
       threads: flags.threads ?? context.cores,
+      device,
       onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
       onNotice,
     });

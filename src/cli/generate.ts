@@ -1,11 +1,12 @@
 /** `galore generate`: continues a text with a trained model, printing it as it comes. */
 import type { Command } from 'commander';
+import type { DeviceWish } from '../device-name.ts';
 import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
 import { findModelFolder, givenTokenizer } from './model-folder.ts';
-import { debugOption, numberWhere, wholeNumber } from './options.ts';
+import { debugOption, deviceOption, numberWhere, wholeNumber } from './options.ts';
 
 interface GenerateFlags {
   readonly prompt: string;
@@ -16,6 +17,7 @@ interface GenerateFlags {
   readonly topP: number;
   readonly seed: number;
   readonly threads?: number;
+  readonly device: DeviceWish;
 }
 
 /** Adds the command; `finish` takes its exit code. */
@@ -49,6 +51,7 @@ export function registerGenerateCommand(
     )
     .option('--seed <n>', 'seed of the choices', wholeNumber(0), 0)
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .addOption(deviceOption())
     .addOption(debugOption())
     .addHelpText(
       'after',
@@ -67,7 +70,7 @@ async function generate(context: CliContext, dir: string, flags: GenerateFlags):
     ...(await findModelFolder(context, dir, onNotice)),
     ...givenTokenizer(context, flags.tokenizer),
   };
-  await services.ensureEngine();
+  const [device] = await services.ensureEngine(flags.device);
   const leaving = new AbortController();
   using _ = onInterrupt(context.signals, {
     first: () => leaving.abort(),
@@ -79,6 +82,7 @@ async function generate(context: CliContext, dir: string, flags: GenerateFlags):
     folder,
     ...{ prompt, maxTokens, temperature, topK, topP, seed },
     threads: flags.threads ?? context.cores,
+    device,
     signal: leaving.signal,
     onText: (text) => {
       // Nothing is printed before the model has loaded: an error then stands alone.

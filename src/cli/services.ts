@@ -2,9 +2,7 @@
 import type { Services } from './context.ts';
 
 export const services: Services = {
-  ensureEngine: async () => {
-    await (await import('./engine.ts')).ensureEngine();
-  },
+  ensureEngine: async (wish, count) => (await import('./engine.ts')).ensureEngine(wish, count),
   startCoordinator: async (options) =>
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),

@@ -5,6 +5,9 @@
 import { join } from 'node:path';
 import type { RunConfig, RunConfigInput } from './schema.ts';
 
+type Method = RunConfig['method'];
+type Refresh = Method['refresh'];
+
 interface OptimizerDefaults {
   readonly betas: [number, number];
   readonly eps: number;
@@ -12,8 +15,8 @@ interface OptimizerDefaults {
 }
 
 interface Preset {
-  readonly moments: RunConfig['method']['moments'];
-  readonly refresh: RunConfig['method']['refresh'];
+  readonly moments: Method['moments'];
+  readonly refresh: Refresh;
   readonly optimizer: OptimizerDefaults;
 }
 
@@ -21,12 +24,12 @@ interface Preset {
 export const PRESETS: Readonly<Record<RunConfigInput['method']['preset'], Preset>> = {
   recommended: {
     moments: 'transport',
-    refresh: { type: 'sketch', oversample: 8, power_iterations: 1, stagger: true },
+    refresh: { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: false, stagger: true },
     optimizer: { betas: [0.9, 0.99], eps: 1e-8, semantics: 'torch' },
   },
   parity: {
     moments: 'keep',
-    refresh: { type: 'exact', oversample: 0, power_iterations: 0, stagger: false },
+    refresh: { type: 'exact', oversample: 0, power_iterations: 0, warm_start: false, stagger: false },
     optimizer: { betas: [0.9, 0.999], eps: 1e-6, semantics: 'galore_torch' },
   },
 };
@@ -38,40 +41,97 @@ export const FULL_RANK_OPTIMIZER: OptimizerDefaults = {
   semantics: 'torch',
 };
 
-/** Fills in what the file left out: the run directory and what the preset decides. */
+/** What a method's name decides where the file does not; the preset has the rest. */
+interface MethodDefaults {
+  readonly basis: Method['basis'];
+  readonly optimizer: RunConfig['optimizer']['name'];
+  readonly scale: number;
+  readonly limiter: number;
+  readonly moments?: Method['moments'];
+  readonly rankThreshold?: number;
+  readonly lazyThreshold?: number;
+  readonly convergedRatio?: number;
+}
+
+const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, limiter: 1.01 };
+
+/** Published defaults of each method, where there are any (docs/methods.md). */
+const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
+  full: GALORE,
+  galore: GALORE,
+  adarankgrad: { ...GALORE, rankThreshold: 0.1, convergedRatio: 0.25 },
+  fira: GALORE,
+  apollo: { ...GALORE, basis: 'gaussian', scale: 1 },
+  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128 },
+  ldadam: { ...GALORE, scale: 1 },
+  sumo: { ...GALORE, limiter: 1.1 },
+  'two-sided': GALORE,
+  golore: { ...GALORE, basis: 'random' },
+  flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
+  'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4 },
+};
+
+const SUMO_MOMENTUM = 0.95;
+const SGD_MOMENTUM = 0.9;
+
+/** Fills in what the file left out: the run directory and what the method and the preset decide. */
 export function applyPreset(input: RunConfigInput): RunConfig {
   const { method, optimizer } = input;
   const preset = PRESETS[method.preset];
+  const byMethod = METHOD_DEFAULTS[method.name];
   const optimizerDefaults = method.name === 'full' ? FULL_RANK_OPTIMIZER : preset.optimizer;
   return {
     ...input,
     dir: input.dir ?? join('runs', input.name),
     method: {
       ...method,
-      rank: method.rank,
-      moments: method.moments ?? preset.moments,
-      refresh: fillRefresh(method.refresh, preset.refresh),
+      rank: method.name === 'apollo-mini' ? (method.rank ?? 1) : method.rank,
+      basis: method.basis ?? byMethod.basis,
+      scale: method.scale ?? byMethod.scale,
+      limiter: method.limiter ?? byMethod.limiter,
+      moments: method.moments ?? byMethod.moments ?? preset.moments,
+      adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
+      refresh: fillRefresh(method.refresh, preset.refresh, byMethod),
     },
     optimizer: {
       ...optimizer,
+      name: optimizer.name ?? byMethod.optimizer,
       betas: optimizer.betas ?? [...optimizerDefaults.betas],
       eps: optimizer.eps ?? optimizerDefaults.eps,
       semantics: optimizer.semantics ?? optimizerDefaults.semantics,
+      momentum: optimizer.momentum ?? (method.name === 'sumo' ? SUMO_MOMENTUM : SGD_MOMENTUM),
     },
   };
 }
 
 function fillRefresh(
   given: RunConfigInput['method']['refresh'],
-  preset: RunConfig['method']['refresh'],
-): RunConfig['method']['refresh'] {
+  preset: Refresh,
+  { lazyThreshold, convergedRatio }: MethodDefaults,
+): Refresh {
   const type = given.type ?? preset.type;
   // An exact refresh has no sketch: extra columns and iterations would say something that does not happen.
-  const rest = type === 'exact' ? { ...preset, oversample: 0, power_iterations: 0 } : preset;
-  return {
+  const rest =
+    type === 'exact' ? { ...preset, oversample: 0, power_iterations: 0, warm_start: false } : preset;
+  const filled = {
     type,
     oversample: given.oversample ?? rest.oversample,
     power_iterations: given.power_iterations ?? rest.power_iterations,
+    warm_start: given.warm_start ?? rest.warm_start,
     stagger: given.stagger ?? rest.stagger,
   };
+  return {
+    ...filled,
+    ...withDefault(pick(given, 'lazy_threshold'), 'lazy_threshold', lazyThreshold),
+    ...withDefault(pick(given, 'converged_ratio'), 'converged_ratio', convergedRatio),
+  };
+}
+
+function pick<T extends object, K extends keyof T>(object: T, key: K): Pick<T, K> {
+  return Object.hasOwn(object, key) ? ({ [key]: object[key] } as Pick<T, K>) : ({} as Pick<T, K>);
+}
+
+/** `object` with the field set where it is not and there is a default. */
+function withDefault<T extends object, K extends keyof T>(object: T, key: K, value: T[K] | undefined): T {
+  return object[key] !== undefined || value === undefined ? object : { ...object, [key]: value };
 }

@@ -4,6 +4,7 @@
  * out here and is filled in by presets.ts.
  */
 import { z } from 'zod';
+import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
 
 /** Counts travel as uint32. */
 const MAX_COUNT = 0xffffffff;
@@ -108,6 +109,22 @@ const tokenizer = z.strictObject({
   path: z.string().min(1).optional().describe('For file: tokenizer.json or the folder that holds it'),
 });
 
+/** The methods by name; docs/methods.md says what each is. */
+export const METHODS = [
+  'galore',
+  'full',
+  'adarankgrad',
+  'fira',
+  'apollo',
+  'apollo-mini',
+  'ldadam',
+  'sumo',
+  'two-sided',
+  'golore',
+  'flora',
+  'q-galore',
+] as const;
+
 const refresh = z.strictObject({
   type: z
     .enum(['sketch', 'exact'])
@@ -122,35 +139,90 @@ const refresh = z.strictObject({
     .max(3)
     .optional()
     .describe('Each one makes the basis better and costs two rounds'),
+  warm_start: z
+    .boolean()
+    .optional()
+    .describe('Start the power iterations from the last basis: one round less'),
   stagger: z.boolean().optional().describe('Spread the refreshes of the slots over update_proj_gap steps'),
+  lazy_threshold: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe(
+      'Double the gap of a slot whose last refreshes kept more than this share of the basis (Q-GaLore); default: never',
+    ),
+  converged_ratio: z
+    .number()
+    .gt(0)
+    .lt(1)
+    .optional()
+    .describe(
+      'Refresh a slot early when its projected gradient has shrunk to this share of its norm after the last refresh (AdaRankGrad); default: never',
+    ),
+});
+
+const adaptiveRank = z.strictObject({
+  threshold: z
+    .number()
+    .gt(0)
+    .lt(1)
+    .optional()
+    .describe('Share of the squared gradient norm that may stay outside the subspace; default: fixed ranks'),
+  min_rank: count.default(8).describe('Least rank; method.rank is the greatest'),
+  multiple: count.default(8).describe('Ranks are multiples of this'),
+  probes: z.int().min(2).max(64).default(8).describe('Held-out columns of the sketch that measure the rest'),
 });
 
 const method = z.strictObject({
   name: z
-    .enum(['galore', 'full'])
+    .enum(METHODS)
     .default('galore')
-    .describe('full: AdamW on whole gradients, for comparison'),
+    .describe('full: whole gradients, for comparison; the others: docs/methods.md'),
   preset: z
     .enum(['recommended', 'parity'])
     .default('recommended')
     .describe('What fields left out become; parity: as in the galore-torch package'),
   rank: count.optional().describe('Rank of the subspace; default: a quarter of the hidden size'),
   update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
-  scale: z.number().positive().default(0.25).describe('GaLore alpha: multiplies the projected update'),
+  scale: z
+    .number()
+    .positive()
+    .optional()
+    .describe('GaLore alpha: multiplies the projected update; default: 0.25, for APOLLO 1, APOLLO-Mini 128'),
   proj_type: z
     .enum(['std', 'reverse_std', 'left', 'right'])
     .default('std')
     .describe('Side of a matrix that is projected; std: the shorter one'),
-  moments: z
-    .enum(['keep', 'reset', 'transport'])
+  target_modules: z
+    .array(z.string().min(1))
+    .min(1)
+    .default(['attn', 'mlp'])
+    .describe(
+      'Matrices whose name contains one of these are projected; add embed_tokens and lm_head for the rest',
+    ),
+  basis: z
+    .enum(['svd', 'dct', 'random', 'gaussian'])
     .optional()
-    .describe('What happens to the moments at a refresh'),
+    .describe(
+      'Where bases come from: singular vectors, cosine columns, or the seed (orthonormal or gaussian); default: by method',
+    ),
+  moments: z
+    .enum(['keep', 'reset', 'rotate', 'transport', 'adarank'])
+    .optional()
+    .describe('What happens to the moments at a refresh; transport is the rule of LDAdam'),
+  limiter: z
+    .number()
+    .min(1)
+    .optional()
+    .describe('Growth of the update from step to step in Fira and APOLLO (1.01) and SUMO (1.1)'),
+  adaptive_rank: adaptiveRank.prefault({}),
   refresh: refresh.prefault({}),
 });
 
 const schedule = z.strictObject({
   type: z
-    .enum(['constant', 'linear', 'cosine'])
+    .enum(['constant', 'linear', 'cosine', 'wsd'])
     .default('constant')
     .describe('Course of the learning rate after warm-up'),
   warmup_steps: countOrZero.default(0).describe('Steps in which the learning rate rises to lr'),
@@ -159,17 +231,43 @@ const schedule = z.strictObject({
     .min(0)
     .max(1)
     .default(0.1)
-    .describe('Where linear and cosine end, as a share of lr'),
+    .describe('Where linear, cosine and wsd end, as a share of lr'),
+  decay_steps: count
+    .optional()
+    .describe('For wsd: the last steps, in which the rate falls linearly; default: a tenth of the run'),
+});
+
+const adafactor = z.strictObject({
+  eps: z
+    .tuple([z.number().positive(), z.number().positive()])
+    .default([1e-30, 1e-3])
+    .describe('Added to squared gradients; least root mean square of the weights for scale_parameter'),
+  clip_threshold: z.number().positive().default(1).describe('Greatest root mean square of an update'),
+  decay_rate: z.number().lt(0).default(-0.8).describe('The second moment decays by 1 - step^decay_rate'),
+  beta1: z.number().min(0).lt(1).default(0).describe('Decay of the first moment; 0: none is kept'),
+  scale_parameter: z.boolean().default(false).describe('Multiply lr by the root mean square of the weights'),
+  relative_step: z.boolean().default(false).describe('Use min(0.01, 1/sqrt(step)) in the place of lr'),
 });
 
 const optimizer = z.strictObject({
+  name: z
+    .enum(['adamw', 'adamw-8bit', 'adafactor', 'sgd'])
+    .optional()
+    .describe('Rule of the update; adamw-8bit keeps its moments in one byte a number; default: by method'),
   lr: z.number().positive().default(0.01).describe('Learning rate'),
   betas: z
     .tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)])
     .optional()
     .describe('Decay of the first and second moment'),
   eps: z.number().positive().optional().describe('Added to the root of the second moment'),
-  weight_decay: z.number().min(0).default(0).describe('Decoupled, as in AdamW'),
+  weight_decay: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe('Decoupled, as in AdamW; with sgd added to the gradient, as in PyTorch'),
+  momentum: z.number().min(0).lt(1).optional().describe('For sgd (default: 0.9) and sumo (0.95)'),
+  nesterov: z.boolean().default(false).describe('For sgd'),
+  adafactor: adafactor.prefault({}),
   semantics: z
     .enum(['torch', 'galore_torch'])
     .optional()
@@ -219,6 +317,14 @@ const trainer = z.strictObject({
   threads: countOrZero
     .default(0)
     .describe('CPU threads of a trainer; 0: the cores shared among local trainers'),
+  device: z
+    .string()
+    .regex(DEVICE_PATTERN, DEVICE_WORDS)
+    .transform((text) => text as DeviceWish)
+    .prefault('auto')
+    .describe(
+      'Device of the trainers that galore train starts: cpu, gpu:N, or auto, which spreads them over the GPUs',
+    ),
 });
 
 const checkpoint = z.strictObject({
@@ -258,19 +364,25 @@ export const runConfigSchema = z.strictObject({
 export type RunConfigInput = z.output<typeof runConfigSchema>;
 
 type Filled<T, K extends keyof T> = Omit<T, K> & { [P in K]-?: Exclude<T[P], undefined> };
-type RefreshConfig = Required<{
-  [P in keyof RunConfigInput['method']['refresh']]-?: Exclude<
-    RunConfigInput['method']['refresh'][P],
-    undefined
-  >;
-}>;
+/** What stays open in a resolved method: the rank depends on the model, the others mean "not used". */
+type OpenRefresh = 'lazy_threshold' | 'converged_ratio';
+type FilledRefresh = Filled<
+  RunConfigInput['method']['refresh'],
+  Exclude<keyof RunConfigInput['method']['refresh'], OpenRefresh>
+>;
 
 /** The resolved configuration: everything a run needs, presets applied, nothing left to decide but sizes that depend on the tokenizer. */
 export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'dir'> {
   readonly dir: string;
-  readonly method: Omit<Filled<RunConfigInput['method'], 'moments'>, 'refresh' | 'rank'> & {
+  readonly method: Omit<
+    Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter'>,
+    'refresh' | 'rank'
+  > & {
     readonly rank: number | undefined;
-    readonly refresh: RefreshConfig;
+    readonly refresh: FilledRefresh;
   };
-  readonly optimizer: Filled<RunConfigInput['optimizer'], 'betas' | 'eps' | 'semantics'>;
+  readonly optimizer: Filled<
+    RunConfigInput['optimizer'],
+    'name' | 'betas' | 'eps' | 'semantics' | 'momentum'
+  >;
 }

@@ -1,5 +1,6 @@
 /** The core's plan from the configuration. Pure. */
 import type { RunConfig } from '../config/schema.ts';
+import { hasBasis } from '../galore/slot.ts';
 import type { RunShape } from '../run-shape.ts';
 import type { RunPlan } from './core/state.ts';
 
@@ -15,7 +16,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     stepDeadlineMs: coordinator.step_deadline_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
     batchSequences: config.batch_size,
-    projectedSlots: shape.slots.filter((slot) => slot.policy === 'one-sided').map((slot) => slot.index),
+    projectedSlots: shape.slots.filter(hasBasis).map((slot) => slot.index),
     updateProjGap: method.update_proj_gap,
     isStaggered: method.refresh.stagger,
     refreshRounds: shape.refresh.rounds,

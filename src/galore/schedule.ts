@@ -4,9 +4,11 @@
 export interface ScheduleOptions {
   readonly lr: number;
   readonly schedule: {
-    readonly type: 'constant' | 'linear' | 'cosine';
+    readonly type: 'constant' | 'linear' | 'cosine' | 'wsd';
     readonly warmup_steps: number;
     readonly min_lr_ratio: number;
+    /** For wsd; undefined: a tenth of the run. */
+    readonly decay_steps?: number | undefined;
   };
 }
 
@@ -15,7 +17,8 @@ export interface ScheduleOptions {
  * Warm-up is lr * index / warmup_steps as in Hugging Face transformers and GaLore's script, so that the
  * full rate comes at index warmup_steps; only index 0, which would train nothing at rate 0, takes the
  * rate of index 1. After it `cosine` and `linear` go from lr to min_lr_ratio * lr, which they would
- * reach at index totalSteps, and `constant` stays.
+ * reach at index totalSteps, `constant` stays, and `wsd` (warm-up, stable, decay: Hu et al. 2024, arXiv
+ * 2404.06395) stays until decay_steps before the end and then falls linearly.
  */
 export function learningRate(options: ScheduleOptions, index: number, totalSteps: number): number {
   const { type, warmup_steps: warmup, min_lr_ratio: floor } = options.schedule;
@@ -24,6 +27,11 @@ export function learningRate(options: ScheduleOptions, index: number, totalSteps
   switch (type) {
     case 'constant':
       return options.lr;
+    case 'wsd': {
+      const decaySteps = options.schedule.decay_steps ?? Math.max(1, Math.round(totalSteps / 10));
+      const left = Math.min(1, Math.max(0, totalSteps - index) / decaySteps);
+      return options.lr * (floor + (1 - floor) * left);
+    }
     case 'linear':
       return options.lr * (floor + (1 - floor) * (1 - progress));
     case 'cosine':

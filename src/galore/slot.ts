@@ -2,6 +2,7 @@
  * The slot table: every trainable tensor of the model with the way it travels. Coordinator and
  * trainers build it from the same configuration and compare its hash in the handshake. Pure.
  */
+import type { RuleName } from './optimizer/rule-state.ts';
 
 /** A tensor of the model, by its Hugging Face name. */
 export interface TensorSpec {
@@ -13,44 +14,79 @@ export interface TensorSpec {
 /** The side of the gradient the basis multiplies: `left` R = P'G, `right` R = GP. */
 export type Side = 'left' | 'right';
 
-/** One trainable tensor and its policy. */
-export type Slot = DenseSlot | ProjectedSlot;
+/**
+ * How a slot's gradient travels: whole, projected on one side (GaLore), or as the core U'GV between two
+ * bases (TSR-Adam, arXiv 2602.08007).
+ */
+export type Policy = 'dense' | 'one-sided' | 'two-sided';
 
-/** Travels whole. */
-export interface DenseSlot extends TensorSpec {
+/** One trainable tensor: how it travels and which rule updates it. */
+export type Slot = PlainSlot | ProjectedSlot;
+
+interface SlotBase extends TensorSpec {
   readonly index: number;
-  readonly policy: 'dense';
+  readonly policy: Policy;
+  readonly rule: RuleName;
 }
 
-/** Travels projected (GaLore). */
-export interface ProjectedSlot extends TensorSpec {
-  readonly index: number;
-  readonly policy: 'one-sided';
+/** Has no basis: travels whole and is updated as it is. */
+export interface PlainSlot extends SlotBase {
+  readonly policy: 'dense';
+  readonly rank?: undefined;
+}
+
+/**
+ * Has a basis. With policy `dense` the gradient travels whole all the same, for rules that need all of
+ * it (Fira, APOLLO), and the basis only shrinks the state.
+ */
+export interface ProjectedSlot extends SlotBase {
+  /** Of a two-sided slot always `left`. */
   readonly side: Side;
-  /** Effective rank: min(configured rank, m, n). */
+  /** Effective rank: min(configured rank, m, n); with adaptive ranks what the last refresh chose. */
   readonly rank: number;
 }
 
-/** How the table is to be made; the fields of `method` in the configuration that matter here. */
+/** How the table is to be made; see `methodPlan`. */
 export interface SlotOptions {
-  readonly method: 'galore' | 'full';
+  /** How matrices with a basis travel; null: no matrix has one. */
+  readonly policy: Policy | null;
   readonly rank: number;
   readonly projType: ProjType;
+  /** A matrix whose name contains one of these gets a basis. */
+  readonly targetModules: readonly string[];
+  /** The rule of slots with a basis, and of all others. */
+  readonly rule: RuleName;
+  readonly plainRule: RuleName;
 }
 
 /** GaLore's `proj_type` (algorithms: which side is projected, by the matrix' shape). */
 export type ProjType = 'std' | 'reverse_std' | 'left' | 'right';
 
-/** Shape of what travels each step: R for a projected slot, the tensor's own shape otherwise. */
+/** Whether the slot has a basis. */
+export function hasBasis(slot: Slot): slot is ProjectedSlot {
+  return slot.rank !== undefined;
+}
+
+/** Shape of what travels each step: R or the core for a projected slot, the tensor's own shape otherwise. */
 export function payloadShape(slot: Slot): readonly number[] {
-  if (slot.policy === 'dense') return slot.shape;
+  return slot.policy === 'dense' ? slot.shape : subspaceShape(slot);
+}
+
+/** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */
+export function subspaceShape(slot: Slot): readonly number[] {
+  if (!hasBasis(slot)) return slot.shape;
+  if (slot.policy === 'two-sided') return [slot.rank, slot.rank];
   const [m, n] = matrixShape(slot);
   return slot.side === 'left' ? [slot.rank, n] : [m, slot.rank];
 }
 
-/** Shape of the basis P: `[m, r]` for side left, `[n, r]` for side right. */
+/**
+ * Shape of the basis P: `[m, r]` for side left, `[n, r]` for side right. The two bases of a two-sided slot
+ * are one tensor, U `[m, r]` above V `[n, r]`.
+ */
 export function basisShape(slot: ProjectedSlot): readonly [number, number] {
   const [m, n] = matrixShape(slot);
+  if (slot.policy === 'two-sided') return [m + n, slot.rank];
   return [slot.side === 'left' ? m : n, slot.rank];
 }
 
@@ -85,17 +121,25 @@ export function sideOf(projType: ProjType, m: number, n: number): Side {
 }
 
 /**
- * Builds the table in the order of `tensors`. Matrices whose name contains `attn` or `mlp` are
- * projected when the method is GaLore (the reference's rule); everything else is dense.
+ * Builds the table in the order of `tensors`. Matrices whose name contains a target module get a basis
+ * (the reference's rule: `attn` and `mlp`); everything else is dense.
  */
 export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions): readonly Slot[] {
+  const { policy, targetModules, rule, plainRule } = options;
   return tensors.map((tensor, index): Slot => {
-    const isProjected =
-      options.method === 'galore' && tensor.shape.length === 2 && /attn|mlp/.test(tensor.name);
-    if (!isProjected) return { ...tensor, index, policy: 'dense' };
+    const isTarget = tensor.shape.length === 2 && targetModules.some((part) => tensor.name.includes(part));
+    if (policy === null || !isTarget) return { ...tensor, index, policy: 'dense', rule: plainRule };
     const [m, n] = matrixShape(tensor);
-    const side = sideOf(options.projType, m, n);
-    return { ...tensor, index, policy: 'one-sided', side, rank: Math.min(options.rank, m, n) };
+    const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
+    return { ...tensor, index, policy, rule, side, rank: Math.min(options.rank, m, n) };
+  });
+}
+
+/** The table with other ranks, by slot index, as a refresh with adaptive ranks chose them. */
+export function withRanks(slots: readonly Slot[], ranks: ReadonlyMap<number, number>): readonly Slot[] {
+  return slots.map((slot) => {
+    const rank = ranks.get(slot.index);
+    return rank === undefined || !hasBasis(slot) ? slot : { ...slot, rank };
   });
 }
 
@@ -103,8 +147,8 @@ export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions)
 export function describeSlots(slots: readonly Slot[]): string {
   return slots
     .map((slot) => {
-      const projection = slot.policy === 'one-sided' ? ` ${slot.side} ${slot.rank}` : '';
-      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${slot.policy}${projection}\n`;
+      const projection = hasBasis(slot) ? ` ${slot.side} ${slot.rank}` : '';
+      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${slot.policy} ${slot.rule}${projection}\n`;
     })
     .join('');
 }

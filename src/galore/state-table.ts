@@ -2,44 +2,35 @@
  * The training state as a list of named tensors: what a snapshot holds, in the order both sides
  * number it (`Part.tensor` of stream SNAPSHOT). Pure.
  */
-import { basisShape, payloadShape, sizeOf, type Slot } from './slot.ts';
+import { ruleState, type StateDtype } from './optimizer/rule-state.ts';
+import { basisShape, hasBasis, sizeOf, type Slot } from './slot.ts';
 
-/** What a tensor of the state is: the weight, its two moments, its basis. */
-export type StateKind = 'weights' | 'm' | 'v' | 'basis';
-
-/** One tensor of the state; all are f32. */
+/** One tensor of the state. */
 export interface StateTensor {
   /** `KIND/NAME`, such as `m/model.norm.weight`. */
   readonly name: string;
-  readonly kind: StateKind;
+  /** `weights`, `basis`, or a kind of the slot's rule (rule-state.ts). */
+  readonly kind: string;
   readonly slot: Slot;
   readonly shape: readonly number[];
+  readonly dtype: StateDtype;
   readonly totalBytes: number;
 }
 
 /**
- * Every tensor of the state after at least one step: all weights, then all first moments, second
- * moments and bases, each in slot order. Before the first step only the weights exist.
+ * Every tensor of the state after at least one step: all weights, then the optimizer's state, then the
+ * bases, each in slot order. Before the first step only the weights exist.
  */
 export function stateTensors(slots: readonly Slot[]): readonly StateTensor[] {
-  const tensorsOf = (kind: StateKind): StateTensor[] =>
-    slots.flatMap((slot) => {
-      const shape = stateShape(kind, slot);
-      return shape === null
-        ? []
-        : [{ name: `${kind}/${slot.name}`, kind, slot, shape, totalBytes: 4 * sizeOf(shape) }];
-    });
-  return [...tensorsOf('weights'), ...tensorsOf('m'), ...tensorsOf('v'), ...tensorsOf('basis')];
+  const weights = slots.map((slot) => entry('weights', slot, slot.shape, 'f32'));
+  const optimizer = slots.flatMap((slot) =>
+    ruleState(slot).map(({ kind, shape, dtype }) => entry(kind, slot, shape, dtype)),
+  );
+  const bases = slots.filter(hasBasis).map((slot) => entry('basis', slot, basisShape(slot), 'f32'));
+  return [...weights, ...optimizer, ...bases];
 }
 
-function stateShape(kind: StateKind, slot: Slot): readonly number[] | null {
-  switch (kind) {
-    case 'weights':
-      return slot.shape;
-    case 'm':
-    case 'v':
-      return payloadShape(slot);
-    case 'basis':
-      return slot.policy === 'one-sided' ? basisShape(slot) : null;
-  }
+function entry(kind: string, slot: Slot, shape: readonly number[], dtype: StateDtype): StateTensor {
+  const totalBytes = (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
+  return { name: `${kind}/${slot.name}`, kind, slot, shape, dtype, totalBytes };
 }

@@ -1,51 +1,41 @@
 /**
- * A slot's whole optimizer step on tensors, from the summed contribution to the new weight.
- * optimizer/reference.ts is the same rule in plain f64.
+ * What all optimizer rules share on the way from a direction in the subspace to the new weight.
+ * optimizer/reference.ts is the whole step in plain f64.
  *   torch:         W <- W (1 - lr wd);  W <- W - alpha lift(d)
  *   galore_torch:  W <- W - alpha lift(d);  W <- W (1 - lr wd)
- * d is Adam's direction; alpha (`scale`) is 1 for slots that travel dense.
+ * alpha (`scale`) is 1 for slots without a basis; rules multiply it into d.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../errors.ts';
-import { adamwStep, type AdamwOptions, type Moments } from './optimizer/adamw.ts';
-import { lift } from './projection/project-lift.ts';
-import type { Slot } from './slot.ts';
+import type { Semantics } from './optimizer/bias-correction.ts';
+import { lift, liftCore } from './projection/project-lift.ts';
+import { hasBasis, matrixShape, type Slot } from './slot.ts';
 
-/** The numbers of one step; the same for every slot. */
-export interface Hyperparameters extends AdamwOptions {
-  readonly weightDecay: number;
-  /** GaLore's alpha. */
-  readonly scale: number;
-}
-
-/** A slot after a step. */
-export interface UpdatedSlot extends Moments {
-  readonly weight: tf.Tensor;
+/** GaLore's alpha for a slot with a basis, 1 for one without. */
+export function scaleOf(slot: Slot, hyper: { readonly scale: number }): number {
+  return hasBasis(slot) ? hyper.scale : 1;
 }
 
 /**
- * Applies one summed contribution: `low` is R for a projected slot (with its basis), the gradient for
- * a dense one. Disposes nothing it was given; the three results are new.
+ * A direction of the subspace as one of the weight: PD, DP' or UDV'. Of a slot without a basis it is the
+ * direction itself. A new tensor or the one that was given.
+ * @throws TensorShapeError if the slot needs a basis and has none
  */
-export function applyUpdate(
-  weight: tf.Tensor,
-  slot: Slot,
-  low: tf.Tensor,
-  moments: Moments,
-  basis: tf.Tensor2D | null,
-  hyper: Hyperparameters,
-): UpdatedSlot {
-  const isProjected = slot.policy === 'one-sided';
-  if (isProjected && basis === null) throw new TensorShapeError(`${slot.name} is projected but has no basis`);
-  return tf.tidy(() => {
-    const { m, v, direction } = adamwStep(low, moments, hyper, isProjected ? hyper.scale : 1);
-    const change =
-      isProjected && basis !== null ? lift(direction as tf.Tensor2D, basis, slot.side) : direction;
-    return { weight: decayAndSubtract(weight, change, hyper), m, v };
-  });
+export function liftOf(slot: Slot, direction: tf.Tensor, basis: tf.Tensor2D | null): tf.Tensor {
+  if (!hasBasis(slot)) return direction;
+  if (basis === null) throw new TensorShapeError(`${slot.name} is projected but has no basis`);
+  const low = direction as tf.Tensor2D;
+  return slot.policy === 'two-sided'
+    ? liftCore(low, basis, matrixShape(slot)[0])
+    : lift(low, basis, slot.side);
 }
 
-function decayAndSubtract(weight: tf.Tensor, change: tf.Tensor, hyper: Hyperparameters): tf.Tensor {
+/** W minus the change, with decoupled weight decay in the order the semantics ask for. A new tensor. */
+export function updatedWeight(
+  weight: tf.Tensor,
+  change: tf.Tensor,
+  hyper: { readonly learningRate: number; readonly weightDecay: number; readonly semantics: Semantics },
+): tf.Tensor {
   const kept = 1 - hyper.learningRate * hyper.weightDecay;
   if (kept === 1) return tf.sub(weight, change);
   return tf.tidy(() =>

@@ -4,7 +4,7 @@
  */
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
 import { refreshPlan, sketchPlan, type RefreshOptions } from '../galore/projection/sketch.ts';
-import { basisShape, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { basisShape, hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
 
@@ -29,7 +29,7 @@ export function slotSizes(slots: readonly Slot[], options: SizeOptions): readonl
   const refresh = refreshPlan(options.refresh);
   return slots.map((slot): SlotSizes => {
     const payload = sized(codecOfSlot(slot, options.codec), payloadShape(slot));
-    if (slot.policy === 'dense') return { payload, basis: null, sketches: [] };
+    if (!hasBasis(slot)) return { payload, basis: null, sketches: [] };
     const sketches = Array.from({ length: refresh.rounds }, (_, index) =>
       sized('f32', sketchPlan(slot, index + 1, refresh).sketchShape),
     );

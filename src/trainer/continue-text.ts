@@ -5,6 +5,7 @@ import type { Tokenizer } from '../files/tokenizer.ts';
 import { TextPieces } from '../files/text-pieces.ts';
 import { generate } from './model/generate.ts';
 import type { LlamaModel } from './model/llama.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { openModel, type ModelFolder } from './open-model.ts';
 
 /** The beginning, and how to go on. */
@@ -17,6 +18,7 @@ export interface ContinuationRequest {
   readonly topP: number; // 1: all
   readonly seed: number;
   readonly threads: number;
+  readonly device?: ReadyDevice | undefined;
   /** Aborted: end after this token. */
   readonly signal: AbortSignal;
   /** Called with each piece of text as soon as its characters are whole. */
@@ -34,7 +36,7 @@ export type ContinueText = (request: ContinuationRequest) => Promise<Continuatio
 
 export const continueText: ContinueText = async (request) => {
   const { prompt, maxTokens, signal, onText } = request;
-  using opened = await openModel(request.folder, request.threads);
+  using opened = await openModel(request.folder, request.threads, request.device);
   const { model, tokenizer } = opened;
   const ids = promptIds(tokenizer, model, prompt);
   const pieces = new TextPieces(tokenizer, onText);

@@ -11,6 +11,7 @@ import { openModelWeights } from '../files/model-weights.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { LlamaConfig } from '../model/llama-config.ts';
 import { loadEngine } from './engine/load.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { LlamaModel } from './model/llama.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
 
@@ -34,11 +35,15 @@ export interface OpenModel extends Disposable {
 }
 
 /** Loads the engine (which must be installed) and the model. @throws DataError, ConfigError, EngineError */
-export async function openModel(folder: ModelFolder, threads: number): Promise<OpenModel> {
+export async function openModel(
+  folder: ModelFolder,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
   const tokenizer = tokenizerOf(folder);
   checkVocabulary(tokenizer, config.vocabSize);
-  return { ...(await openLlama(folder.path, config, threads)), tokenizer };
+  return { ...(await openLlama(folder.path, config, threads, device)), tokenizer };
 }
 
 /** The same without a tokenizer. */
@@ -46,8 +51,9 @@ export async function openLlama(
   path: string,
   config: LlamaConfig,
   threads: number,
+  device?: ReadyDevice,
 ): Promise<Omit<OpenModel, 'tokenizer'>> {
-  await loadEngine({ precision: 'f32', threads });
+  await loadEngine({ precision: 'f32', threads, device });
   const weights = await WeightStore.fromStream(readWeights(path, config));
   const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
   return { model, [Symbol.dispose]: () => weights.dispose() };

@@ -1,17 +1,21 @@
 /**
- * The trainer's copy of the training state: weights, moments and bases as tensors, changed only by
- * records. Two replicas that started from the same snapshot and took the same records are equal.
+ * The trainer's copy of the training state: weights, optimizer state and bases, changed only by records.
+ * Two replicas that started from the same snapshot and took the same records are equal.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
 import { codecFor, type CodecName } from '../galore/codec/codec.ts';
+import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
+import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
-import { transportMoments, type Moments } from '../galore/projection/transport.ts';
-import { basisShape, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateTensors, type StateTensor } from '../galore/state-table.ts';
-import { applyUpdate, type Hyperparameters } from '../galore/step-rule.ts';
 import { WeightStore } from './model/weights.ts';
+
+/** A tensor of a snapshot, by its dtype in the state table. */
+export type StateArray = Float32Array | Uint8Array;
 
 /** A tensor's bytes as they came over the wire. */
 export interface EncodedTensor {
@@ -28,32 +32,33 @@ export interface ReplicaOptions {
 export class Replica {
   readonly slots: readonly Slot[];
   readonly weights: WeightStore;
-  readonly #moments: Moments[];
+  readonly #states: RuleState[];
   readonly #bases: (tf.Tensor2D | null)[];
   readonly #options: ReplicaOptions;
 
   /**
-   * @param state tensors by their names in the state table; moments that are missing are zero, bases
+   * @param state arrays by their names in the state table; optimizer state that is missing is zero, bases
    * that are missing come with the first refresh.
    */
-  constructor(slots: readonly Slot[], state: ReadonlyMap<string, Float32Array>, options: ReplicaOptions) {
+  constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
     this.slots = slots;
     this.#options = options;
     this.weights = WeightStore.fromArrays(
       slots.map((slot) => {
         const values = state.get(`weights/${slot.name}`);
         if (values === undefined) throw new RangeError(`the snapshot has no weights/${slot.name}`);
-        return { name: slot.name, shape: slot.shape, values };
+        return { name: slot.name, shape: slot.shape, values: values as Float32Array };
       }),
     );
-    this.#moments = slots.map((slot) => ({
-      m: tensorOrZeros(state.get(`m/${slot.name}`), payloadShape(slot)),
-      v: tensorOrZeros(state.get(`v/${slot.name}`), payloadShape(slot)),
-    }));
+    this.#states = slots.map((slot) =>
+      Object.fromEntries(
+        ruleState(slot).map((spec) => [spec.kind, stateValue(spec, state.get(`${spec.kind}/${slot.name}`))]),
+      ),
+    );
     this.#bases = slots.map((slot) => {
       const values = state.get(`basis/${slot.name}`);
-      return slot.policy === 'one-sided' && values !== undefined
-        ? tf.tensor2d(values, [...basisShape(slot)])
+      return hasBasis(slot) && values !== undefined
+        ? tf.tensor2d(values as Float32Array, [...basisShape(slot)])
         : null;
     });
   }
@@ -85,34 +90,24 @@ export class Replica {
 
   /** Applies the summed contribution of step `step` to every slot it carries. */
   applyUpdate(step: number, learningRate: number, tensors: ReadonlyMap<number, EncodedTensor>): void {
-    const { optimizer, method } = this.#options;
-    const hyper: Hyperparameters = {
-      step,
-      learningRate,
-      betas: optimizer.betas,
-      eps: optimizer.eps,
-      weightDecay: optimizer.weight_decay,
-      semantics: optimizer.semantics,
-      scale: method.scale,
-    };
+    const hyper = this.#hyperparameters(step, learningRate);
     for (const [index, encoded] of tensors) {
       const slot = this.slots[index];
-      const moments = this.#moments[index];
-      if (slot === undefined || moments === undefined) throw new RangeError(`there is no slot ${index}`);
+      if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
       const shape = payloadShape(slot);
       const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
-      const summed = tf.tensor(values, [...shape]);
-      const basis = slot.policy === 'one-sided' ? this.basis(slot) : null;
-      const next = applyUpdate(this.weights.get(slot.name), slot, summed, moments, basis, hyper);
-      tf.dispose([summed, moments.m, moments.v]);
-      this.weights.set(slot.name, next.weight);
-      this.#moments[index] = { m: next.m, v: next.v };
+      const payload = tf.tensor(values, [...shape]);
+      this.#step(slot, payload, hyper);
+      payload.dispose();
     }
   }
 
-  /** Handles on the whole state in the order of the state table; the caller disposes them. */
-  cloneState(): tf.Tensor[] {
-    return stateTensors(this.slots).map((tensor) => tf.clone(this.#tensorOf(tensor)));
+  /** Handles on the whole state in the order of the state table; the caller disposes the tensors. */
+  cloneState(): (tf.Tensor | Uint8Array)[] {
+    return stateTensors(this.slots).map((tensor) => {
+      const value = this.#valueOf(tensor);
+      return value instanceof Uint8Array ? value : tf.clone(value);
+    });
   }
 
   /** The hash of all weights, the same as in the manifest of a checkpoint: equal where the weights are equal. */
@@ -127,50 +122,83 @@ export class Replica {
 
   dispose(): void {
     this.weights.dispose();
-    for (const { m, v } of this.#moments) tf.dispose([m, v]);
+    for (const state of this.#states) tf.dispose(tensorsOf(state));
     for (const basis of this.#bases) basis?.dispose();
+  }
+
+  /** One slot's step: its state and weight are replaced. */
+  #step(slot: Slot, payload: tf.Tensor, hyper: Hyperparameters): void {
+    const state = this.#states[slot.index]!;
+    const basis = hasBasis(slot) ? this.basis(slot) : null;
+    const weight = this.weights.get(slot.name);
+    const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
+    tf.dispose(tensorsOf(state));
+    this.#states[slot.index] = next.state;
+    this.weights.set(slot.name, next.weight);
+    if (next.basis !== undefined) {
+      basis?.dispose();
+      this.#bases[slot.index] = next.basis;
+    }
+  }
+
+  #hyperparameters(step: number, learningRate: number): Hyperparameters {
+    const { optimizer, method } = this.#options;
+    const { betas, eps, semantics, momentum, nesterov, adafactor } = optimizer;
+    const { scale, limiter } = method;
+    const weightDecay = optimizer.weight_decay;
+    return {
+      step,
+      learningRate,
+      betas,
+      eps,
+      semantics,
+      momentum,
+      nesterov,
+      adafactor,
+      scale,
+      limiter,
+      weightDecay,
+    };
   }
 
   #replaceBasis(slot: ProjectedSlot, basis: tf.Tensor2D, step: number): void {
     const old = this.#bases[slot.index] ?? null;
-    const moments = this.#moments[slot.index];
-    if (old !== null && moments !== undefined) {
-      const change = { oldBasis: old, newBasis: basis, side: slot.side };
-      const completedSteps = step - 1;
-      this.#moments[slot.index] = transportMoments(
-        moments,
-        change,
-        this.#options.method.moments,
-        completedSteps,
-        this.#options.optimizer.betas,
-      );
-      tf.dispose([moments.m, moments.v, old]);
+    const state = this.#states[slot.index]!;
+    if (old !== null) {
+      this.#states[slot.index] = ruleFor(slot.rule).carry({
+        slot,
+        state,
+        change: { oldBasis: old, newBasis: basis, side: slot.side },
+        moments: this.#options.method.moments,
+        completedSteps: step - 1,
+        betas: this.#options.optimizer.betas,
+      });
+      tf.dispose([...tensorsOf(state), old]);
     }
     this.#bases[slot.index] = basis;
   }
 
   #projectedSlot(index: number): ProjectedSlot {
     const slot = this.slots[index];
-    if (slot?.policy !== 'one-sided') throw new RangeError(`slot ${index} is not projected`);
+    if (slot === undefined || !hasBasis(slot)) throw new RangeError(`slot ${index} has no basis`);
     return slot;
   }
 
-  #tensorOf(tensor: StateTensor): tf.Tensor {
-    const { slot } = tensor;
-    switch (tensor.kind) {
+  #valueOf({ kind, slot }: StateTensor): tf.Tensor | Uint8Array {
+    switch (kind) {
       case 'weights':
         return this.weights.get(slot.name);
-      case 'm':
-      case 'v':
-        return this.#moments[slot.index]![tensor.kind];
       case 'basis':
         return this.#bases[slot.index]!;
+      default:
+        return this.#states[slot.index]![kind]!;
     }
   }
 }
 
-function tensorOrZeros(values: Float32Array | undefined, shape: readonly number[]): tf.Tensor {
-  return values === undefined ? tf.zeros([...shape]) : tf.tensor(values, [...shape]);
+function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {
+  if (dtype === 'u8') return (values as Uint8Array | undefined) ?? new Uint8Array(sizeOf(shape));
+  return values === undefined ? tf.zeros([...shape]) : tf.tensor(values as Float32Array, [...shape]);
 }
 
 function bytesOf(tensor: tf.Tensor): Uint8Array {

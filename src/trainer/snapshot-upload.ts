@@ -3,21 +3,21 @@
  * on the tensors (tensors never change, so they cost memory only once a step has replaced them) and
  * hands them to the network thread no faster than that thread sends.
  */
-import type * as tf from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
 import type { Link } from './link.ts';
 
 /** Bytes handed over ahead of what is sent. */
 const AHEAD_BYTES = 4 * 1024 * 1024;
 
 export class SnapshotUpload {
-  readonly #tensors: tf.Tensor[];
+  readonly #tensors: (tf.Tensor | Uint8Array)[];
   readonly #link: Link;
   readonly #step: number;
   readonly #sequence: number;
   #isCancelled = false;
 
   /** @param tensors clones in the order of the state table; this object disposes them */
-  constructor(tensors: tf.Tensor[], link: Link, step: number, sequence: number) {
+  constructor(tensors: (tf.Tensor | Uint8Array)[], link: Link, step: number, sequence: number) {
     this.#tensors = tensors;
     this.#link = link;
     this.#step = step;
@@ -30,11 +30,8 @@ export class SnapshotUpload {
       await this.#link.drained(AHEAD_BYTES);
       if (this.#isCancelled) return;
       const tensor = this.#tensors.shift()!;
-      // A copy: of a tensor that no kernel has used yet dataSync gives the array it was made from, and
-      // the buffer is handed over to the network thread.
-      const values = tensor.dataSync<'float32'>().slice();
-      tensor.dispose();
-      const bytes = new Uint8Array(values.buffer);
+      const bytes = copyOf(tensor);
+      if (!(tensor instanceof Uint8Array)) tensor.dispose();
       const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec: 'f32' } as const;
       this.#link.sendTensor(header, bytes);
     }
@@ -44,7 +41,16 @@ export class SnapshotUpload {
   /** Gives up what is not sent yet. */
   cancel(): void {
     this.#isCancelled = true;
-    for (const tensor of this.#tensors) tensor.dispose();
+    tf.dispose(this.#tensors.filter((tensor) => !(tensor instanceof Uint8Array)));
     this.#tensors.length = 0;
   }
+}
+
+/**
+ * A copy: of a tensor that no kernel has used yet dataSync gives the array it was made from, and the
+ * buffer is handed over to the network thread.
+ */
+function copyOf(tensor: tf.Tensor | Uint8Array): Uint8Array {
+  if (tensor instanceof Uint8Array) return tensor.slice();
+  return new Uint8Array(tensor.dataSync<'float32'>().slice().buffer);
 }

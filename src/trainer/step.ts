@@ -5,10 +5,10 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, codecOfSlot, type CodecName } from '../galore/codec/codec.ts';
-import { project } from '../galore/projection/project-lift.ts';
+import { payloadOf } from '../galore/projection/project-lift.ts';
 import { sketch } from '../galore/projection/sketch-gradient.ts';
 import { omega, sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import { payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { hasBasis, payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
@@ -86,7 +86,7 @@ export class StepWork {
     for (const index of slots) {
       const gradient = this.#held.get(index);
       const slot = this.#replica.slots[index];
-      if (gradient === undefined || slot?.policy !== 'one-sided') continue;
+      if (gradient === undefined || slot === undefined || !hasBasis(slot)) continue;
       const plan = sketchPlan(slot, round, this.task.refresh);
       const [rows, columns] = plan.factorShape ?? [0, 0];
       const values = plan.isOmega ? omega(seed, this.task.step, slot, rows, columns) : factors.get(index);
@@ -102,8 +102,8 @@ export class StepWork {
   /** Projects the held gradients with their new bases and sends them. */
   contributeHeld(): void {
     for (const [index, gradient] of this.#held) {
-      const slot = this.#replica.slots[index] as ProjectedSlot;
-      const low = project(gradient, this.#replica.basis(slot), slot.side);
+      const slot = this.#replica.slots[index]!;
+      const low = this.#payload(slot, gradient);
       gradient.dispose();
       this.#send(slot, low);
     }
@@ -122,18 +122,19 @@ export class StepWork {
       this.#held.set(slot.index, accumulate(this.#held.get(slot.index), gradient) as tf.Tensor2D);
       return;
     }
-    if (slot.policy === 'dense') {
-      this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), gradient));
-    } else {
-      const low = project(gradient as tf.Tensor2D, this.#replica.basis(slot), slot.side);
-      this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
-      low.dispose();
-    }
+    const low = this.#payload(slot, gradient);
+    this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
+    low.dispose();
     if (isLast) {
       const sum = this.#sums.get(slot.index)!;
       this.#sums.delete(slot.index);
       this.#send(slot, sum);
     }
+  }
+
+  #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {
+    const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
+    return payloadOf(slot, gradient, needsBasis ? this.#replica.basis(slot) : null);
   }
 
   /** Encodes and sends; disposes `low`. */

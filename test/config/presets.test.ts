@@ -3,14 +3,20 @@ import { MINIMAL, resolve } from './parse.ts';
 
 test('the recommended preset sketches, transports the moments and forgets faster', (t) => {
   const { method, optimizer } = resolve(MINIMAL);
-  t.deepEqual({ ...method.refresh }, { type: 'sketch', oversample: 8, power_iterations: 1, stagger: true });
+  t.deepEqual(
+    { ...method.refresh },
+    { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: false, stagger: true },
+  );
   t.is(method.moments, 'transport');
   t.deepEqual([...optimizer.betas, optimizer.eps, optimizer.semantics], [0.9, 0.99, 1e-8, 'torch']);
 });
 
 test('the parity preset is what galore-torch does', (t) => {
   const { method, optimizer } = resolve(MINIMAL, 'method.preset=parity');
-  t.deepEqual({ ...method.refresh }, { type: 'exact', oversample: 0, power_iterations: 0, stagger: false });
+  t.deepEqual(
+    { ...method.refresh },
+    { type: 'exact', oversample: 0, power_iterations: 0, warm_start: false, stagger: false },
+  );
   t.is(method.moments, 'keep');
   t.deepEqual([...optimizer.betas, optimizer.eps, optimizer.semantics], [0.9, 0.999, 1e-6, 'galore_torch']);
 });
@@ -36,5 +42,8 @@ test('explicit fields win over the preset', (t) => {
 
 test('an exact refresh asked for under the recommended preset has no sketch', (t) => {
   const { refresh } = resolve(MINIMAL, 'method.refresh.type=exact').method;
-  t.deepEqual({ ...refresh }, { type: 'exact', oversample: 0, power_iterations: 0, stagger: true });
+  t.deepEqual(
+    { ...refresh },
+    { type: 'exact', oversample: 0, power_iterations: 0, warm_start: false, stagger: true },
+  );
 });

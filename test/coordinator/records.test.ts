@@ -123,7 +123,7 @@ test('without a basis for any slot a record is its Commit alone', (t) => {
 });
 
 test('a quantised record is the same for the same step and another for the next', (t) => {
-  const slot = { name: 'w', shape: [64, 64], index: 0, policy: 'dense' } as const;
+  const slot = { name: 'w', shape: [64, 64], index: 0, policy: 'dense', rule: 'adamw' } as const;
   const bytes = codecFor('f32').encode(
     Float32Array.from({ length: sizeOf(payloadShape(slot)) }, (_, i) => Math.sin(i)),
     derive(1, 'values'),

@@ -13,11 +13,12 @@ import {
   referenceUpdate,
   type ReferenceSlot,
 } from '../../src/galore/optimizer/reference.ts';
+import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
 import { refreshPlan, unitBasis } from '../../src/galore/projection/sketch.ts';
 import type { MomentsRule } from '../../src/galore/projection/transport.ts';
 import { basisShape, payloadShape, type ProjectedSlot } from '../../src/galore/slot.ts';
-import type { Hyperparameters } from '../../src/galore/step-rule.ts';
 import { derive, randomSign } from '../../src/random.ts';
+import { OTHER_RULES } from './apply-update.ts';
 import { maxDifference, projectedSlot, randomMatrix, refreshBasis, weightedSum } from './matrices.ts';
 
 const SKETCH = refreshPlan({ type: 'sketch', oversample: 3, power_iterations: 1 });
@@ -100,6 +101,7 @@ function train(tokens: readonly number[], options: RunOptions): Matrix {
       step,
     );
     const hyper: Hyperparameters = {
+      ...OTHER_RULES,
       step,
       learningRate: 0.01,
       betas: [0.9, 0.99],

@@ -7,7 +7,7 @@ import { basisShape, type ProjectedSlot, type Side } from '../../src/galore/slot
 import { derive, randomNormal } from '../../src/random.ts';
 
 export function projectedSlot(m: number, n: number, side: Side, rank: number): ProjectedSlot {
-  return { name: 'mlp.weight', shape: [m, n], index: 3, policy: 'one-sided', side, rank };
+  return { name: 'mlp.weight', shape: [m, n], index: 3, policy: 'one-sided', rule: 'adamw', side, rank };
 }
 
 /** Standard normal entries; equal labels give equal matrices. */

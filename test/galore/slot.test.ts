@@ -9,7 +9,14 @@ import {
   type SlotOptions,
 } from '../../src/galore/slot.ts';
 
-const OPTIONS: SlotOptions = { method: 'galore', rank: 4, projType: 'std' };
+const OPTIONS: SlotOptions = {
+  policy: 'one-sided',
+  rank: 4,
+  projType: 'std',
+  targetModules: ['attn', 'mlp'],
+  rule: 'adamw',
+  plainRule: 'adamw',
+};
 
 const TENSORS = [
   { name: 'model.embed_tokens.weight', shape: [100, 8] },
@@ -39,8 +46,8 @@ test('only matrices of attn and mlp are projected', (t) => {
   t.deepEqual(policies, ['dense', 'one-sided', 'one-sided', 'one-sided', 'dense', 'dense']);
 });
 
-test('with method full everything is dense', (t) => {
-  t.true(buildSlots(TENSORS, { ...OPTIONS, method: 'full' }).every((slot) => slot.policy === 'dense'));
+test('without a policy everything is dense', (t) => {
+  t.true(buildSlots(TENSORS, { ...OPTIONS, policy: null }).every((slot) => slot.policy === 'dense'));
 });
 
 test('payloads and bases have the shapes of their side', (t) => {

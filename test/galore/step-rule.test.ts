@@ -13,12 +13,14 @@ import { lift, project } from '../../src/galore/projection/project-lift.ts';
 import { sketch } from '../../src/galore/projection/sketch-gradient.ts';
 import { transportMoments, type Moments, type MomentsRule } from '../../src/galore/projection/transport.ts';
 import type { Side, Slot } from '../../src/galore/slot.ts';
-import { applyUpdate, type Hyperparameters } from '../../src/galore/step-rule.ts';
+import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
+import { applyUpdate, OTHER_RULES } from './apply-update.ts';
 import { assertClose } from './golden.ts';
 import { maxDifference, orthonormalMatrix, projectedSlot, randomMatrix } from './matrices.ts';
 import { assertNoLeak, matrixOf, tensorOf, tf, type Tensor, type Tensor2D } from './tensors.ts';
 
 const HYPER: Hyperparameters = {
+  ...OTHER_RULES,
   step: 3,
   learningRate: 0.01,
   betas: [0.9, 0.99],
@@ -145,6 +147,7 @@ function exactBasis(gradient: Matrix, side: Side, rank: number): Matrix {
 
 function hyperOf({ scale, weightDecay }: Trajectory, step: number): Hyperparameters {
   return {
+    ...OTHER_RULES,
     step,
     learningRate: 0.01,
     betas: [0.9, 0.999],
@@ -223,7 +226,7 @@ test('both semantics: tensors compute what the f64 reference computes, projected
       const hyper = { ...HYPER, semantics };
       const slot: Slot =
         side === null
-          ? { name: 'head', shape: [m, n], index: 0, policy: 'dense' }
+          ? { name: 'head', shape: [m, n], index: 0, policy: 'dense', rule: 'adamw' }
           : projectedSlot(m, n, side, 3);
       const basis = side === null ? null : orthonormalMatrix(side === 'left' ? m : n, 3, 'basis');
       const [rows, cols] = side === null ? [m, n] : side === 'left' ? [3, n] : [m, 3];
@@ -350,7 +353,7 @@ test('project, lift, sketch and update leave no tensors behind but their results
     for (const semantics of SEMANTICS) {
       const hyper = { ...HYPER, weightDecay, semantics };
       assertNoLeak(t, () => ({ ...applyUpdate(g, slot, low, moments, p, hyper) }), 3);
-      const dense: Slot = { name: 'head', shape: [9, 11], index: 0, policy: 'dense' };
+      const dense: Slot = { name: 'head', shape: [9, 11], index: 0, policy: 'dense', rule: 'adamw' };
       assertNoLeak(t, () => ({ ...applyUpdate(g, dense, g, { m: g, v: g }, null, hyper) }), 3);
     }
   }

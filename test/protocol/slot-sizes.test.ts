@@ -9,7 +9,14 @@ const slots = buildSlots(
     { name: 'layers.0.mlp.up_proj.weight', shape: [200, 64] }, // side right, P is 64 x 32
     { name: 'model.norm.weight', shape: [64] },
   ],
-  { method: 'galore', rank: 32, projType: 'std' },
+  {
+    policy: 'one-sided',
+    rank: 32,
+    projType: 'std',
+    targetModules: ['attn', 'mlp'],
+    rule: 'adamw',
+    plainRule: 'adamw',
+  },
 );
 const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
 

@@ -5,7 +5,7 @@ import { stateTensors } from '../../src/galore/state-table.ts';
 import type { EncodedTensor } from '../../src/trainer/replica.ts';
 import { bytesFor, tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
-import { tf } from '../galore/tensors.ts';
+import { tf, type Tensor } from '../galore/tensors.ts';
 import { tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
 
 const { Replica } = await import('../../src/trainer/replica.ts');
@@ -47,8 +47,10 @@ type Started = ReturnType<typeof startReplica>;
 /** Reads the state out as a snapshot would. */
 function snapshotOf(replica: Started): Map<string, Float32Array> {
   const clones = replica.cloneState();
-  const state = new Map(clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from(tensor.dataSync())]));
-  tf.dispose(clones);
+  const state = new Map(
+    clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from((tensor as Tensor).dataSync())]),
+  );
+  tf.dispose(clones as Tensor[]);
   return state;
 }
 
@@ -118,8 +120,10 @@ test.serial('a clone of the state stays as it was while steps go on', (t) => {
   const before = snapshotOf(replica);
   const clones = replica.cloneState();
   replica.applyUpdate(3, 0.01, update('three'));
-  const read = new Map(clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from(tensor.dataSync())]));
-  tf.dispose(clones);
+  const read = new Map(
+    clones.map((tensor, i) => [TABLE[i]!.name, Float32Array.from((tensor as Tensor).dataSync())]),
+  );
+  tf.dispose(clones as Tensor[]);
   t.deepEqual(read, before);
 });
 

@@ -3,7 +3,8 @@ import test from 'ava';
 import { matrix } from '../../src/galore/matrix.ts';
 import { referenceUpdate } from '../../src/galore/optimizer/reference.ts';
 import type { Slot } from '../../src/galore/slot.ts';
-import { applyUpdate, type Hyperparameters } from '../../src/galore/step-rule.ts';
+import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
+import { applyUpdate, OTHER_RULES } from '../galore/apply-update.ts';
 import { assertClose, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
 
@@ -24,13 +25,13 @@ const { tolerance, cases } = readGolden<{ tolerance: Tolerance; cases: Case[] }>
 function hyperOf(c: Case, step: number): Hyperparameters {
   // The scale must not touch a dense slot.
   const { lr: learningRate, betas, eps, weight_decay: weightDecay } = c;
-  return { step, learningRate, betas, eps, weightDecay, semantics: 'torch', scale: 0.25 };
+  return { ...OTHER_RULES, step, learningRate, betas, eps, weightDecay, semantics: 'torch', scale: 0.25 };
 }
 
 for (const c of cases) {
   test(`${c.name}: tensors give its weights and moments`, (t) => {
     const { shape, data } = c.initial_weights;
-    const slot: Slot = { name: c.name, shape, index: 0, policy: 'dense' };
+    const slot: Slot = { name: c.name, shape, index: 0, policy: 'dense', rule: 'adamw' };
     tf.tidy(() => {
       let weight: Tensor = tf.tensor(data, shape);
       let moments: { m: Tensor; v: Tensor } = { m: tf.zeros(shape), v: tf.zeros(shape) };

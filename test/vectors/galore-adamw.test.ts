@@ -11,7 +11,8 @@ import { sketch } from '../../src/galore/projection/sketch-gradient.ts';
 import { refreshPlan, sketchPlan } from '../../src/galore/projection/sketch.ts';
 import { transportMoments, type Moments } from '../../src/galore/projection/transport.ts';
 import { sideOf, type ProjType, type ProjectedSlot, type Side, type Slot } from '../../src/galore/slot.ts';
-import { applyUpdate, type Hyperparameters } from '../../src/galore/step-rule.ts';
+import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
+import { applyUpdate, OTHER_RULES } from '../galore/apply-update.ts';
 import { assertClose, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
 import { tf, type Tensor, type Tensor2D } from '../galore/tensors.ts';
 
@@ -78,7 +79,7 @@ function matrixOf({ shape, data }: GoldenArray): Matrix {
 
 /** The slot as buildSlots would make it; its side and rank are compared with the package's. */
 function slotOf(c: Case): Slot {
-  const spec = { name: c.name, shape: c.initial_weights.shape, index: 0 };
+  const spec = { name: c.name, shape: c.initial_weights.shape, index: 0, rule: 'adamw' as const };
   if (c.cols === null || c.rank === null || c.proj_type === null) return { ...spec, policy: 'dense' };
   const side = sideOf(c.proj_type, c.rows, c.cols);
   return { ...spec, policy: 'one-sided', side, rank: Math.min(c.rank, c.rows, c.cols) };
@@ -86,6 +87,7 @@ function slotOf(c: Case): Slot {
 
 function hyperOf(c: Case, step: number): Hyperparameters {
   return {
+    ...OTHER_RULES,
     step,
     learningRate: c.lr,
     betas: c.betas,

@@ -14,6 +14,7 @@ import {
 import { transportMoments } from '../../src/galore/projection/transport.ts';
 import type { Side } from '../../src/galore/slot.ts';
 import { derive } from '../../src/random.ts';
+import { OTHER_RULES } from '../galore/apply-update.ts';
 import { assertClose, hasGolden, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
 import { tensorOf, tf } from '../galore/tensors.ts';
 
@@ -143,6 +144,7 @@ function registerTrajectory(c: TrajectoryCase, tolerance: Methods['tolerance']):
           r,
           { basis, side },
           {
+    ...OTHER_RULES,
             step: i + 1,
             learningRate: hyper.lr,
             betas: [hyper.beta1, hyper.beta2],

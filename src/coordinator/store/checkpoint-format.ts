@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { compareNames } from '../../files/weights-hash.ts';
+import { STATE_KINDS } from '../../galore/optimizer/rule-state.ts';
 
 export const CHECKPOINT_VERSION = 1;
 export const MANIFEST_FILE = 'manifest.json';
@@ -43,13 +44,13 @@ export function placeTensor(stateName: string): TensorPlace {
   switch (prefix) {
     case 'weights':
       return { file: WEIGHTS_FILE, name };
-    case 'm':
-    case 'v':
-      return { file: 'optimizer.safetensors', name: stateName };
     case 'basis':
       return { file: 'projections.safetensors', name: stateName };
     default:
-      throw new RangeError(`state tensor ${stateName}: the prefix is not weights, m, v or basis`);
+      if (STATE_KINDS.includes(prefix)) return { file: 'optimizer.safetensors', name: stateName };
+      throw new RangeError(
+        `state tensor ${stateName}: the prefix is not weights, basis, ${STATE_KINDS.join(', ')}`,
+      );
   }
 }
 

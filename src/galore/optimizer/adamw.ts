@@ -3,7 +3,10 @@
  * Weight decay is not done here but in step-rule.ts. GaLore: arXiv 2403.03507, algorithm 2.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { transportMoments } from '../projection/transport.ts';
+import { liftOf, scaleOf, updatedWeight } from '../step-rule.ts';
 import { stepSizes, type Semantics } from './bias-correction.ts';
+import type { OptimizerRule, RuleState } from './rule.ts';
 
 export type { Semantics } from './bias-correction.ts';
 
@@ -55,4 +58,29 @@ export function adamwStep(
     return tf.mul(ratio, stepSize * scale);
   });
   return { m, v, direction };
+}
+
+/** The rule for plain and projected slots alike; also for the core between two bases. */
+export const adamwRule: OptimizerRule = {
+  step({ slot, weight, payload, state, basis, hyper }) {
+    return tf.tidy(() => {
+      const { m, v, direction } = adamwStep(payload, momentsOf(state), hyper, scaleOf(slot, hyper));
+      return { weight: updatedWeight(weight, liftOf(slot, direction, basis), hyper), state: { m, v } };
+    });
+  },
+  carry(input) {
+    const { m, v } = transportMoments(
+      momentsOf(input.state),
+      input.change,
+      input.moments,
+      input.completedSteps,
+      input.betas,
+    );
+    return { m, v };
+  },
+};
+
+/** The two moments of a state that has them as f32. */
+export function momentsOf(state: RuleState): Moments {
+  return { m: state['m'] as tf.Tensor, v: state['v'] as tf.Tensor };
 }

@@ -7,7 +7,7 @@ import { matrix, multiply, transpose, zip, type Matrix } from '../matrix.ts';
 import type { SketchPlan } from '../projection/sketch.ts';
 import type { BasisChange, MomentsRule } from '../projection/transport.ts';
 import type { Side } from '../slot.ts';
-import type { Hyperparameters } from '../step-rule.ts';
+import type { Hyperparameters } from './rule.ts';
 import { biasCorrection } from './bias-correction.ts';
 
 export interface ReferenceMoments {

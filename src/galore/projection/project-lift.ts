@@ -4,7 +4,8 @@
  * Results are new tensors that the caller disposes.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type { Side } from '../slot.ts';
+import { TensorShapeError } from '../../errors.ts';
+import { hasBasis, type Side, type Slot } from '../slot.ts';
 
 /** R = P'G for side left, `[r, n]`; R = GP for side right, `[m, r]`. */
 export function project(gradient: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tensor2D {
@@ -14,4 +15,32 @@ export function project(gradient: tf.Tensor2D, basis: tf.Tensor2D, side: Side): 
 /** PR for side left, RP' for side right: `[m, n]`. Adjoint of `project`. */
 export function lift(low: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tensor2D {
   return side === 'left' ? tf.matMul(basis, low) : tf.matMul(low, basis, false, true);
+}
+
+/** The core U'GV, `[r, r]`; `basis` is U `[m, r]` above V `[n, r]`. */
+export function projectCore(gradient: tf.Tensor2D, basis: tf.Tensor2D): tf.Tensor2D {
+  return tf.tidy(() => {
+    const [u, v] = splitBases(basis, gradient.shape[0]);
+    return tf.matMul(tf.matMul(u, gradient, true, false), v);
+  });
+}
+
+/** UCV', `[m, n]`, with `rows` = m. Adjoint of `projectCore`. */
+export function liftCore(core: tf.Tensor2D, basis: tf.Tensor2D, rows: number): tf.Tensor2D {
+  return tf.tidy(() => {
+    const [u, v] = splitBases(basis, rows);
+    return tf.matMul(tf.matMul(u, core), v, false, true);
+  });
+}
+
+function splitBases(basis: tf.Tensor2D, rows: number): [tf.Tensor2D, tf.Tensor2D] {
+  return [tf.slice(basis, [0, 0], [rows, -1]), tf.slice(basis, [rows, 0], [-1, -1])];
+}
+
+/** What travels of a gradient: R, the core, or (policy `dense`) the gradient itself, as a new tensor. */
+export function payloadOf(slot: Slot, gradient: tf.Tensor, basis: tf.Tensor2D | null): tf.Tensor {
+  if (slot.policy === 'dense') return tf.clone(gradient);
+  if (!hasBasis(slot) || basis === null) throw new TensorShapeError(`${slot.name} has no basis yet`);
+  const matrix = gradient as tf.Tensor2D;
+  return slot.policy === 'two-sided' ? projectCore(matrix, basis) : project(matrix, basis, slot.side);
 }

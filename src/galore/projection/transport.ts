@@ -12,7 +12,7 @@ import type { Side } from '../slot.ts';
 export type { Moments } from '../optimizer/adamw.ts';
 
 /** `keep`: the reference's (the rank must stay); `reset`: zeros; `transport`: LDAdam's rule. */
-export type MomentsRule = 'keep' | 'reset' | 'transport';
+export type MomentsRule = 'keep' | 'reset' | 'rotate' | 'transport' | 'adarank';
 
 /** Two bases of one slot, `[d, r_old]` and `[d, r_new]`. */
 export interface BasisChange {

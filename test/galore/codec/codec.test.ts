@@ -73,9 +73,20 @@ test('payloads under 4096 numbers travel as f32 whatever is configured', (t) => 
   t.is(codecOfSlot([64, 64], 'int8'), 'int8');
   t.is(codecOfSlot([64, 64], 'f32'), 'f32');
   // 64 x 64 numbers, but what travels is 64 x 16.
-  const slot: Slot = { name: 'mlp', shape: [64, 64], index: 0, policy: 'one-sided', side: 'right', rank: 16 };
+  const slot: Slot = {
+    name: 'mlp',
+    shape: [64, 64],
+    index: 0,
+    policy: 'one-sided',
+    rule: 'adamw',
+    side: 'right',
+    rank: 16,
+  };
   t.is(codecOfSlot(slot, 'int8'), 'f32');
-  t.is(codecOfSlot({ name: 'head', shape: [64, 64], index: 0, policy: 'dense' }, 'int8'), 'int8');
+  t.is(
+    codecOfSlot({ name: 'head', shape: [64, 64], index: 0, policy: 'dense', rule: 'adamw' }, 'int8'),
+    'int8',
+  );
 });
 
 test('f32 returns every number as it was', (t) => {
