@@ -71,7 +71,10 @@ class OpenModelWeights implements ModelWeights {
     for (let i = 0; i < values.length; i++) {
       const value = values[i]!;
       if (value - value === 0) continue; // neither NaN nor infinite
-      throw new DataError(this.#dir, `${this.#dir}: ${name} is ${value} at index ${first + i}, not a number`);
+      throw new DataError(
+        this.#dir,
+        `${this.#dir}: ${name} is ${value} at index ${first + i}, not a finite number`,
+      );
     }
   }
 }

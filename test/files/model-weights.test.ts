@@ -106,7 +106,7 @@ for (const bad of [NaN, Infinity, -Infinity]) {
     const norm = tensors.find(({ name }) => name === 'model.norm.weight')!;
     norm.data = f32(1, 2, bad, bad);
     const dir = tinyFolder(t, TINY_JSON, tensors);
-    await refused(t, dir, new RegExp(`model\\.norm\\.weight is ${bad} at index 2, not a number$`));
+    await refused(t, dir, new RegExp(`model\\.norm\\.weight is ${bad} at index 2, not a finite number$`));
     await using weights = await openModelWeights(dir, await readModelConfig(dir));
     const spec = weights.specs.find(({ name }) => name === 'model.norm.weight')!;
     await t.throwsAsync(weights.pieces(spec).next(), { instanceOf: DataError, message: /at index 2/ });
