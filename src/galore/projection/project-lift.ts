@@ -4,11 +4,12 @@
  * Results are new tensors that the caller disposes.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { product } from '../product.ts';
 import type { Side } from '../slot.ts';
 
 /** R = P'G for side left, `[r, n]`; R = GP for side right, `[m, r]`. */
 export function project(gradient: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tensor2D {
-  return side === 'left' ? tf.matMul(basis, gradient, true, false) : tf.matMul(gradient, basis);
+  return side === 'left' ? product(basis, gradient, true, false) : product(gradient, basis);
 }
 
 /** PR for side left, RP' for side right: `[m, n]`. Adjoint of `project`. */

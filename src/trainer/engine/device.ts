@@ -28,16 +28,18 @@ export function describeDevice(
   const bf16 = kind === 'gpu' ? 'TF32 tensor cores' : bf16Instructions(host.cpuFlags);
   const isPrecisionNative = precision === 'f32' || bf16 !== undefined;
   const words =
-    precision === 'f32' ? 'f32' : bf16 ? `bf16 (${bf16})` : 'f32 (bf16 needs a processor with AMX)';
+    precision === 'f32'
+      ? 'f32'
+      : bf16
+        ? `bf16 (${bf16})`
+        : 'f32 (bf16 needs a processor with AVX512-BF16 or AMX)';
   const count = `${threads} ${threads === 1 ? 'thread' : 'threads'}`;
   const description = `${kind.toUpperCase()} ${name}, ${count}, ${words}`;
   return { kind, name, threads, precision, isPrecisionNative, description };
 }
 
-/**
- * The instructions oneDNN multiplies matrices of f32 in bf16 with, if the processor has them. AVX512-BF16 alone
- * is not enough: asked for bf16, oneDNN 3.7 takes its f32 kernel there (seen in its log and in the speed).
- */
+/** The instructions oneDNN multiplies matrices of bf16 with, if the processor has them. */
 export function bf16Instructions(cpuFlags: ReadonlySet<string>): string | undefined {
-  return cpuFlags.has('amx_bf16') ? 'AMX' : undefined;
+  if (cpuFlags.has('amx_bf16')) return 'AMX';
+  return cpuFlags.has('avx512_bf16') ? 'AVX512-BF16' : undefined;
 }
