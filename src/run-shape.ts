@@ -17,12 +17,17 @@ export interface RunShape {
 /** GaLore's rank when the configuration names none: a quarter of the hidden size (algorithms 9.8). */
 const DEFAULT_RANK_SHARE = 1 / 4;
 
+/** The rank of a run that names none. */
+export function defaultRank(model: LlamaConfig): number {
+  return Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE));
+}
+
 /** Builds the shape of a run. */
 export function buildRunShape(config: Pick<RunConfig, 'method' | 'wire'>, model: LlamaConfig): RunShape {
   const { method, wire } = config;
   const slots = buildSlots(llamaTensors(model), {
     method: method.name,
-    rank: method.rank ?? Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE)),
+    rank: method.rank ?? defaultRank(model),
     projType: method.proj_type,
   });
   return {

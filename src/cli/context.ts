@@ -7,6 +7,7 @@ import type { StartCoordinator } from '../coordinator/api.ts';
 import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
+import type { MeasureStep } from '../trainer/measure-step.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
 
@@ -28,6 +29,7 @@ export interface Services {
   readonly runTrainer: RunTrainer;
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;
+  readonly measureStep: MeasureStep;
 }
 
 export interface CliContext {

@@ -60,7 +60,7 @@ async function checkCommand(flags: EngineFlags): Promise<void> {
 function reportText(report: EngineReport): string {
   const { tensorflow, tfjs, node } = report.versions;
   const speeds = report.speeds.map(({ precision, gflops, isNative }) => {
-    const note = isNative ? '' : ' (computed in f32: bf16 needs a processor with AMX)';
+    const note = isNative ? '' : ' (computed in f32: bf16 needs a processor with AVX512-BF16 or AMX)';
     return `${`${precision}:`.padEnd(10)}${gflops.toFixed(0)} GFLOP/s${note}`;
   });
   return [

@@ -156,6 +156,7 @@ class Run {
         'trainer',
         url,
         ...['--id', trainerId, '--run', config.name, '--threads', String(threads)],
+        ...['--precision', config.trainer.precision],
         ...['--quiet', '--log-level', logLevel],
         ...(output.logJson ? ['--log-json'] : []),
         ...(output.debug ? ['--debug'] : []),

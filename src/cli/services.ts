@@ -9,5 +9,6 @@ export const services: Services = {
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
+  measureStep: async (request) => (await import('../trainer/measure-step.ts')).measureStep(request),
   continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };

@@ -32,6 +32,9 @@ export const MODEL_SIZES = [
   '7b',
 ] as const;
 
+/** f32 throughout, or matrix products in bf16. */
+export const PRECISIONS = ['f32', 'bf16'] as const;
+
 const modelFields = z.strictObject({
   size: z.enum(MODEL_SIZES).optional().describe('A size of the GaLore paper; the other fields override it'),
   path: z.string().min(1).optional().describe('A Hugging Face model folder to start from'),
@@ -215,6 +218,10 @@ const coordinator = z.strictObject({
 const trainer = z.strictObject({
   micro_batch: count.default(8).describe('Sequences a trainer computes at once'),
   recompute: z.boolean().default(false).describe('Compute the intermediates again in backward: less memory'),
+  precision: z
+    .enum(PRECISIONS)
+    .default('f32')
+    .describe('Of the matrix products of local trainers; bf16 needs AVX512-BF16, AMX or a GPU'),
   loss_chunk: countOrZero.default(0).describe('Rows of the logits computed at once; 0: all'),
   threads: countOrZero
     .default(0)

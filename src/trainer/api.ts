@@ -1,4 +1,5 @@
 /** How the command line runs a trainer. Types only; trainer.ts is the work. */
+import type { Precision } from './engine/device.ts';
 import type { Logger } from '../log.ts';
 
 /** What a trainer needs to take part in a run. */
@@ -10,6 +11,7 @@ export interface TrainerOptions {
   /** Join token; empty where none is asked for. A secret: never logged. */
   readonly token: string;
   readonly threads: number;
+  readonly precision: Precision;
   readonly logger: Logger;
   /** Aborted: leave the run in good order and resolve. */
   readonly signal: AbortSignal;

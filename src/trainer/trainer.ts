@@ -36,8 +36,13 @@ const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
 
 /** Takes part in a run until it ends, is left, or refuses this trainer for good. */
 export async function runTrainer(options: TrainerOptions): Promise<TrainerResult> {
-  const engine = await loadEngine({ precision: 'f32', threads: options.threads });
+  const { precision, threads } = options;
+  const engine = await loadEngine({ precision, threads });
   options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
+  if (!engine.device.isPrecisionNative) {
+    const text = `this processor has neither AVX512-BF16 nor AMX: ${precision} brings nothing here, products are in f32`;
+    options.logger.warn('trainer.precision', { precision }, text);
+  }
   return new Trainer(options, engine).run();
 }
 

@@ -14,7 +14,15 @@ const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
     /--print-config/,
   ],
   coordinator: [/<run\.yaml>/, /--trainers <k>/, /--set <field=value>/, /--stop-at <n>/],
-  trainer: [/<url>/, /--id <name>/, /--run <name>/, /--token <token>/, /--threads <n>/, /GALORE_TOKEN/],
+  trainer: [
+    /<url>/,
+    /--id <name>/,
+    /--run <name>/,
+    /--token <token>/,
+    /--threads <n>/,
+    /--precision <p>/,
+    /GALORE_TOKEN/,
+  ],
   resume: [/<dir>/, /--steps <n>/, /--trainers <k>/, /--set <field=value>/, /may change/],
   eval: [/<dir>/, /--data <path>/, /--json/],
   generate: [

@@ -1,9 +1,10 @@
 /** Says in words and in fields what a loaded engine computes on. */
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
+import type { PRECISIONS } from '../../config/schema.ts';
 import { thisHost } from './platform.ts';
 
 /** f32 throughout, or matrix products in bf16. */
-export type Precision = 'f32' | 'bf16';
+export type Precision = (typeof PRECISIONS)[number];
 
 export interface Device {
   readonly kind: 'cpu' | 'gpu';

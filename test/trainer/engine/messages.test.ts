@@ -71,9 +71,10 @@ test('each reason against a platform is named, with a way to run the engine all 
   );
 });
 
-test('bf16 needs AMX', (t) => {
+test('bf16 needs AMX or AVX512-BF16', (t) => {
   t.is(bf16Instructions(new Set(['amx_bf16', 'avx512_bf16'])), 'AMX');
-  t.is(bf16Instructions(new Set(['avx512_bf16'])), undefined);
+  t.is(bf16Instructions(new Set(['avx512_bf16'])), 'AVX512-BF16');
+  t.is(bf16Instructions(new Set(['avx512f', 'avx2'])), undefined);
 });
 
 /** What a stream is given for a download that is followed by another stage. */
