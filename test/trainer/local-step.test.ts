@@ -39,7 +39,7 @@ for (const method of ['galore', 'full'] as const) {
       const plain = lossesOf();
       installAdamwKernel(tf);
       const fused = lossesOf();
-      t.true(plain[4]! < plain[0]!, `${plain}`);
+      t.true(plain[4]! < plain[0]!, plain.join());
       for (const [step, loss] of plain.entries()) t.true(Math.abs(loss - fused[step]!) < 1e-5);
     },
   );
