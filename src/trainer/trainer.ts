@@ -22,6 +22,7 @@ import type { AssembledTensor } from '../protocol/parts.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
+import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import { factorise } from './factorising.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
@@ -39,10 +40,8 @@ export async function runTrainer(options: TrainerOptions): Promise<TrainerResult
   const { precision, threads } = options;
   const engine = await loadEngine({ precision, threads });
   options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
-  if (!engine.device.isPrecisionNative) {
-    const text = `this processor has neither AVX512-BF16 nor AMX: ${precision} brings nothing here, products are in f32`;
-    options.logger.warn('trainer.precision', { precision }, text);
-  }
+  const warning = precisionWarning(engine.device);
+  if (warning !== null) options.logger.warn('trainer.precision', { precision }, warning);
   return new Trainer(options, engine).run();
 }
 

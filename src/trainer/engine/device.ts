@@ -39,6 +39,14 @@ export function describeDevice(
   return { kind, name, threads, precision, isPrecisionNative, description };
 }
 
+/** What to tell a person who asked for a precision that this processor does not have; null: it has it. */
+export function precisionWarning(
+  device: Pick<Device, 'name' | 'precision' | 'isPrecisionNative'>,
+): string | null {
+  if (device.isPrecisionNative) return null;
+  return `precision ${device.precision} brings nothing here, products are in f32: ${device.name} has neither AVX512-BF16 nor AMX`;
+}
+
 /** The instructions oneDNN multiplies matrices of bf16 with, if the processor has them. */
 export function bf16Instructions(cpuFlags: ReadonlySet<string>): string | undefined {
   if (cpuFlags.has('amx_bf16')) return 'AMX';

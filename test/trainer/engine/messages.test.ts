@@ -1,5 +1,5 @@
 import test from 'ava';
-import { bf16Instructions } from '../../../src/trainer/engine/device.ts';
+import { bf16Instructions, precisionWarning } from '../../../src/trainer/engine/device.ts';
 import { thisHost, unsupportedPlatform } from '../../../src/trainer/engine/platform.ts';
 import { missingTools } from '../../../src/trainer/engine/prerequisites.ts';
 import { progressPrinter } from '../../../src/trainer/engine/progress.ts';
@@ -68,6 +68,15 @@ test('each reason against a platform is named, with a way to run the engine all 
     unsupportedPlatform({ ...HOST, cpuFlags: new Set() }),
     undefined,
     'unknown instructions are no reason',
+  );
+});
+
+test('a trainer that was asked for bf16 and cannot warns, and only then', (t) => {
+  const device = { name: 'Abacus', precision: 'bf16' } as const;
+  t.is(precisionWarning({ ...device, isPrecisionNative: true }), null);
+  t.is(
+    precisionWarning({ ...device, isPrecisionNative: false }),
+    'precision bf16 brings nothing here, products are in f32: Abacus has neither AVX512-BF16 nor AMX',
   );
 });
 
