@@ -81,6 +81,7 @@ async function compareSteps(name: string, python: string): Promise<void> {
   const ours: number[] = [];
   const theirs: number[] = [];
   const fractions: number[] = [];
+  const cpuRatios: number[] = [];
   const peer = spawn(python, [TORCH, ...torchFlags(chosen)], { stdio: ['pipe', 'pipe', 'inherit'] });
   try {
     const lines = createInterface({ input: peer.stdout })[Symbol.asyncIterator]();
@@ -88,12 +89,18 @@ async function compareSteps(name: string, python: string): Promise<void> {
     for (let round = 0; round < Number(options.rounds); round++) {
       const args = [GALORE, 'bench', 'step', ...flags.map(String), '--steps', options.steps, '--json'];
       const { stdout } = await run(process.execPath, args);
-      const result = JSON.parse(stdout) as { secondsPerStep: number; fractionOfPeak: number };
+      const result = JSON.parse(stdout) as {
+        secondsPerStep: number;
+        cpuSecondsPerStep: number;
+        fractionOfPeak: number;
+      };
       ours.push(result.secondsPerStep);
       fractions.push(result.fractionOfPeak);
       peer.stdin.write(`${options.steps}\n`);
       const { value } = await lines.next();
-      theirs.push(median((JSON.parse(String(value)) as { seconds: number[] }).seconds));
+      const times = JSON.parse(String(value)) as { seconds: number[]; cpuSeconds: number[] };
+      theirs.push(median(times.seconds));
+      cpuRatios.push(median(times.cpuSeconds) / result.cpuSecondsPerStep);
     }
   } finally {
     peer.stdin.end();
@@ -105,6 +112,7 @@ async function compareSteps(name: string, python: string): Promise<void> {
   console.log(`  pytorch  ${words(theirs, tokens)}`);
   const ratios = ours.map((seconds, round) => theirs[round]! / seconds);
   console.log(`  ratio    ${ratioWords(ratios)}`);
+  console.log(`  processor time of PyTorch's step by ours: ${median(cpuRatios).toFixed(2)}`);
 }
 
 /** Two processes each: DistributedDataParallel, and a whole run with its coordinator on this machine. */

@@ -4,8 +4,9 @@
 
 --dims: hidden, intermediate, heads, layers. With --steps N it times N steps, prints one JSON object and
 ends. Without, it makes one untimed step, says so, and then, for each line on standard input that holds a
-number N, times N steps and prints {"seconds": [...]}: so another program can take turns with it. Under
+number N, times N steps and prints {"seconds": [...], "cpuSeconds": [...]}: so another program can take turns with it. Under
 torchrun it is DistributedDataParallel over gloo; --batch is then the batch of each process.
+The first bases are random ones instead of singular vectors: they are not timed, and take a minute.
 """
 import argparse
 import json
@@ -22,6 +23,7 @@ warnings.filterwarnings('ignore')
 import torch
 import torch.distributed as dist
 from galore_torch import GaLoreAdamW
+from galore_torch.galore_projector import GaLoreProjector
 from transformers import LlamaConfig, LlamaForCausalLM
 
 parser = argparse.ArgumentParser()
@@ -65,15 +67,25 @@ network = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else mod
 generator = torch.Generator().manual_seed(me)
 
 
-def step() -> float:
+def random_basis(self, weights, rank, type):
+    rows, columns = weights.shape
+    size = rows if type == 'left' else columns
+    basis = torch.linalg.qr(torch.randn(size, rank))[0]
+    return basis if type == 'left' else basis.T.contiguous()
+
+
+GaLoreProjector.get_orthogonal_matrix = random_basis
+
+
+def step() -> tuple[float, float]:
     tokens = torch.randint(0, options.vocab, (options.batch, options.seq), generator=generator)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=options.bf16):
         loss = network(input_ids=tokens, labels=tokens).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def say(**fields) -> None:
@@ -81,15 +93,20 @@ def say(**fields) -> None:
         print(json.dumps(fields), flush=True)
 
 
-step()  # has the singular value decompositions of the first refresh in it
+def timed(count: int) -> dict:
+    steps = [step() for _ in range(count)]
+    return {'seconds': [wall for wall, _ in steps], 'cpuSeconds': [cpu for _, cpu in steps]}
+
+
+step()
 step()
 if options.steps > 0:
-    seconds = [step() for _ in range(options.steps)]
+    times = timed(options.steps)
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    say(seconds=seconds, tokensPerStep=world * options.batch * options.seq, rssBytes=rss, torch=torch.__version__)
+    say(**times, tokensPerStep=world * options.batch * options.seq, rssBytes=rss, torch=torch.__version__)
 else:
     say(ready=True, torch=torch.__version__)
     for line in sys.stdin:
-        say(seconds=[step() for _ in range(int(line))])
+        say(**timed(int(line)))
 if world > 1:
     dist.destroy_process_group()

@@ -38,6 +38,8 @@ export interface StepMeasurement {
   readonly secondsPerStep: number;
   readonly shortestSeconds: number;
   readonly longestSeconds: number;
+  /** Of all threads together, the median over the steps: what other programs on the machine hardly change. */
+  readonly cpuSecondsPerStep: number;
   /** Mean loss of the last batch, nats per token: a sign that the numbers are sound. */
   readonly loss: number;
   /** Matrix products of a step (step-flops.ts) by the seconds of a whole step. */
@@ -84,6 +86,7 @@ export const measureStep: MeasureStep = async (request) => {
   try {
     let peakGflops = 0;
     const seconds: number[] = [];
+    const cpuSeconds: number[] = [];
     let loss = Number.NaN;
     for (let step = 0; step < WARM_UP_STEPS + request.steps; step++) {
       onProgress(step < WARM_UP_STEPS ? 'warming up' : 'measuring', step / (WARM_UP_STEPS + request.steps));
@@ -91,8 +94,12 @@ export const measureStep: MeasureStep = async (request) => {
       const batch = randomBatch(config, sequences, length, derive(seed, 'batch', step));
       peakGflops = Math.max(peakGflops, measurePeak(engine)); // every time, since others may use the machine too
       const startMs = performance.now();
+      const cpuBefore = process.cpuUsage();
       loss = local.run(batch);
-      if (step >= WARM_UP_STEPS) seconds.push((performance.now() - startMs) / 1000);
+      if (step < WARM_UP_STEPS) continue;
+      seconds.push((performance.now() - startMs) / 1000);
+      const { user, system } = process.cpuUsage(cpuBefore);
+      cpuSeconds.push((user + system) / 1e6);
     }
     const { median, shortest, longest } = spread(seconds);
     const matmulGflops = stepFlops(config, slots, sequences, length) / median / 1e9;
@@ -105,6 +112,7 @@ export const measureStep: MeasureStep = async (request) => {
       secondsPerStep: median,
       shortestSeconds: shortest,
       longestSeconds: longest,
+      cpuSecondsPerStep: spread(cpuSeconds).median,
       loss,
       matmulGflops,
       peakGflops,

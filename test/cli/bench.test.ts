@@ -17,6 +17,7 @@ const MEASUREMENT: StepMeasurement = {
   secondsPerStep: 0.5,
   shortestSeconds: 0.4,
   longestSeconds: 0.75,
+  cpuSecondsPerStep: 0.9,
   loss: 10.4,
   matmulGflops: 300,
   peakGflops: 500,
