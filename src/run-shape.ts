@@ -18,6 +18,11 @@ export interface RunShape {
 /** GaLore's rank when the configuration names none: a quarter of the hidden size (algorithms 9.8). */
 const DEFAULT_RANK_SHARE = 1 / 4;
 
+/** The rank of a run that names none. */
+export function defaultRank(model: LlamaConfig): number {
+  return Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE));
+}
+
 /** Builds the shape of a run. */
 export function buildRunShape(
   config: Pick<RunConfig, 'method' | 'optimizer' | 'wire'>,
@@ -29,7 +34,7 @@ export function buildRunShape(
     policy,
     rule,
     plainRule,
-    rank: method.rank ?? Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE)),
+    rank: method.rank ?? defaultRank(model),
     projType: method.proj_type,
     targetModules: method.target_modules,
   });

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import type { Command } from 'commander';
 import { readEnvironment } from '../config/environment.ts';
 import type { DeviceWish } from '../device-name.ts';
+import { bf16Needs } from '../trainer/engine/device.ts';
 import { checkEngine, type EngineReport } from '../trainer/engine/check.ts';
 import * as install from '../trainer/engine/install.ts';
 import { progressPrinter } from '../trainer/engine/progress.ts';
@@ -80,10 +81,9 @@ async function checkCommand(flags: CheckFlags): Promise<void> {
 /** The report for people. */
 export function reportText(report: EngineReport): string {
   const { tensorflow, tfjs, node } = report.versions;
-  const lack = report.kind === 'gpu' ? 'tensor cores (compute capability 8.0)' : 'a processor with AMX';
   const speeds = report.speeds.map(({ precision, gflops, isNative }) => {
     const means = precision === 'bf16' && report.bf16 ? ` (${report.bf16})` : '';
-    const note = isNative ? means : ` (computed in f32: bf16 needs ${lack})`;
+    const note = isNative ? means : ` (computed in f32: bf16 needs ${bf16Needs(report.kind)})`;
     return `${`${precision}:`.padEnd(10)}${gflops.toFixed(0)} GFLOP/s${note}`;
   });
   const { gpu } = report;

@@ -1,6 +1,7 @@
 /** Options that several commands share, and how their values are read. Pure but for console advice. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { parseFlag, parseOverride, override, type Override } from '../config/overrides.ts';
+import { PRECISIONS } from '../config/schema.ts';
 import { DEVICE_WORDS, isDeviceWish, type DeviceWish } from '../device-name.ts';
 import { LOG_LEVELS, type LogLevel } from '../log.ts';
 
@@ -22,6 +23,13 @@ export function addOutputOptions(command: Command, level: LogLevel): Command {
 /** --debug alone, for commands that do not log. */
 export function debugOption(): Option {
   return new Option('--debug', 'show the stack of an error');
+}
+
+/** --precision. */
+export function precisionOption(): Option {
+  return new Option('--precision <p>', 'of the matrix products; bf16 needs AVX512-BF16, AMX or a GPU')
+    .choices(PRECISIONS)
+    .default('f32');
 }
 
 /** The settings laid over a run file; `list` holds them in the order given. */

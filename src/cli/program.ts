@@ -1,6 +1,7 @@
 /** The whole command: its commands, help, and what an error or a wrong word leads to. */
 import { Command, CommanderError } from 'commander';
 import { readFileSync } from 'node:fs';
+import { registerBenchCommand } from './bench.ts';
 import type { CliContext } from './context.ts';
 import { registerCoordinatorCommand } from './coordinator.ts';
 import { registerEvalCommand } from './eval.ts';
@@ -71,6 +72,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
   registerEvalCommand(program, context, finish);
   registerGenerateCommand(program, context, finish);
   registerExportCommand(program, context, finish);
+  registerBenchCommand(program, context, finish);
   for (const register of more) register(program);
   return program;
 }

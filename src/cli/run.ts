@@ -160,6 +160,7 @@ class Run {
         url,
         ...['--id', trainerId, '--run', config.name, '--threads', String(threads)],
         ...['--device', devices[index]?.name ?? 'auto'],
+        ...['--precision', config.trainer.precision],
         ...['--quiet', '--log-level', logLevel],
         ...(output.logJson ? ['--log-json'] : []),
         ...(output.debug ? ['--debug'] : []),

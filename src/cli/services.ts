@@ -8,5 +8,6 @@ export const services: Services = {
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
   exportModel: async (request) => (await import('../files/model-export.ts')).exportModel(request),
+  measureStep: async (request) => (await import('../trainer/measure-step.ts')).measureStep(request),
   continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };

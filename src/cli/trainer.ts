@@ -2,11 +2,18 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import type { DeviceWish } from '../device-name.ts';
 import { createLogger, printable } from '../log.ts';
+import type { Precision } from '../trainer/engine/device.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { addOutputOptions, deviceOption, wholeNumber, type OutputOptions } from './options.ts';
+import {
+  addOutputOptions,
+  deviceOption,
+  precisionOption,
+  wholeNumber,
+  type OutputOptions,
+} from './options.ts';
 
 interface TrainerFlags extends OutputOptions {
   readonly id?: string;
@@ -14,6 +21,7 @@ interface TrainerFlags extends OutputOptions {
   readonly token?: string;
   readonly threads?: number;
   readonly device: DeviceWish;
+  readonly precision: Precision;
   readonly quiet?: true;
 }
 
@@ -40,6 +48,7 @@ export function registerTrainerCommand(
     .option('--token <token>', 'join token; better given as GALORE_TOKEN, which other users cannot see')
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, MAX_THREADS))
     .addOption(deviceOption())
+    .addOption(precisionOption())
     .option('--quiet', 'no status line');
   addOutputOptions(command, 'info').addHelpText(
     'after',
@@ -87,6 +96,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       token: flags.token ?? context.environment.token,
       threads: flags.threads ?? context.cores,
       device,
+      precision: flags.precision,
       logger,
       signal: leaving.signal,
       onActivity: (text) => display.status(`${trainerId} · ${printable(text)}`),

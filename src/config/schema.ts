@@ -33,6 +33,9 @@ export const MODEL_SIZES = [
   '7b',
 ] as const;
 
+/** f32 throughout, or matrix products in bf16. */
+export const PRECISIONS = ['f32', 'bf16'] as const;
+
 const modelFields = z.strictObject({
   size: z.enum(MODEL_SIZES).optional().describe('A size of the GaLore paper; the other fields override it'),
   path: z.string().min(1).optional().describe('A Hugging Face model folder to start from'),
@@ -249,9 +252,12 @@ const adafactor = z.strictObject({
   relative_step: z.boolean().default(false).describe('Use min(0.01, 1/sqrt(step)) in the place of lr'),
 });
 
+/** The optimizers by name. */
+export const OPTIMIZERS = ['adamw', 'adamw-8bit', 'adafactor', 'sgd'] as const;
+
 const optimizer = z.strictObject({
   name: z
-    .enum(['adamw', 'adamw-8bit', 'adafactor', 'sgd'])
+    .enum(OPTIMIZERS)
     .optional()
     .describe('Rule of the update; adamw-8bit keeps its moments in one byte a number; default: by method'),
   lr: z.number().positive().default(0.01).describe('Learning rate'),
@@ -313,6 +319,10 @@ const coordinator = z.strictObject({
 const trainer = z.strictObject({
   micro_batch: count.default(8).describe('Sequences a trainer computes at once'),
   recompute: z.boolean().default(false).describe('Compute the intermediates again in backward: less memory'),
+  precision: z
+    .enum(PRECISIONS)
+    .default('f32')
+    .describe('Of the matrix products of local trainers; bf16 needs AVX512-BF16, AMX or a GPU'),
   loss_chunk: countOrZero.default(0).describe('Rows of the logits computed at once; 0: all'),
   threads: countOrZero
     .default(0)

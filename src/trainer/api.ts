@@ -1,4 +1,5 @@
 /** How the command line runs a trainer. Types only; trainer.ts is the work. */
+import type { Precision } from './engine/device.ts';
 import type { Logger } from '../log.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 
@@ -13,6 +14,7 @@ export interface TrainerOptions {
   readonly threads: number;
   /** Where to compute. Default: what loadEngine takes by itself. */
   readonly device?: ReadyDevice | undefined;
+  readonly precision: Precision;
   readonly logger: Logger;
   /** Aborted: leave the run in good order and resolve. */
   readonly signal: AbortSignal;

@@ -22,6 +22,7 @@ import type { AssembledTensor } from '../protocol/parts.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
+import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import { factorise } from './factorising.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
@@ -36,9 +37,11 @@ const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
 
 /** Takes part in a run until it ends, is left, or refuses this trainer for good. */
 export async function runTrainer(options: TrainerOptions): Promise<TrainerResult> {
-  const { threads, device } = options;
-  const engine = await loadEngine({ precision: 'f32', threads, device });
+  const { precision, threads, device } = options;
+  const engine = await loadEngine({ precision, threads, device });
   options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
+  const warning = precisionWarning(engine.device);
+  if (warning !== null) options.logger.warn('trainer.precision', { precision }, warning);
   return new Trainer(options, engine).run();
 }
 

@@ -141,6 +141,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       evaluateModel: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
       continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
       exportModel: () => Promise.resolve({ files: [], parameters: 0, hasTokenizer: true }),
+      measureStep: () => Promise.reject(new Error('nothing is measured here')),
       ...options.services,
     },
     workingDir: dir,

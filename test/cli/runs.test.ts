@@ -42,7 +42,7 @@ test('train starts a coordinator and as many trainers as asked, which share the 
   t.deepEqual(ids(w), ['trainer-1', 'trainer-2', 'trainer-3']);
   t.deepEqual(w.processes[0]?.args, [
     ...['trainer', 'ws://127.0.0.1:29400/', '--id', 'trainer-1', '--run', 'tiny'],
-    ...['--threads', '2', '--device', 'cpu', '--quiet', '--log-level', 'warn'],
+    ...['--threads', '2', '--device', 'cpu', '--precision', 'f32', '--quiet', '--log-level', 'warn'],
   ]);
   options.onReport({ type: 'checkpoint', step: 60, path: join(w.dir, 'runs/tiny/checkpoints/step-000060') });
   for (const process of w.processes) process.events.onExit(0, 'exit code 0');

@@ -36,6 +36,7 @@ test('a trainer has defaults for everything but the address', async (t) => {
     token: 's3cret',
     threads: 8,
     device: { name: 'cpu', folder: '/engine', gpu: null },
+    precision: 'f32',
   });
   t.false(signal.aborted);
   w.end({ code: 0, reason: 'the run has ended' });
@@ -45,8 +46,27 @@ test('a trainer has defaults for everything but the address', async (t) => {
 
 test('flags go before defaults, and --token before GALORE_TOKEN', async (t) => {
   const w = joining(t, { token: 'from the environment' });
-  void w.run('trainer', 'wss://x/', '--id', 'a.b-1', '--run', 'tiny', '--token', 'own', '--threads', '3');
-  t.like(await w.options, { trainerId: 'a.b-1', runName: 'tiny', token: 'own', threads: 3 });
+  void w.run(
+    'trainer',
+    'wss://x/',
+    '--id',
+    'a.b-1',
+    '--run',
+    'tiny',
+    '--token',
+    'own',
+    '--threads',
+    '3',
+    '--precision',
+    'bf16',
+  );
+  t.like(await w.options, {
+    trainerId: 'a.b-1',
+    runName: 'tiny',
+    token: 'own',
+    threads: 3,
+    precision: 'bf16',
+  });
 });
 
 test('--device is what the engine is asked for, and another word is bad usage', async (t) => {
@@ -66,6 +86,7 @@ test('an address that is no WebSocket address is bad usage', async (t) => {
   t.regex(err.text, /It must begin with ws:\/\/ or wss:\/\//);
   t.is(await run('trainer', 'ws://x', '--id', 'a b'), 2);
   t.is(await run('trainer', 'ws://x', '--threads', '0'), 2);
+  t.is(await run('trainer', 'ws://x', '--precision', 'f16'), 2);
 });
 
 test('a trainer that is refused ends with its code and the reason', async (t) => {

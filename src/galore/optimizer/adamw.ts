@@ -4,6 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { transportMoments } from '../projection/transport.ts';
+import { fusedAdamw, fusedDirection, hasFusedAdamw, type FusedAdamwOptions } from '../fused-adamw.ts';
+import { hasBasis } from '../slot.ts';
 import { liftOf, scaleOf, updatedWeight } from '../step-rule.ts';
 import { stepSizes, type Semantics } from './bias-correction.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
@@ -63,8 +65,15 @@ export function adamwStep(
 /** The rule for plain and projected slots alike; also for the core between two bases. */
 export const adamwRule: OptimizerRule = {
   step({ slot, weight, payload, state, basis, hyper }) {
+    const moments = momentsOf(state);
     return tf.tidy(() => {
-      const { m, v, direction } = adamwStep(payload, momentsOf(state), hyper, scaleOf(slot, hyper));
+      if (!hasBasis(slot) && hasFusedAdamw() && hyper.weightDecay === 0) {
+        const { weight: next, m, v } = fusedAdamw(weight, payload, moments, fusedOptions(hyper));
+        return { weight: next, state: { m, v } };
+      }
+      const { m, v, direction } = hasFusedAdamw()
+        ? fusedDirection(payload, moments, fusedOptions(hyper), scaleOf(slot, hyper))
+        : adamwStep(payload, moments, hyper, scaleOf(slot, hyper));
       return { weight: updatedWeight(weight, liftOf(slot, direction, basis), hyper), state: { m, v } };
     });
   },
@@ -79,6 +88,10 @@ export const adamwRule: OptimizerRule = {
     return { m, v };
   },
 };
+
+function fusedOptions({ learningRate, betas, eps, step, semantics }: AdamwOptions): FusedAdamwOptions {
+  return { betas, ...stepSizes(learningRate, betas, eps, step, semantics) };
+}
 
 /** The two moments of a state that has them as f32. */
 export function momentsOf(state: RuleState): Moments {

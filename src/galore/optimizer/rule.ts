@@ -43,7 +43,10 @@ export interface AdafactorOptions {
   readonly relative_step: boolean;
 }
 
-/** What a rule is given. It disposes nothing of it. */
+/**
+ * What a rule is given. It disposes nothing of it, but may write over weight and state: the caller
+ * disposes them and reads them no more. Clones of them, the payload and the basis stay as they are.
+ */
 export interface RuleInput {
   readonly slot: Slot;
   readonly weight: tf.Tensor;
@@ -75,7 +78,7 @@ export interface CarryInput {
 }
 
 export interface OptimizerRule {
-  /** One step of one slot. New tensors; the input stays the caller's. */
+  /** One step of one slot. */
   step(input: RuleInput): RuleResult;
   /** The state in a new basis (its rank may differ). New tensors; the old state stays the caller's. */
   carry(input: CarryInput): RuleState;

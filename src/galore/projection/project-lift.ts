@@ -5,11 +5,12 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
+import { product } from '../product.ts';
 import { hasBasis, type Side, type Slot } from '../slot.ts';
 
 /** R = P'G for side left, `[r, n]`; R = GP for side right, `[m, r]`. */
 export function project(gradient: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tensor2D {
-  return side === 'left' ? tf.matMul(basis, gradient, true, false) : tf.matMul(gradient, basis);
+  return side === 'left' ? product(basis, gradient, true, false) : product(gradient, basis);
 }
 
 /** PR for side left, RP' for side right: `[m, n]`. Adjoint of `project`. */

@@ -1,11 +1,12 @@
 /** Says in words and in fields what a loaded engine computes on. */
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
+import type { PRECISIONS } from '../../config/schema.ts';
 import { isAtLeast } from './choose-device.ts';
 import type { Gpu } from './gpus.ts';
 import { thisHost } from './platform.ts';
 
 /** f32 throughout, or matrix products in bf16 (on a GPU: in TF32, which rounds less). */
-export type Precision = 'f32' | 'bf16';
+export type Precision = (typeof PRECISIONS)[number];
 
 export interface Device {
   readonly kind: 'cpu' | 'gpu';
@@ -28,8 +29,7 @@ export function describeDevice(
   const name = kind === 'gpu' ? (gpu?.name ?? 'NVIDIA GPU') : host.cpuModel;
   const bf16 = kind === 'gpu' ? tensorCores(gpu) : bf16Instructions(host.cpuFlags);
   const isPrecisionNative = precision === 'f32' || bf16 !== undefined;
-  const lack = kind === 'gpu' ? 'a GPU with tensor cores for TF32' : 'a processor with AMX';
-  const words = precision === 'f32' ? 'f32' : bf16 ? `bf16 (${bf16})` : `f32 (bf16 needs ${lack})`;
+  const words = precision === 'f32' ? 'f32' : bf16 ? `bf16 (${bf16})` : `f32 (bf16 needs ${bf16Needs(kind)})`;
   const count = `${threads} ${threads === 1 ? 'thread' : 'threads'}`;
   const place = kind === 'gpu' && gpu ? ` (gpu:${gpu.number})` : '';
   const description = `${kind.toUpperCase()} ${name}${place}, ${count}, ${words}`;
@@ -41,6 +41,21 @@ export function isOnGpu(tf: typeof tensorflow): boolean {
   return (tf.backend() as unknown as { readonly isUsingGpuDevice?: boolean }).isUsingGpuDevice === true;
 }
 
+/** What a device must have for bf16 to bring anything. */
+export function bf16Needs(kind: Device['kind']): string {
+  return kind === 'gpu'
+    ? 'tensor cores for TF32 (compute capability 8.0)'
+    : 'a processor with AVX512-BF16 or AMX';
+}
+
+/** What to tell a person who asked for a precision that this device does not have; null: it has it. */
+export function precisionWarning(
+  device: Pick<Device, 'kind' | 'name' | 'precision' | 'isPrecisionNative'>,
+): string | null {
+  if (device.isPrecisionNative) return null;
+  return `precision ${device.precision} brings nothing here, products are in f32: it needs ${bf16Needs(device.kind)}, and this is ${device.name}`;
+}
+
 /**
  * What a GPU multiplies matrices of f32 with when bf16 is asked for, if it can. TF32 has the range of f32 and 10 bits
  * of fraction, three more than bf16; GPUs have it from compute capability 8.0 (Ampere) on.
@@ -49,10 +64,8 @@ export function tensorCores(gpu: Gpu | null): string | undefined {
   return gpu === null || isAtLeast(gpu.computeCapability, '8.0') ? 'TF32 tensor cores' : undefined;
 }
 
-/**
- * The instructions oneDNN multiplies matrices of f32 in bf16 with, if the processor has them. AVX512-BF16 alone
- * is not enough: asked for bf16, oneDNN 3.7 takes its f32 kernel there (seen in its log and in the speed).
- */
+/** The instructions oneDNN multiplies matrices of bf16 with, if the processor has them. */
 export function bf16Instructions(cpuFlags: ReadonlySet<string>): string | undefined {
-  return cpuFlags.has('amx_bf16') ? 'AMX' : undefined;
+  if (cpuFlags.has('amx_bf16')) return 'AMX';
+  return cpuFlags.has('avx512_bf16') ? 'AVX512-BF16' : undefined;
 }

@@ -10,6 +10,8 @@ import { isMainThread } from 'node:worker_threads';
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
 import { EngineError } from '../../errors.ts';
 import { ADDON, tfjsPackageDir } from './compile.ts';
+import { installAdamwKernel } from './adamw-kernel.ts';
+import { installBf16Products } from './bf16-products.ts';
 import { describeDevice, isOnGpu, type Device, type Precision } from './device.ts';
 import { placeOf } from './place.ts';
 import { thisHost, unsupportedPlatform } from './platform.ts';
@@ -87,7 +89,11 @@ async function load(options: LoadOptions): Promise<Engine> {
     );
   }
   tf.enableProdMode();
-  return { tf, device: describeDevice(tf, { ...options, gpu: device?.gpu ?? null }) };
+  const description = describeDevice(tf, { ...options, gpu: device?.gpu ?? null });
+  const { kind, precision, isPrecisionNative } = description;
+  installAdamwKernel(tf);
+  if (kind === 'cpu' && precision === 'bf16' && isPrecisionNative) installBf16Products(tf);
+  return { tf, device: description };
 }
 
 /**
@@ -129,7 +135,8 @@ function setEnvironment({ precision, threads, device }: LoadOptions): void {
       TF_NUM_INTRAOP_THREADS: String(threads),
       TF_NUM_INTEROP_THREADS: '1', // tfjs runs one operation at a time
       OMP_NUM_THREADS: String(threads),
-      ONEDNN_DEFAULT_FPMATH_MODE: precision === 'bf16' ? 'BF16' : 'STRICT',
+      // Which products are in bf16 is for the program to say (bf16-products.ts), not for oneDNN.
+      ONEDNN_DEFAULT_FPMATH_MODE: 'STRICT',
       NVIDIA_TF32_OVERRIDE: precision === 'bf16' ? '1' : '0', // without it "f32" on a GPU would be TF32
       TF_FORCE_GPU_ALLOW_GROWTH: 'true', // so that two trainers can share a GPU
       CUDA_CACHE_MAXSIZE: String(2 ** 32), // bytes on disk: kernels compiled for a new GPU do not push each other out

@@ -2,6 +2,7 @@
  * Measures the engine in a process of its own, started by check.ts: TensorFlow reads its settings once, and
  * a library that fails natively ends the process it is in. Arguments: precision, threads, the ReadyDevice as JSON. Prints one JSON line.
  */
+import { factorOf, product } from '../../galore/product.ts';
 import { loadEngine } from './load.ts';
 import type { Device, Precision } from './device.ts';
 import type { ReadyDevice } from './ready-device.ts';
@@ -21,10 +22,9 @@ export interface Measurement {
 
 async function measure(precision: Precision, threads: number, ready: ReadyDevice): Promise<Measurement> {
   const { tf, device } = await loadEngine({ precision, threads, device: ready });
-  const a = tf.fill([SIDE, SIDE], 3);
-  const b = tf.fill([SIDE, SIDE], 2);
-  const product = tf.matMul(a, b); // each element is 6 * SIDE
-  const largestError = product
+  const a = factorOf(tf.fill([SIDE, SIDE], 3));
+  const b = factorOf(tf.fill([SIDE, SIDE], 2));
+  const largestError = product(a, b) // each element is 6 * SIDE
     .sub(6 * SIDE)
     .abs()
     .max()
@@ -33,7 +33,7 @@ async function measure(precision: Precision, threads: number, ready: ReadyDevice
   let shortestMs = Infinity;
   while (performance.now() < endMs) {
     const startMs = performance.now();
-    const c = tf.matMul(a, b);
+    const c = product(a, b);
     c.slice([0, 0], [1, 1]).dataSync(); // waits for the result, which a GPU computes in its own time
     shortestMs = Math.min(shortestMs, performance.now() - startMs);
     c.dispose();

@@ -5,6 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
+import { product } from '../../galore/product.ts';
 import { TensorShapeError } from '../../errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
 import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
@@ -134,7 +135,7 @@ export class LlamaModel {
     using scope = new TensorScope();
     const { x } = this.#forward(tokens, 'nothing', scope);
     return tf.tidy(() => {
-      const logits = tf.matMul(this.#finalNorm(x).y, this.#headWeight(), false, true);
+      const logits = product(this.#finalNorm(x).y, this.#headWeight(), false, true);
       return tf.reshape(logits, [tokens.sequences, tokens.length, this.config.vocabSize]);
     });
   }
@@ -156,7 +157,7 @@ export class LlamaModel {
         x = y;
       }
       const last = tf.slice(x, [ids.length - 1, 0], [1, -1]);
-      return tf.squeeze(tf.matMul(this.#finalNorm(last).y, this.#headWeight(), false, true), [0]);
+      return tf.squeeze(product(this.#finalNorm(last).y, this.#headWeight(), false, true), [0]);
     });
   }
 

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { bf16Instructions } from '../../../src/trainer/engine/device.ts';
+import { bf16Instructions, precisionWarning } from '../../../src/trainer/engine/device.ts';
 import { thisHost, unsupportedPlatform } from '../../../src/trainer/engine/platform.ts';
 import { missingTools } from '../../../src/trainer/engine/prerequisites.ts';
 import { progressPrinter } from '../../../src/trainer/engine/progress.ts';
@@ -71,9 +71,19 @@ test('each reason against a platform is named, with a way to run the engine all 
   );
 });
 
-test('bf16 needs AMX', (t) => {
+test('a trainer that was asked for bf16 and cannot warns, and only then', (t) => {
+  const device = { kind: 'cpu', name: 'Abacus', precision: 'bf16' } as const;
+  t.is(precisionWarning({ ...device, isPrecisionNative: true }), null);
+  t.is(
+    precisionWarning({ ...device, isPrecisionNative: false }),
+    'precision bf16 brings nothing here, products are in f32: it needs a processor with AVX512-BF16 or AMX, and this is Abacus',
+  );
+});
+
+test('bf16 needs AMX or AVX512-BF16', (t) => {
   t.is(bf16Instructions(new Set(['amx_bf16', 'avx512_bf16'])), 'AMX');
-  t.is(bf16Instructions(new Set(['avx512_bf16'])), undefined);
+  t.is(bf16Instructions(new Set(['avx512_bf16'])), 'AVX512-BF16');
+  t.is(bf16Instructions(new Set(['avx512f', 'avx2'])), undefined);
 });
 
 /** What a stream is given for a download that is followed by another stage. */

@@ -10,6 +10,7 @@
  * backward is part of the product.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { factorOf, product } from '../../../galore/product.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 import { rotateBackward, rotateForward } from './rotary.ts';
@@ -46,14 +47,14 @@ export type Heads = {
 
 /** What backward needs of forward. */
 export type AttentionSaved = Heads & {
-  readonly input: tf.Tensor2D; // [N, D], h
+  readonly input: tf.Tensor2D; // [N, D], h, a factor
   readonly exponentials: tf.Tensor4D; // [B, K, G·S, S], e
   readonly sums: tf.Tensor4D; // [B, K, G·S, 1], z
   readonly attended: tf.Tensor4D; // [B, K, G·S, headDim], o
-  readonly merged: tf.Tensor2D; // [N, H·headDim], o in rows
+  readonly merged: tf.Tensor2D; // [N, H·headDim], o in rows, a factor
 };
 
-/** Computes y and what backward needs; `input` belongs to what is saved. */
+/** Computes y and what backward needs; `input`, a factor (product.ts), belongs to what is saved. */
 export function attentionForward(
   input: tf.Tensor2D, // [N, D]
   weights: AttentionWeights,
@@ -61,10 +62,10 @@ export function attentionForward(
   tables: AttentionTables,
 ): { y: tf.Tensor2D; saved: AttentionSaved } {
   return tf.tidy(() => {
-    const heads = projectHeads(input, weights, shape, tables);
+    const heads = asFactors(projectHeads(input, weights, shape, tables));
     const { exponentials, sums, attended } = attend(heads, tables.mask);
-    const merged = mergeHeads(attended, shape);
-    const y: tf.Tensor2D = tf.matMul(merged, weights.output, false, true); // [N, D]
+    const merged = factorOf(mergeHeads(attended, shape));
+    const y: tf.Tensor2D = product(merged, weights.output, false, true); // [N, D]
     return { y, saved: { input, ...heads, exponentials, sums, attended, merged } };
   });
 }
@@ -79,7 +80,7 @@ export function projectHeads(
   const { sequences, length, heads, keyValueHeads, headDim } = shape;
   return tf.tidy(() => {
     const all: tf.Tensor4D = tf.tidy(() => {
-      const rows: tf.Tensor2D = tf.matMul(input, stackWeights(weights), false, true); // [N, (H + 2K)·headDim]
+      const rows: tf.Tensor2D = product(input, stackWeights(weights), false, true); // [N, (H + 2K)·headDim]
       const split = tf.reshape<tf.Rank.R4>(rows, [sequences, length, heads + 2 * keyValueHeads, headDim]);
       return tf.transpose(split, [0, 2, 1, 3]); // [B, H + 2K, S, headDim]
     });
@@ -91,6 +92,7 @@ export function projectHeads(
     const turned = rotateForward(turnable, tables.cos, tables.sin);
     turnable.dispose();
     const [query, key] = tf.split(turned, [heads, keyValueHeads], 1) as [tf.Tensor4D, tf.Tensor4D];
+    turned.dispose();
     return { query: groupHeads(query, shape), key, value };
   });
 }
@@ -101,13 +103,13 @@ export function attend(
   mask: tf.Tensor2D, // [G·S, keys]
 ): Pick<AttentionSaved, 'exponentials' | 'sums' | 'attended'> {
   return tf.tidy(() => {
-    const scores: tf.Tensor4D = tf.tidy(() => tf.add(tf.matMul(query, key, false, true), mask));
+    const scores: tf.Tensor4D = tf.tidy(() => tf.add(product(query, key, false, true), mask));
     const shifted: tf.Tensor4D = tf.sub(scores, tf.max(scores, -1, true)); // [B, K, G·S, keys]
     scores.dispose();
     const exponentials: tf.Tensor4D = tf.exp(shifted);
     shifted.dispose();
     const sums = tf.sum<tf.Tensor4D>(exponentials, -1, true); // [B, K, G·S, 1]
-    const attended: tf.Tensor4D = tf.div(tf.matMul(exponentials, value), sums);
+    const attended: tf.Tensor4D = tf.div(product(exponentials, value), sums);
     return { exponentials, sums, attended };
   });
 }
@@ -127,21 +129,24 @@ export function attentionBackward(
 ): tf.Tensor2D {
   const { keyValueHeads, heads, headDim } = shape;
   using scope = new TensorScope();
-  const dAttended = scope.hold(tf.tidy(() => splitHeads(tf.matMul(dy, weights.output), shape)));
-  emit('self_attn.o_proj.weight', tf.matMul(dy, saved.merged, true));
+  const dOutput = scope.hold(factorOf(dy));
+  const dAttended = scope.hold(tf.tidy(() => splitHeads(product(dOutput, weights.output), shape)));
+  const dOutputWeight = product(dOutput, saved.merged, true);
+  scope.free(dOutput);
+  emit('self_attn.o_proj.weight', dOutputWeight);
   const dRows = scope.hold(
     tf.tidy(() => {
       const { dQuery, dKey, dValue } = attendBackward(dAttended, saved);
       const dTurned = tf.concat([ungroupHeads(dQuery, shape), dKey], 1); // [B, H + K, S, headDim]
       const dAll = tf.concat([rotateBackward(dTurned, tables.cos, tables.sin), dValue], 1);
-      return tf.reshape<tf.Rank.R2>(tf.transpose(dAll, [0, 2, 1, 3]), [dy.shape[0], -1]);
+      return factorOf(tf.reshape<tf.Rank.R2>(tf.transpose(dAll, [0, 2, 1, 3]), [dy.shape[0], -1]));
     }),
   ); // [N, (H + 2K)·headDim]
   scope.free(dAttended);
-  const dInput: tf.Tensor2D = scope.hold(tf.tidy(() => tf.matMul(dRows, stackWeights(weights)))); // [N, D]
+  const dInput: tf.Tensor2D = scope.hold(tf.tidy(() => product(dRows, stackWeights(weights)))); // [N, D]
   const widths = [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim];
   const [dQueryWeight, dKeyWeight, dValueWeight] = tf.tidy(() =>
-    tf.split(tf.matMul(dRows, saved.input, true), widths, 0),
+    tf.split(product(dRows, saved.input, true), widths, 0),
   ) as [tf.Tensor, tf.Tensor, tf.Tensor];
   scope.hold(dKeyWeight);
   scope.hold(dValueWeight);
@@ -158,15 +163,26 @@ function attendBackward(
   const { query, key, value, exponentials, sums, attended } = saved;
   return tf.tidy(() => {
     const divided: tf.Tensor4D = tf.div(dAttended, sums);
-    const dValue: tf.Tensor4D = tf.matMul(exponentials, divided, true); // [B, K, S, headDim]
+    const dValue: tf.Tensor4D = product(exponentials, divided, true); // [B, K, S, headDim]
     const delta = tf.tidy(() => tf.sum(tf.mul(divided, attended), -1, true)); // [B, K, G·S, 1]
-    const difference = tf.tidy(() => tf.sub(tf.matMul(divided, value, false, true), delta));
-    const dScores: tf.Tensor4D = tf.mul(exponentials, difference); // [B, K, G·S, S]
+    const difference = tf.tidy(() => tf.sub(product(divided, value, false, true), delta));
+    const dScores: tf.Tensor4D = tf.tidy(() => factorOf(tf.mul(exponentials, difference))); // [B, K, G·S, S]
     difference.dispose();
-    const dQuery: tf.Tensor4D = tf.matMul(dScores, key); // [B, K, G·S, headDim]
-    const dKey: tf.Tensor4D = tf.matMul(dScores, query, true); // [B, K, S, headDim]
+    const dQuery: tf.Tensor4D = product(dScores, key); // [B, K, G·S, headDim]
+    const dKey: tf.Tensor4D = product(dScores, query, true); // [B, K, S, headDim]
     return { dQuery, dKey, dValue };
   });
+}
+
+/** The heads as the products take them; disposes those given. */
+function asFactors(heads: Heads): Heads {
+  const [query, key, value] = [heads.query, heads.key, heads.value].map(factorOf) as [
+    tf.Tensor4D,
+    tf.Tensor4D,
+    tf.Tensor4D,
+  ];
+  tf.dispose([heads.query, heads.key, heads.value]);
+  return { query, key, value };
 }
 
 /** The three matrices as one, so that one product serves all heads; a copy of D·(H + 2K)·headDim numbers. */

@@ -3,6 +3,7 @@
  * backward needs; a caller short of memory disposes it and calls forward again from the layer's input.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { factorOf, product } from '../../../galore/product.ts';
 import type { KeyValueCache } from '../key-value-cache.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import {
@@ -76,7 +77,7 @@ function throughActivation(
 ): { middle: tf.Tensor2D; saved: DecoderLayerSaved } {
   return tf.tidy(() => {
     const first = rmsNormForward(x, weights.inputNorm, context.eps);
-    const attention = attentionForward(first.y, weights.attention, context.shape, context.tables);
+    const attention = attentionForward(factorOf(first.y), weights.attention, context.shape, context.tables);
     const middle: tf.Tensor2D = tf.add(x, attention.y); // [N, D]
     attention.y.dispose();
     const second = rmsNormForward(middle, weights.postAttentionNorm, context.eps);
@@ -86,7 +87,7 @@ function throughActivation(
         inputNorm: first.saved,
         attention: attention.saved,
         postAttentionNorm: second.saved,
-        mlp: swigluActivate(second.y, weights.mlp),
+        mlp: swigluActivate(factorOf(second.y), weights.mlp),
       },
     };
   });
@@ -134,7 +135,7 @@ export function decoderLayerWithCache(
     const input = rmsNormForward(x, weights.inputNorm, eps).y;
     const heads = cache.extend(layer, projectHeads(input, weights.attention, shape, tables));
     const merged = mergeHeads(attend(heads, tables.mask).attended, shape);
-    const middle: tf.Tensor2D = tf.add(x, tf.matMul(merged, weights.attention.output, false, true));
+    const middle: tf.Tensor2D = tf.add(x, product(merged, weights.attention.output, false, true));
     const second = rmsNormForward(middle, weights.postAttentionNorm, eps).y;
     return tf.add(middle, swigluOutput(swigluActivate(second, weights.mlp), weights.mlp));
   });

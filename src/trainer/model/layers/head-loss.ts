@@ -12,6 +12,7 @@
  * weight gradients of two chunks are added: chunks save memory when N is well above 1.5·D.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { factorOf, product } from '../../../galore/product.ts';
 
 /** What one pass gives: the loss of each row and the gradients of `gradientScale` times their sum. */
 export type HeadResult = {
@@ -51,8 +52,9 @@ export function headLossAndGradients(
     const losses: tf.Tensor1D[] = [];
     const dHidden: tf.Tensor2D[] = [];
     let dWeight: tf.Tensor2D | undefined;
+    const weightFactor = factorOf(weight);
     for (const { start, part } of chunksOf(labels, chunk)) {
-      const result = chunkGradients(rowsOf(hidden, start, part.length), weight, part, gradientScale);
+      const result = chunkGradients(rowsOf(hidden, start, part.length), weightFactor, part, gradientScale);
       losses.push(result.losses);
       dHidden.push(result.dHidden);
       const before: tf.Tensor2D | undefined = dWeight;
@@ -66,7 +68,7 @@ export function headLossAndGradients(
 
 function chunkGradients(
   hidden: tf.Tensor2D, // [C, D]
-  weight: tf.Tensor2D, // [V, D]
+  weight: tf.Tensor2D, // [V, D], a factor
   labels: Int32Array, // [C]
   gradientScale: number,
 ): HeadResult {
@@ -75,16 +77,13 @@ function chunkGradients(
     const { exponentials, sums, losses } = exponentiate(hidden, weight, targets);
     const numerators: tf.Tensor2D = tf.tidy(() => {
       const atTarget = tf.gatherND(exponentials, targets); // [C]
-      return tf.tensorScatterUpdate<tf.Rank.R2>(
-        exponentials,
-        targets,
-        tf.sub(atTarget, tf.squeeze(sums, [1])),
-      );
+      const changed = tf.sub(atTarget, tf.squeeze(sums, [1]));
+      return factorOf(tf.tensorScatterUpdate<tf.Rank.R2>(exponentials, targets, changed));
     }); // [C, V], z·dl
     exponentials.dispose();
     const factor = tf.div<tf.Tensor2D>(gradientScale, sums); // [C, 1]
-    const dHidden: tf.Tensor2D = tf.mul(tf.matMul(numerators, weight), factor);
-    const dWeight: tf.Tensor2D = tf.matMul(numerators, tf.mul(hidden, factor), true);
+    const dHidden: tf.Tensor2D = tf.mul(product(numerators, weight), factor);
+    const dWeight: tf.Tensor2D = product(numerators, tf.mul(hidden, factor), true);
     return { losses, dHidden, dWeight };
   });
 }
@@ -96,7 +95,7 @@ function exponentiate(
 ): { exponentials: tf.Tensor2D; sums: tf.Tensor2D; losses: tf.Tensor1D } {
   return tf.tidy(() => {
     const shifted: tf.Tensor2D = tf.tidy(() => {
-      const logits = tf.matMul(hidden, weight, false, true);
+      const logits = product(hidden, weight, false, true);
       return tf.sub(logits, tf.max(logits, -1, true));
     }); // [C, V]
     const atTarget = tf.gatherND(shifted, targets); // [C]

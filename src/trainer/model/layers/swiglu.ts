@@ -4,6 +4,7 @@
  *   g = h·Wgate',  u = h·Wup',  a = silu(g)·u,  y = a·Wdown',  silu(g) = g·σ(g)
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { factorOf, product } from '../../../galore/product.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 
@@ -15,31 +16,33 @@ export interface SwigluWeights {
 
 /** What backward needs of forward. */
 export type SwigluSaved = {
-  readonly input: tf.Tensor2D; // [N, D], h
+  readonly input: tf.Tensor2D; // [N, D], h, a factor
   readonly sigmoid: tf.Tensor2D; // [N, F], σ(g)
   readonly silu: tf.Tensor2D; // [N, F]
   readonly up: tf.Tensor2D; // [N, F], u
   readonly activation: tf.Tensor2D; // [N, F], a
+  readonly activationFactor: tf.Tensor2D; // [N, F], a as a factor
 };
 
-/** Computes a and the rest of what backward needs; `input` belongs to it from then on. */
+/** Computes a and the rest of what backward needs; `input`, a factor (product.ts), belongs to it from then on. */
 export function swigluActivate(
   input: tf.Tensor2D, // [N, D]
   weights: SwigluWeights,
 ): SwigluSaved {
   return tf.tidy(() => {
-    const gate: tf.Tensor2D = tf.matMul(input, weights.gate, false, true); // [N, F]
+    const gate: tf.Tensor2D = product(input, weights.gate, false, true); // [N, F]
     const sigmoid: tf.Tensor2D = tf.sigmoid(gate);
     const silu: tf.Tensor2D = tf.mul(gate, sigmoid);
     gate.dispose();
-    const up: tf.Tensor2D = tf.matMul(input, weights.up, false, true); // [N, F]
-    return { input, sigmoid, silu, up, activation: tf.mul(silu, up) };
+    const up: tf.Tensor2D = product(input, weights.up, false, true); // [N, F]
+    const activation: tf.Tensor2D = tf.mul(silu, up);
+    return { input, sigmoid, silu, up, activation, activationFactor: factorOf(activation) };
   });
 }
 
 /** y = a·Wdown'. */
 export function swigluOutput(saved: SwigluSaved, weights: SwigluWeights): tf.Tensor2D {
-  return tf.matMul(saved.activation, weights.down, false, true); // [N, D]
+  return product(saved.activationFactor, weights.down, false, true); // [N, D]
 }
 
 /**
@@ -53,23 +56,26 @@ export function swigluBackward(
   saved: SwigluSaved,
   emit: Emit,
 ): tf.Tensor2D {
-  const { input, sigmoid, silu, up, activation } = saved;
+  const { input, sigmoid, silu, up, activation, activationFactor } = saved;
   using scope = new TensorScope();
-  const dActivation = scope.hold(tf.matMul(dy, weights.down)); // [N, F]
-  emit('mlp.down_proj.weight', tf.matMul(dy, activation, true));
-  const dUp: tf.Tensor2D = scope.hold(tf.mul(dActivation, silu)); // [N, F]
+  const dOutput = scope.hold(factorOf(dy));
+  const dActivation = scope.hold(product(dOutput, weights.down)); // [N, F]
+  const dDownWeight = product(dOutput, activationFactor, true);
+  scope.free(dOutput);
+  emit('mlp.down_proj.weight', dDownWeight);
+  const dUp: tf.Tensor2D = scope.hold(tf.tidy(() => factorOf(tf.mul(dActivation, silu)))); // [N, F]
   const dGate: tf.Tensor2D = scope.hold(
     tf.tidy(() => {
       const slope = tf.tidy(() => tf.mul(sigmoid, tf.sub(up, activation)));
       const sum = tf.add(slope, activation);
-      return tf.mul(dActivation, sum);
+      return factorOf(tf.mul(dActivation, sum));
     }),
   ); // [N, F]
   scope.free(dActivation);
   const dInput: tf.Tensor2D = scope.hold(
-    tf.tidy(() => tf.add(tf.matMul(dUp, weights.up), tf.matMul(dGate, weights.gate))),
+    tf.tidy(() => tf.add(product(dUp, weights.up), product(dGate, weights.gate))),
   ); // [N, D]
-  emit('mlp.up_proj.weight', tf.matMul(dUp, input, true));
-  emit('mlp.gate_proj.weight', tf.matMul(dGate, input, true));
+  emit('mlp.up_proj.weight', product(dUp, input, true));
+  emit('mlp.gate_proj.weight', product(dGate, input, true));
   return scope.release(dInput);
 }

@@ -1,0 +1,123 @@
+/** `galore bench step`: the speed of a whole training step on this machine. */
+import { Option, type Command } from 'commander';
+import { METHODS, MODEL_SIZES, OPTIMIZERS } from '../config/schema.ts';
+import type { DeviceWish } from '../device-name.ts';
+import type { Precision } from '../trainer/engine/device.ts';
+import type { StepMeasurement } from '../trainer/measure-step.ts';
+import type { CliContext } from './context.ts';
+import { Display } from './display.ts';
+import { EXIT_CODES } from './exit-codes.ts';
+import { formatBytes, formatCount } from './format.ts';
+import { benchRun, type BenchRunFlags } from './bench-run.ts';
+import { debugOption, deviceOption, precisionOption, wholeNumber } from './options.ts';
+import { progressLine } from './progress.ts';
+
+interface BenchStepFlags extends BenchRunFlags {
+  readonly batch: number;
+  readonly device: DeviceWish;
+  readonly precision: Precision;
+  readonly recompute?: true;
+  readonly lossChunk: number;
+  readonly threads?: number;
+  readonly steps: number;
+  readonly json?: true;
+}
+
+/** Adds the command; `finish` takes its exit code. */
+export function registerBenchStepCommand(
+  group: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  group
+    .command('step')
+    .summary('time whole training steps')
+    .description(
+      'Times training steps of a model with random weights, in one process and without network: forward,\n' +
+        'backward, projection, optimizer, lift and new weights. The bases are fixed: a refresh is not measured.',
+    )
+    .addOption(new Option('--model <size>', 'a size of the GaLore paper').choices(MODEL_SIZES).default('60m'))
+    .option('--vocab <n>', 'tokens of the vocabulary', wholeNumber(2, 10_000_000), 32_000)
+    .option('--batch <n>', 'sequences of a step', wholeNumber(1, 65_536), 2)
+    .option('--seq <n>', 'tokens of a sequence', wholeNumber(1, 1_048_576), 256)
+    .addOption(
+      new Option('--method <name>', 'method.name of the configuration').choices(METHODS).default('galore'),
+    )
+    .addOption(new Option('--optimizer <name>', 'optimizer.name; default: by method').choices(OPTIMIZERS))
+    .addOption(deviceOption())
+    .option('--rank <n>', 'rank of the subspace; default: a quarter of the hidden size', wholeNumber(1))
+    .addOption(precisionOption())
+    .option('--recompute', 'compute the intermediates again in backward: less memory')
+    .option('--loss-chunk <n>', 'rows of the logits computed at once; 0: all', wholeNumber(0), 0)
+    .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .option('--steps <n>', 'steps that are timed, after 2 that are not', wholeNumber(1, 100_000), 7)
+    .option('--json', 'print one JSON object')
+    .addOption(debugOption())
+    .addHelpText(
+      'after',
+      `
+matmulGflops counts, with N = batch x seq: 6 N m n for each weight matrix but the embedding,
+12 N seq hidden for the attention of each layer, 4 m n r for the projection and lift of each
+projected matrix; divided by the seconds of the median step. peakGflops is the fastest large
+matrix product in the same process and precision. docs/benchmarks.md has more.
+
+Examples:
+  galore bench step
+  galore bench step --model 60m --batch 2 --seq 256 --rank 128 --precision bf16 --json`,
+    )
+    .action(async (flags: BenchStepFlags) => finish(await benchStep(context, flags)));
+}
+
+async function benchStep(context: CliContext, flags: BenchStepFlags): Promise<number> {
+  const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
+  try {
+    const { model, slots, hyper, rank } = benchRun(flags);
+    const [device] = await context.services.ensureEngine(flags.device);
+    const result = await context.services.measureStep({
+      model,
+      options: { recompute: flags.recompute ?? false, lossChunk: flags.lossChunk },
+      sequences: flags.batch,
+      length: flags.seq,
+      slots,
+      hyper,
+      device,
+      precision: flags.precision,
+      threads: flags.threads ?? context.cores,
+      steps: flags.steps,
+      seed: 0,
+      onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
+    });
+    display.clear();
+    if (flags.json) display.line(JSON.stringify(asJson(flags, rank, result)));
+    else for (const line of asLines(flags, rank, result)) display.line(line);
+    return EXIT_CODES.OK;
+  } finally {
+    display.clear();
+  }
+}
+
+function asJson(flags: BenchStepFlags, rank: number | null, { device, ...numbers }: StepMeasurement): object {
+  const { model, vocab, batch, seq, method, precision, recompute = false, lossChunk, steps } = flags;
+  const { description, threads, isPrecisionNative } = device;
+  return {
+    ...{ model, vocab, batch, seq, method, rank, precision },
+    ...{ recompute, lossChunk, threads, steps, device: description, isPrecisionNative },
+    ...numbers,
+  };
+}
+
+function asLines(flags: BenchStepFlags, rank: number | null, result: StepMeasurement): string[] {
+  const method = rank === null ? flags.method : `${flags.method} of rank ${rank}`;
+  const { secondsPerStep, shortestSeconds, longestSeconds } = result;
+  return [
+    `device:    ${result.device.description}`,
+    `model:     ${flags.model}, ${formatCount(result.parameters)} parameters, ${method}`,
+    `batch:     ${flags.batch} sequences of ${flags.seq} tokens`,
+    `speed:     ${formatCount(result.tokensPerSecond)} tokens/s, ${secondsPerStep.toFixed(3)} s a step ` +
+      `(${shortestSeconds.toFixed(3)} to ${longestSeconds.toFixed(3)} in ${flags.steps} steps)`,
+    `products:  ${result.matmulGflops.toFixed(0)} GFLOP/s, ${(100 * result.fractionOfPeak).toFixed(0)} % ` +
+      `of the ${result.peakGflops.toFixed(0)} GFLOP/s measured at best`,
+    `memory:    ${formatBytes(result.rssBytes)} at most; weights ${formatBytes(result.weightBytes)}, ` +
+      `optimizer state and bases ${formatBytes(result.optimizerBytes)}`,
+  ];
+}

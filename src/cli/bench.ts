@@ -1,0 +1,14 @@
+/** `galore bench`: a group of commands that measure this machine; each is in a file of its own. */
+import type { Command } from 'commander';
+import { registerBenchStepCommand } from './bench-step.ts';
+import type { CliContext } from './context.ts';
+
+/** Adds the group; `finish` takes the exit code of the command that ran. */
+export function registerBenchCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  const group = program.command('bench').description('measure what this machine can do');
+  registerBenchStepCommand(group, context, finish);
+}

@@ -1,0 +1,14 @@
+/** From the configuration to what optimizer rules read. Pure. */
+import type { RunConfig } from '../config/schema.ts';
+import type { Hyperparameters } from '../galore/optimizer/rule.ts';
+
+/** Everything but the step and its learning rate, which a record carries. */
+export function hyperparametersOf({
+  method,
+  optimizer,
+}: Pick<RunConfig, 'method' | 'optimizer'>): Omit<Hyperparameters, 'step' | 'learningRate'> {
+  const { betas, eps, semantics, momentum, nesterov, adafactor } = optimizer;
+  const { scale, limiter } = method;
+  const weightDecay = optimizer.weight_decay;
+  return { betas, eps, semantics, momentum, nesterov, adafactor, scale, limiter, weightDecay };
+}

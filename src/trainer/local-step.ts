@@ -1,0 +1,126 @@
+/**
+ * A whole training step in one process, without coordinator, encoding or sockets: forward, backward,
+ * and for each weight, as soon as its gradient is there, projection, optimizer, lift and the new
+ * weight. It runs the same functions as a trainer in a run and is what `galore bench step` and
+ * `galore bench memory` measure.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { ruleState } from '../galore/optimizer/rule-state.ts';
+import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { ruleFor } from '../galore/optimizer/rules.ts';
+import { payloadOf } from '../galore/projection/project-lift.ts';
+import { basisShape, hasBasis, sizeOf, type Slot } from '../galore/slot.ts';
+import { derive, randomNormal } from '../random.ts';
+import { unmaskedRows, type Batch } from './model/batch.ts';
+import type { LlamaModel } from './model/llama.ts';
+
+/** The optimizer's numbers that stay the same from step to step. */
+export type LocalHyperparameters = Omit<Hyperparameters, 'step'>;
+
+/** When a gradient is used up: as soon as backward hands it out, or after backward, when all are there. */
+export type UpdateTime = 'per-layer' | 'after-backward';
+
+/** A basis that stands in for one from a refresh: columns of length about 1, which is all a speed depends on. */
+export function standInBasis(rows: number, columns: number, seed: number): Float32Array {
+  const key = derive(seed, 'basis', rows, columns);
+  const values = new Float32Array(rows * columns);
+  for (let i = 0; i < values.length; i++) values[i] = randomNormal(key, i) / Math.sqrt(rows);
+  return values;
+}
+
+/** Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. */
+export class LocalStep {
+  readonly #model: LlamaModel;
+  readonly #slots: ReadonlyMap<string, Slot>;
+  readonly #hyper: LocalHyperparameters;
+  readonly #updates: UpdateTime;
+  readonly #states = new Map<string, RuleState>();
+  readonly #bases = new Map<string, tf.Tensor2D>();
+  #step = 0;
+
+  constructor(
+    model: LlamaModel,
+    slots: readonly Slot[],
+    hyper: LocalHyperparameters,
+    updates: UpdateTime = 'per-layer',
+  ) {
+    this.#model = model;
+    this.#slots = new Map(slots.map((slot) => [slot.name, slot]));
+    this.#hyper = hyper;
+    this.#updates = updates;
+    for (const slot of slots) {
+      this.#states.set(slot.name, zeroState(slot));
+      if (!hasBasis(slot)) continue;
+      const [rows, columns] = basisShape(slot);
+      this.#bases.set(slot.name, tf.tensor2d(standInBasis(rows, columns, slot.index), [rows, columns]));
+    }
+  }
+
+  /** Bytes of the optimizer's state, as allocated. */
+  get stateBytes(): number {
+    return [...this.#states.values()].reduce((sum, state) => sum + bytesOf(Object.values(state)), 0);
+  }
+
+  /** Bytes of the bases. */
+  get basisBytes(): number {
+    return bytesOf([...this.#bases.values()]);
+  }
+
+  /** Runs one step; the mean loss of the batch before it. */
+  run(batch: Batch): number {
+    this.#step += 1;
+    const hyper: Hyperparameters = { ...this.#hyper, step: this.#step };
+    const tokens = unmaskedRows(batch.labels).length;
+    const held: { readonly name: string; readonly gradient: tf.Tensor }[] = [];
+    const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
+      if (this.#updates === 'per-layer') this.#apply(name, gradient, hyper);
+      else held.push({ name, gradient: tf.keep(gradient) });
+    });
+    for (const { name, gradient } of held) {
+      this.#apply(name, gradient, hyper);
+      gradient.dispose();
+    }
+    return lossSum / tokens;
+  }
+
+  dispose(): void {
+    tf.dispose([...this.#states.values()].flatMap(tensorsOf));
+    tf.dispose([...this.#bases.values()]);
+    this.#states.clear();
+    this.#bases.clear();
+  }
+
+  #apply(name: string, gradient: tf.Tensor, hyper: Hyperparameters): void {
+    const slot = this.#slots.get(name);
+    const state = this.#states.get(name);
+    if (slot === undefined || state === undefined) throw new RangeError(`${name} has no slot`);
+    const basis = this.#bases.get(name) ?? null;
+    const weights = this.#model.weights;
+    const payload = payloadOf(slot, gradient, basis);
+    const next = ruleFor(slot.rule).step({ slot, weight: weights.get(name), payload, state, basis, hyper });
+    payload.dispose();
+    tf.dispose(tensorsOf(state));
+    this.#states.set(name, next.state);
+    weights.set(name, next.weight);
+    if (next.basis !== undefined) {
+      basis?.dispose();
+      this.#bases.set(name, next.basis);
+    }
+  }
+}
+
+function zeroState(slot: Slot): RuleState {
+  return Object.fromEntries(
+    ruleState(slot).map(({ kind, shape, dtype }) => [
+      kind,
+      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
+    ]),
+  );
+}
+
+function bytesOf(values: readonly (tf.Tensor | Uint8Array)[]): number {
+  return values.reduce(
+    (sum, value) => sum + (value instanceof Uint8Array ? value.byteLength : 4 * value.size),
+    0,
+  );
+}
