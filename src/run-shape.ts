@@ -4,13 +4,15 @@
  */
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
-import { methodPlan } from './galore/method.ts';
+import { isGenerated, methodPlan, type BasisSource } from './galore/method.ts';
 import { slotSizes, type SlotSizes } from './protocol/slot-sizes.ts';
-import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
+import { NO_ROUNDS, refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { buildSlots, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
   readonly slots: readonly Slot[];
+  /** Where bases come from. */
+  readonly basis: BasisSource;
   readonly refresh: RefreshPlan;
   readonly sizes: readonly SlotSizes[];
 }
@@ -24,7 +26,7 @@ export function buildRunShape(
   model: LlamaConfig,
 ): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule } = methodPlan(config);
+  const { policy, rule, plainRule, basis } = methodPlan(config);
   const slots = buildSlots(llamaTensors(model), {
     policy,
     rule,
@@ -33,9 +35,11 @@ export function buildRunShape(
     projType: method.proj_type,
     targetModules: method.target_modules,
   });
+  const refresh = isGenerated(basis) ? NO_ROUNDS : refreshPlan(method.refresh);
   return {
     slots,
-    refresh: refreshPlan(method.refresh),
-    sizes: slotSizes(slots, { codec: wire.codec, refresh: method.refresh }),
+    basis,
+    refresh,
+    sizes: slotSizes(slots, { codec: wire.codec, refresh }),
   };
 }

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
+import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
@@ -13,6 +14,7 @@ import type { RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
 import {
   sealBases,
+  sealGenerated,
   sealUpdate,
   type RecordPlace,
   type SealedRecord,
@@ -163,6 +165,7 @@ export class StepDesk {
 
   /** The record of the new bases. */
   sealBases(place: RecordPlace, { slots, jobs }: EffectOf<'commitBases'>): SealedRecord {
+    if (isGenerated(this.#shape.basis)) return sealGenerated(place, slots);
     this.#refresh.settle(jobs);
     return sealBases(place, slots, this.#refresh.factors);
   }

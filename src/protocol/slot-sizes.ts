@@ -3,7 +3,7 @@
  * docs/protocol.md, "Refresh rounds", has the shapes in words.
  */
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
-import { refreshPlan, sketchPlan, type RefreshOptions } from '../galore/projection/sketch.ts';
+import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
@@ -11,7 +11,7 @@ import type { ExpectedTensor } from './parts.ts';
 /** What of the configuration decides about sizes. */
 export interface SizeOptions {
   readonly codec: CodecName;
-  readonly refresh: RefreshOptions;
+  readonly refresh: RefreshPlan;
 }
 
 /** Sizes of one slot. */
@@ -26,7 +26,7 @@ export interface SlotSizes {
 
 /** The table, by slot index. */
 export function slotSizes(slots: readonly Slot[], options: SizeOptions): readonly SlotSizes[] {
-  const refresh = refreshPlan(options.refresh);
+  const { refresh } = options;
   return slots.map((slot): SlotSizes => {
     const payload = sized(codecOfSlot(slot, options.codec), payloadShape(slot));
     if (!hasBasis(slot)) return { payload, basis: null, sketches: [] };

@@ -5,6 +5,7 @@
  */
 import { advance, initialState } from '../coordinator/core/advance.ts';
 import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
+import { roundsOf } from '../coordinator/core/stepping.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { Clock } from './clock.ts';
 import type { Dice } from './dice.ts';
@@ -158,7 +159,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'commitBases': {
         const { step, slots, jobs } = effect;
-        const content = fold('basis', step, staging.factorsOf(step, plan.refreshRounds, slots, jobs));
+        const rounds = roundsOf(plan, step);
+        const factors = rounds === 0 ? slots : [staging.factorsOf(step, rounds, slots, jobs)];
+        const content = fold('basis', step, ...factors);
         commit('basis', step, content, () => disk.append('basis', step, content, null));
         break;
       }
@@ -320,8 +323,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
         return;
       }
-      const { cursor, refreshedStep } = asked;
-      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep });
+      const { cursor, refreshedStep, bases } = asked;
+      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases });
       feed({ type: 'checkpointWritten', step });
     });
   };
