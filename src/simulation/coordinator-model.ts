@@ -137,7 +137,13 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     switch (effect.type) {
       case 'assignStep': {
         const { step, positions, refreshSlots } = effect;
-        send(effect.trainerId, { type: 'assignStep', step, positions, refreshSlots });
+        send(effect.trainerId, {
+          type: 'assignStep',
+          step,
+          positions,
+          refreshSlots,
+          sequence: state.sequence,
+        });
         break;
       }
       case 'requestSketches': {

@@ -113,7 +113,7 @@ test('an uploader that sends nothing for ten minutes is dropped and another one 
   t.deepEqual(late.effects.map(describeEffect), [
     'closeConnection a reason=TIMEOUT text="nothing of the snapshot of step 1 came for 600 s"',
     'abandonCheckpoint step=1',
-    'requestSnapshot b step=1 sequence=1 cursor=4/- refreshedStep=0',
+    'requestSnapshot b step=1 sequence=1 cursor=4/- refreshedStep=0 bases=-',
   ]);
 });
 
