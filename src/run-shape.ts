@@ -4,9 +4,9 @@
  */
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
-import { isGenerated, methodPlan, type BasisSource } from './galore/method.ts';
+import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.ts';
 import { slotSizes, type SlotSizes } from './protocol/slot-sizes.ts';
-import { NO_ROUNDS, refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
+import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { buildSlots, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
@@ -19,6 +19,12 @@ export interface RunShape {
 
 /** GaLore's rank when the configuration names none: a quarter of the hidden size (algorithms 9.8). */
 const DEFAULT_RANK_SHARE = 1 / 4;
+
+/** Of bases that no sketch is made for. */
+const NO_REFRESH: RefreshPlan = {
+  ...refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 }),
+  rounds: 0,
+};
 
 /** Builds the shape of a run. */
 export function buildRunShape(
@@ -35,7 +41,7 @@ export function buildRunShape(
     projType: method.proj_type,
     targetModules: method.target_modules,
   });
-  const refresh = isGenerated(basis) ? NO_ROUNDS : refreshPlan(method.refresh);
+  const refresh = hasRefreshRounds(basis) ? refreshPlan(method.refresh) : NO_REFRESH;
   return {
     slots,
     basis,

@@ -79,13 +79,14 @@ export class StepDesk {
   } {
     const frames: Uint8Array[] = [];
     this.#refresh.settle(jobs);
-    if (round > 1) {
+    const isFirst = jobs.length === 0; // round 1, or 2 with a warm start
+    if (!isFirst) {
       for (const index of this.#refresh.active(slots)) {
         frames.push(...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)));
       }
     }
     this.#openWindow(step, round);
-    this.#refresh.begin(step, round);
+    this.#refresh.begin(step, round, isFirst);
     this.#refreshSlots = slots;
     this.#jobs.clear();
     return { slots: this.#refresh.active(slots), frames };

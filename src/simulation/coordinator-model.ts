@@ -5,7 +5,6 @@
  */
 import { advance, initialState } from '../coordinator/core/advance.ts';
 import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
-import { roundsOf } from '../coordinator/core/stepping.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { Clock } from './clock.ts';
 import type { Dice } from './dice.ts';
@@ -148,7 +147,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'requestSketches': {
         const { step, round, slots, jobs } = effect;
-        roundFactors = round === 1 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
+        roundFactors = jobs.length === 0 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
         for (const trainerId of effect.trainerIds) {
           send(trainerId, { type: 'requestSketches', step, round, factors: roundFactors });
         }
@@ -165,7 +164,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'commitBases': {
         const { step, slots, jobs } = effect;
-        const rounds = roundsOf(plan, step);
+        const rounds = plan.refreshRounds;
         const factors = rounds === 0 ? slots : [staging.factorsOf(step, rounds, slots, jobs)];
         const content = fold('basis', step, ...factors);
         commit('basis', step, content, () => disk.append('basis', step, content, null));

@@ -47,7 +47,7 @@ test('an undisturbed run goes through every phase and ends with a checkpoint of 
 });
 
 test('generated bases are on disk before their step begins, and nothing is sketched', (t) => {
-  const result = cluster(t, { seed: 1, plan: { refreshRounds: 0, firstRefreshRounds: 0 } });
+  const result = cluster(t, { seed: 1, plan: { refreshRounds: 0 } });
   t.is(summary(result), '6 steps, checkpoint 6, completed');
   t.false(result.phases.has('sketching'));
   t.deepEqual(
@@ -220,7 +220,7 @@ test('200 runs with random faults keep every rule', (t) => {
     const trainerIds = ['a', 'b', 'c', 'd', 'e'].slice(0, 2 + (seed % 4));
     const faults = randomFaults(seed, trainerIds, 1 + (seed % 6));
     const rounds = seed % 5 === 3 ? 0 : 2; // 0: bases are generated
-    const plan = { isStaggered: seed % 2 === 0, refreshRounds: rounds, firstRefreshRounds: rounds };
+    const plan = { isStaggered: seed % 2 === 0, refreshRounds: rounds, isWarmStart: seed % 7 < 3 };
     const result = runCluster({ seed, trainerIds, faults, plan });
     if (result.violations.length > 0) {
       const said = [`seed ${seed}: ${JSON.stringify(faults)}`, ...result.violations].join('\n');

@@ -23,7 +23,7 @@ import {
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
 import type { FactorJob } from './state.ts';
-import { abandonStep, enterSketching, missingFrom, roundsOf } from './stepping.ts';
+import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 
 export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, event: PhaseEvent): Draft {
   switch (event.type) {
@@ -130,7 +130,7 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
     return abandonStep(draft, step, 'fruitless');
   }
   const jobs = dealSlots(slots, membersOf(shards));
-  const isFinal = round === roundsOf(draft.state.plan, step);
+  const isFinal = round === draft.state.plan.refreshRounds;
   const weights = received.filter(({ tokens }) => tokens > 0);
   const factorising = enter(draft, {
     phase: 'factorising',
@@ -149,7 +149,7 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
 function settleFactors(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
   const { step, round, slots, shards, jobs } = phase;
   if (jobs.some((job) => !job.isDone)) return enter(draft, phase);
-  if (round < roundsOf(draft.state.plan, step)) {
+  if (round < draft.state.plan.refreshRounds) {
     return enterSketching(draft, { step, round: round + 1, slots, shards, jobs });
   }
   const { cursor } = draft.state;
@@ -167,7 +167,7 @@ function dropFactorisers(
   const { step, round } = phase;
   const shards = phase.shards.filter((shard) => !gone.includes(shard.trainerId));
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  const isFinal = round === roundsOf(draft.state.plan, step);
+  const isFinal = round === draft.state.plan.refreshRounds;
   let next = draft;
   let jobs = phase.jobs.filter((job) => job.isDone || !gone.includes(job.trainerId));
   const orphans = phase.jobs.filter((job) => !job.isDone && gone.includes(job.trainerId));

@@ -25,9 +25,9 @@ export interface RunPlan extends GapPlan {
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
-  /** Rounds of the refresh in step 1, in which no slot has a basis, and of later ones; 0: bases are generated. */
-  readonly firstRefreshRounds: number;
-  readonly refreshRounds: number;
+  readonly refreshRounds: number; // 2 q + 1; 1 for exact; 0: bases are generated
+  /** Refreshes after the first, which has no basis to start from, begin with round 2. */
+  readonly isWarmStart: boolean;
   readonly evaluationEvery: number; // 0: only at the end
   readonly evaluationSequences: number; // 0: there is no held-out data
   readonly checkpointEvery: number; // 0: only at the end

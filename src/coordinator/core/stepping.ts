@@ -37,7 +37,7 @@ export function startStep(draft: Draft): Draft {
   }));
   const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
   return slots.length > 0
-    ? enterSketching(assigned, { step, round: 1, slots, shards, jobs: [] })
+    ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);
 }
 
@@ -46,9 +46,9 @@ export function isGenerated({ refreshRounds }: Pick<RunPlan, 'refreshRounds'>): 
   return refreshRounds === 0;
 }
 
-/** Rounds of the refresh in this step. */
-export function roundsOf(plan: RunPlan, step: number): number {
-  return step === 1 ? plan.firstRefreshRounds : plan.refreshRounds;
+/** The round that the refresh of this step begins with: in step 1 no slot has a basis. */
+export function firstRound({ isWarmStart }: Pick<RunPlan, 'isWarmStart'>, step: number): 1 | 2 {
+  return isWarmStart && step > 1 ? 2 : 1;
 }
 
 /** The record that names the slots comes before the assignments, which then are those of any step. */

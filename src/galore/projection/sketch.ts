@@ -25,14 +25,9 @@ export interface RefreshOptions {
 export interface RefreshPlan {
   readonly type: 'sketch' | 'exact';
   readonly oversample: number;
-  /** L; 0: there are no rounds, every trainer makes the bases for itself. */
+  /** L, at least 1. */
   readonly rounds: number;
-  /** L of the first refresh, which has no basis to start from. */
-  readonly firstRounds: number;
 }
-
-/** Of bases that are made from the seed. */
-export const NO_ROUNDS: RefreshPlan = { type: 'sketch', oversample: 0, rounds: 0, firstRounds: 0 };
 
 /** What a trainer computes for one slot in one round. */
 export interface SketchPlan {
@@ -49,8 +44,7 @@ export interface SketchPlan {
 
 /** The refresh of a run from its configuration. */
 export function refreshPlan(options: RefreshOptions): RefreshPlan {
-  const rounds = sketchRounds(options);
-  return { type: options.type, oversample: options.oversample, rounds, firstRounds: rounds };
+  return { type: options.type, oversample: options.oversample, rounds: sketchRounds(options) };
 }
 
 /** L = 2q + 1 rounds with q power iterations; 1 for exact. */

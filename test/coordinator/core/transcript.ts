@@ -47,10 +47,6 @@ function openRun(words: readonly string[]): RunState {
     else if (field in target) target[field] = value;
     else throw new Error(`the plan has no ${name}`);
   }
-  // Without more said, the first refresh is like the others.
-  if (!words.some((word) => word.startsWith('firstRefreshRounds='))) {
-    plan['firstRefreshRounds'] = plan['refreshRounds'];
-  }
   return initialState(plan as unknown as RunPlan, from as unknown as typeof FRESH);
 }
 
