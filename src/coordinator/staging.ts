@@ -7,13 +7,13 @@ import { codecFor } from '../galore/codec/codec.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
-import type { CodecName, PartMessage, StreamName } from '../protocol/messages.ts';
+import type { PartCodec, PartMessage, StreamName } from '../protocol/messages.ts';
 import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly bytes: Uint8Array;
 }
 

@@ -4,7 +4,7 @@
  */
 import { protocolError } from './checks.ts';
 import { MAX_PART_BYTES } from './limits.ts';
-import type { CodecName, PartMessage, StreamName } from './messages.ts';
+import type { PartCodec, PartMessage, StreamName } from './messages.ts';
 
 /** Which tensor of which stream some bytes are. */
 export interface TensorHeader {
@@ -12,7 +12,7 @@ export interface TensorHeader {
   readonly step: number;
   readonly round: number;
   readonly tensor: number;
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
 }
 
 /** A tensor that has arrived whole. `bytes` owns its buffer (offset 0): it can be viewed as floats and transferred. */
@@ -22,7 +22,7 @@ export interface AssembledTensor extends TensorHeader {
 
 /** The form and length a tensor must have. */
 export interface ExpectedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly totalBytes: number;
 }
 
