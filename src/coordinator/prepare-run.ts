@@ -14,8 +14,10 @@ import { describeSlots } from '../galore/slot.ts';
 import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
+import { checkTargets } from './check-targets.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
 import { restoreMetrics } from './restore-metrics.ts';
+import { trafficNotice } from './traffic-notice.ts';
 import {
   openNewestCheckpoint,
   removeCheckpointLeftovers,
@@ -114,6 +116,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
   closers.add(() => evaluations.close());
   const shape = buildRunShape(config, model);
+  const notice = trafficNotice(config, shape);
+  if (notice !== null) onNotice(notice);
   // What was changed for going on holds the next time too.
   if (mode === 'resume') {
     const path = join(run.path, 'run.yaml');
@@ -182,6 +186,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
+  checkTargets(config, buildRunShape(config, model).slots);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,

@@ -6,7 +6,7 @@ import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { checkBasis } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import { basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import type { FactorJob } from './core/state.ts';
@@ -125,8 +125,13 @@ export class RefreshSums {
     const plan = sketchPlan(slot, this.#round, this.#refresh);
     const [rows, columns] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
     const values = codecFor('f32').decode(bytes, rows * columns);
-    const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index);
-    const fault = checkBasis(values, rows, columns, key);
-    return fault === null ? null : `the factor of ${slot.name}: ${fault}`;
+    let from = 0;
+    for (const [half, halfRows] of (plan.isFinal ? basisRows(slot) : [rows]).entries()) {
+      const part = values.subarray(from, (from += halfRows * columns));
+      const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index, half);
+      const fault = checkBasis(part, halfRows, columns, key);
+      if (fault !== null) return `the factor of ${slot.name}: ${fault}`;
+    }
+    return null;
   }
 }
