@@ -71,11 +71,11 @@ export class CheckpointDesk {
     session: Session,
     members: readonly string[],
   ): void {
-    const { trainerId, step, sequence, refreshedStep, cursor } = effect;
+    const { trainerId, step, sequence, refreshedStep, bases, cursor } = effect;
     const { journal, shape, checkpointsDir, texts } = this.#run;
     const table = stateTensors(shape.slots);
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
-    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, members);
+    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, bases, cursor }, members);
     this.#awaited = effect;
     session.enqueue(() =>
       this.#track(async () => {

@@ -18,6 +18,7 @@ import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
+import { basisFacts, slotNorms } from './restore-bases.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { StepDesk } from './step-desk.ts';
@@ -26,6 +27,7 @@ import { TrainerDesk } from './trainer-desk.ts';
 /** How often the core hears what time it is. */
 const TICK_INTERVAL_MS = 200;
 
+type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
@@ -236,10 +238,16 @@ class Coordinator {
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
         this.#record = record;
-        this.#dispatch({ type: 'recordCommitted', step, kind, sequence });
+        this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
       },
       (error: unknown) => this.#fail(error),
     );
+  }
+
+  /** What the core keeps of a record. */
+  #factsOf({ commit: { record } }: SealedRecord): Pick<EventOf<'recordCommitted'>, 'bases' | 'norms'> {
+    if (record.type === 'basis') return { bases: basisFacts(record) };
+    return { norms: slotNorms(record, this.#state.plan.projectedSlots) };
   }
 
   #announceRecord(sequence: number): void {

@@ -81,6 +81,7 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
     })),
     cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
     gradientNorm: Math.sqrt(squaredNorm),
+    slotNorms: [],
   });
 }
 
@@ -101,6 +102,21 @@ export function sealBases(
     type: 'basis',
     slots: refreshed.filter((index) => bases.has(index)),
     keptSlots: refreshed.filter((index) => !bases.has(index)),
+    isGenerated: false,
+    ranks: [],
+    similarities: [],
+  });
+}
+
+/** Seals the record that tells every trainer to make new bases of these slots from the run's seed. */
+export function sealGenerated(place: RecordPlace, slots: readonly number[]): SealedRecord {
+  return seal(place, [], {
+    type: 'basis',
+    slots: [...slots],
+    keptSlots: [],
+    isGenerated: true,
+    ranks: [],
+    similarities: [],
   });
 }
 

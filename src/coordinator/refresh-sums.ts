@@ -36,9 +36,9 @@ export class RefreshSums {
     this.#probeSeed = probeSeed;
   }
 
-  /** Starts a round; round 1 forgets the refresh before. */
-  begin(step: number, round: number): void {
-    if (round === 1) this.clear();
+  /** Starts a round; the first of a refresh forgets the one before. */
+  begin(step: number, round: number, isFirst = round === 1): void {
+    if (isFirst) this.clear();
     this.#sums.clear();
     this.#offers.clear();
     this.#step = step;

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
+import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
@@ -13,6 +14,7 @@ import type { RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
 import {
   sealBases,
+  sealGenerated,
   sealUpdate,
   type RecordPlace,
   type SealedRecord,
@@ -77,13 +79,14 @@ export class StepDesk {
   } {
     const frames: Uint8Array[] = [];
     this.#refresh.settle(jobs);
-    if (round > 1) {
+    const isFirst = jobs.length === 0; // round 1, or 2 with a warm start
+    if (!isFirst) {
       for (const index of this.#refresh.active(slots)) {
         frames.push(...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)));
       }
     }
     this.#openWindow(step, round);
-    this.#refresh.begin(step, round);
+    this.#refresh.begin(step, round, isFirst);
     this.#refreshSlots = slots;
     this.#jobs.clear();
     return { slots: this.#refresh.active(slots), frames };
@@ -163,6 +166,7 @@ export class StepDesk {
 
   /** The record of the new bases. */
   sealBases(place: RecordPlace, { slots, jobs }: EffectOf<'commitBases'>): SealedRecord {
+    if (isGenerated(this.#shape.basis)) return sealGenerated(place, slots);
     this.#refresh.settle(jobs);
     return sealBases(place, slots, this.#refresh.factors);
   }

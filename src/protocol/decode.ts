@@ -165,6 +165,7 @@ export const DECODERS: Decoders = {
     round: checkRound(body.round),
     slots: checkSlots(body.slots, 'slots'),
     zeroSlots: checkSlots(body.zeroSlots, 'zero_slots'),
+    similarities: checkSimilarities(body.similarities, 'similarities', body.slots.length),
   }),
   contribution: (body) => ({
     kind: 'contribution',
@@ -315,11 +316,36 @@ function toInt32Array(bytes: Uint8Array): Int32Array {
 }
 
 function basisRecord(body: galore.v1.BasisCommit.$Properties): BasisRecord {
+  const slots = checkSlots(body.slots ?? [], 'basis.slots');
   return {
     type: 'basis',
-    slots: checkSlots(body.slots ?? [], 'basis.slots'),
+    slots,
     keptSlots: checkSlots(body.keptSlots ?? [], 'basis.kept_slots'),
+    isGenerated: body.generated ?? false,
+    ranks: checkPerSlot(body.ranks ?? [], 'basis.ranks', slots.length, (rank, field) =>
+      checkUint(rank, field, 1),
+    ),
+    similarities: checkSimilarities(body.similarities ?? [], 'basis.similarities', slots.length),
   };
+}
+
+/** A list with an entry for each of `count` slots, or with none. */
+function checkPerSlot<T>(
+  values: readonly T[],
+  field: string,
+  count: number,
+  check: (value: T, field: string) => T,
+): readonly T[] {
+  if (values.length !== 0) checkUint(values.length, `length of ${field}`, count, count);
+  return checkList(values, field, MAX_TENSORS, check);
+}
+
+/** Shares of a basis, with room for rounding; -1: there was no old one. */
+function checkSimilarities(values: readonly number[], field: string, count: number): readonly number[] {
+  return checkPerSlot(values, field, count, (value, name) => {
+    if (value === -1 || (value >= 0 && value <= 1.001)) return value;
+    throw protocolError('MALFORMED_MESSAGE', `${name} is ${String(value)}; it must be 0 to 1, or -1`);
+  });
 }
 
 function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
@@ -331,6 +357,7 @@ function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
     members: checkList(body.members ?? [], 'update.members', MAX_MEMBERS, member),
     cursor: cursor(checkPresent(body.cursor, 'update.cursor')),
     gradientNorm: checkAmount(body.gradientNorm ?? 0, 'update.gradient_norm'),
+    slotNorms: checkList(body.slotNorms ?? [], 'update.slot_norms', MAX_TENSORS, checkAmount),
   };
 }
 

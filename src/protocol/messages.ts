@@ -66,6 +66,12 @@ export interface BasisRecord {
   readonly type: 'basis';
   readonly slots: readonly number[];
   readonly keptSlots: readonly number[];
+  /** No Parts came: every trainer makes the bases of `slots` from the run's seed. */
+  readonly isGenerated: boolean;
+  /** With adaptive ranks the new rank of each of `slots`, else empty. */
+  readonly ranks: readonly number[];
+  /** How much of its old basis each of `slots` keeps, 0 to 1, -1 without an old one; empty: not measured. */
+  readonly similarities: readonly number[];
 }
 
 /** The summed contribution of a step. */
@@ -77,6 +83,8 @@ export interface UpdateRecord {
   readonly members: readonly Member[];
   readonly cursor: CursorInfo;
   readonly gradientNorm: number;
+  /** Norm of the sum of each slot with a basis, ascending by slot; empty: not told. */
+  readonly slotNorms: readonly number[];
 }
 
 export interface HelloMessage {
@@ -186,6 +194,8 @@ export interface FactorMessage {
   readonly round: number;
   readonly slots: readonly number[];
   readonly zeroSlots: readonly number[];
+  /** Of `slots`, see BasisRecord; empty: not measured. */
+  readonly similarities: readonly number[];
 }
 
 export interface ContributionMessage {

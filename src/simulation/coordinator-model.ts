@@ -136,12 +136,18 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     switch (effect.type) {
       case 'assignStep': {
         const { step, positions, refreshSlots } = effect;
-        send(effect.trainerId, { type: 'assignStep', step, positions, refreshSlots });
+        send(effect.trainerId, {
+          type: 'assignStep',
+          step,
+          positions,
+          refreshSlots,
+          sequence: state.sequence,
+        });
         break;
       }
       case 'requestSketches': {
         const { step, round, slots, jobs } = effect;
-        roundFactors = round === 1 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
+        roundFactors = jobs.length === 0 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
         for (const trainerId of effect.trainerIds) {
           send(trainerId, { type: 'requestSketches', step, round, factors: roundFactors });
         }
@@ -158,7 +164,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'commitBases': {
         const { step, slots, jobs } = effect;
-        const content = fold('basis', step, staging.factorsOf(step, plan.refreshRounds, slots, jobs));
+        const rounds = plan.refreshRounds;
+        const factors = rounds === 0 ? slots : [staging.factorsOf(step, rounds, slots, jobs)];
+        const content = fold('basis', step, ...factors);
         commit('basis', step, content, () => disk.append('basis', step, content, null));
         break;
       }
@@ -320,8 +328,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
         return;
       }
-      const { cursor, refreshedStep } = asked;
-      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep });
+      const { cursor, refreshedStep, bases } = asked;
+      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases });
       feed({ type: 'checkpointWritten', step });
     });
   };

@@ -1,6 +1,6 @@
 /** What survives a crash of the simulated coordinator: its journal and its checkpoints. */
 import type { StartingPoint } from '../coordinator/core/advance.ts';
-import type { Cursor } from '../coordinator/core/state.ts';
+import type { Cursor, SlotBasis } from '../coordinator/core/state.ts';
 import { createInvariants, type CommittedStep, type Invariants } from './invariants.ts';
 import {
   applyRecord,
@@ -19,6 +19,7 @@ export interface Checkpoint {
   readonly state: SimulatedState;
   readonly cursor: Cursor;
   readonly refreshedStep: number;
+  readonly bases: readonly SlotBasis[];
 }
 
 export interface Disk {
@@ -37,7 +38,9 @@ export interface Disk {
 export function createDisk(initial: SimulatedState): Disk {
   const journal: JournalEntry[] = [];
   const states: SimulatedState[] = [initial];
-  const checkpoints: Checkpoint[] = [{ state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0 }];
+  const checkpoints: Checkpoint[] = [
+    { state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0, bases: [] },
+  ];
   const invariants = createInvariants((sequence) => states[sequence]?.weights);
   return {
     journal,
@@ -70,6 +73,7 @@ export function createDisk(initial: SimulatedState): Disk {
         step: newest.step,
         sequence: newest.sequence,
         refreshedStep: bases.at(-1)?.record.step ?? 0,
+        bases: [],
         cursor: updates.at(-1)?.cursor ?? { next: 0, returned: [] },
         checkpointedStep: Math.max(...checkpoints.map(({ state }) => state.step)),
         nowMs,

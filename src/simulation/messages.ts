@@ -105,6 +105,8 @@ export type DownMessage =
       readonly step: number;
       readonly positions: readonly number[];
       readonly refreshSlots: readonly number[];
+      /** The last record before it: real connections keep the order, the simulated network may not. */
+      readonly sequence: number;
     }
   | {
       readonly type: 'requestSketches';

@@ -150,7 +150,7 @@ export class Inbox {
       return `Commit of ${kind.type}, step ${step}, after Parts of ${record.stream}, step ${record.step}`;
     }
     const present = new Set(record?.tensors.map(({ tensor }) => tensor));
-    const announced = kind.type === 'basis' ? kind.slots : [...this.#sizes.keys()];
+    const announced = announcedBy(kind, this.#sizes.length);
     const missing = announced.find((slot) => !present.has(slot));
     if (missing !== undefined) return `slot ${missing} is missing`;
     return present.size === announced.length ? null : `${present.size} slots instead of ${announced.length}`;
@@ -185,4 +185,10 @@ export class Inbox {
     if (info === undefined) return `the snapshot has ${header.tensors.length} tensors`;
     return missing.has(tensor) ? info : 'it came before';
   }
+}
+
+/** The slots whose tensors come with a record. */
+function announcedBy(record: CommitMessage['record'], slotCount: number): readonly number[] {
+  if (record.type === 'update') return [...Array(slotCount).keys()];
+  return record.isGenerated ? [] : record.slots;
 }

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
+import { generatedBasis } from '../galore/projection/generated-basis.ts';
 import { describeSlots, type ProjectedSlot } from '../galore/slot.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -26,7 +27,7 @@ import { loadEngine, type Engine } from './engine/load.ts';
 import { factorise } from './factorising.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
-import { Replica, type StateArray } from './replica.ts';
+import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepWork, type StepOutput } from './step.ts';
@@ -179,7 +180,8 @@ class Trainer {
     const { config, replica } = this.#running();
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
-      replica.installBases(step, bySlot, record.keptSlots);
+      const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
+      replica.installBases(step, bases, record.keptSlots);
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -196,6 +198,20 @@ class Trainer {
     if (step % config.method.update_proj_gap === 0) {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
     }
+  }
+
+  /** Bases that every trainer makes alike, in the form in which others come over the wire. */
+  #generate(step: number, slots: readonly number[]): ReadonlyMap<number, EncodedTensor> {
+    const { config, shape } = this.#running();
+    const source = shape.basis;
+    if (source !== 'random' && source !== 'gaussian')
+      throw new Error(`bases of source ${source} are not made here`);
+    return new Map(
+      slots.map((index) => {
+        const values = generatedBasis(source, config.seed, step, shape.slots[index] as ProjectedSlot);
+        return [index, { codec: 'f32', bytes: bytesOf(values) }];
+      }),
+    );
   }
 
   // ---- work ----
@@ -272,7 +288,7 @@ class Trainer {
       this.#link.sendTensor({ stream: 'factor', step, round, tensor: index, codec: 'f32' }, bytesOf(factor));
     }
     this.#sums.clear();
-    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots });
+    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities: [] });
   }
 
   #contribute(work: StepWork): void {

@@ -56,7 +56,7 @@ function sendFactors(desk: StepDesk, trainerId: string, slots: readonly number[]
     for (const part of partsOf({ stream: 'factor', ...FIRST, tensor }, bytes))
       desk.acceptPart(trainerId, part);
   }
-  return desk.acceptFactor(trainerId, { kind: 'factor', ...FIRST, slots, zeroSlots: [] });
+  return desk.acceptFactor(trainerId, { kind: 'factor', ...FIRST, slots, zeroSlots: [], similarities: [] });
 }
 
 /** A refresh in which a and b have sketched and may be given jobs. */
@@ -101,15 +101,28 @@ test('factors of only some of the slots of a job are refused, and so is none', (
 test('a slot that is called zero though its sketch is not is refused', (t) => {
   const desk = startFactorising();
   giveJob(desk, 'a', SLOTS);
-  const claim = { kind: 'factor', ...FIRST, slots: [], zeroSlots: SLOTS } as const;
+  const claim = { kind: 'factor', ...FIRST, slots: [], zeroSlots: SLOTS, similarities: [] } as const;
   t.throws(() => desk.acceptFactor('a', claim), { instanceOf: ProtocolError, message: /is called zero/ });
 });
 
 test('a factor of one who has no job, or of another round, is late and not a fault', (t) => {
   const desk = startFactorising();
-  t.deepEqual(desk.acceptFactor('c', { kind: 'factor', ...FIRST, slots: SLOTS, zeroSlots: [] }), []);
+  t.deepEqual(
+    desk.acceptFactor('c', { kind: 'factor', ...FIRST, slots: SLOTS, zeroSlots: [], similarities: [] }),
+    [],
+  );
   giveJob(desk, 'a', SLOTS);
-  t.deepEqual(desk.acceptFactor('a', { kind: 'factor', step: 4, round: 1, slots: SLOTS, zeroSlots: [] }), []);
+  t.deepEqual(
+    desk.acceptFactor('a', {
+      kind: 'factor',
+      step: 4,
+      round: 1,
+      slots: SLOTS,
+      zeroSlots: [],
+      similarities: [],
+    }),
+    [],
+  );
 });
 
 test('a contribution of an earlier try of the step is left to the core, not called invalid', (t) => {

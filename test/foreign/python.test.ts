@@ -28,7 +28,7 @@ testWithPython(
     const output = text(python.stdout);
 
     const { connection, message: hello } = await expectMessage(messages, 'hello');
-    t.like(hello, { trainerId: 'python', token: 'secret', protocolVersions: [1], runId: '' });
+    t.like(hello, { trainerId: 'python', token: 'secret', protocolVersions: [2], runId: '' });
     const [welcome, ...rest] = snapshotFrames(3, new Uint8Array(32).fill(7));
     connection.send({ ...WELCOME, ...welcome, heartbeatIntervalMs: 50 } as typeof WELCOME);
     for (const message of rest) connection.send(message);
@@ -64,6 +64,7 @@ testWithPython(
       members: [],
       cursor: { next: 2, returned: [] },
       gradientNorm: 1,
+      slotNorms: [],
     });
 
     const end = await ends.take();

@@ -174,7 +174,7 @@ class Trainer:
         self.parts = []
 
     def run(self):
-        versions = data(1, varint(1))
+        versions = data(1, varint(2))
         software = data(5, "foreign trainer in Python")
         self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software))
         heartbeat = body(HEARTBEAT, data(1, "answering with nothing"))

@@ -2,7 +2,13 @@
 import { matrix, multiply, transpose, zip, type Matrix } from '../../src/galore/matrix.ts';
 import { referenceSketch } from '../../src/galore/optimizer/reference.ts';
 import { leadingBasis, orthonormalise } from '../../src/galore/projection/factorise.ts';
-import { omega, sketchPlan, type RefreshPlan } from '../../src/galore/projection/sketch.ts';
+import {
+  firstRound,
+  omega,
+  sketchPlan,
+  warmStart,
+  type RefreshPlan,
+} from '../../src/galore/projection/sketch.ts';
 import { basisShape, type ProjectedSlot, type Side } from '../../src/galore/slot.ts';
 import { derive, randomNormal } from '../../src/random.ts';
 
@@ -63,7 +69,8 @@ export function weightedSum(terms: readonly { readonly weight: number; readonly 
 
 /**
  * A whole refresh of one slot as the swarm does it, in f64: each round's sketches of all trainers
- * summed with their weights, then factorised. The basis, or null when the sum was zero.
+ * summed with their weights, then factorised. The basis, or null when the sum was zero. `oldBasis`: where a
+ * warm start begins.
  */
 export function refreshBasis(
   slot: ProjectedSlot,
@@ -71,9 +78,15 @@ export function refreshBasis(
   refresh: RefreshPlan,
   step: number,
   seed: number = 7,
+  oldBasis: Matrix | null = null,
 ): Matrix | null {
   let factor: Matrix | null = null;
-  for (let round = 1; round < refresh.rounds; round++) {
+  let round: number = firstRound(refresh, oldBasis !== null);
+  if (round === 2 && oldBasis !== null) {
+    const [rows, cols] = sketchPlan(slot, round, refresh).factorShape!;
+    factor = matrix(rows, cols, warmStart(seed, step, slot, Float32Array.from(oldBasis.values), rows, cols));
+  }
+  for (; round < refresh.rounds; round++) {
     const sum = sketchSum(slot, gradients, refresh, round, factor, step, seed);
     factor = matrix(sum.rows, sum.cols, orthonormalise(sum.values, sum.rows, sum.cols));
   }

@@ -46,6 +46,16 @@ test('an undisturbed run goes through every phase and ends with a checkpoint of 
   );
 });
 
+test('generated bases are on disk before their step begins, and nothing is sketched', (t) => {
+  const result = cluster(t, { seed: 1, plan: { refreshRounds: 0 } });
+  t.is(summary(result), '6 steps, checkpoint 6, completed');
+  t.false(result.phases.has('sketching'));
+  t.deepEqual(
+    result.disk.journal.map(({ record }) => `${record.kind} ${record.step}`),
+    ['basis 1', 'update 1', 'update 2', 'update 3', 'basis 4', 'update 4', 'update 5', 'update 6'],
+  );
+});
+
 test('the same seed gives the same run, and other delays give the same weights', (t) => {
   const plan = { startTrainers: 3 };
   const first = cluster(t, { seed: 2, plan });
@@ -209,7 +219,9 @@ test('200 runs with random faults keep every rule', (t) => {
   for (let seed = 0; seed < 200; seed++) {
     const trainerIds = ['a', 'b', 'c', 'd', 'e'].slice(0, 2 + (seed % 4));
     const faults = randomFaults(seed, trainerIds, 1 + (seed % 6));
-    const result = runCluster({ seed, trainerIds, faults, plan: { isStaggered: seed % 2 === 0 } });
+    const rounds = seed % 5 === 3 ? 0 : 2; // 0: bases are generated
+    const plan = { isStaggered: seed % 2 === 0, refreshRounds: rounds, isWarmStart: seed % 7 < 3 };
+    const result = runCluster({ seed, trainerIds, faults, plan });
     if (result.violations.length > 0) {
       const said = [`seed ${seed}: ${JSON.stringify(faults)}`, ...result.violations].join('\n');
       t.fail(said);

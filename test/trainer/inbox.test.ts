@@ -75,7 +75,12 @@ const UPDATE_RECORD: CommitMessage['record'] = {
   members: [],
   cursor: { next: 2, returned: [] },
   gradientNorm: 1,
+  slotNorms: [],
 };
+
+function basisRecord(slots: readonly number[], keptSlots: readonly number[]): CommitMessage['record'] {
+  return { type: 'basis', slots, keptSlots, isGenerated: false, ranks: [], similarities: [] };
+}
 
 function feed(inbox: Inbox, messages: readonly Message[]): (InboxItem | null)[] {
   return messages.map((message) => inbox.accept(message, encodeEnvelope(message)));
@@ -117,11 +122,11 @@ test('a record is handed over whole, with its Commit, once its digest is right',
 
 test('records follow each other by sequence and digest', (t) => {
   const inbox = new Inbox(WELCOME, HEAD, SIZES);
-  const first = commitOf([part('basis', 1, 16)], { record: { type: 'basis', slots: [1], keptSlots: [] } });
+  const first = commitOf([part('basis', 1, 16)], { record: basisRecord([1], []) });
   const kept = commitOf([], {
     sequence: 2,
     previousDigest: first.digest,
-    record: { type: 'basis', slots: [], keptSlots: [1] },
+    record: basisRecord([], [1]),
   });
   const update = commitOf(UPDATE, { sequence: 3, previousDigest: kept.digest, record: UPDATE_RECORD });
   const items = feed(inbox, [part('basis', 1, 16), first, kept, ...UPDATE, update]);
@@ -152,9 +157,9 @@ test('a record must have exactly the tensors its Commit speaks of', (t) => {
   const cases: Message[][] = [
     [UPDATE[0]!, commitOf([UPDATE[0]!], { record: UPDATE_RECORD })],
     [...basis, commitOf(basis, { record: UPDATE_RECORD })],
-    [...basis, commitOf(basis, { step: 2, record: { type: 'basis', slots: [1], keptSlots: [] } })],
-    [...basis, commitOf(basis, { record: { type: 'basis', slots: [], keptSlots: [1] } })],
-    [commitOf([], { record: { type: 'basis', slots: [1], keptSlots: [] } })],
+    [...basis, commitOf(basis, { step: 2, record: basisRecord([1], []) })],
+    [...basis, commitOf(basis, { record: basisRecord([], [1]) })],
+    [commitOf([], { record: basisRecord([1], []) })],
     [UPDATE[0]!, UPDATE[0]!],
     [UPDATE[0]!, part('basis', 1, 16)],
     [UPDATE[0]!, part('update', 1, 12, { step: 2 })],

@@ -3,6 +3,8 @@
  * "Checkpoints". No files are touched here.
  */
 import { z } from 'zod';
+import { SIMILARITY_QUEUE } from '../core/refresh-schedule.ts';
+import type { SlotBasis } from '../core/state.ts';
 import { compareNames } from '../../files/weights-hash.ts';
 import { STATE_KINDS, dtypeOfKind, type StateDtype } from '../../galore/optimizer/rule-state.ts';
 
@@ -88,6 +90,18 @@ export function parseCheckpointName(name: string): number | null {
 const count = z.int().min(0);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'not 64 hexadecimal digits');
 
+const amount = z.number().min(0);
+
+const slotBasis = z.object({
+  slot: count,
+  rank: z.int().min(1).nullable(),
+  refreshedStep: count,
+  gap: z.int().min(1),
+  similarities: z.array(amount).max(SIMILARITY_QUEUE),
+  firstNorm: amount.nullable(),
+  lastNorm: amount.nullable(),
+});
+
 const runDocument = z.object({
   formatVersion: z.literal(CHECKPOINT_VERSION),
   runId: z.string().min(1),
@@ -96,6 +110,7 @@ const runDocument = z.object({
   sequence: count,
   digest: sha256,
   refreshedStep: count,
+  bases: z.array(slotBasis).optional(),
   cursor: z.object({ next: count, returned: z.array(count) }),
   seed: count,
   schedulePosition: count,
@@ -122,6 +137,8 @@ export interface RunJson {
   readonly digest: string;
   /** The step whose bases are included though its update may not be; 0: none. */
   readonly refreshedStep: number;
+  /** What the coordinator knows of each slot's bases, ascending by slot; absent: of none. */
+  readonly bases?: readonly SlotBasis[] | undefined;
   readonly cursor: { readonly next: number; readonly returned: readonly number[] };
   readonly seed: number;
   /** The next step's learning rate is schedule(schedulePosition). */
