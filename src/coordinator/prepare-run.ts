@@ -14,11 +14,13 @@ import { describeSlots } from '../galore/slot.ts';
 import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
+import { checkTargets } from './check-targets.ts';
 import type { SlotBasis } from './core/state.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
+import { trafficNotice } from './traffic-notice.ts';
 import {
   openNewestCheckpoint,
   removeCheckpointLeftovers,
@@ -124,6 +126,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   await restoreMetrics(metrics, journal, start.step);
   const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
   closers.add(() => evaluations.close());
+  const notice = trafficNotice(config, shape);
+  if (notice !== null) onNotice(notice);
   // What was changed for going on holds the next time too.
   if (mode === 'resume') {
     const path = join(run.path, 'run.yaml');
@@ -193,6 +197,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
+  checkTargets(config, buildRunShape(config, model).slots);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,

@@ -6,8 +6,8 @@ import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { checkBasis } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import { basisShape, matrixShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
-import { derive, type RandomKey } from '../random.ts';
+import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import type { FactorJob } from './core/state.ts';
 import type { WeightedTensors } from './records.ts';
@@ -134,20 +134,13 @@ export class RefreshSums {
     const [rows] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
     const columns = bytes.length / (4 * rows);
     const values = codecFor('f32').decode(bytes, rows * columns);
-    const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index);
-    const fault = plan.isFinal
-      ? checkBases(slot, values, columns, key)
-      : checkBasis(values, rows, columns, key);
-    return fault === null ? null : `the factor of ${slot.name}: ${fault}`;
+    let from = 0;
+    for (const [half, halfRows] of (plan.isFinal ? basisRows(slot) : [rows]).entries()) {
+      const part = values.subarray(from, (from += halfRows * columns));
+      const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index, half);
+      const fault = checkBasis(part, halfRows, columns, key);
+      if (fault !== null) return `the factor of ${slot.name}: ${fault}`;
+    }
+    return null;
   }
-}
-
-/** A new basis of `rank` columns; of a two-sided slot U and V, which lie one after the other. */
-function checkBases(slot: ProjectedSlot, values: Float32Array, rank: number, key: RandomKey): string | null {
-  if (slot.policy !== 'two-sided') return checkBasis(values, basisShape(slot)[0], rank, key);
-  const [m, n] = matrixShape(slot);
-  return (
-    checkBasis(values.subarray(0, m * rank), m, rank, key) ??
-    checkBasis(values.subarray(m * rank), n, rank, key)
-  );
 }

@@ -7,7 +7,7 @@ import { codecFor } from '../galore/codec/codec.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
-import type { CodecName, PartMessage, StreamName } from '../protocol/messages.ts';
+import type { PartCodec, PartMessage, StreamName } from '../protocol/messages.ts';
 import {
   PartAssembler,
   type AssembledTensor,
@@ -18,7 +18,7 @@ import { basisSize, type SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly bytes: Uint8Array;
 }
 

@@ -210,12 +210,19 @@ export function float32Bytes(shape: readonly number[]): number {
   return shape.reduce((product, extent) => product * extent, 4);
 }
 
+/** A tensor of a file to be written; float32 unless said otherwise. */
+export interface NewTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype?: 'F32' | 'U8';
+}
+
 /**
- * A header for float32 tensors laid out in the order given: prefix and JSON, padded with spaces so
+ * A header for tensors laid out in the order given: prefix and JSON, padded with spaces so
  * that the data begin at a multiple of 8.
  */
 export function buildHeader(
-  tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  tensors: readonly NewTensor[],
   metadata: Readonly<Record<string, string>>,
 ): {
   readonly bytes: Uint8Array;
@@ -226,14 +233,14 @@ export function buildHeader(
   const fields: string[] = [];
   if (Object.keys(metadata).length > 0) fields.push(`"__metadata__":${JSON.stringify(metadata)}`);
   let position = 0;
-  for (const { name, shape } of tensors) {
+  for (const { name, shape, dtype = 'F32' } of tensors) {
     if (name === '__metadata__' || entries.has(name))
       throw new RangeError(`tensor name ${quote(name)} is taken`);
     if (shape.some((extent) => !isCount(extent)))
       throw new RangeError(`tensor ${quote(name)} has shape [${shape.join(', ')}]`);
-    const end = position + float32Bytes(shape);
-    entries.set(name, { dtype: 'F32', shape: [...shape], start: position, end });
-    const entry = { dtype: 'F32', shape, data_offsets: [position, end] };
+    const end = position + float32Bytes(shape) / (dtype === 'U8' ? 4 : 1);
+    entries.set(name, { dtype, shape: [...shape], start: position, end });
+    const entry = { dtype, shape, data_offsets: [position, end] };
     fields.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
     position = end;
   }

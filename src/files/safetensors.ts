@@ -10,7 +10,7 @@ import { ByteRanges } from './byte-ranges.ts';
 import { FLOAT_BYTES, convertToFloat32, isFloatDtype } from './float-conversion.ts';
 import { readFully, writeFully } from './positional.ts';
 import { PREFIX_BYTES, buildHeader, parseHeader, parseHeaderLength } from './safetensors-header.ts';
-import type { SafetensorsHeader, TensorEntry } from './safetensors-header.ts';
+import type { NewTensor, SafetensorsHeader, TensorEntry } from './safetensors-header.ts';
 import { explaining, systemErrorCode } from './system-error.ts';
 
 export type { Dtype, TensorEntry } from './safetensors-header.ts';
@@ -175,12 +175,12 @@ export function checkRange(name: string, offset: number, length: number, total: 
 }
 
 /**
- * Creates a file of float32 tensors, laid out in the order given. The file must not exist.
+ * Creates a file of tensors, float32 unless said otherwise, laid out in the order given. The file must not exist.
  * @throws OperatingError when the system refuses.
  */
 export async function createSafetensors(
   path: string,
-  tensors: readonly { readonly name: string; readonly dtype?: 'F32'; readonly shape: readonly number[] }[],
+  tensors: readonly NewTensor[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<SafetensorsWriter> {
   const header = buildHeader(tensors, metadata);

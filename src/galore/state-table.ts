@@ -30,7 +30,11 @@ export function stateTensors(slots: readonly Slot[]): readonly StateTensor[] {
   return [...weights, ...optimizer, ...bases];
 }
 
+/** Bytes of a state tensor, in memory, on the wire and on disk. */
+export function stateBytes(dtype: StateDtype, shape: readonly number[]): number {
+  return (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
+}
+
 function entry(kind: string, slot: Slot, shape: readonly number[], dtype: StateDtype): StateTensor {
-  const totalBytes = (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
-  return { name: `${kind}/${slot.name}`, kind, slot, shape, dtype, totalBytes };
+  return { name: `${kind}/${slot.name}`, kind, slot, shape, dtype, totalBytes: stateBytes(dtype, shape) };
 }

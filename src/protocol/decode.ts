@@ -2,8 +2,7 @@
  * From generated protobuf objects to checked messages, one function a kind. Pure. Field names in
  * errors are those of galore.proto.
  */
-import { codecFor } from '../galore/codec/codec.ts';
-import { sizeOf } from '../galore/slot.ts';
+import { stateBytes } from '../galore/state-table.ts';
 import type { galore } from '#messages';
 import {
   checkAmount,
@@ -23,7 +22,7 @@ import {
   plainView,
   protocolError,
 } from './checks.ts';
-import { CODEC_NUMBERS, STREAM_NUMBERS } from './enums.ts';
+import { NUMBER_CODECS, STATE_CODECS, STREAM_NUMBERS } from './enums.ts';
 import {
   MAX_DIMENSIONS,
   MAX_JSON_LENGTH,
@@ -242,7 +241,10 @@ function decodePart(body: galore.v1.Part, from: Peer): PartMessage {
     step: checkUint(body.step, 'step', stream === 'snapshot' ? 0 : 1),
     round: hasRound ? checkRound(body.round) : checkUint(body.round, 'round', 0, 0),
     tensor: checkUint(body.tensor, 'tensor', 0, MAX_TENSORS - 1),
-    codec: checkEnum(body.codec, 'codec', CODEC_NUMBERS),
+    codec:
+      stream === 'snapshot'
+        ? checkEnum(body.codec, 'codec', STATE_CODECS)
+        : checkEnum(body.codec, 'codec', NUMBER_CODECS),
     offset: checkUint(body.offset, 'offset', 0, totalBytes - payloadBytes),
     totalBytes,
     payload: plainView(body.payload),
@@ -278,8 +280,8 @@ function tensorInfos(
     const shape = checkList(body.shape ?? [], `${name}.shape`, MAX_DIMENSIONS, (extent, extentName) =>
       checkUint(extent, extentName, 1),
     );
-    const codec = checkEnum(body.codec ?? 0, `${name}.codec`, CODEC_NUMBERS);
-    const expectedBytes = codecFor(codec).encodedBytes(sizeOf(shape));
+    const codec = checkEnum(body.codec ?? 0, `${name}.codec`, STATE_CODECS);
+    const expectedBytes = stateBytes(codec, shape);
     return {
       name: checkText(body.name ?? '', `${name}.name`, MAX_TENSOR_NAME_LENGTH, 1),
       shape,

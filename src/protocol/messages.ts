@@ -2,6 +2,7 @@
  * The messages as plain values, and who may send which. Pure. The bytes are proto/galore.proto's and
  * made in envelope.ts; when each is sent and what it means is in docs/protocol.md.
  */
+import type { StateDtype } from '../galore/optimizer/rule-state.ts';
 import {
   MAX_FRAME_BYTES,
   MAX_HELLO_BYTES,
@@ -18,11 +19,17 @@ export type StreamName = 'snapshot' | 'sketch' | 'sketchSum' | 'factor' | 'contr
 /** How a tensor's numbers are written. */
 export type CodecName = 'f32' | 'int8';
 
+/** How a tensor of a snapshot is written: by its dtype in the state table. */
+export type StateCodec = StateDtype;
+
+/** How a tensor of any stream is written. */
+export type PartCodec = CodecName | StateCodec;
+
 /** One tensor of a snapshot. */
 export interface TensorInfo {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly codec: CodecName;
+  readonly codec: StateCodec;
   readonly totalBytes: number;
 }
 
@@ -140,7 +147,8 @@ export interface PartMessage {
   /** From 1 for sketch, sketchSum and factor; 0 elsewhere. */
   readonly round: number;
   readonly tensor: number;
-  readonly codec: CodecName;
+  /** Of stream snapshot a StateCodec, of all others a CodecName. */
+  readonly codec: PartCodec;
   readonly offset: number;
   readonly totalBytes: number;
   /** A view into the frame it was decoded from, at any alignment. */

@@ -4,7 +4,7 @@
  */
 import { protocolError } from './checks.ts';
 import { MAX_PART_BYTES } from './limits.ts';
-import type { CodecName, PartMessage, StreamName } from './messages.ts';
+import type { PartCodec, PartMessage, StreamName } from './messages.ts';
 
 /** Which tensor of which stream. */
 export interface TensorPlace {
@@ -16,7 +16,7 @@ export interface TensorPlace {
 
 /** Which tensor of which stream some bytes are. */
 export interface TensorHeader extends TensorPlace {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
 }
 
 /** A tensor that has arrived whole. `bytes` owns its buffer (offset 0): it can be viewed as floats and transferred. */
@@ -26,7 +26,7 @@ export interface AssembledTensor extends TensorHeader {
 
 /** The form and length a tensor must have. */
 export interface ExpectedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly totalBytes: number;
 }
 

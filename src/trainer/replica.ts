@@ -5,7 +5,8 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
-import { codecFor, type CodecName } from '../galore/codec/codec.ts';
+import { codecFor } from '../galore/codec/codec.ts';
+import type { PartCodec } from '../protocol/messages.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
@@ -19,7 +20,7 @@ export type StateArray = Float32Array | Uint8Array;
 
 /** A tensor's bytes as they came over the wire. */
 export interface EncodedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly bytes: Uint8Array;
 }
 
@@ -38,9 +39,11 @@ export class Replica {
 
   /**
    * @param state arrays by their names in the state table; optimizer state that is missing is zero, bases
-   * that are missing come with the first refresh.
+   * that are missing come with the first refresh, or with the first step of a rule that makes its own.
+   * @throws RangeError for arrays that are not as the state table has them
    */
   constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
+    checkState(slots, state);
     this.slots = slots;
     this.#options = options;
     this.weights = WeightStore.fromArrays(
@@ -129,7 +132,7 @@ export class Replica {
   /** One slot's step: its state and weight are replaced. */
   #step(slot: Slot, payload: tf.Tensor, hyper: Hyperparameters): void {
     const state = this.#states[slot.index]!;
-    const basis = hasBasis(slot) ? this.basis(slot) : null;
+    const basis = this.#bases[slot.index] ?? null;
     const weight = this.weights.get(slot.name);
     const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
     tf.dispose(tensorsOf(state));
@@ -193,6 +196,21 @@ export class Replica {
       default:
         return this.#states[slot.index]![kind]!;
     }
+  }
+}
+
+/** The state comes from elsewhere: all of it must be of tensors that there are, and whole. */
+function checkState(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>): void {
+  const table = new Map(stateTensors(slots).map((tensor) => [tensor.name, tensor]));
+  for (const [name, values] of state) {
+    const expected = table.get(name);
+    if (expected === undefined) throw new RangeError(`the snapshot has ${name}, which this run has not`);
+    const { dtype, totalBytes } = expected;
+    const given = values instanceof Uint8Array ? 'u8' : 'f32';
+    if (given === dtype && values.byteLength === totalBytes) continue;
+    throw new RangeError(
+      `${name} of the snapshot is ${values.byteLength} bytes of ${given}, not ${totalBytes} of ${dtype}`,
+    );
   }
 }
 

@@ -27,7 +27,7 @@ import { loadEngine, type Engine } from './engine/load.ts';
 import { factorise } from './factorising.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
-import { Replica, type EncodedTensor } from './replica.ts';
+import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepWork, type StepOutput } from './step.ts';
@@ -57,7 +57,7 @@ class Trainer {
   #work: StepWork | null = null;
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
-  readonly #snapshot = new Map<string, Float32Array>();
+  readonly #snapshot = new Map<string, StateArray>();
   /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
@@ -151,13 +151,15 @@ class Trainer {
     this.#activity(welcome.snapshot === null ? 'catching up' : 'receiving the state');
   }
 
-  #onTensor({ stream, tensor, bytes }: AssembledTensor): void {
-    const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  #onTensor({ stream, tensor, codec, bytes }: AssembledTensor): void {
+    if (stream === 'snapshot') {
+      const info = this.#welcome?.snapshot?.tensors[tensor];
+      if (info !== undefined) this.#snapshot.set(info.name, codec === 'u8' ? bytes : floatsOf(bytes));
+      return;
+    }
+    const values = floatsOf(bytes);
     if (stream === 'sketchSum') this.#sums.set(tensor, values);
     if (stream === 'factor') this.#factors.set(tensor, values);
-    if (stream !== 'snapshot') return;
-    const info = this.#welcome?.snapshot?.tensors[tensor];
-    if (info !== undefined) this.#snapshot.set(info.name, values);
   }
 
   #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
@@ -387,6 +389,10 @@ class Trainer {
 
 function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
   return parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
+}
+
+function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
 function bytesOf(values: Float32Array): Uint8Array {

@@ -12,7 +12,7 @@ const sequences = {
 
 const tensors = [
   { name: 'weights/model.norm.weight', shape: [8], codec: 'f32', totalBytes: 32 },
-  { name: 'm/model.embed_tokens.weight', shape: [3, 100], codec: 'int8', totalBytes: 308 },
+  { name: 'm_codes/model.embed_tokens.weight', shape: [300], codec: 'u8', totalBytes: 300 },
 ] as const;
 
 /** A message and who sends it. */

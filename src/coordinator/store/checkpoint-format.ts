@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { SIMILARITY_QUEUE } from '../core/refresh-schedule.ts';
 import type { SlotBasis } from '../core/state.ts';
 import { compareNames } from '../../files/weights-hash.ts';
-import { STATE_KINDS } from '../../galore/optimizer/rule-state.ts';
+import { STATE_KINDS, dtypeOfKind, type StateDtype } from '../../galore/optimizer/rule-state.ts';
 
 export const CHECKPOINT_VERSION = 1;
 export const MANIFEST_FILE = 'manifest.json';
@@ -18,7 +18,7 @@ export const WEIGHTS_FILE = 'model.safetensors';
 /** Longest JSON document of a checkpoint's own. */
 export const MAX_DOCUMENT_BYTES = 16 * 1024 * 1024;
 
-/** A tensor of the run's state. Names begin with `weights/`, `m/`, `v/` or `basis/`; elements are float32. */
+/** A tensor of the run's state. Names begin with `weights/`, `basis/` or a kind of optimizer state. */
 export interface StateTensor {
   readonly name: string;
   readonly shape: readonly number[];
@@ -55,6 +55,14 @@ export function placeTensor(stateName: string): TensorPlace {
       );
   }
 }
+
+/** What a state tensor is made of, by its name; in the files F32 or U8. */
+export function dtypeOf(stateName: string): StateDtype {
+  return dtypeOfKind(stateName.slice(0, stateName.indexOf('/')));
+}
+
+/** The dtype of the safetensors format for ours. */
+export const FILE_DTYPES = { f32: 'F32', u8: 'U8' } as const satisfies Record<StateDtype, string>;
 
 /** The name in the run's state of a tensor in one of the files; null when it has no business there. */
 export function stateNameOf(file: TensorFile, name: string): string | null {

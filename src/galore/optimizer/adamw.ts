@@ -3,7 +3,7 @@
  * Weight decay is not done here but in step-rule.ts. GaLore: arXiv 2403.03507, algorithm 2.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { transportMoments } from '../projection/transport.ts';
+import { carryMoments } from '../projection/transport.ts';
 import { liftOf, scaleOf, updatedWeight } from '../step-rule.ts';
 import { stepSizes, type Semantics } from './bias-correction.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
@@ -69,14 +69,7 @@ export const adamwRule: OptimizerRule = {
     });
   },
   carry(input) {
-    const { m, v } = transportMoments(
-      momentsOf(input.state),
-      input.change,
-      input.moments,
-      input.completedSteps,
-      input.betas,
-    );
-    return { m, v };
+    return { ...carryMoments(momentsOf(input.state), input) };
   },
 };
 

@@ -237,10 +237,11 @@ export function signMatrix(key: RandomKey, rows: number, cols: number): Float32A
   return signs;
 }
 
-/** The basis of a slot whose first refresh saw only zeros: the first r unit vectors. */
+/** The basis of a slot whose first refresh saw only zeros: the first r unit vectors; two-sided twice, for U and for V. */
 export function unitBasis(slot: ProjectedSlot): Float32Array {
   const [rows, cols] = basisShape(slot);
   const basis = new Float32Array(rows * cols);
-  for (let j = 0; j < cols; j++) basis[j * cols + j] = 1;
+  const starts = slot.policy === 'two-sided' ? [0, matrixShape(slot)[0]] : [0];
+  for (const start of starts) for (let j = 0; j < cols; j++) basis[(start + j) * cols + j] = 1;
   return basis;
 }
