@@ -46,6 +46,7 @@ export function formatInspection(inspection: Inspection): string {
     ['tokens', inspection.tokens.toLocaleString('en-US')],
     ['seconds', inspection.seconds.toFixed(1)],
     ['sent up / down', `${formatBytes(inspection.bytesUp)} / ${formatBytes(inspection.bytesDown)}`],
+    ['contribution', formatContribution(inspection)],
     ['codec, seed', `${inspection.codec ?? '-'}, ${inspection.seed ?? '-'}`],
     ['checkpoint', checkpoint],
     ['weights', inspection.weightsSha256 ?? '-'],
@@ -69,6 +70,13 @@ export function formatInspection(inspection: Inspection): string {
   const faults = faultsOf(inspection);
   if (faults.length > 0) lines.push('', ...faults.map((fault) => `damaged: ${fault}`));
   return lines.join('\n');
+}
+
+/** `1,204,224 numbers, mean rank 96.5` */
+function formatContribution({ payloadNumbers, meanRank }: Inspection): string {
+  if (payloadNumbers === null) return '-';
+  const ranks = meanRank === null || meanRank === 0 ? '' : `, mean rank ${Number(meanRank.toFixed(1))}`;
+  return `${payloadNumbers.toLocaleString('en-US')} numbers${ranks}`;
 }
 
 function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[] {

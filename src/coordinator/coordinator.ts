@@ -265,7 +265,10 @@ class Coordinator {
     }
     const { step } = record.commit;
     this.#steps.discard();
+    const { numbers: payloadNumbers, meanRank } = this.#steps.payload;
     const sizes = {
+      payloadNumbers,
+      meanRank,
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
     };
