@@ -60,7 +60,7 @@ test('the factors of the jobs named count, not those of a trainer whose job was 
   t.is(sums.accept('b', SLOTS, [], tensors(SLOTS.map((slot) => [slot, factor(slot)]))), null);
   sums.settle([{ trainerId: 'b', slots: SLOTS, isDone: true }]);
   t.deepEqual(
-    [...sums.factors],
+    [...sums.factors].map(([slot, { bytes }]) => [slot, bytes]),
     SLOTS.map((slot) => [slot, factor(slot)]),
   );
 });
