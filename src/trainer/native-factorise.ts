@@ -160,20 +160,31 @@ function scaleOf(x: Float32Array): number {
 }
 
 function scaledBy(x: Float32Array, factor: number): Float32Array {
-  return factor === 1 ? x : x.map((value) => value * factor);
+  if (factor === 1) return x;
+  const scaled = new Float32Array(x.length);
+  for (let i = 0; i < x.length; i++) scaled[i] = x[i]! * factor;
+  return scaled;
 }
 
-/** Throws where a kernel gave something else than numbers. */
+/** TensorFlow's Cholesky on a matrix that is not positive definite throws, or gives NaN on a GPU: not an error here. */
+class KernelFailure extends Error {}
+
 function finite(values: Float32Array): Float32Array {
-  if (!values.every(Number.isFinite)) throw new RangeError('the engine gave numbers that are not finite');
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) throw new KernelFailure('the engine gave numbers that are not finite');
+  }
   return values;
 }
 
-/** TensorFlow's Cholesky and eigensolver throw where they do not succeed; the callers have another way then. */
+/** Null where a kernel failed: the callers have another way then. */
 function orNull<T>(compute: () => T | null): T | null {
   try {
     return compute();
-  } catch {
-    return null;
+  } catch (error) {
+    const isKernels =
+      error instanceof KernelFailure ||
+      (error instanceof Error && error.message.startsWith('Invalid TF_Status'));
+    if (isKernels) return null;
+    throw error;
   }
 }
