@@ -141,22 +141,24 @@ function selection(
 }
 
 function identity(doubles: Doubles, size: number): DoubleMatrix {
-  return doubles.matrix(
-    Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) === 0 ? 1 : 0)),
-    size,
-    size,
-  );
+  const values = new Float32Array(size * size);
+  for (let j = 0; j < size; j++) values[j * size + j] = 1;
+  return doubles.matrix(values, size, size);
 }
 
-/** A power of two near the largest entry, so that squares neither vanish nor overflow; 0 for a zero matrix. */
+/**
+ * What to divide by, so that squares rounded to f32 neither vanish nor overflow: 1 for entries of a usual size, else
+ * a power of two near the largest; 0 for a zero matrix.
+ */
 function scaleOf(x: Float32Array): number {
   let largest = 0;
   for (let i = 0; i < x.length; i++) {
     const value = Math.abs(x[i]!);
-    if (!Number.isFinite(value)) throw new RangeError(`element ${i} of ${x.length} is ${x[i]}`);
+    if (!(value < Infinity)) throw new RangeError(`element ${i} of ${x.length} is ${x[i]}`);
     if (value > largest) largest = value;
   }
-  return largest === 0 ? 0 : 2 ** Math.floor(Math.log2(largest));
+  if (largest === 0 || (largest > 1e-6 && largest < 1e6)) return Math.sign(largest);
+  return 2 ** Math.floor(Math.log2(largest));
 }
 
 function scaledBy(x: Float32Array, factor: number): Float32Array {
