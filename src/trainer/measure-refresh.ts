@@ -120,7 +120,7 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
 }
 
 /**
- * Two gradients with a spectrum like those of a language model in training (it falls like j^-0.8 and has no end),
+ * Two gradients with a spectrum like those of a language model in training (it falls like j^-0.75 and has no end),
  * the earlier one turned away from the other. The caller disposes them.
  */
 export function syntheticGradients(rows: number, cols: number): GradientPair {
@@ -129,11 +129,11 @@ export function syntheticGradients(rows: number, cols: number): GradientPair {
     tf.tidy(() => {
       const left = tf.tensor2d(signMatrix(derive(SEED, 'left', label), rows, rank), [rows, rank]);
       const right = tf.tensor2d(signMatrix(derive(SEED, 'right', label), rank, cols), [rank, cols]);
-      const spectrum = tf.tensor1d(Float32Array.from({ length: rank }, (_, j) => (j + 1) ** -0.8));
+      const spectrum = tf.tensor1d(Float32Array.from({ length: rank }, (_, j) => (j + 1) ** -0.75));
       return tf.matMul(tf.mul(left, spectrum), right) as tf.Tensor2D;
     });
   const [gradient, other] = [low('gradient'), low('other')];
-  const earlier = tf.tidy(() => tf.add(tf.mul(gradient, 0.8), tf.mul(other, 0.6)) as tf.Tensor2D);
+  const earlier = tf.tidy(() => tf.add(tf.mul(gradient, 0.6), tf.mul(other, 0.8)) as tf.Tensor2D);
   other.dispose();
   return { name: 'synthetic', gradient, earlier };
 }
