@@ -141,39 +141,52 @@ function selection(
 }
 
 function identity(doubles: Doubles, size: number): DoubleMatrix {
-  return doubles.matrix(
-    Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) === 0 ? 1 : 0)),
-    size,
-    size,
-  );
+  const values = new Float32Array(size * size);
+  for (let j = 0; j < size; j++) values[j * size + j] = 1;
+  return doubles.matrix(values, size, size);
 }
 
-/** A power of two near the largest entry, so that squares neither vanish nor overflow; 0 for a zero matrix. */
+/**
+ * What to divide by, so that squares rounded to f32 neither vanish nor overflow: 1 for entries of a usual size, else
+ * a power of two near the largest; 0 for a zero matrix.
+ */
 function scaleOf(x: Float32Array): number {
   let largest = 0;
   for (let i = 0; i < x.length; i++) {
     const value = Math.abs(x[i]!);
-    if (!Number.isFinite(value)) throw new RangeError(`element ${i} of ${x.length} is ${x[i]}`);
+    if (!(value < Infinity)) throw new RangeError(`element ${i} of ${x.length} is ${x[i]}`);
     if (value > largest) largest = value;
   }
-  return largest === 0 ? 0 : 2 ** Math.floor(Math.log2(largest));
+  if (largest === 0 || (largest > 1e-6 && largest < 1e6)) return Math.sign(largest);
+  return 2 ** Math.floor(Math.log2(largest));
 }
 
 function scaledBy(x: Float32Array, factor: number): Float32Array {
-  return factor === 1 ? x : x.map((value) => value * factor);
+  if (factor === 1) return x;
+  const scaled = new Float32Array(x.length);
+  for (let i = 0; i < x.length; i++) scaled[i] = x[i]! * factor;
+  return scaled;
 }
 
-/** Throws where a kernel gave something else than numbers. */
+/** TensorFlow's Cholesky on a matrix that is not positive definite throws, or gives NaN on a GPU: not an error here. */
+class KernelFailure extends Error {}
+
 function finite(values: Float32Array): Float32Array {
-  if (!values.every(Number.isFinite)) throw new RangeError('the engine gave numbers that are not finite');
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) throw new KernelFailure('the engine gave numbers that are not finite');
+  }
   return values;
 }
 
-/** TensorFlow's Cholesky and eigensolver throw where they do not succeed; the callers have another way then. */
+/** Null where a kernel failed: the callers have another way then. */
 function orNull<T>(compute: () => T | null): T | null {
   try {
     return compute();
-  } catch {
-    return null;
+  } catch (error) {
+    const isKernels =
+      error instanceof KernelFailure ||
+      (error instanceof Error && error.message.startsWith('Invalid TF_Status'));
+    if (isKernels) return null;
+    throw error;
   }
 }

@@ -13,7 +13,7 @@
  * factor has c more columns of signs that the basis is not made from (rank-selection.ts). With `dct` there is
  * one round of s columns, from which columns of a fixed basis are chosen (dct.ts).
  */
-import { derive, randomSign, type RandomKey } from '../../random.ts';
+import { derive, randomSigns, type RandomKey } from '../../random.ts';
 import { basisShape, matrixShape, type ProjectedSlot } from '../slot.ts';
 
 /** `rows`: the product is GF, one row for each row of G. `columns`: it is G'F. */
@@ -183,13 +183,10 @@ export function warmStart(
   rows: number,
   cols: number,
 ): Float32Array {
-  const fresh = signMatrix(derive(seed, 'warm-start', step, slot.index), rows, cols);
   const oldRank = oldBasis.length / rows;
   const kept = Math.min(oldRank, cols);
-  for (let i = 0; i < rows; i++) {
-    fresh.set(oldBasis.subarray(i * oldRank, i * oldRank + kept), i * cols);
-  }
-  return fresh;
+  const fresh = signMatrix(derive(seed, 'warm-start', step, slot.index), rows, cols - kept);
+  return joinColumns(splitColumns(oldBasis, rows, kept)[0], fresh, rows);
 }
 
 /** The columns of signs that the last round measures with: `[rows, cols]`, the same on every trainer. */
@@ -232,9 +229,7 @@ export function splitColumns(
 
 /** A `[rows, cols]` matrix of +1 and -1, row-major: element i is sign i of the stream. */
 export function signMatrix(key: RandomKey, rows: number, cols: number): Float32Array {
-  const signs = new Float32Array(rows * cols);
-  for (let i = 0; i < signs.length; i++) signs[i] = randomSign(key, i);
-  return signs;
+  return randomSigns(key, rows * cols);
 }
 
 /** The basis of a slot whose first refresh saw only zeros: the first r unit vectors; two-sided twice, for U and for V. */
