@@ -46,6 +46,6 @@ export function buildRunShape(
     slots,
     basis,
     refresh,
-    sizes: slotSizes(slots, { codec: wire.codec, refresh }),
+    sizes: slotSizes(slots, { codec: wire.codec, refresh, ranks: null }),
   };
 }

@@ -58,7 +58,7 @@ class Trainer {
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
   readonly #snapshot = new Map<string, StateArray>();
-  /** Sums to factorise, and the factors of the refresh round before, by slot. */
+  /** Sums to factorise, and the factors of the refresh round before, by slot: the last ones stay until the bases come. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
 
@@ -182,6 +182,7 @@ class Trainer {
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
       replica.installBases(step, bases, record.keptSlots);
+      this.#factors.clear();
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -268,7 +269,6 @@ class Trainer {
     const work = this.#work;
     if (work?.task.step !== step) return;
     work.sendSketches(round, slots, seed, this.#factors);
-    this.#factors.clear();
     this.#link.send({ kind: 'sketch', step, round, tokens: work.tokens });
   }
 
@@ -279,7 +279,8 @@ class Trainer {
     for (const index of slots) {
       const slot = shape.slots[index] as ProjectedSlot;
       const sum = this.#sums.get(index);
-      const factor = sum === undefined ? null : factorise(slot, round, shape.refresh, sum);
+      const last = this.#factors.get(index) ?? null;
+      const factor = sum === undefined ? null : factorise(slot, round, shape.refresh, sum, last);
       if (factor === null) {
         zeroSlots.push(index);
         continue;

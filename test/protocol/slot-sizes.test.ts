@@ -22,7 +22,7 @@ const slots = buildSlots(
 const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
 
 test('payloads under 4096 elements are f32 whatever the codec of the run', (t) => {
-  const sizes = slotSizes(slots, { codec: 'int8', refresh: refreshPlan(refresh) });
+  const sizes = slotSizes(slots, { codec: 'int8', refresh: refreshPlan(refresh), ranks: null });
   t.deepEqual(
     sizes.map(({ payload }) => payload),
     [
@@ -36,7 +36,7 @@ test('payloads under 4096 elements are f32 whatever the codec of the run', (t) =
 
 test('the last of 2q + 1 rounds is on the side of the basis, the others alternate', (t) => {
   const sketchBytes = (options: Partial<RefreshOptions>): number[][] =>
-    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }) }).map(({ sketches }) =>
+    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }), ranks: null }).map(({ sketches }) =>
       sketches.map(({ totalBytes }) => totalBytes / 4),
     );
   t.deepEqual(sketchBytes({}).slice(1, 3), [
@@ -49,7 +49,7 @@ test('the last of 2q + 1 rounds is on the side of the basis, the others alternat
 });
 
 test('only projected slots have a basis and sketches', (t) => {
-  const sizes = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh) });
+  const sizes = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh), ranks: null });
   t.deepEqual(sizes[0]?.basis, null);
   t.deepEqual(sizes[0]?.sketches, []);
   t.deepEqual(sizes[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 32 });
