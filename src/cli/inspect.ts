@@ -49,6 +49,7 @@ export function formatInspection(inspection: Inspection): string {
     ['seconds', inspection.seconds.toFixed(1)],
     ['sent up / down', `${formatBytes(inspection.bytesUp)} / ${formatBytes(inspection.bytesDown)}`],
     ...(inspection.method === null ? [] : methodRows(inspection.method)),
+    ['contribution', formatContribution(inspection)],
     ['codec, seed', `${inspection.codec ?? '-'}, ${inspection.seed ?? '-'}`],
     ['checkpoint', checkpoint],
     ['weights', inspection.weightsSha256 ?? '-'],
@@ -74,6 +75,15 @@ export function formatInspection(inspection: Inspection): string {
   return lines.join('\n');
 }
 
+/** `1,204,224 numbers, 42.1% of the weights, mean rank 96.5` */
+function formatContribution({ payloadNumbers, meanRank, method }: Inspection): string {
+  if (payloadNumbers === null) return '-';
+  const ranks = meanRank === null || meanRank === 0 ? '' : `, mean rank ${Number(meanRank.toFixed(1))}`;
+  const share =
+    method === null ? '' : `, ${((100 * payloadNumbers) / method.weightNumbers).toFixed(1)}% of the weights`;
+  return `${payloadNumbers.toLocaleString('en-US')} numbers${share}${ranks}`;
+}
+
 function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[] {
   const lines = checkpoints.map(({ step, bytes, created, weightsSha256, fault }) => {
     if (fault !== null) return `${String(step).padEnd(10)}  damaged`;
@@ -84,23 +94,18 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
 }
 
 function methodRows(method: InspectedMethod): [string, string][] {
-  const { name, basis, rule, plainRule, slots, slotsWithBasis, payloadNumbers, weightNumbers } = method;
+  const { name, basis, rule, plainRule, slots, slotsWithBasis } = method;
   const bases = method.states.filter(({ kind }) => kind === 'basis');
   const rest = slots - slotsWithBasis;
   const rules =
     rule === plainRule || slotsWithBasis === 0
       ? `${plainRule} for all ${slots} tensors, ${slotsWithBasis} of them with bases`
       : `${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
-  const share = (100 * payloadNumbers) / weightNumbers;
   return [
     ['method', `${name}; ${BASIS_WORDS[basis]}`],
     ['rules', rules],
     ['optimizer', formatStates(method.states.filter(({ kind }) => kind !== 'basis'))],
     ['bases', bases.length === 0 ? 'none stored' : formatBytes(bytesOf(bases))],
-    [
-      'a step sends',
-      `${payloadNumbers.toLocaleString('en-US')} numbers, ${share.toFixed(1)}% of the weights`,
-    ],
   ];
 }
 

@@ -18,7 +18,7 @@ import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
-import { basisFacts, slotNorms } from './restore-bases.ts';
+import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { StepDesk } from './step-desk.ts';
@@ -78,6 +78,7 @@ class Coordinator {
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
+    this.#steps.setRanks(ranksOf(this.#state.bases));
     this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
     const clock = { nowMs: () => this.#clock.nowMs() };
     this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
@@ -258,10 +259,16 @@ class Coordinator {
       if (session.liveSequence !== null && session.liveSequence < sequence) session.sendFrames(record.frames);
     }
     this.#record = null;
-    if (record.commit.record.type === 'basis') return this.#steps.refreshCommitted();
+    if (record.commit.record.type === 'basis') {
+      this.#steps.setRanks(ranksOf(this.#state.bases));
+      return this.#steps.refreshCommitted();
+    }
     const { step } = record.commit;
     this.#steps.discard();
+    const { numbers: payloadNumbers, meanRank } = this.#steps.payload;
     const sizes = {
+      payloadNumbers,
+      meanRank,
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
     };

@@ -20,7 +20,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     projectedSlots: refreshedSlots(shape),
     ...schedulePlanOf(config),
     refreshRounds: shape.refresh.rounds,
-    isWarmStart: method.refresh.warm_start && shape.refresh.rounds > 1,
+    isWarmStart: shape.refresh.isWarmStart,
     evaluationEvery: evaluation.every,
     evaluationSequences: Math.min(wanted, validationSequences),
     checkpointEvery: checkpoint.every,

@@ -4,6 +4,7 @@
  */
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { BasisRecord, UpdateRecord } from '../protocol/messages.ts';
+import type { Ranks } from '../protocol/slot-sizes.ts';
 import { foldBases, foldNorms, type BasisFact, type SlotNorm } from './core/refresh-schedule.ts';
 import type { GapPlan, SlotBasis } from './core/state.ts';
 import type { RunFacts } from './store/checkpoint-format.ts';
@@ -25,6 +26,11 @@ export function slotNorms({ slotNorms: norms }: UpdateRecord, slots: readonly nu
     const norm = norms[i];
     return norm === undefined ? [] : [{ slot, norm }];
   });
+}
+
+/** The ranks that refreshes have chosen. */
+export function ranksOf(bases: readonly SlotBasis[]): Ranks {
+  return new Map(bases.flatMap(({ slot, rank }) => (rank === null ? [] : [[slot, rank] as const])));
 }
 
 /** The bases of the checkpoint, and what the records after it have made of them. */

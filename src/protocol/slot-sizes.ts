@@ -4,14 +4,7 @@
  */
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import {
-  basisShape,
-  hasBasis,
-  payloadShape,
-  sizeOf,
-  type ProjectedSlot,
-  type Slot,
-} from '../galore/slot.ts';
+import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
 
@@ -86,6 +79,20 @@ export function basisSize(sizes: SlotSizes, totalBytes: number): ExpectedTensor 
   const rank = rankOfBasis(adaptive, totalBytes);
   const fault = rankFault(adaptive, rank);
   return fault ?? { codec: 'f32', totalBytes };
+}
+
+/** The ranks that the bases of a snapshot have, of slots whose rank a refresh may change. */
+export function ranksIn(
+  tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  table: readonly SlotSizes[],
+): Ranks {
+  const shapes = new Map(tensors.map(({ name, shape }) => [name, shape]));
+  return new Map(
+    table.flatMap(({ adaptive }) => {
+      const rank = adaptive && shapes.get(`basis/${adaptive.slot.name}`)?.[1];
+      return rank === undefined ? [] : [[adaptive!.slot.index, rank] as const];
+    }),
+  );
 }
 
 /** The rank of a basis of that many bytes; not a whole number where there is no such basis. */

@@ -13,21 +13,16 @@ export function bestFactoriser(): Factoriser {
   return hasDoubles() ? nativeFactoriser : plainFactoriser;
 }
 
-/**
- * The factor of one slot, row-major; null when the sum is zero. In the last round: the basis, of the slot's rank;
- * the two of a two-sided slot need `factor`, the one of the round before (null with `exact`).
- */
+/** The factor of one slot, row-major; null when the sum is zero. In the last round: the basis, of the slot's rank. */
 export function factorise(
   slot: ProjectedSlot,
   round: number,
   refresh: RefreshPlan,
   sum: Float32Array,
-  factor: Float32Array | null = null,
 ): Float32Array | null {
   const { sketchShape, isFinal } = sketchPlan(slot, round, refresh);
   const [rows, columns] = sketchShape;
   const factoriser = bestFactoriser();
-  if (isFinal && slot.policy === 'two-sided') return factorisePair(slot, sum, factor);
   if (isFinal) return factoriser.singularVectors(sum, rows, columns, slot.rank, false)?.left ?? null;
   if (sum.every((value) => value === 0)) return null;
   return factoriser.orthonormalise(sum, rows, columns);

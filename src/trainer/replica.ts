@@ -9,6 +9,7 @@ import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
@@ -31,7 +32,7 @@ export interface ReplicaOptions {
 }
 
 export class Replica {
-  readonly slots: readonly Slot[];
+  readonly #slots: Slot[];
   readonly weights: WeightStore;
   readonly #states: RuleState[];
   readonly #bases: (tf.Tensor2D | null)[];
@@ -44,7 +45,7 @@ export class Replica {
    */
   constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
     checkState(slots, state);
-    this.slots = slots;
+    this.#slots = [...slots];
     this.#options = options;
     this.weights = WeightStore.fromArrays(
       slots.map((slot) => {
@@ -66,11 +67,22 @@ export class Replica {
     });
   }
 
+  /** The slots, at the ranks of their bases. */
+  get slots(): readonly Slot[] {
+    return this.#slots;
+  }
+
   /** The basis of a projected slot; it exists from the first refresh on. */
   basis(slot: ProjectedSlot): tf.Tensor2D {
     const basis = this.#bases[slot.index];
     if (basis === null || basis === undefined) throw new Error(`${slot.name} has no basis yet`);
     return basis;
+  }
+
+  /** How much of its basis a slot would keep with a new one, 0 to 1; -1: it has none yet. */
+  similarity(slot: ProjectedSlot, fresh: Float32Array): number {
+    const old = this.#bases[slot.index] ?? null;
+    return old === null ? -1 : basisSimilarity(slot, fresh, old.dataSync<'float32'>() as Float32Array);
   }
 
   /**
@@ -79,10 +91,13 @@ export class Replica {
    */
   installBases(step: number, bases: ReadonlyMap<number, EncodedTensor>, keptSlots: readonly number[]): void {
     for (const [index, encoded] of bases) {
-      const slot = this.#projectedSlot(index);
-      const shape = basisShape(slot);
-      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
-      this.#replaceBasis(slot, tf.tensor2d(values, [...shape]), step);
+      const old = this.#projectedSlot(index);
+      const [rows] = basisShape(old);
+      const values = codecFor(encoded.codec).decode(encoded.bytes, encoded.bytes.length / 4);
+      // The refresh may have chosen another rank.
+      const slot = { ...old, rank: values.length / rows };
+      this.#slots[index] = slot;
+      this.#replaceBasis(slot, tf.tensor2d(values, [...basisShape(slot)]), step);
     }
     for (const index of keptSlots) {
       const slot = this.#projectedSlot(index);
@@ -177,6 +192,10 @@ export class Replica {
         betas: this.#options.optimizer.betas,
       });
       tf.dispose([...tensorsOf(state), old]);
+    } else {
+      // Nothing has been learnt yet, at whatever rank.
+      tf.dispose(tensorsOf(state));
+      this.#states[slot.index] = zeroState(slot);
     }
     this.#bases[slot.index] = basis;
   }
@@ -212,6 +231,10 @@ function checkState(slots: readonly Slot[], state: ReadonlyMap<string, StateArra
       `${name} of the snapshot is ${values.byteLength} bytes of ${given}, not ${totalBytes} of ${dtype}`,
     );
   }
+}
+
+function zeroState(slot: Slot): RuleState {
+  return Object.fromEntries(ruleState(slot).map((spec) => [spec.kind, stateValue(spec, undefined)]));
 }
 
 function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { generatedBasis } from '../galore/projection/generated-basis.ts';
-import { describeSlots, type ProjectedSlot } from '../galore/slot.ts';
+import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
@@ -20,11 +20,12 @@ import type {
   WelcomeMessage,
 } from '../protocol/messages.ts';
 import type { AssembledTensor } from '../protocol/parts.ts';
+import { ranksIn } from '../protocol/slot-sizes.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
-import { factorise } from './factorising.ts';
+import { makeFactor } from './factor-job.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
 import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
@@ -58,9 +59,11 @@ class Trainer {
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
   readonly #snapshot = new Map<string, StateArray>();
-  /** Sums to factorise, and the factors of the refresh round before, by slot: the last ones stay until the bases come. */
+  /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
+  /** What the sketches of the round were asked for with. */
+  #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
 
   constructor(options: TrainerOptions, engine: Engine) {
     this.#options = options;
@@ -166,7 +169,8 @@ class Trainer {
     const { config, shape } = this.#running();
     this.#dropState();
     const model = modelOf(this.#welcome!);
-    this.#replica = new Replica(shape.slots, this.#snapshot, config);
+    const ranks = ranksIn(this.#welcome!.snapshot?.tensors ?? [], shape.sizes);
+    this.#replica = new Replica(withRanks(shape.slots, ranks), this.#snapshot, config);
     this.#snapshot.clear();
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
@@ -182,7 +186,6 @@ class Trainer {
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
       replica.installBases(step, bases, record.keptSlots);
-      this.#factors.clear();
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -253,6 +256,7 @@ class Trainer {
         refreshSlots,
         codec: config.wire.codec,
         refresh: shape.refresh,
+        slots: shape.slots,
         batches: toBatches(sequences, config.trainer.micro_batch),
       },
       replica,
@@ -268,28 +272,35 @@ class Trainer {
   #onSketchRequest({ step, round, slots, seed }: SketchRequestMessage): void {
     const work = this.#work;
     if (work?.task.step !== step) return;
-    work.sendSketches(round, slots, seed, this.#factors);
+    const factors = new Map(this.#factors);
+    this.#factors.clear();
+    this.#asked = { seed, factors };
+    work.sendSketches(round, slots, seed, factors);
     this.#link.send({ kind: 'sketch', step, round, tokens: work.tokens });
   }
 
-  #onFactorAssignment({ step, round, slots }: FactorAssignmentMessage): void {
-    const { shape } = this.#running();
+  #onFactorAssignment({ step, round, slots, isFinal }: FactorAssignmentMessage): void {
+    const { config, shape, replica } = this.#running();
+    const { seed, factors } = this.#asked ?? { seed: config.seed, factors: this.#factors };
+    const job = { shape, adaptiveRank: config.method.adaptive_rank, step, round, seed };
+    const isLazy = isFinal && config.method.refresh.lazy_threshold !== undefined;
     const made: number[] = [];
+    const similarities: number[] = [];
     const zeroSlots: number[] = [];
     for (const index of slots) {
       const slot = shape.slots[index] as ProjectedSlot;
       const sum = this.#sums.get(index);
-      const last = this.#factors.get(index) ?? null;
-      const factor = sum === undefined ? null : factorise(slot, round, shape.refresh, sum, last);
+      const factor = sum === undefined ? null : makeFactor(job, slot, sum, factors.get(index) ?? null);
       if (factor === null) {
         zeroSlots.push(index);
         continue;
       }
       made.push(index);
+      if (isLazy) similarities.push(replica.similarity(slot, factor));
       this.#link.sendTensor({ stream: 'factor', step, round, tensor: index, codec: 'f32' }, bytesOf(factor));
     }
     this.#sums.clear();
-    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities: [] });
+    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities });
   }
 
   #contribute(work: StepWork): void {
@@ -365,6 +376,7 @@ class Trainer {
     this.#work = null;
     this.#sums.clear();
     this.#factors.clear();
+    this.#asked = null;
   }
 
   #dropState(): void {

@@ -36,8 +36,8 @@ test('payloads under 4096 elements are f32 whatever the codec of the run', (t) =
 
 test('the last of 2q + 1 rounds is on the side of the basis, the others alternate', (t) => {
   const sketchBytes = (options: Partial<RefreshOptions>): number[][] =>
-    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }), ranks: null }).map(({ sketches }) =>
-      sketches.map(({ totalBytes }) => totalBytes / 4),
+    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }), ranks: null }).map(
+      ({ sketches }) => sketches.map(({ totalBytes }) => totalBytes / 4),
     );
   t.deepEqual(sketchBytes({}).slice(1, 3), [
     [64 * 40, 96 * 40, 64 * 40],

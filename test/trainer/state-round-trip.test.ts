@@ -106,7 +106,7 @@ async function storeUpload(
 async function joinFrom(dir: string): Promise<State> {
   const checkpoint = await openCheckpoint(dir, STEP);
   const infos = checkpoint.tensors.map(({ name, dtype, totalBytes }) => ({ name, codec: dtype, totalBytes }));
-  const assembler = new PartAssembler((_stream, _step, _round, tensor) => infos[tensor]!);
+  const assembler = new PartAssembler(({ tensor }) => infos[tensor]!);
   const state: State = new Map();
   const sendBulk = async (frames: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<boolean> => {
     for await (const frame of frames) {

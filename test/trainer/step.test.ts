@@ -45,6 +45,7 @@ function startTrainer(t: ExecutionContext) {
         refreshSlots: [],
         codec: 'f32',
         refresh: shape.refresh,
+        slots,
         batches,
         ...fields,
       },

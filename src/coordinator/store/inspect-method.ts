@@ -1,5 +1,5 @@
 /**
- * The method of a run in an inspection: what updates the weights, what it keeps and what it sends. Kinds
+ * The method of a run in an inspection: what updates the weights, and what it keeps. Kinds
  * and bytes are those of the newest checkpoint's files, the rest follows from run.yaml and config.json.
  */
 import { readFile } from 'node:fs/promises';
@@ -10,17 +10,10 @@ import { openSafetensors } from '../../files/safetensors.ts';
 import { systemErrorCode } from '../../files/system-error.ts';
 import { methodPlan, type BasisSource } from '../../galore/method.ts';
 import type { RuleName } from '../../galore/optimizer/rule-state.ts';
-import { hasBasis, payloadShape, sizeOf, withRanks } from '../../galore/slot.ts';
+import { hasBasis, sizeOf } from '../../galore/slot.ts';
 import { parseLlamaConfig } from '../../model/llama-config.ts';
 import { buildRunShape } from '../../run-shape.ts';
-import {
-  CONFIG_FILE,
-  MAX_DOCUMENT_BYTES,
-  RUN_FILE,
-  TENSOR_FILES,
-  WEIGHTS_FILE,
-  parseRunJson,
-} from './checkpoint-format.ts';
+import { CONFIG_FILE, MAX_DOCUMENT_BYTES, TENSOR_FILES, WEIGHTS_FILE } from './checkpoint-format.ts';
 
 /** State tensors of one kind, such as `m` or `basis`, as they are stored. */
 export interface InspectedState {
@@ -40,9 +33,8 @@ export interface InspectedMethod {
   /** Tensors with a basis, and all tensors that are trained. */
   readonly slotsWithBasis: number;
   readonly slots: number;
-  /** Numbers in all the weights, and those that a trainer sends of them in a step. */
+  /** Numbers in all the weights. */
   readonly weightNumbers: number;
-  readonly payloadNumbers: number;
   /** Everything but the weights; empty before the first step. */
   readonly states: readonly InspectedState[];
 }
@@ -55,13 +47,8 @@ export async function inspectMethod(configYaml: string, path: string): Promise<I
   try {
     const config = parseRunConfig(configYaml, 'run.yaml', { workingDir: '/', homeDir: '/' });
     const model = parseLlamaConfig(JSON.parse(await readText(path, CONFIG_FILE)), CONFIG_FILE);
-    const run = parseRunJson(await readText(path, RUN_FILE));
-    const bases = 'value' in run ? (run.value.bases ?? []) : [];
-    const ranks = new Map(bases.flatMap(({ slot, rank }) => (rank === null ? [] : [[slot, rank] as const])));
-    const slots = withRanks(buildRunShape(config, model).slots, ranks);
+    const { slots } = buildRunShape(config, model);
     const { basis, rule, plainRule } = methodPlan(config);
-    const numbersOf = (shapes: (readonly number[])[]): number =>
-      shapes.reduce((sum, shape) => sum + sizeOf(shape), 0);
     return {
       name: config.method.name,
       basis,
@@ -69,8 +56,7 @@ export async function inspectMethod(configYaml: string, path: string): Promise<I
       plainRule,
       slotsWithBasis: slots.filter(hasBasis).length,
       slots: slots.length,
-      weightNumbers: numbersOf(slots.map(({ shape }) => shape)),
-      payloadNumbers: numbersOf(slots.map(payloadShape)),
+      weightNumbers: slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       states: await statesOf(path),
     };
   } catch (error) {

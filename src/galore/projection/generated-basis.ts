@@ -1,12 +1,9 @@
-/**
- * Bases that every trainer makes for itself from the seed of the run: nothing of them travels. The same
- * on every machine: integers decide, and the few floating-point operations are those of one engine.
- */
-import { derive, randomNormal } from '../../random.ts';
+/** The bases that every trainer makes for itself from the seed of the run (random-basis.ts), by slot. */
 import { basisShape, matrixShape, type ProjectedSlot } from '../slot.ts';
-import { orthonormalise } from './factorise.ts';
+import { gaussianBasis, randomBasis } from './random-basis.ts';
+import { stackPair } from './two-sided.ts';
 
-/** `random`: orthonormal columns, uniform among all (GoLore). `gaussian`: variance 1/r (Flora, APOLLO). */
+/** `random`: orthonormal columns (GoLore). `gaussian`: normal numbers of variance 1/r (Flora, APOLLO). */
 export type GeneratedSource = 'random' | 'gaussian';
 
 /** The basis of a slot in the refresh of step `step`, row-major, of shape `basisShape(slot)`. */
@@ -16,14 +13,10 @@ export function generatedBasis(
   step: number,
   slot: ProjectedSlot,
 ): Float32Array {
-  const [rows, columns] = basisShape(slot);
-  const key = derive(seed, source, step, slot.index);
-  const normals = Float64Array.from({ length: rows * columns }, (_, i) => randomNormal(key, i));
-  if (source === 'gaussian') return Float32Array.from(normals, (value) => value / Math.sqrt(columns));
-  if (slot.policy !== 'two-sided') return Float32Array.from(orthonormalise(normals, rows, columns));
-  // U above V: each is orthonormal by itself.
+  const make = source === 'random' ? randomBasis : gaussianBasis;
+  if (slot.policy !== 'two-sided') return make(seed, step, slot.index, basisShape(slot)[0], slot.rank);
   const [m, n] = matrixShape(slot);
-  const upper = orthonormalise(normals.subarray(0, m * columns), m, columns);
-  const lower = orthonormalise(normals.subarray(m * columns), n, columns);
-  return Float32Array.from([...upper, ...lower]);
+  // The numbers of the two streams differ by the slot's place, of which there are at most 2^13.
+  const right = make(seed, step, slot.index + 2 ** 16, n, slot.rank);
+  return stackPair({ left: make(seed, step, slot.index, m, slot.rank), right });
 }
