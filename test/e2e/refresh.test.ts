@@ -54,8 +54,8 @@ test.serial(
     const numbers = run.metrics.map(({ payloadNumbers }) => payloadNumbers);
     t.true(Math.max(...numbers) < 16_544 + 2 * (128 + 264) * 16, `${numbers.join(', ')}`);
     const inspection = await run.inspect();
-    t.is(inspection.meanRank, ranks.at(-1));
-    t.is(inspection.payloadNumbers, numbers.at(-1));
+    t.is(inspection.meanRank, ranks.at(-1)!);
+    t.is(inspection.payloadNumbers, numbers.at(-1)!);
   },
 );
 
