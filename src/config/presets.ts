@@ -61,9 +61,8 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   galore: GALORE,
   adarankgrad: { ...GALORE, rankThreshold: 0.1, convergedRatio: 0.25 },
   fira: GALORE,
-  // Moments turned from one gaussian basis to another grow by sqrt(m / r) each time; kept ones fit any.
-  apollo: { ...GALORE, basis: 'gaussian', scale: 1, moments: 'keep' },
-  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128, moments: 'keep' },
+  apollo: { ...GALORE, basis: 'gaussian', scale: 1 },
+  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128 },
   ldadam: { ...GALORE, scale: 1 },
   sumo: { ...GALORE, limiter: 1.1 },
   'two-sided': GALORE,

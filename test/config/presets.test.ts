@@ -28,14 +28,6 @@ test('full rank is plain AdamW under either preset', (t) => {
   }
 });
 
-test('APOLLO keeps its moments under either preset: its bases are not orthonormal', (t) => {
-  for (const name of ['apollo', 'apollo-mini']) {
-    const { moments } = resolve(MINIMAL, `method.name=${name}`).method;
-    t.is(moments, 'keep');
-    t.is(resolve(MINIMAL, `method.name=${name}`, 'method.moments=reset').method.moments, 'reset');
-  }
-});
-
 test('explicit fields win over the preset', (t) => {
   const { method, optimizer } = resolve(
     MINIMAL,
