@@ -94,7 +94,7 @@ function firstBasis(slot: ProjectedSlot, gradient: tf.Tensor2D): tf.Tensor2D {
   return tf.tensor2d(leading?.basis ?? unitBasis(slot), [rows, slot.rank]);
 }
 
-/** qr(B B' P) without making B; P itself where that is zero. */
+/** qr(B B' P) without making B. */
 function movedBasis(
   { side, rank }: ProjectedSlot,
   gathered: tf.Tensor2D,
@@ -119,7 +119,6 @@ function movedBasis(
   const [rows] = basis.shape;
   const values = valuesOf(product);
   product.dispose();
-  if (values.every((value) => value === 0)) return tf.clone(basis);
   return tf.tensor2d(Float32Array.from(orthonormalise(values, rows, rank)), [rows, rank]);
 }
 
