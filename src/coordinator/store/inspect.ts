@@ -2,12 +2,15 @@
  * What a run directory holds, for people and programs. Only reads, takes no lock: works while the run
  * goes on, after it, and when parts of it are damaged.
  */
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { CheckpointError } from '../../errors.ts';
 import { describeCheckpoint, listCheckpointSteps, openCheckpoint } from './checkpoint.ts';
+import { checkpointName } from './checkpoint-format.ts';
 import { readLockOwner } from './directory-lock.ts';
 import type { Liveness } from './directory-lock.ts';
+import { inspectMethod } from './inspect-method.ts';
+import type { InspectedMethod } from './inspect-method.ts';
 import { scanJournal } from './journal-scan.ts';
 import type { JournalScan } from './journal-scan.ts';
 import { readMetrics } from './metrics-log.ts';
@@ -52,6 +55,8 @@ export interface Inspection {
   readonly totalSteps: number | null;
   readonly seed: number | null;
   readonly codec: string | null;
+  /** What updates the weights and what it keeps. */
+  readonly method: InspectedMethod | null;
   /** Whether a coordinator holds the directory. */
   readonly coordinator: 'running' | 'not running' | 'unknown';
   /** Step and weights of the newest checkpoint that is sound. */
@@ -96,6 +101,10 @@ export async function inspectRun(
     runId: run.runId,
     step: Math.max(scan?.head?.step ?? 0, newest?.step ?? 0),
     ...readConfig(run.configYaml),
+    method:
+      newest === undefined
+        ? null
+        : await inspectMethod(run.configYaml, join(run.checkpointsDir, checkpointName(newest.step))),
     coordinator: lock === null ? 'not running' : COORDINATOR[lock.liveness],
     checkpointStep: newest?.step ?? null,
     weightsSha256: newest?.weightsSha256 ?? null,

@@ -10,11 +10,11 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { derive } from '../../random.ts';
 import { leadingBasis, orthonormalise } from '../projection/factorise.ts';
-import { lift, project } from '../projection/project-lift.ts';
+import { lift } from '../projection/project-lift.ts';
 import { signMatrix, unitBasis } from '../projection/sketch.ts';
-import { transportMoments } from '../projection/transport.ts';
+import { carryMoments, transportMoments } from '../projection/transport.ts';
 import { hasBasis, matrixShape, type ProjectedSlot } from '../slot.ts';
-import { updatedWeight } from '../step-rule.ts';
+import { projectSum, updatedWeight } from '../step-rule.ts';
 import { adamwRule, adamwStep, momentsOf, type Moments } from './adamw.ts';
 import { biasCorrection } from './bias-correction.ts';
 import type { Hyperparameters, OptimizerRule } from './rule.ts';
@@ -34,16 +34,16 @@ export const ldadamRule: OptimizerRule = {
         basis === null ? firstBasis(slot, gathered) : movedBasis(slot, gathered, old, basis, hyper);
       const change = { oldBasis: basis ?? next, newBasis: next, side: slot.side };
       const moments = transportMoments(old, change, 'transport', hyper.step - 1, hyper.betas);
-      const low = project(gathered, next, slot.side);
+      const low = projectSum(gathered, next, slot.side);
       const { m, v, direction } = adamwStep(low, moments, hyper, hyper.scale);
       const error = postponed(slot, gathered, { low, old, moments, basis, next }, hyper);
       const lifted = lift(direction as tf.Tensor2D, next, slot.side);
       return { weight: updatedWeight(weight, lifted, hyper), state: { m, v, error }, basis: next };
     });
   },
-  carry({ state, change, moments, completedSteps, betas }) {
-    const { m, v } = transportMoments(momentsOf(state), change, moments, completedSteps, betas);
-    return { m, v, error: tf.clone(state['error'] as tf.Tensor) };
+  carry(input) {
+    const { m, v } = carryMoments(momentsOf(input.state), input);
+    return { m, v, error: tf.clone(input.state['error'] as tf.Tensor) };
   },
 };
 
@@ -94,7 +94,7 @@ function firstBasis(slot: ProjectedSlot, gradient: tf.Tensor2D): tf.Tensor2D {
   return tf.tensor2d(leading?.basis ?? unitBasis(slot), [rows, slot.rank]);
 }
 
-/** qr(B B' P) without making B; P itself where that is zero. */
+/** qr(B B' P) without making B. */
 function movedBasis(
   { side, rank }: ProjectedSlot,
   gathered: tf.Tensor2D,
@@ -119,7 +119,6 @@ function movedBasis(
   const [rows] = basis.shape;
   const values = valuesOf(product);
   product.dispose();
-  if (values.every((value) => value === 0)) return tf.clone(basis);
   return tf.tensor2d(Float32Array.from(orthonormalise(values, rows, rank)), [rows, rank]);
 }
 

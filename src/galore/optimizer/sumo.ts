@@ -7,7 +7,7 @@
  * that part is left out.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { transportMoments } from '../projection/transport.ts';
+import { carryFirstMoment } from '../projection/transport.ts';
 import { hasBasis, matrixShape } from '../slot.ts';
 import { liftOf, updatedWeight } from '../step-rule.ts';
 import { adamwRule } from './adamw.ts';
@@ -30,11 +30,8 @@ export const sumoRule: OptimizerRule = {
       return { weight: updatedWeight(weight, liftOf(slot, direction, basis), hyper), state: { m, norm } };
     });
   },
-  carry({ state, change, moments, completedSteps, betas }) {
-    const momentum = state['m'] as tf.Tensor;
-    // There is no second moment: the first takes its place, and what becomes of it is dropped.
-    const carried = transportMoments({ m: momentum, v: momentum }, change, moments, completedSteps, betas);
-    carried.v.dispose();
-    return { m: carried.m, norm: tf.clone(state['norm'] as tf.Tensor) };
+  carry(input) {
+    const m = carryFirstMoment(input.state['m'] as tf.Tensor, input);
+    return { m, norm: tf.clone(input.state['norm'] as tf.Tensor) };
   },
 };

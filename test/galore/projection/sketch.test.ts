@@ -145,6 +145,9 @@ test('the signs are +-1, equal for equal seed, step and slot, and others otherwi
 
 test('the unit basis is the first columns of the identity', (t) => {
   t.deepEqual(unitBasis(projectedSlot(3, 9, 'left', 2)), Float32Array.of(1, 0, 0, 1, 0, 0));
+  // U [3, 2] above V [2, 2]
+  const pair = { ...projectedSlot(3, 2, 'left', 2), policy: 'two-sided' } as const;
+  t.deepEqual(unitBasis(pair), Float32Array.of(1, 0, 0, 1, 0, 0, 1, 0, 0, 1));
 });
 
 test('the weighted sum of sketches is the sketch of the weighted sum', (t) => {
