@@ -76,6 +76,7 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
     shape: [rows, cols],
     index: 0,
     policy: 'one-sided',
+    rule: 'adamw',
     side,
     rank,
   };
