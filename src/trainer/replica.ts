@@ -39,8 +39,9 @@ export class Replica {
   readonly #options: ReplicaOptions;
 
   /**
-   * @param state arrays by their names in the state table; optimizer state that is missing is zero, bases
-   * that are missing come with the first refresh, or with the first step of a rule that makes its own.
+   * @param state arrays by their names in the state table: all of them or, before the first step, weights
+   * alone. Then the optimizer's state is zero, and bases come with the first refresh or, with a rule that
+   * makes its own, with the first step.
    * @throws RangeError for arrays that are not as the state table has them
    */
   constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
@@ -218,7 +219,10 @@ export class Replica {
   }
 }
 
-/** The state comes from elsewhere: all of it must be of tensors that there are, and whole. */
+/**
+ * The state comes from elsewhere: all of it must be of tensors that there are, and whole. After the first step
+ * nothing may be missing: what is would silently begin anew.
+ */
 function checkState(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>): void {
   const table = new Map(stateTensors(slots).map((tensor) => [tensor.name, tensor]));
   for (const [name, values] of state) {
@@ -231,6 +235,9 @@ function checkState(slots: readonly Slot[], state: ReadonlyMap<string, StateArra
       `${name} of the snapshot is ${values.byteLength} bytes of ${given}, not ${totalBytes} of ${dtype}`,
     );
   }
+  if (state.size === slots.length) return;
+  const missing = [...table.keys()].find((name) => !state.has(name));
+  if (missing !== undefined) throw new RangeError(`the snapshot has no ${missing}`);
 }
 
 function zeroState(slot: Slot): RuleState {
