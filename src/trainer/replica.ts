@@ -13,7 +13,7 @@ import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
-import { stateTensors, type StateTensor } from '../galore/state-table.ts';
+import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
 import { WeightStore } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -39,12 +39,19 @@ export class Replica {
   readonly #options: ReplicaOptions;
 
   /**
-   * @param state arrays by their names in the state table; optimizer state that is missing is zero, bases
-   * that are missing come with the first refresh, or with the first step of a rule that makes its own.
+   * @param state arrays by their names in the state table: all of them or, before the first step, weights
+   * alone. Then the optimizer's state is zero, and bases come with the first refresh or, with a rule that
+   * makes its own, with the first step.
    * @throws RangeError for arrays that are not as the state table has them
    */
   constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
-    checkState(slots, state);
+    const given = [...state].map(([name, values]) => ({
+      name,
+      codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
+      totalBytes: values.byteLength,
+    }));
+    const fault = stateFault(slots, given, 0);
+    if (fault !== null) throw new RangeError(fault);
     this.#slots = [...slots];
     this.#options = options;
     this.weights = WeightStore.fromArrays(
@@ -215,21 +222,6 @@ export class Replica {
       default:
         return this.#states[slot.index]![kind]!;
     }
-  }
-}
-
-/** The state comes from elsewhere: all of it must be of tensors that there are, and whole. */
-function checkState(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>): void {
-  const table = new Map(stateTensors(slots).map((tensor) => [tensor.name, tensor]));
-  for (const [name, values] of state) {
-    const expected = table.get(name);
-    if (expected === undefined) throw new RangeError(`the snapshot has ${name}, which this run has not`);
-    const { dtype, totalBytes } = expected;
-    const given = values instanceof Uint8Array ? 'u8' : 'f32';
-    if (given === dtype && values.byteLength === totalBytes) continue;
-    throw new RangeError(
-      `${name} of the snapshot is ${values.byteLength} bytes of ${given}, not ${totalBytes} of ${dtype}`,
-    );
   }
 }
 

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { generatedBasis } from '../galore/projection/generated-basis.ts';
 import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
+import { stateFault } from '../galore/state-table.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
@@ -145,6 +146,8 @@ class Trainer {
       const text = 'this version of galore-swarm makes other slots of the model than the coordinator';
       return this.#link.refuse('SCHEMA_MISMATCH', text);
     }
+    const fault = snapshotFault(shape, welcome);
+    if (fault !== null) return this.#link.refuse('SCHEMA_MISMATCH', fault);
     this.#dropWork();
     this.#snapshot.clear();
     this.#welcome = welcome;
@@ -402,6 +405,12 @@ class Trainer {
 
 function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
   return parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
+}
+
+/** Seen before the first of its bytes comes. */
+function snapshotFault({ slots, sizes }: RunShape, { snapshot }: WelcomeMessage): string | null {
+  if (snapshot === null) return null;
+  return stateFault(withRanks(slots, ranksIn(snapshot.tensors, sizes)), snapshot.tensors, snapshot.step);
 }
 
 function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {

@@ -128,8 +128,8 @@ test('parts of an ignored tensor are dropped, whichever they are', (t) => {
 
 test('the rest of a tensor that was reset is ignored once its step is over', (t) => {
   let step = 3;
-  const assembler = new PartAssembler(({ step: partStep }) =>
-    partStep < step ? { ignore: 'over' } : { codec: 'int8', totalBytes: 12 },
+  const assembler = new PartAssembler((place) =>
+    place.step < step ? { ignore: 'over' } : { codec: 'int8', totalBytes: 12 },
   );
   const [first, second, third] = pieces(HEADER, 12, 4) as [PartMessage, PartMessage, PartMessage];
   assembler.accept(first);

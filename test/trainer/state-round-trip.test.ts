@@ -208,6 +208,7 @@ test.serial('a snapshot of another run is refused before anything is made of it'
   const faults: [State, RegExp][] = [
     [new Map([...stateOf(slots), [name, new Uint8Array(7)]]), /is 7 bytes of u8, not 5120 of u8/],
     [new Map([...stateOf(slots), [name, new Float32Array(1280)]]), /is 5120 bytes of f32, not 5120 of u8/],
+    [new Map([...stateOf(slots)].filter(([known]) => known !== name)), /has no m_codes\/model\.embed_tokens/],
     [new Map([...stateOf(slots), ['norm/model.norm.weight', new Float32Array(1)]]), /which this run has not/],
   ];
   const before = tf.memory().numTensors;

@@ -8,10 +8,10 @@ import {
   warmStart,
   type RefreshPlan,
 } from '../../src/galore/projection/sketch.ts';
-import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import { basisShape, hasBasis, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
-import type { StepTask } from '../../src/trainer/step.ts';
+import type { StepOutput, StepTask } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
 import { tf } from '../galore/tensors.ts';
@@ -36,14 +36,31 @@ function bases(label: string) {
   );
 }
 
+function firstState() {
+  return new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));
+}
+
+interface Sent {
+  readonly slot: number;
+  readonly round: number;
+  readonly values: Float32Array;
+}
+
+function outputTo(sent: Sent[]): StepOutput {
+  return {
+    contribution: (slot, codec, bytes) =>
+      sent.push({ slot: slot.index, round: 0, values: codecFor(codec).decode(bytes, bytes.length / 4) }),
+    sketch: (slot, round, values) => sent.push({ slot: slot.index, round, values: values.slice() }),
+  };
+}
+
 /** A trainer's model with bases, and what its steps send. */
 function startTrainer(t: ExecutionContext) {
-  const state = new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));
-  const replica = new Replica(slots, state, config);
+  const replica = new Replica(slots, firstState(), config);
   replica.installBases(1, bases('p'), []);
   t.teardown(() => replica.dispose());
   const model = new LlamaModel(MODEL, replica.weights, { recompute: false, lossChunk: 0 });
-  const sent: { slot: number; round: number; values: Float32Array }[] = [];
+  const sent: Sent[] = [];
   const begin = (batches: readonly Batch[], fields: Partial<StepTask> = {}) =>
     new StepWork(
       {
@@ -58,11 +75,7 @@ function startTrainer(t: ExecutionContext) {
         ...fields,
       },
       replica,
-      {
-        contribution: (slot, codec, bytes) =>
-          sent.push({ slot: slot.index, round: 0, values: codecFor(codec).decode(bytes, bytes.length / 4) }),
-        sketch: (slot, round, values) => sent.push({ slot: slot.index, round, values: values.slice() }),
-      },
+      outputTo(sent),
     );
   return { replica, model, sent, begin };
 }
@@ -144,6 +157,32 @@ test.serial(
     }
   },
 );
+
+test.serial('a dense slot with a basis is sketched under refresh, and its gradient sent whole', (t) => {
+  const { config: fira, shape: whole } = tinyRun('method.name=fira');
+  const based = whole.slots.filter(hasBasis).map(({ index }) => index);
+  const { model, sent, begin } = startTrainer(t);
+  const replica = new Replica(whole.slots, firstState(), fira);
+  t.teardown(() => replica.dispose());
+  const before = tf.memory().numTensors;
+  const work = new StepWork(
+    { ...begin([BATCH]).task, step: 1, refreshSlots: based, slots: whole.slots },
+    replica,
+    outputTo(sent),
+  );
+  work.computeGradients(model);
+  t.deepEqual(sent.splice(0).length, whole.slots.length - based.length);
+  work.sendSketches(1, based, 1, new Map());
+  for (const { slot, values } of sent.splice(0)) {
+    t.is(4 * values.length, whole.sizes[slot]!.sketches[0]!.totalBytes);
+  }
+  work.contributeHeld();
+  t.deepEqual(
+    sent.toSorted((a, b) => a.slot - b.slot).map(({ slot, values }) => [slot, values.length]),
+    based.map((slot) => [slot, sizeOf(whole.slots[slot]!.shape)]),
+  );
+  t.is(tf.memory().numTensors, before);
+});
 
 test.serial('a step that is given up at any point leaves no tensor, and can be begun anew', (t) => {
   const { model, sent, begin } = startTrainer(t);
