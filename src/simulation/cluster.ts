@@ -76,7 +76,7 @@ export function runCluster(options: ClusterOptions): ClusterResult {
   const clock = createClock();
   const network = createNetwork<UpMessage, DownMessage>({ clock, seed, latencyMs, jitterMs: latencyMs });
   const dice = createDice(seed, 'cluster');
-  const initial = { step: 0, sequence: 0, weights: fold('initial', seed), digest: '00000000' };
+  const initial = { step: 0, sequence: 0, weights: fold('initial', seed), digest: '00000000', shapes: '' };
   const disk = options.disk ?? createDisk(initial);
   const { invariants } = disk;
   const trainers = new Map<string, SimulatedTrainer>();

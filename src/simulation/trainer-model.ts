@@ -124,6 +124,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   const provenance = (positions: readonly number[]): Provenance => ({
     weights: state?.weights ?? 0,
     positions,
+    shapes: state?.shapes ?? '',
   });
 
   const tokensFor = (positions: readonly number[]): number => {

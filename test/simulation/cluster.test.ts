@@ -128,6 +128,33 @@ test('a run that is stopped and resumed ends with the same weights as one that n
   }
 });
 
+test('a schedule that depends on the refreshes themselves goes on after a stop as if there had been none', (t) => {
+  const plan = {
+    startTrainers: 3,
+    totalSteps: 24,
+    updateProjGap: 2,
+    isWarmStart: true,
+    lazyThreshold: 0.4,
+    convergedRatio: 0.5,
+  };
+  const basesOf = ({ disk }: ClusterResult): string[] =>
+    disk.journal.flatMap(({ record, bases }) =>
+      record.kind === 'basis'
+        ? [`${record.step}: ${bases.map(({ slot, rank }) => `${slot}:${rank}`).join(' ')}`]
+        : [],
+    );
+  const whole = cluster(t, { seed: 12, plan });
+  const fixed = cluster(t, { seed: 12, plan: { ...plan, lazyThreshold: null, convergedRatio: null } });
+  t.notDeepEqual(basesOf(whole), basesOf(fixed));
+  for (const stopAtMs of [900, 1_700, 2_600, 3_500]) {
+    const stopped = cluster(t, { seed: 12, plan, stopAtMs });
+    t.regex(summary(stopped), /stopped$/);
+    const resumed = cluster(t, { seed: 12, plan, disk: stopped.disk });
+    t.deepEqual(basesOf(resumed), basesOf(whole));
+    t.is(lastDigest(resumed), lastDigest(whole));
+  }
+});
+
 test('a run with a step for every combination of a slow and a silent trainer ends', (t) => {
   const at = (step: number) => ({ phase: 'collecting', step }) as const;
   const faults: Fault[] = [
@@ -220,7 +247,13 @@ test('200 runs with random faults keep every rule', (t) => {
     const trainerIds = ['a', 'b', 'c', 'd', 'e'].slice(0, 2 + (seed % 4));
     const faults = randomFaults(seed, trainerIds, 1 + (seed % 6));
     const rounds = seed % 5 === 3 ? 0 : 2; // 0: bases are generated
-    const plan = { isStaggered: seed % 2 === 0, refreshRounds: rounds, isWarmStart: seed % 7 < 3 };
+    const plan = {
+      isStaggered: seed % 2 === 0,
+      refreshRounds: rounds,
+      isWarmStart: seed % 7 < 3,
+      lazyThreshold: seed % 3 === 0 ? 0.4 : null,
+      convergedRatio: seed % 11 < 5 ? 0.7 : null,
+    };
     const result = runCluster({ seed, trainerIds, faults, plan });
     if (result.violations.length > 0) {
       const said = [`seed ${seed}: ${JSON.stringify(faults)}`, ...result.violations].join('\n');

@@ -1,5 +1,13 @@
 import test, { type ExecutionContext } from 'ava';
 import { codecFor } from '../../src/galore/codec/codec.ts';
+import {
+  heldOut,
+  joinColumns,
+  refreshPlan,
+  sketchPlan,
+  warmStart,
+  type RefreshPlan,
+} from '../../src/galore/projection/sketch.ts';
 import { basisShape, hasBasis, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
@@ -207,3 +215,69 @@ test.serial('sequences without a label give no tensors and no tokens', (t) => {
   t.deepEqual(sent, []);
   t.is(tf.memory().numTensors, before);
 });
+
+/** A B, or A'B, row-major. */
+function times(a: Float32Array, b: Float32Array, rows: number, isTransposed: boolean): number[] {
+  // a is [rows, columns]; b has as many rows as a has columns (rows, transposed).
+  const columns = a.length / rows;
+  const [height, inner] = isTransposed ? [columns, rows] : [rows, columns];
+  const width = b.length / inner;
+  return Array.from({ length: height * width }, (_, at) => {
+    const [i, j] = [Math.floor(at / width), at % width];
+    let sum = 0;
+    for (let k = 0; k < inner; k++)
+      sum += a[isTransposed ? k * columns + i : i * columns + k]! * b[k * width + j]!;
+    return sum;
+  });
+}
+
+test.serial(
+  'a warm start begins with the old basis, and the last round measures with held-out columns',
+  (t) => {
+    const { replica, model, sent, begin } = startTrainer(t);
+    const sketches = (refresh: RefreshPlan, round: number, factors = new Map<number, Float32Array>()) => {
+      const work = begin([BATCH], { refreshSlots: projected, refresh });
+      work.computeGradients(model);
+      sent.length = 0;
+      work.sendSketches(round, projected, 9, factors);
+      work.dispose();
+      return new Map(sent.splice(0).map(({ slot, values }) => [slot, values]));
+    };
+    const exact = sketches(refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 }), 1);
+    const options = { type: 'sketch', oversample: 2, power_iterations: 1 } as const;
+    const warm = refreshPlan({ ...options, warm_start: true, held_out_columns: 3 });
+    const second = sketches(warm, 2);
+    const factors = new Map(
+      projected.map((index) => {
+        const [rows, columns] = sketchPlan(slots[index] as ProjectedSlot, 3, warm).factorShape!;
+        return [index, Float32Array.from(orthonormalMatrix(rows, columns, 'factor', index).values)];
+      }),
+    );
+    const last = sketches(warm, 3, factors);
+    for (const index of projected) {
+      const slot = slots[index] as ProjectedSlot;
+      const a = exact.get(index)!; // [d, e]
+      const [rows] = basisShape(slot);
+      const old = replica.basis(slot).dataSync() as Float32Array;
+      const start = warmStart(9, 2, slot, old, rows, slot.rank + 2);
+      const [e] = sketchPlan(slot, 3, warm).factorShape!;
+      const right = joinColumns(factors.get(index)!, heldOut(9, 2, slot, e, 3), e);
+      const pairs: [Float32Array, number[]][] = [
+        [second.get(index)!, times(a, start, rows, true)],
+        [last.get(index)!, times(a, right, rows, false)],
+      ];
+      for (const [given, wanted] of pairs) {
+        t.is(given.length, wanted.length);
+        const scale = Math.max(...wanted.map(Math.abs));
+        t.true(
+          wanted.every((value, i) => Math.abs(value - given[i]!) <= 1e-4 * scale),
+          `slot ${index}`,
+        );
+      }
+    }
+    const work = begin([BATCH], { refreshSlots: projected, refresh: warm });
+    work.computeGradients(model);
+    t.throws(() => work.sendSketches(3, projected, 9, new Map()), { message: /for round 3 has not come/ });
+    work.dispose();
+  },
+);
