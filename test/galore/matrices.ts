@@ -25,6 +25,27 @@ export function orthonormalMatrix(rows: number, cols: number, ...labels: (string
   return matrix(rows, cols, orthonormalise(values, rows, cols));
 }
 
+/** G_t[i][j] = sin(1 + 3i + 7j + 2t) + 0.5 cos(ij + 0.3t): the gradients of golden trajectories. */
+export function formulaGradient(rows: number, cols: number, t: number): Matrix {
+  return matrix(
+    rows,
+    cols,
+    Array.from({ length: rows * cols }, (_, at) => {
+      const [i, j] = [Math.floor(at / cols), at % cols];
+      return Math.sin(1 + 3 * i + 7 * j + 2 * t) + 0.5 * Math.cos(i * j + 0.3 * t);
+    }),
+  );
+}
+
+/** W_0[i][j] = 0.1 (i - j): where they start. */
+export function formulaWeights(rows: number, cols: number): Matrix {
+  return matrix(
+    rows,
+    cols,
+    Array.from({ length: rows * cols }, (_, at) => 0.1 * (Math.floor(at / cols) - (at % cols))),
+  );
+}
+
 /** U diag(spectrum) V' with random U and V. */
 export function matrixWithSpectrum(
   rows: number,

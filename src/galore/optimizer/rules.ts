@@ -2,9 +2,13 @@
 import { adafactorRule } from './adafactor.ts';
 import { adamw8bitRule } from './adamw-8bit.ts';
 import { adamwRule } from './adamw.ts';
+import { apolloMiniRule, apolloRule } from './apollo.ts';
+import { firaRule } from './fira.ts';
+import { ldadamRule } from './ldadam.ts';
 import type { RuleName } from './rule-state.ts';
 import type { OptimizerRule } from './rule.ts';
 import { sgdRule } from './sgd.ts';
+import { sumoRule } from './sumo.ts';
 
 /** The rule of that name. */
 export function ruleFor(name: RuleName): OptimizerRule {
@@ -19,7 +23,15 @@ export function ruleFor(name: RuleName): OptimizerRule {
     case 'sgd':
     case 'sgd-momentum':
       return sgdRule;
-    default:
-      throw new RangeError(`the rule ${name} is not there yet`);
+    case 'sumo':
+      return sumoRule;
+    case 'fira':
+      return firaRule;
+    case 'apollo':
+      return apolloRule;
+    case 'apollo-mini':
+      return apolloMiniRule;
+    case 'ldadam':
+      return ldadamRule;
   }
 }
