@@ -14,6 +14,9 @@ const SIGNED_MAX = 127;
 const ROOT_MAX = 255;
 /** Scales below this have lost digits: such a block is zero. */
 const MIN_SCALE = 2 ** -126;
+/** Scales above these would overflow f32: a number, and the square of a root. */
+const MAX_SIGNED_SCALE = ((2 - 2 ** -22) * 2 ** 127) / SIGNED_MAX ** 2;
+const MAX_ROOT_SCALE = ((2 - 2 ** -22) * 2 ** 63) / ROOT_MAX ** 2;
 
 /** Codes of a whole state and the scales of its blocks. */
 export interface BlockCodes {
@@ -65,7 +68,7 @@ export function encodeSigned(from: Block, codes: Int8Array, start: number, end: 
   const { values, bits } = from;
   let largest = 0;
   for (let j = 0; j < end - start; j++) largest = Math.max(largest, Math.abs(values[j]!));
-  const scale = Math.fround(largest / (SIGNED_MAX * SIGNED_MAX));
+  const scale = Math.fround(Math.min(largest / (SIGNED_MAX * SIGNED_MAX), MAX_SIGNED_SCALE));
   if (scale < MIN_SCALE) return zeroBlock(codes, start, end);
   const inverse = (SIGNED_MAX * SIGNED_MAX) / largest;
   for (let i = start, j = 0; i < end; i++, j++) {
@@ -81,7 +84,7 @@ export function encodeRoots(from: Block, codes: Uint8Array, start: number, end: 
   const { values } = from;
   let largest = 0;
   for (let j = 0; j < end - start; j++) largest = Math.max(largest, values[j]!);
-  const scale = Math.fround(largest / (ROOT_MAX * ROOT_MAX));
+  const scale = Math.fround(Math.min(largest / (ROOT_MAX * ROOT_MAX), MAX_ROOT_SCALE));
   if (scale < MIN_SCALE) return zeroBlock(codes, start, end);
   const inverse = (ROOT_MAX * ROOT_MAX) / largest;
   for (let i = start, j = 0; i < end; i++, j++) {
