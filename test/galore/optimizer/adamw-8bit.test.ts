@@ -131,7 +131,7 @@ test('noisy descent ends within two per cent of the loss that f32 moments reach'
   });
   t.log(`f32 ${losses[0]}, 8 bit ${losses[1]}`);
   t.true(losses[0]! < 0.1);
-  t.true(Math.abs(losses[1]! / losses[0]! - 1) < 0.02, `${losses}`);
+  t.true(Math.abs(losses[1]! / losses[0]! - 1) < 0.02, losses.join(' '));
 });
 
 test('numbers without a gradient stay where they are, however large their neighbours', (t) => {
