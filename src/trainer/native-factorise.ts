@@ -1,5 +1,6 @@
 /**
- * What galore/projection/factorise.ts does, by TensorFlow's f64 kernels on all threads. Everything comes from the
+ * What galore/projection/factorise.ts does, by TensorFlow's kernels on all threads, in f64 (factors in f32 where that
+ * is enough). Everything comes from the
  * Gram matrix of the shorter side: f64 allows that for sums that are f32, because what squaring loses (singular
  * values below 1e-7 of the largest) is less than the rounding of the sums. Equal input gives equal bits on one
  * machine with one number of threads. Where a kernel fails, the plain version is called.
@@ -17,8 +18,8 @@ const NEGLIGIBLE = 1e-6;
 /** From this share on one division leaves vectors orthonormal to 1e-9: the error is about 1e-15 (s_1 / s_j)^2. */
 const STRONG = 1e-3;
 
-/** A Gram matrix in f32 is wrong by about 1e-6 of its largest entry: shares from here on it can tell. */
-const SINGLE_SHARE = 3e-3;
+/** A Gram matrix in f32 is wrong by about 1e-6 of its largest entry: shares below say nothing, and the second pass judges the first. */
+const SINGLE_SHARE = 1e-3;
 
 export const nativeFactoriser: Factoriser = {
   orthonormalise(x, rows, cols) {
