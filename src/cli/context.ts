@@ -3,9 +3,12 @@
  * and the parts of the program that do the work. index.ts makes the real one; tests make their own.
  */
 import type { Environment } from '../config/environment.ts';
+import type { DeviceWish } from '../device-name.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
+import type { ExportModel } from '../files/model-export.ts';
 import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
+import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
@@ -22,12 +25,16 @@ export interface SignalSource {
 
 /** What the commands do their work with; loaded when first used, so that --help is quick. */
 export interface Services {
-  /** Installs the tensor engine if it is not there, saying so. @throws EngineError */
-  readonly ensureEngine: () => Promise<void>;
+  /**
+   * A device for each of `count` trainers (default: 1) as wished for (default: auto), with its engine: installed
+   * if it is not there, saying so. @throws EngineError
+   */
+  readonly ensureEngine: (wish?: DeviceWish, count?: number) => Promise<readonly ReadyDevice[]>;
   readonly startCoordinator: StartCoordinator;
   readonly runTrainer: RunTrainer;
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;
+  readonly exportModel: ExportModel;
 }
 
 export interface CliContext {

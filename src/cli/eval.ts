@@ -1,23 +1,26 @@
 /** `galore eval`: the held-out loss and perplexity of a model. */
 import type { Command } from 'commander';
 import { resolve } from 'node:path';
+import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
 import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatPerplexity } from './format.ts';
-import { findModelFolder } from './model-folder.ts';
-import { debugOption, wholeNumber } from './options.ts';
+import { findModelFolder, givenTokenizer } from './model-folder.ts';
+import { debugOption, deviceOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
 import { shownPath } from './words.ts';
 
 interface EvalFlags {
   readonly data?: string;
+  readonly tokenizer?: string;
   readonly seqLen?: number;
   readonly sequences: number;
   readonly batchSize: number;
   readonly threads?: number;
+  readonly device: DeviceWish;
   readonly json?: true;
 }
 
@@ -38,18 +41,24 @@ export function registerEvalCommand(
         'and without --data on the text that the run held out.',
     )
     .option('--data <path>', 'text or JSONL file, or a folder of them; all of it is used')
+    .option(
+      '--tokenizer <path>',
+      'with --data: a tokenizer.json, its folder, or byte; default: the one of <dir>',
+    )
     .option('--seq-len <n>', 'tokens of a sequence; default: as in the run, else 256', wholeNumber(2))
     .option('--sequences <n>', 'sequences at most; 0: all', wholeNumber(0), 0)
     .option('--batch-size <n>', 'sequences computed at once', wholeNumber(1), 8)
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
-    .option('--json', 'print one JSON object')
+    .addOption(deviceOption())
+    .option('--json', 'print one JSON object on one line: loss, perplexity, tokens, …')
     .addOption(debugOption())
     .addHelpText(
       'after',
       `
 Examples:
   galore eval runs/sotu
-  galore eval runs/sotu/checkpoints/step-40 --data speeches/ --json`,
+  galore eval runs/sotu/checkpoints/step-000040 --data speeches/ --json
+  galore eval llama/ --data text.txt --seq-len 512`,
     )
     .action(async (dir: string, flags: EvalFlags) => finish(await evaluate(context, dir, flags)));
 }
@@ -58,11 +67,17 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
   const onNotice = (text: string): void => display.error(`${printable(text)}\n`);
   try {
-    const folder = await findModelFolder(context, dir, onNotice);
+    if (flags.tokenizer !== undefined && flags.data === undefined) {
+      throw new ConfigError('--tokenizer needs --data PATH: held-out text has the tokenizer of its run');
+    }
+    const folder = {
+      ...(await findModelFolder(context, dir, onNotice)),
+      ...givenTokenizer(context, flags.tokenizer),
+    };
     if (flags.data === undefined && folder.config === null) {
       throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
     }
-    await context.services.ensureEngine();
+    const [device] = await context.services.ensureEngine(flags.device);
     const { loss, perplexity, tokens, sequences } = await context.services.evaluateModel({
       folder,
       dataPath: flags.data === undefined ? null : resolve(context.workingDir, flags.data),
@@ -71,6 +86,7 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
       batchSequences: flags.batchSize,
       cacheDir: context.environment.cacheDir,
       threads: flags.threads ?? context.cores,
+      device,
       onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
       onNotice,
     });

@@ -1,20 +1,23 @@
 /** `galore generate`: continues a text with a trained model, printing it as it comes. */
 import type { Command } from 'commander';
+import type { DeviceWish } from '../device-name.ts';
 import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { findModelFolder } from './model-folder.ts';
-import { debugOption, numberWhere, wholeNumber } from './options.ts';
+import { findModelFolder, givenTokenizer } from './model-folder.ts';
+import { debugOption, deviceOption, numberWhere, wholeNumber } from './options.ts';
 
 interface GenerateFlags {
   readonly prompt: string;
+  readonly tokenizer?: string;
   readonly maxTokens: number;
   readonly temperature: number;
   readonly topK: number;
   readonly topP: number;
   readonly seed: number;
   readonly threads?: number;
+  readonly device: DeviceWish;
 }
 
 /** Adds the command; `finish` takes its exit code. */
@@ -31,6 +34,7 @@ export function registerGenerateCommand(
       'Prints the prompt and what the model makes of it, as it comes. The same seed gives the same text.',
     )
     .requiredOption('--prompt <text>', 'the beginning')
+    .option('--tokenizer <path>', 'a tokenizer.json, its folder, or byte; default: the one of <dir>')
     .option('--max-tokens <n>', 'tokens to add at most', wholeNumber(1), 100)
     .option(
       '--temperature <t>',
@@ -47,6 +51,7 @@ export function registerGenerateCommand(
     )
     .option('--seed <n>', 'seed of the choices', wholeNumber(0), 0)
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .addOption(deviceOption())
     .addOption(debugOption())
     .addHelpText(
       'after',
@@ -60,8 +65,12 @@ Examples:
 
 async function generate(context: CliContext, dir: string, flags: GenerateFlags): Promise<number> {
   const { stdout, stderr, services } = context;
-  const folder = await findModelFolder(context, dir, (text) => void stderr.write(`${printable(text)}\n`));
-  await services.ensureEngine();
+  const onNotice = (text: string): void => void stderr.write(`${printable(text)}\n`);
+  const folder = {
+    ...(await findModelFolder(context, dir, onNotice)),
+    ...givenTokenizer(context, flags.tokenizer),
+  };
+  const [device] = await services.ensureEngine(flags.device);
   const leaving = new AbortController();
   using _ = onInterrupt(context.signals, {
     first: () => leaving.abort(),
@@ -73,6 +82,7 @@ async function generate(context: CliContext, dir: string, flags: GenerateFlags):
     folder,
     ...{ prompt, maxTokens, temperature, topK, topP, seed },
     threads: flags.threads ?? context.cores,
+    device,
     signal: leaving.signal,
     onText: (text) => {
       // Nothing is printed before the model has loaded: an error then stands alone.

@@ -32,7 +32,7 @@ export interface LocalTrainersOptions {
   readonly count: number;
   readonly launch: LaunchProcess;
   /** Arguments of one trainer's process. */
-  readonly argsOf: (trainerId: string) => readonly string[];
+  readonly argsOf: (trainerId: string, index: number) => readonly string[];
   readonly after: (delayMs: number, callback: () => void) => () => void;
   readonly onLine: (trainerId: string, line: string) => void;
   readonly onNotice: (text: string) => void;
@@ -42,6 +42,7 @@ export interface LocalTrainersOptions {
 
 interface LocalTrainer {
   readonly trainerId: string;
+  readonly index: number;
   process: ChildProcessHandle | null;
   restarts: number;
   lastLine: string;
@@ -61,6 +62,7 @@ export class LocalTrainers {
     this.#options = options;
     this.#trainers = Array.from({ length: options.count }, (_, index) => ({
       trainerId: `trainer-${index + 1}`,
+      index,
       process: null,
       restarts: 0,
       lastLine: '',
@@ -92,7 +94,7 @@ export class LocalTrainers {
 
   #start(trainer: LocalTrainer): void {
     const { launch, argsOf, onLine } = this.#options;
-    trainer.process = launch(argsOf(trainer.trainerId), {
+    trainer.process = launch(argsOf(trainer.trainerId, trainer.index), {
       onLine: (line) => {
         if (line.trim() !== '') trainer.lastLine = line.trim();
         onLine(trainer.trainerId, line);

@@ -1,6 +1,7 @@
 /** Options that several commands share, and how their values are read. Pure but for console advice. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { parseFlag, parseOverride, override, type Override } from '../config/overrides.ts';
+import { DEVICE_WORDS, isDeviceWish, type DeviceWish } from '../device-name.ts';
 import { LOG_LEVELS, type LogLevel } from '../log.ts';
 
 /** How a command writes. */
@@ -47,6 +48,15 @@ export class OverrideList {
       });
   }
 
+  /** Adds --device for the trainers a command starts. */
+  addDeviceTo(command: Command): Command {
+    return command.option(
+      '--device <device>',
+      'cpu, gpu:0, …, or auto: spread over the GPUs if their engine is installed (trainer.device)',
+      this.flag('--device', 'trainer.device'),
+    );
+  }
+
   /** Reads a shorthand flag for the field at `path`. */
   flag(name: string, path: string): (text: string) => void {
     return (text) => void this.list.push(parseFlag(path, text, `${name} ${text}`));
@@ -56,6 +66,16 @@ export class OverrideList {
   has(name: string): boolean {
     return this.list.some(({ source }) => source.startsWith(`${name} `));
   }
+}
+
+/** --device of commands that load the engine: `flags.device` is what `services.ensureEngine` takes. */
+export function deviceOption(): Option {
+  return new Option('--device <device>', 'cpu, gpu:0, gpu:1, …, or auto: a GPU if its engine is installed')
+    .default('auto')
+    .argParser((text): DeviceWish => {
+      if (isDeviceWish(text)) return text;
+      throw new InvalidArgumentError(`It must be ${DEVICE_WORDS}.`);
+    });
 }
 
 /** Reads a whole number of at least `minimum` from an option. */

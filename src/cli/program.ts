@@ -5,6 +5,7 @@ import type { CliContext } from './context.ts';
 import { registerCoordinatorCommand } from './coordinator.ts';
 import { registerEvalCommand } from './eval.ts';
 import { describeError, EXIT_CODES, exitCodeOf } from './exit-codes.ts';
+import { registerExportCommand } from './export.ts';
 import { registerGenerateCommand } from './generate.ts';
 import { registerResumeCommand } from './resume.ts';
 import { registerTrainCommand } from './train.ts';
@@ -69,6 +70,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
   registerResumeCommand(program, context, finish);
   registerEvalCommand(program, context, finish);
   registerGenerateCommand(program, context, finish);
+  registerExportCommand(program, context, finish);
   for (const register of more) register(program);
   return program;
 }

@@ -30,6 +30,7 @@ export function registerResumeCommand(
   overrides
     .addTo(command)
     .option('--trainers <k>', 'trainer processes to start here; 0: all come from elsewhere', wholeNumber(0));
+  overrides.addDeviceTo(command);
   addOutputOptions(addRunOptions(command), 'warn').addHelpText(
     'after',
     `

@@ -5,6 +5,7 @@
 import { OperatingError } from '../errors.ts';
 import type { RunningCoordinator, RunReport, RunSummary } from '../coordinator/api.ts';
 import { createLogger, printable, type Logger } from '../log.ts';
+import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
 import type { CliContext } from './context.ts';
 import { createJsonReporter, createReporter, Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
@@ -75,7 +76,8 @@ class Run {
     const { config, notice, mode, stopAtStep } = this.#request;
     if (notice !== null) this.#notice(notice);
     // Once, before several trainers need it at the same time.
-    if (config.coordinator.local_trainers > 0) await this.#context.services.ensureEngine();
+    const { local_trainers: count } = config.coordinator;
+    const devices = count > 0 ? await this.#context.services.ensureEngine(config.trainer.device, count) : [];
     const coordinator = await this.#context.services.startCoordinator({
       config,
       mode,
@@ -87,8 +89,8 @@ class Run {
     this.#coordinator = coordinator;
     if (this.#isStopping) coordinator.stop();
     this.#sayWhereToJoin(coordinator.url);
-    if (config.coordinator.local_trainers > 0 && !this.#isStopping) {
-      this.#trainers = this.#startTrainers(coordinator.url, config.coordinator.local_trainers);
+    if (count > 0 && !this.#isStopping) {
+      this.#trainers = this.#startTrainers(coordinator.url, devices);
     }
     let doTrainersKnow = false;
     try {
@@ -143,8 +145,9 @@ class Run {
     }
   }
 
-  #startTrainers(url: string, count: number): LocalTrainers {
+  #startTrainers(url: string, devices: readonly ReadyDevice[]): LocalTrainers {
     const { config, output } = this.#request;
+    const count = config.coordinator.local_trainers;
     const threads = config.trainer.threads || Math.max(1, Math.floor(this.#context.cores / count));
     // `info` of every trainer would drown what the run itself has to say.
     const logLevel = output.logLevel === 'info' ? 'warn' : output.logLevel;
@@ -152,10 +155,11 @@ class Run {
       count,
       launch: this.#context.launchProcess,
       after: this.#context.after,
-      argsOf: (trainerId) => [
+      argsOf: (trainerId, index) => [
         'trainer',
         url,
         ...['--id', trainerId, '--run', config.name, '--threads', String(threads)],
+        ...['--device', devices[index]?.name ?? 'auto'],
         ...['--quiet', '--log-level', logLevel],
         ...(output.logJson ? ['--log-json'] : []),
         ...(output.debug ? ['--debug'] : []),

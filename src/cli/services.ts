@@ -2,12 +2,11 @@
 import type { Services } from './context.ts';
 
 export const services: Services = {
-  ensureEngine: async () => {
-    await (await import('./engine.ts')).ensureEngine();
-  },
+  ensureEngine: async (wish, count) => (await import('./engine.ts')).ensureEngine(wish, count),
   startCoordinator: async (options) =>
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
+  exportModel: async (request) => (await import('../files/model-export.ts')).exportModel(request),
   continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };

@@ -30,6 +30,7 @@ export function registerTrainCommand(
       'trainer processes to start, and to wait for (coordinator.start_trainers)',
       overrides.flag('--trainers', 'coordinator.start_trainers'),
     );
+  overrides.addDeviceTo(command);
   addOutputOptions(addRunOptions(command), 'warn').addHelpText(
     'after',
     `

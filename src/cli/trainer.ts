@@ -1,17 +1,19 @@
 /** `galore trainer`: joins a run from this machine. */
 import { InvalidArgumentError, type Command } from 'commander';
+import type { DeviceWish } from '../device-name.ts';
 import { createLogger, printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { addOutputOptions, wholeNumber, type OutputOptions } from './options.ts';
+import { addOutputOptions, deviceOption, wholeNumber, type OutputOptions } from './options.ts';
 
 interface TrainerFlags extends OutputOptions {
   readonly id?: string;
   readonly run: string;
   readonly token?: string;
   readonly threads?: number;
+  readonly device: DeviceWish;
   readonly quiet?: true;
 }
 
@@ -37,6 +39,7 @@ export function registerTrainerCommand(
     .option('--run <name>', 'take part only in the run of this name', '')
     .option('--token <token>', 'join token; better given as GALORE_TOKEN, which other users cannot see')
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, MAX_THREADS))
+    .addOption(deviceOption())
     .option('--quiet', 'no status line');
   addOutputOptions(command, 'info').addHelpText(
     'after',
@@ -76,13 +79,14 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
     context.after(ORPHAN_TIME_MS, () => context.exitNow(EXIT_CODES.CANNOT_CONTINUE));
   });
   try {
-    await context.services.ensureEngine();
+    const [device] = await context.services.ensureEngine(flags.device);
     const { code, reason } = await context.services.runTrainer({
       url,
       trainerId,
       runName: flags.run,
       token: flags.token ?? context.environment.token,
       threads: flags.threads ?? context.cores,
+      device,
       logger,
       signal: leaving.signal,
       onActivity: (text) => display.status(`${trainerId} · ${printable(text)}`),

@@ -16,6 +16,8 @@ export interface Environment {
   readonly mayRedraw: boolean;
   /** Join token of GALORE_TOKEN; empty where unset. A secret: never log it. */
   readonly token: string;
+  /** CUDA_VISIBLE_DEVICES: the GPUs a scheduler has given to this process; null where unset. */
+  readonly visibleGpus: string | null;
 }
 
 /** Reads the environment. `variables` and `homeDir` are arguments for tests only. */
@@ -30,6 +32,7 @@ export function readEnvironment(
     mayColour: !isDumb && (variables['NO_COLOR'] ?? '') === '',
     mayRedraw: !isDumb,
     token: variables['GALORE_TOKEN'] ?? '',
+    visibleGpus: variables['CUDA_VISIBLE_DEVICES'] ?? null,
   });
 }
 

@@ -4,6 +4,7 @@
  * out here and is filled in by presets.ts.
  */
 import { z } from 'zod';
+import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
 
 /** Counts travel as uint32. */
 const MAX_COUNT = 0xffffffff;
@@ -316,6 +317,14 @@ const trainer = z.strictObject({
   threads: countOrZero
     .default(0)
     .describe('CPU threads of a trainer; 0: the cores shared among local trainers'),
+  device: z
+    .string()
+    .regex(DEVICE_PATTERN, DEVICE_WORDS)
+    .transform((text) => text as DeviceWish)
+    .prefault('auto')
+    .describe(
+      'Device of the trainers that galore train starts: cpu, gpu:N, or auto, which spreads them over the GPUs',
+    ),
 });
 
 const checkpoint = z.strictObject({

@@ -1,20 +1,20 @@
 /** What only a new run needs: its model, and the checkpoint of step 0 with the first weights. */
 import type { RunConfig } from '../config/schema.ts';
-import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
-import { openModelFolder } from '../files/model-folder.ts';
+import { openModelWeights } from '../files/model-weights.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
-import { sizeOf, type TensorSpec } from '../galore/slot.ts';
 import { initialiseTensor } from '../model/initialise.ts';
 import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
-import { beginCheckpoint, type CheckpointTexts, type RunFacts } from './store/checkpoint.ts';
+import {
+  beginCheckpoint,
+  type CheckpointTexts,
+  type CheckpointWriter,
+  type RunFacts,
+} from './store/checkpoint.ts';
 
 /** Context length written into config.json when the sequences are not longer (the GaLore configurations'). */
 const DEFAULT_CONTEXT = 1024;
-
-/** Tensors' values by name. */
-type ReadTensor = (spec: TensorSpec) => Promise<Float32Array>;
 
 /** The model of a new run: from a Hugging Face folder, or from the sizes in the configuration. */
 export async function newModel(config: RunConfig, tokenizer: Tokenizer): Promise<LlamaConfig> {
@@ -33,24 +33,37 @@ export async function writeFirstCheckpoint(
   runId: string,
   texts: CheckpointTexts,
 ): Promise<void> {
-  const specs = llamaTensors(model);
-  const { read, close } = await weightsOf(config, model);
+  const { path } = config.model;
+  const tensors = llamaTensors(model).map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
+  const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
   try {
-    const tensors = specs.map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
-    const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
-    try {
-      for (const [index, spec] of specs.entries()) {
-        const values = await read(spec);
-        await writer.write(index, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
-      }
-      await writer.finish(firstFacts(config, runId));
-    } catch (error) {
-      await writer.abandon();
-      throw error;
-    }
-  } finally {
-    await close();
+    if (path === undefined) await writeInitial(writer, model, config.seed);
+    else await copyWeights(writer, model, path);
+    await writer.finish(firstFacts(config, runId));
+  } catch (error) {
+    await writer.abandon();
+    throw error;
   }
+}
+
+async function writeInitial(writer: CheckpointWriter, model: LlamaConfig, seed: number): Promise<void> {
+  for (const [index, spec] of llamaTensors(model).entries()) {
+    await writer.write(index, 0, bytesOf(initialiseTensor(spec, model, seed)));
+  }
+}
+
+/** Piece by piece: a tensor of any size needs a few MB. */
+async function copyWeights(writer: CheckpointWriter, model: LlamaConfig, path: string): Promise<void> {
+  await using weights = await openModelWeights(path, model);
+  for (const [index, spec] of weights.specs.entries()) {
+    for await (const { first, values } of weights.pieces(spec)) {
+      await writer.write(index, first * values.BYTES_PER_ELEMENT, bytesOf(values));
+    }
+  }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 function firstFacts({ name, seed }: RunConfig, runId: string): RunFacts {
@@ -67,30 +80,4 @@ function firstFacts({ name, seed }: RunConfig, runId: string): RunFacts {
     members: [],
     created: new Date().toISOString(),
   };
-}
-
-async function weightsOf(
-  config: RunConfig,
-  model: LlamaConfig,
-): Promise<{ read: ReadTensor; close: () => Promise<void> }> {
-  const { path } = config.model;
-  if (path === undefined) {
-    return {
-      read: (spec) => Promise.resolve(initialiseTensor(spec, model, config.seed)),
-      close: () => Promise.resolve(),
-    };
-  }
-  const folder = await openModelFolder(path);
-  const read: ReadTensor = async (spec) => {
-    const entry = folder.tensors.get(spec.name);
-    if (entry === undefined) throw new DataError(path, `${path} has no tensor ${spec.name}`);
-    if (sizeOf(entry.shape) !== sizeOf(spec.shape)) {
-      throw new DataError(
-        path,
-        `${path}: ${spec.name} has shape [${entry.shape.join(', ')}], config.json asks for [${spec.shape.join(', ')}]`,
-      );
-    }
-    return folder.readFloat32(spec.name);
-  };
-  return { read, close: () => folder.close() };
 }

@@ -1,35 +1,32 @@
 /** Reads the config.json of a model folder. */
-import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
+import { readSmallFile } from './small-file.ts';
+import { parseStrictJson } from './strict-json.ts';
 
 const CONFIG_FILE = 'config.json';
 const MAX_CONFIG_BYTES = 1_048_576;
+const LIMITS = { depth: 32, keys: 10_000, values: 100_000 } as const;
+
+/** A config.json: what it means, and what it says. */
+export interface ModelConfigFile {
+  readonly config: LlamaConfig;
+  readonly json: Readonly<Record<string, unknown>>;
+}
 
 /** The model that `folder` describes. @throws DataError that says what is missing or not supported. */
 export async function readModelConfig(folder: string): Promise<LlamaConfig> {
-  const path = join(folder, CONFIG_FILE);
-  let text: string;
-  try {
-    const { size } = await stat(path);
-    if (size > MAX_CONFIG_BYTES) {
-      throw new DataError(path, `${path} has ${size} bytes; a config.json has at most ${MAX_CONFIG_BYTES}`);
-    }
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof DataError) throw error;
-    throw new DataError(path, `cannot read ${path}: ${messageOf(error)}`, { cause: error });
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new DataError(path, `${path} is not JSON: ${messageOf(error)}`, { cause: error });
-  }
-  return parseLlamaConfig(json, path);
+  return (await readModelConfigFile(folder)).config;
 }
 
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+/** As readModelConfig, with the fields as they stand in the file. */
+export async function readModelConfigFile(folder: string): Promise<ModelConfigFile> {
+  const path = join(folder, CONFIG_FILE);
+  const bytes = await readSmallFile(path, MAX_CONFIG_BYTES);
+  const json = parseStrictJson(bytes, LIMITS, (reason) => {
+    throw new DataError(path, `${path} cannot be used: ${reason}`);
+  });
+  const config = parseLlamaConfig(json, path);
+  return { config, json: json as Record<string, unknown> };
 }

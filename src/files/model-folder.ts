@@ -2,17 +2,19 @@
  * The weights of a model folder in Hugging Face's layout: `model.safetensors`, or
  * `model.safetensors.index.json` and the shards it names, read the same way.
  */
-import { open, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
-import { readFully } from './positional.ts';
 import { openSafetensors } from './safetensors.ts';
-import type { SafetensorsFile, TensorEntry, TensorSource } from './safetensors.ts';
+import type { SafetensorsFile, TensorEntry, TensorPiece, TensorSource } from './safetensors.ts';
+import { readSmallFile } from './small-file.ts';
+import { parseStrictJson } from './strict-json.ts';
 import { explaining, systemErrorCode } from './system-error.ts';
 
-const WEIGHTS_FILE = 'model.safetensors';
-const INDEX_FILE = 'model.safetensors.index.json';
+export const WEIGHTS_FILE = 'model.safetensors';
+export const INDEX_FILE = 'model.safetensors.index.json';
 const MAX_INDEX_BYTES = 100_000_000;
+const INDEX_LIMITS = { depth: 8, keys: 1_000_000, values: 1_000_000 } as const;
 const MAX_SHARDS = 4096;
 
 /**
@@ -44,7 +46,7 @@ async function listFolder(dir: string): Promise<string[]> {
 
 async function openShards(dir: string): Promise<TensorSource> {
   const indexPath = join(dir, INDEX_FILE);
-  const fileOf = parseIndex(indexPath, await readIndex(indexPath));
+  const fileOf = parseIndex(indexPath, await readSmallFile(indexPath, MAX_INDEX_BYTES));
   const fileNames = [...new Set(fileOf.values())].sort();
   if (fileNames.length > MAX_SHARDS) {
     throw new DataError(
@@ -62,29 +64,11 @@ async function openShards(dir: string): Promise<TensorSource> {
   }
 }
 
-async function readIndex(path: string): Promise<string> {
-  const handle = await explaining(`read ${path}`, open(path, 'r'));
-  try {
-    const { size } = await handle.stat();
-    if (size > MAX_INDEX_BYTES) {
-      throw new DataError(path, `${path} has ${size} bytes, at most ${MAX_INDEX_BYTES} are read`);
-    }
-    const bytes = new Uint8Array(size);
-    const done = await explaining(`read ${path}`, readFully(handle, bytes, 0));
-    return new TextDecoder().decode(bytes.subarray(0, done));
-  } finally {
-    await handle.close();
-  }
-}
-
 /** File name by tensor name. Names with a path in them are refused: shards lie beside the index. */
-function parseIndex(path: string, text: string): Map<string, string> {
-  let index: unknown;
-  try {
-    index = JSON.parse(text);
-  } catch (error) {
-    throw new DataError(path, `${path} is not JSON`, { cause: error });
-  }
+function parseIndex(path: string, bytes: Uint8Array): Map<string, string> {
+  const index = parseStrictJson(bytes, INDEX_LIMITS, (reason) => {
+    throw new DataError(path, `${path} cannot be used: ${reason}`);
+  });
   const weightMap = (index as { weight_map?: unknown } | null)?.weight_map;
   if (typeof weightMap !== 'object' || weightMap === null || Array.isArray(weightMap)) {
     throw new DataError(path, `${path} has no weight_map`);
@@ -100,6 +84,25 @@ function parseIndex(path: string, text: string): Map<string, string> {
     fileOf.set(tensor, file);
   }
   return fileOf;
+}
+
+/** What is in the shards is in the index: no tensor is in two of them, and none is left out. */
+function checkIndexIsWhole(
+  path: string,
+  fileOf: ReadonlyMap<string, string>,
+  shards: ReadonlyMap<string, SafetensorsFile>,
+): void {
+  for (const [file, { tensors }] of shards) {
+    for (const name of tensors.keys()) {
+      const stated = fileOf.get(name);
+      if (stated === file) continue;
+      const reason =
+        stated === undefined
+          ? `tensor ${name}, which it does not name`
+          : `tensor ${name} too, as ${stated} has`;
+      throw new DataError(path, `${path}: ${file} holds ${reason}`);
+    }
+  }
 }
 
 class ShardedWeights implements TensorSource {
@@ -124,6 +127,7 @@ class ShardedWeights implements TensorSource {
       tensors.set(name, entry);
       this.#shardOf.set(name, shard);
     }
+    checkIndexIsWhole(path, fileOf, shards);
     this.#path = path;
     this.#shards = [...shards.values()];
     this.tensors = tensors;
@@ -136,6 +140,10 @@ class ShardedWeights implements TensorSource {
 
   async readFloat32(name: string): Promise<Float32Array> {
     return await this.#shard(name).readFloat32(name);
+  }
+
+  readPieces(name: string): AsyncGenerator<TensorPiece, void, void> {
+    return this.#shard(name).readPieces(name);
   }
 
   async close(): Promise<void> {

@@ -4,13 +4,13 @@
  * table out. Every limit is checked before anything of that size is allocated.
  */
 import { DataError } from '../errors.ts';
+import { FLOAT_BYTES, type StoredDtype } from './float-conversion.ts';
+import { parseStrictJson } from './strict-json.ts';
 
 /** Longest header read; the limit of the reference implementation. */
 export const MAX_HEADER_BYTES = 100_000_000;
-/** Most objects in a header: one for each tensor, one for the metadata, one around all. */
-const MAX_HEADER_OBJECTS = 1_000_000;
-/** A header needs three levels of brackets. */
-const MAX_HEADER_DEPTH = 8;
+/** A header needs three levels of brackets, and four names for each tensor. */
+const HEADER_LIMITS = { depth: 8, keys: 1_000_000, values: 8_000_000 } as const;
 const MAX_DIMENSIONS = 32;
 /** Length of the length. */
 export const PREFIX_BYTES = 8;
@@ -89,7 +89,8 @@ export function parseHeader(path: string, json: Uint8Array, dataBytes: number): 
   const fail = (reason: string): never => {
     throw new DataError(path, `${path}: bad safetensors header: ${reason}`);
   };
-  const root = parseJson(json, fail);
+  if (json[0] !== 0x7b) fail('it does not begin with "{"');
+  const root = parseStrictJson(json, HEADER_LIMITS, fail);
   if (!isRecord(root)) return fail('it is not a JSON object');
   const entries: [string, TensorEntry][] = [];
   let metadata: Record<string, string> = {};
@@ -103,44 +104,6 @@ export function parseHeader(path: string, json: Uint8Array, dataBytes: number): 
 }
 
 type Fail = (reason: string) => never;
-
-function parseJson(json: Uint8Array, fail: Fail): unknown {
-  if (json[0] !== 0x7b) fail('it does not begin with "{"');
-  const { depth, objects } = measureJson(json);
-  if (depth > MAX_HEADER_DEPTH) fail(`brackets ${depth} deep`);
-  if (objects > MAX_HEADER_OBJECTS) fail(`${objects} entries, at most ${MAX_HEADER_OBJECTS} are read`);
-  let text: string;
-  try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(json);
-  } catch {
-    return fail('it is not UTF-8');
-  }
-  try {
-    return JSON.parse(text) as unknown;
-  } catch (error) {
-    return fail(`it is not JSON (${(error as Error).message.slice(0, 100)})`);
-  }
-}
-
-/** Depth of brackets and number of objects, so that no parser meets a header made to exhaust it. */
-function measureJson(json: Uint8Array): { depth: number; objects: number } {
-  let depth = 0;
-  let deepest = 0;
-  let objects = 0;
-  let isInString = false;
-  for (let i = 0; i < json.length; i++) {
-    const byte = json[i];
-    if (isInString) {
-      if (byte === 0x5c) i++;
-      else if (byte === 0x22) isInString = false;
-    } else if (byte === 0x22) isInString = true;
-    else if (byte === 0x7b || byte === 0x5b) {
-      if (byte === 0x7b) objects++;
-      if (++depth > deepest) deepest = depth;
-    } else if (byte === 0x7d || byte === 0x5d) depth--;
-  }
-  return { depth: deepest, objects };
-}
 
 function parseMetadata(value: unknown, fail: Fail): Record<string, string> {
   if (!isRecord(value)) return fail('__metadata__ is not an object');
@@ -205,21 +168,22 @@ function quote(value: unknown): string {
   return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 }
 
-/** Bytes of a float32 tensor of this shape. */
-export function float32Bytes(shape: readonly number[]): number {
-  return shape.reduce((product, extent) => product * extent, 4);
-}
-
-/** A tensor of a file to be written; float32 unless said otherwise. */
+/** A tensor to be written. */
 export interface NewTensor {
   readonly name: string;
+  /** Default: F32. */
+  readonly dtype?: StoredDtype | 'U8';
   readonly shape: readonly number[];
-  readonly dtype?: 'F32' | 'U8';
+}
+
+/** Bytes of a tensor of this type and shape. */
+export function tensorBytes(dtype: StoredDtype | 'U8', shape: readonly number[]): number {
+  return shape.reduce((product, extent) => product * extent, dtype === 'U8' ? 1 : FLOAT_BYTES[dtype]);
 }
 
 /**
- * A header for tensors laid out in the order given: prefix and JSON, padded with spaces so
- * that the data begin at a multiple of 8.
+ * A header for tensors laid out in the order given: prefix and JSON, padded with spaces so that the data
+ * begin at a multiple of 8.
  */
 export function buildHeader(
   tensors: readonly NewTensor[],
@@ -233,12 +197,12 @@ export function buildHeader(
   const fields: string[] = [];
   if (Object.keys(metadata).length > 0) fields.push(`"__metadata__":${JSON.stringify(metadata)}`);
   let position = 0;
-  for (const { name, shape, dtype = 'F32' } of tensors) {
+  for (const { name, dtype = 'F32', shape } of tensors) {
     if (name === '__metadata__' || entries.has(name))
       throw new RangeError(`tensor name ${quote(name)} is taken`);
     if (shape.some((extent) => !isCount(extent)))
       throw new RangeError(`tensor ${quote(name)} has shape [${shape.join(', ')}]`);
-    const end = position + float32Bytes(shape) / (dtype === 'U8' ? 4 : 1);
+    const end = position + tensorBytes(dtype, shape);
     entries.set(name, { dtype, shape: [...shape], start: position, end });
     const entry = { dtype, shape, data_offsets: [position, end] };
     fields.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);

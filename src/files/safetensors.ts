@@ -5,18 +5,26 @@
  */
 import { open, rm } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { DataError } from '../errors.ts';
+import { DataError, OperatingError } from '../errors.ts';
 import { ByteRanges } from './byte-ranges.ts';
-import { FLOAT_BYTES, convertToFloat32, isFloatDtype } from './float-conversion.ts';
+import { FLOAT_BYTES, convertToFloat32, isFloatDtype, type FloatDtype } from './float-conversion.ts';
 import { readFully, writeFully } from './positional.ts';
 import { PREFIX_BYTES, buildHeader, parseHeader, parseHeaderLength } from './safetensors-header.ts';
 import type { NewTensor, SafetensorsHeader, TensorEntry } from './safetensors-header.ts';
 import { explaining, systemErrorCode } from './system-error.ts';
 
-export type { Dtype, TensorEntry } from './safetensors-header.ts';
+export type { Dtype, NewTensor, TensorEntry } from './safetensors-header.ts';
 
-/** Bytes converted at once; a multiple of every element size. */
-const CONVERSION_BYTES = 4 * 1024 * 1024;
+/** Bytes read and converted at once; a multiple of every element size. */
+export const PIECE_BYTES = 4 * 1024 * 1024;
+
+/** Some of a tensor's values, one after the other. */
+export interface TensorPiece {
+  /** Index of the first of them in the tensor. */
+  readonly first: number;
+  /** Good until the next piece is asked for. */
+  readonly values: Float32Array;
+}
 
 /** Tensors that can be read by name, from one file or many. */
 export interface TensorSource {
@@ -29,6 +37,8 @@ export interface TensorSource {
   readBytes(name: string, offset: number, length: number): Promise<Uint8Array>;
   /** A whole tensor as float32, converted from F16, BF16 or F64. */
   readFloat32(name: string): Promise<Float32Array>;
+  /** The same values in order, at most PIECE_BYTES of the file in memory at a time. */
+  readPieces(name: string): AsyncGenerator<TensorPiece, void, void>;
   close(): Promise<void>;
 }
 
@@ -129,23 +139,27 @@ class OpenSafetensors implements SafetensorsFile {
   }
 
   async readFloat32(name: string): Promise<Float32Array> {
-    const { dtype, start, end } = this.#entry(name);
-    if (!isFloatDtype(dtype)) {
-      throw new DataError(this.path, `${this.path}: tensor ${name} is ${dtype}, not F32, F16, BF16 or F64`);
-    }
-    const values = new Float32Array((end - start) / FLOAT_BYTES[dtype]);
-    const position = this.#dataStart + start;
+    const { dtype, start, end } = this.#floatEntry(name);
+    const values = allocate(this.path, name, (end - start) / FLOAT_BYTES[dtype]);
     if (dtype === 'F32') {
-      await readInto(this.#handle, this.path, new Uint8Array(values.buffer), position);
+      await readInto(this.#handle, this.path, new Uint8Array(values.buffer), this.#dataStart + start);
       return values;
     }
-    const piece = new Uint8Array(Math.min(CONVERSION_BYTES, end - start));
-    for (let offset = 0; offset < end - start; offset += piece.length) {
-      const bytes = piece.subarray(0, Math.min(piece.length, end - start - offset));
-      await readInto(this.#handle, this.path, bytes, position + offset);
-      convertToFloat32(dtype, bytes, values, offset / FLOAT_BYTES[dtype]);
-    }
+    for await (const piece of this.readPieces(name)) values.set(piece.values, piece.first);
     return values;
+  }
+
+  async *readPieces(name: string): AsyncGenerator<TensorPiece, void, void> {
+    const { dtype, start, end } = this.#floatEntry(name);
+    const width = FLOAT_BYTES[dtype];
+    const bytes = new Uint8Array(Math.min(PIECE_BYTES, end - start));
+    const values = new Float32Array(bytes.length / width);
+    for (let offset = 0; offset < end - start; offset += bytes.length) {
+      const part = bytes.subarray(0, Math.min(bytes.length, end - start - offset));
+      await readInto(this.#handle, this.path, part, this.#dataStart + start + offset);
+      convertToFloat32(dtype, part, values, 0);
+      yield { first: offset / width, values: values.subarray(0, part.length / width) };
+    }
   }
 
   async close(): Promise<void> {
@@ -156,6 +170,22 @@ class OpenSafetensors implements SafetensorsFile {
     const entry = this.tensors.get(name);
     if (entry === undefined) throw new DataError(this.path, `${this.path} has no tensor ${name}`);
     return entry;
+  }
+
+  #floatEntry(name: string): TensorEntry & { readonly dtype: FloatDtype } {
+    const { dtype, ...entry } = this.#entry(name);
+    if (isFloatDtype(dtype)) return { ...entry, dtype };
+    throw new DataError(this.path, `${this.path}: tensor ${name} is ${dtype}, not F32, F16, BF16 or F64`);
+  }
+}
+
+/** @throws OperatingError where there is no such memory */
+function allocate(path: string, name: string, count: number): Float32Array {
+  try {
+    return new Float32Array(count);
+  } catch (error) {
+    const reason = `no memory for tensor ${name} of ${count} numbers`;
+    throw new OperatingError(`cannot read ${path}: ${reason}`, { cause: error });
   }
 }
 
@@ -175,7 +205,7 @@ export function checkRange(name: string, offset: number, length: number, total: 
 }
 
 /**
- * Creates a file of tensors, float32 unless said otherwise, laid out in the order given. The file must not exist.
+ * Creates a file of tensors, laid out in the order given. The file must not exist.
  * @throws OperatingError when the system refuses.
  */
 export async function createSafetensors(

@@ -26,6 +26,9 @@ export interface Tokenizer {
 /** Tokens that end a document in published tokenizers, in the order they are tried. */
 const KNOWN_EOS_TOKENS = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|eot_id|>', '<|im_end|>'];
 
+/** Longest tokenizer.json; the largest published have some 30 MB. */
+const MAX_FILE_BYTES = 256 * 1024 * 1024;
+
 const MODEL_TYPES: readonly unknown[] = ['BPE', 'WordPiece', 'Unigram', 'WordLevel'];
 
 /** UTF-8 bytes: ids 0 to 255, no special tokens. Its tokenizer.json gives other programs the same ids. */
@@ -104,14 +107,26 @@ export function checkVocabulary(tokenizer: Tokenizer, modelVocabSize: number): v
   );
 }
 
+/** What a model knows of its tokens. */
+export interface TokenFacts {
+  readonly bosTokenId: number | null;
+  readonly maxPositionEmbeddings: number;
+}
+
 /** tokenizer_config.json to write beside tokenizer.json, so that transformers' AutoTokenizer loads the folder. */
-export function tokenizerConfigJson(tokenizer: Tokenizer): string {
-  const eos = tokenizer.eosId === null ? {} : { eos_token: tokenizer.decode([tokenizer.eosId]) };
-  return JSON.stringify(
-    { tokenizer_class: 'PreTrainedTokenizerFast', clean_up_tokenization_spaces: false, ...eos },
-    null,
-    2,
-  );
+export function tokenizerConfigJson(tokenizer: Tokenizer, model?: TokenFacts): string {
+  const token = (name: string, id: number | null): Record<string, string> => {
+    const content = id === null ? '' : tokenizer.decode([id]);
+    return content === '' ? {} : { [name]: content };
+  };
+  const config = {
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    clean_up_tokenization_spaces: false,
+    ...(model === undefined ? {} : { model_max_length: model.maxPositionEmbeddings }),
+    ...token('bos_token', model?.bosTokenId ?? null),
+    ...token('eos_token', tokenizer.eosId),
+  };
+  return `${JSON.stringify(config, null, 2)}\n`;
 }
 
 function libraryCodec(library: LibraryTokenizer, path: string): TokenCodec {
@@ -183,9 +198,22 @@ function isFolder(path: string): boolean {
 
 function readWhole(path: string): string {
   try {
+    const stats = statSync(path);
+    if (!stats.isFile()) throw new DataError(path, `${path} is not a file`);
+    if (stats.size > MAX_FILE_BYTES) {
+      throw new DataError(path, `${path} has ${stats.size} bytes; at most ${MAX_FILE_BYTES} are read`);
+    }
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw readFailure(path, error, 'tokenizer.path names a tokenizer.json or the folder that holds it');
+    if (error instanceof DataError) throw error;
+    const hasSentencePiece = statSync(join(dirname(path), 'tokenizer.model'), { throwIfNoEntry: false });
+    throw readFailure(
+      path,
+      error,
+      hasSentencePiece?.isFile()
+        ? "tokenizer.model beside it is SentencePiece's own format: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
+        : 'tokenizer.path names a tokenizer.json or the folder that holds it',
+    );
   }
 }
 

@@ -107,10 +107,21 @@ export function llamaConfigFromFields(fields: ModelFields, defaults: ModelDefaul
   return config;
 }
 
-/** Relations between the fields that must hold whichever way the configuration came about. */
+/** Greatest sizes; several times those of the largest Llamas, small enough to count and list tensors with. */
+const GREATEST_SIZES = {
+  vocab_size: 2 ** 24,
+  hidden_size: 2 ** 18,
+  intermediate_size: 2 ** 20,
+  num_hidden_layers: 4096,
+  num_attention_heads: 4096,
+  num_key_value_heads: 4096,
+  head_dim: 2 ** 14,
+} as const;
+
+/** Limits, and relations between the fields, that must hold whichever way the configuration came about. */
 export function relationFaults(config: LlamaConfig): ConfigFault[] {
   const { hiddenSize, numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, headDim } = config;
-  const faults: ConfigFault[] = [];
+  const faults = sizeFaults(config);
   if (!Number.isInteger(headDim)) {
     faults.push({
       field: 'hidden_size',
@@ -118,9 +129,12 @@ export function relationFaults(config: LlamaConfig): ConfigFault[] {
       allowed: `a multiple of num_attention_heads (${heads})`,
     });
   } else if (headDim % 2 !== 0) {
+    const isGiven = headDim * heads !== hiddenSize;
     faults.push({
-      field: 'hidden_size',
-      value: `${hiddenSize}, which gives each of ${heads} heads ${headDim} dimensions`,
+      field: isGiven ? 'head_dim' : 'hidden_size',
+      value: isGiven
+        ? String(headDim)
+        : `${hiddenSize}, which gives each of ${heads} heads ${headDim} dimensions`,
       allowed: 'an even number of dimensions per head (rotary embeddings turn pairs)',
     });
   }
@@ -132,6 +146,23 @@ export function relationFaults(config: LlamaConfig): ConfigFault[] {
     });
   }
   return faults;
+}
+
+function sizeFaults(config: LlamaConfig): ConfigFault[] {
+  const sizes: Readonly<Record<keyof typeof GREATEST_SIZES, number>> = {
+    vocab_size: config.vocabSize,
+    hidden_size: config.hiddenSize,
+    intermediate_size: config.intermediateSize,
+    num_hidden_layers: config.numHiddenLayers,
+    num_attention_heads: config.numAttentionHeads,
+    num_key_value_heads: config.numKeyValueHeads,
+    // A head that follows from a width that is too large is no second mistake.
+    head_dim: config.hiddenSize > GREATEST_SIZES.hidden_size ? 0 : config.headDim,
+  };
+  return Object.entries(GREATEST_SIZES).flatMap(([field, greatest]) => {
+    const value = sizes[field as keyof typeof sizes];
+    return value <= greatest ? [] : [{ field, value: String(value), allowed: `at most ${greatest}` }];
+  });
 }
 
 /** The tensors of the model in the names, shapes and order of a Hugging Face checkpoint. */
@@ -166,9 +197,25 @@ export function parameterCount(config: LlamaConfig): number {
   return llamaTensors(config).reduce((total, tensor) => total + sizeOf(tensor.shape), 0);
 }
 
-const count = z.int().min(1);
+const WHOLE = 'a whole number of at least 1';
+const count = z.int(WHOLE).min(1, WHOLE);
+const positive = z.number('a number above 0').positive('a number above 0');
+const flag = z.boolean('true or false');
+const tokenId = z.int('a token id').min(0, 'a token id');
+const rope = z.looseObject(
+  {
+    rope_theta: positive.nullish(),
+    rope_type: z.string('a text').nullish(),
+    type: z.string('a text').nullish(),
+    partial_rotary_factor: z.number('a number').nullish(),
+  },
+  'an object',
+);
 
-/** The keys of config.json that are read; others are left alone. `null` counts as absent where a default exists. */
+/**
+ * The keys of config.json that are read; others are left alone. `null` counts as absent where a default
+ * exists. The messages say what is allowed.
+ */
 const huggingFaceSchema = z.object({
   vocab_size: count,
   hidden_size: count,
@@ -177,22 +224,32 @@ const huggingFaceSchema = z.object({
   num_attention_heads: count,
   num_key_value_heads: count.nullish(),
   head_dim: count.nullish(),
-  hidden_act: z.string().nullish(),
+  hidden_act: z.string('a text').nullish(),
   max_position_embeddings: count.nullish(),
   max_sequence_length: count.nullish(), // what the GaLore repository's own configurations call it
-  initializer_range: z.number().positive().nullish(),
-  rms_norm_eps: z.number().positive().nullish(),
-  tie_word_embeddings: z.boolean().nullish(),
-  attention_bias: z.boolean().nullish(),
-  mlp_bias: z.boolean().nullish(),
-  rope_theta: z.number().positive().nullish(),
-  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
+  initializer_range: positive.nullish(),
+  rms_norm_eps: positive.nullish(),
+  tie_word_embeddings: flag.nullish(),
+  attention_bias: flag.nullish(),
+  mlp_bias: flag.nullish(),
+  rope_theta: positive.nullish(),
+  rope_scaling: rope.nullish(),
+  rope_parameters: rope.nullish(),
+  sliding_window: count.nullish(),
   quantization_config: z.unknown().optional(),
-  bos_token_id: z.int().min(0).nullish(),
-  eos_token_id: z.union([z.int().min(0), z.array(z.int().min(0)).min(1)]).nullish(),
+  bos_token_id: tokenId.nullish(),
+  eos_token_id: z.union([tokenId, z.array(tokenId).min(1)], 'a token id or a list of them').nullish(),
 });
 type HuggingFaceConfig = z.output<typeof huggingFaceSchema>;
+
+/**
+ * Families whose mathematics is a Llama's once nothing below is refused. The fields named are those whose
+ * default in that family is another than a Llama's: there the file must say.
+ */
+const FAMILIES: Readonly<Record<string, readonly string[]>> = {
+  llama: [],
+  mistral: ['num_key_value_heads', 'sliding_window', 'max_position_embeddings'],
+};
 
 /**
  * Reads a Hugging Face `config.json`; what is absent takes the default of transformers' LlamaConfig.
@@ -202,13 +259,25 @@ type HuggingFaceConfig = z.output<typeof huggingFaceSchema>;
  */
 export function parseLlamaConfig(json: unknown, path: string): LlamaConfig {
   const modelType = modelTypeOf(json);
-  if (modelType !== 'llama') {
-    throw new DataError(path, `${path}: model_type is ${modelType}; only "llama" can be trained`);
+  if (typeof json !== 'object' || json === null || !Object.hasOwn(FAMILIES, modelType)) {
+    const shown = modelType.startsWith('missing') ? modelType : JSON.stringify(modelType.slice(0, 100));
+    const allowed = Object.keys(FAMILIES).map((family) => `"${family}"`);
+    throw new DataError(path, `${path}: model_type is ${shown}; allowed: ${allowed.join(' or ')}`);
   }
+  const unsaid = (FAMILIES[modelType] ?? []).filter((field) => !(field in json));
   const parsed = huggingFaceSchema.safeParse(json);
-  if (!parsed.success) {
-    const faults = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);
-    throw unusable(path, faults);
+  if (!parsed.success || unsaid.length > 0) {
+    const faults = parsed.error?.issues.map(({ path: at, message }) => ({
+      field: at.join('.'),
+      value: shownValue(at.reduce<unknown>(fieldOf, json)),
+      allowed: message,
+    }));
+    const silent = unsaid.map((field) => ({
+      field,
+      value: 'missing',
+      allowed: `to be there where model_type is "${modelType}"`,
+    }));
+    throw unusable(path, [...(faults ?? []), ...silent]);
   }
   const fields = parsed.data;
   const config: LlamaConfig = {
@@ -220,32 +289,36 @@ export function parseLlamaConfig(json: unknown, path: string): LlamaConfig {
     numKeyValueHeads: fields.num_key_value_heads ?? fields.num_attention_heads,
     headDim: fields.head_dim ?? fields.hidden_size / fields.num_attention_heads,
     tieWordEmbeddings: fields.tie_word_embeddings ?? false,
-    ropeTheta: ropeThetaOf(fields),
+    // The newer layout nests the base; the older one has it at the top.
+    ropeTheta: fields.rope_parameters?.rope_theta ?? fields.rope_theta ?? 10_000,
     rmsNormEps: fields.rms_norm_eps ?? 1e-6,
     initializerRange: fields.initializer_range ?? 0.02,
     maxPositionEmbeddings: fields.max_position_embeddings ?? fields.max_sequence_length ?? 2048,
     bosTokenId: fields.bos_token_id ?? null,
     eosTokenId: (Array.isArray(fields.eos_token_id) ? fields.eos_token_id[0] : fields.eos_token_id) ?? null,
   };
-  const faults = [
-    ...unsupportedFeatures(fields),
-    ...relationFaults(config).map((fault) => `${fault.field}: is ${fault.value}; allowed: ${fault.allowed}`),
-  ];
+  const faults = [...unsupportedFeatures(fields, config), ...relationFaults(config)];
   if (faults.length > 0) throw unusable(path, faults);
   return config;
 }
+
+/** Element types of weights, as config.json names them. */
+export type HuggingFaceDtype = 'float32' | 'bfloat16' | 'float16';
 
 /**
  * The `config.json` of this model. It carries both layouts, so transformers 4 and 5 load it and find
  * the same rotary base.
  */
-export function toHuggingFace(config: LlamaConfig): Record<string, unknown> {
+export function toHuggingFace(
+  config: LlamaConfig,
+  dtype: HuggingFaceDtype = 'float32',
+): Record<string, unknown> {
   return {
     architectures: ['LlamaForCausalLM'],
     attention_bias: false,
     attention_dropout: 0,
     bos_token_id: config.bosTokenId,
-    dtype: 'float32',
+    dtype,
     eos_token_id: config.eosTokenId,
     head_dim: config.headDim,
     hidden_act: 'silu',
@@ -263,7 +336,7 @@ export function toHuggingFace(config: LlamaConfig): Record<string, unknown> {
     rope_parameters: { rope_theta: config.ropeTheta, rope_type: 'default' },
     rope_theta: config.ropeTheta,
     tie_word_embeddings: config.tieWordEmbeddings,
-    torch_dtype: 'float32',
+    torch_dtype: dtype,
     use_cache: true,
     vocab_size: config.vocabSize,
   };
@@ -272,48 +345,66 @@ export function toHuggingFace(config: LlamaConfig): Record<string, unknown> {
 function modelTypeOf(json: unknown): string {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) return 'missing (not a JSON object)';
   if (!('model_type' in json)) return 'missing';
-  return json.model_type === 'llama' ? 'llama' : JSON.stringify(json.model_type);
+  return typeof json.model_type === 'string' ? json.model_type : shownValue(json.model_type);
 }
 
-/** The newer layout nests the base in `rope_parameters`; the older one has it at the top. */
-function ropeThetaOf(fields: HuggingFaceConfig): number {
-  const nested = fields.rope_parameters?.['rope_theta'];
-  return typeof nested === 'number' && nested > 0 ? nested : (fields.rope_theta ?? 10_000);
-}
-
-/** What a config.json may ask for that this Llama does not do, in words. */
-function unsupportedFeatures(fields: HuggingFaceConfig): string[] {
-  const faults: string[] = [];
+/** What a config.json may ask for that this Llama does not do. */
+function unsupportedFeatures(fields: HuggingFaceConfig, config: LlamaConfig): ConfigFault[] {
+  const faults: ConfigFault[] = [];
   for (const key of ['rope_scaling', 'rope_parameters'] as const) {
     const rope = fields[key];
     if (rope === null || rope === undefined) continue;
-    const type = rope['rope_type'] ?? rope['type'] ?? 'default';
-    if (type !== 'default')
-      faults.push(`${key}: is ${JSON.stringify(type)}; allowed: "default" (no scaling)`);
-    const partial = rope['partial_rotary_factor'] ?? 1;
+    const type = rope.rope_type ?? rope.type ?? 'default';
+    if (type !== 'default') {
+      faults.push({ field: key, value: shownValue(type), allowed: '"default" (no scaling)' });
+    }
+    const partial = rope.partial_rotary_factor ?? 1;
     if (partial !== 1) {
-      faults.push(`${key}.partial_rotary_factor: is ${JSON.stringify(partial)}; allowed: 1`);
+      faults.push({ field: `${key}.partial_rotary_factor`, value: shownValue(partial), allowed: '1' });
     }
   }
-  for (const key of ['attention_bias', 'mlp_bias'] as const) {
-    if (fields[key] === true) faults.push(`${key}: is true; allowed: false (no bias terms)`);
+  for (const field of ['attention_bias', 'mlp_bias'] as const) {
+    if (fields[field] === true) faults.push({ field, value: 'true', allowed: 'false (no bias terms)' });
   }
   const activation = fields.hidden_act ?? 'silu';
   if (activation !== 'silu' && activation !== 'swish') {
-    faults.push(`hidden_act: is ${JSON.stringify(activation)}; allowed: "silu"`);
+    faults.push({ field: 'hidden_act', value: shownValue(activation), allowed: '"silu"' });
+  }
+  const window = fields.sliding_window ?? Infinity;
+  if (window < config.maxPositionEmbeddings) {
+    const allowed = `null, or at least max_position_embeddings (${config.maxPositionEmbeddings}): every position sees all before it`;
+    faults.push({ field: 'sliding_window', value: String(window), allowed });
   }
   if (fields.quantization_config !== undefined && fields.quantization_config !== null) {
-    faults.push('quantization_config: is set; allowed: weights that are not quantised');
+    faults.push({
+      field: 'quantization_config',
+      value: 'set',
+      allowed: 'null (weights that are not quantised)',
+    });
   }
   return faults;
 }
 
-function unusable(path: string, faults: readonly string[]): DataError {
-  const lines = faults.map((fault) => `  ${fault}`);
-  return new DataError(path, `${path}: not a Llama that can be trained:\n${lines.join('\n')}`);
+function fieldOf(value: unknown, key: PropertyKey): unknown {
+  return typeof value === 'object' && value !== null
+    ? (value as Record<PropertyKey, unknown>)[key]
+    : undefined;
+}
+
+/** A value as JSON, cut to a length that fits into a message. */
+function shownValue(value: unknown): string {
+  const text = value === undefined ? 'missing' : JSON.stringify(value);
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
+}
+
+function unusable(path: string, faults: readonly ConfigFault[]): DataError {
+  return new DataError(path, `${path}: not a Llama that can be used:\n${listFaults(faults)}`);
 }
 
 function configError(faults: readonly ConfigFault[]): ConfigError {
-  const lines = faults.map((fault) => `  ${fault.field}: is ${fault.value}; allowed: ${fault.allowed}`);
-  return new ConfigError(`the model cannot be built:\n${lines.join('\n')}`, faults);
+  return new ConfigError(`the model cannot be built:\n${listFaults(faults)}`, faults);
+}
+
+function listFaults(faults: readonly ConfigFault[]): string {
+  return faults.map(({ field, value, allowed }) => `  ${field}: is ${value}; allowed: ${allowed}`).join('\n');
 }

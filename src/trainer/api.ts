@@ -1,5 +1,6 @@
 /** How the command line runs a trainer. Types only; trainer.ts is the work. */
 import type { Logger } from '../log.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 
 /** What a trainer needs to take part in a run. */
 export interface TrainerOptions {
@@ -10,6 +11,8 @@ export interface TrainerOptions {
   /** Join token; empty where none is asked for. A secret: never logged. */
   readonly token: string;
   readonly threads: number;
+  /** Where to compute. Default: what loadEngine takes by itself. */
+  readonly device?: ReadyDevice | undefined;
   readonly logger: Logger;
   /** Aborted: leave the run in good order and resolve. */
   readonly signal: AbortSignal;

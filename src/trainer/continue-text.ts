@@ -5,6 +5,7 @@ import type { Tokenizer } from '../files/tokenizer.ts';
 import { TextPieces } from '../files/text-pieces.ts';
 import { generate } from './model/generate.ts';
 import type { LlamaModel } from './model/llama.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { openModel, type ModelFolder } from './open-model.ts';
 
 /** The beginning, and how to go on. */
@@ -17,6 +18,7 @@ export interface ContinuationRequest {
   readonly topP: number; // 1: all
   readonly seed: number;
   readonly threads: number;
+  readonly device?: ReadyDevice | undefined;
   /** Aborted: end after this token. */
   readonly signal: AbortSignal;
   /** Called with each piece of text as soon as its characters are whole. */
@@ -34,7 +36,7 @@ export type ContinueText = (request: ContinuationRequest) => Promise<Continuatio
 
 export const continueText: ContinueText = async (request) => {
   const { prompt, maxTokens, signal, onText } = request;
-  using opened = await openModel(request.folder, request.threads);
+  using opened = await openModel(request.folder, request.threads, request.device);
   const { model, tokenizer } = opened;
   const ids = promptIds(tokenizer, model, prompt);
   const pieces = new TextPieces(tokenizer, onText);
@@ -55,7 +57,12 @@ export const continueText: ContinueText = async (request) => {
 
 /** A model that knows a beginning of text gets it first; an empty prompt needs one, or the end of the text before. */
 function promptIds(tokenizer: Tokenizer, model: LlamaModel, prompt: string): readonly number[] {
-  const { bosTokenId, maxPositionEmbeddings } = model.config;
+  const { bosTokenId, maxPositionEmbeddings, vocabSize } = model.config;
+  if (bosTokenId !== null && bosTokenId >= vocabSize) {
+    throw new ConfigError(
+      `the model's bos_token_id is ${bosTokenId}; its vocabulary has ${vocabSize} tokens`,
+    );
+  }
   const begin = bosTokenId ?? (prompt === '' ? tokenizer.eosId : null);
   const ids = [...(begin === null ? [] : [begin]), ...tokenizer.encode(prompt)];
   if (ids.length === 0)

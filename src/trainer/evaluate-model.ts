@@ -5,6 +5,7 @@ import { DataError } from '../errors.ts';
 import { prepareDataset, type Dataset, type OnProgress, type SequenceSource } from '../files/dataset.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { openModel, type ModelFolder } from './open-model.ts';
 
 /** What is to be measured. */
@@ -18,6 +19,7 @@ export interface EvaluationRequest {
   readonly batchSequences: number;
   readonly cacheDir: string;
   readonly threads: number;
+  readonly device?: ReadyDevice | undefined;
   readonly onProgress: OnProgress;
   readonly onNotice: (text: string) => void;
 }
@@ -35,7 +37,7 @@ export type EvaluateModel = (request: EvaluationRequest) => Promise<EvaluationRe
 
 export const evaluateModel: EvaluateModel = async (request) => {
   const { folder, onNotice } = request;
-  using opened = await openModel(folder, request.threads);
+  using opened = await openModel(folder, request.threads, request.device);
   const dataset = await openDataset(request);
   try {
     for (const text of dataset.notices) onNotice(text);
@@ -73,7 +75,7 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
     ...options,
     cacheDir: join(cacheDir, 'tokens'),
     data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
-    tokenizer: { type: 'file', path: folder.path, vocab_size: 257 },
+    tokenizer: { vocab_size: 257, ...(folder.tokenizer ?? { type: 'file', path: folder.path }) },
   });
 }
 

@@ -1,9 +1,11 @@
 /**
- * What galore/projection/factorise.ts does, by TensorFlow's f64 kernels on all threads. Everything comes from the
+ * What galore/projection/factorise.ts does, by TensorFlow's kernels on all threads, in f64 (factors in f32 where that
+ * is enough). Everything comes from the
  * Gram matrix of the shorter side: f64 allows that for sums that are f32, because what squaring loses (singular
  * values below 1e-7 of the largest) is less than the rounding of the sums. Equal input gives equal bits on one
  * machine with one number of threads. Where a kernel fails, the plain version is called.
  */
+import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../errors.ts';
 import { plainFactoriser, type Factoriser, type SingularVectors } from '../galore/projection/factorise.ts';
 import { canonicalSigns } from '../galore/projection/canonical-signs.ts';
@@ -16,6 +18,9 @@ const NEGLIGIBLE = 1e-6;
 /** From this share on one division leaves vectors orthonormal to 1e-9: the error is about 1e-15 (s_1 / s_j)^2. */
 const STRONG = 1e-3;
 
+/** A Gram matrix in f32 is wrong by about 1e-6 of its largest entry: shares below say nothing, and the second pass judges the first. */
+const SINGLE_SHARE = 1e-3;
+
 export const nativeFactoriser: Factoriser = {
   orthonormalise(x, rows, cols) {
     if (rows < cols) {
@@ -26,8 +31,11 @@ export const nativeFactoriser: Factoriser = {
       scale === 0
         ? null
         : orNull(() => {
+            const scaled = scaledBy(x, 1 / scale);
+            const quick = hasExactProducts() ? orNull(() => orthonormalSingles(scaled, rows, cols)) : null;
+            if (quick !== null) return quick;
             using doubles = new Doubles();
-            const q = orthonormalColumns(doubles, doubles.matrix(scaledBy(x, 1 / scale), rows, cols));
+            const q = orthonormalColumns(doubles, doubles.matrix(scaled, rows, cols));
             return q === null ? null : finite(doubles.toFloat32(q));
           });
     return (
@@ -60,6 +68,32 @@ export const nativeFactoriser: Factoriser = {
   },
 };
 
+/** Whether the engine multiplies f32 as f32: not in bf16, nor in TF32 as a GPU may. */
+function hasExactProducts(): boolean {
+  const odd = 1 + 2 ** -12; // 1 in either
+  return tf.tidy(() => tf.matMul(tf.fill([32, 32], odd), tf.eye(32)).dataSync()[0] === odd);
+}
+
+/**
+ * Cholesky QR twice with the large products in f32, which are four times as fast: good for columns whose Gram matrix f32
+ * can hold. The second pass removes what the first one's rounding left. Null where columns are too close.
+ */
+function orthonormalSingles(x: Float32Array, rows: number, cols: number): Float32Array | null {
+  const result: { q?: Float32Array } = {};
+  tf.tidy(() => {
+    let q = tf.tensor2d(x, [rows, cols]);
+    for (const least of [SINGLE_SHARE, 0.5]) {
+      using doubles = new Doubles();
+      const gram = tf.matMul(q, q, true, false).dataSync<'float32'>() as Float32Array;
+      const { inverse, share } = choleskyInverse(doubles, doubles.matrix(gram, cols, cols));
+      if (!(share >= least)) return;
+      q = tf.matMul(q, tf.tensor2d(doubles.toFloat32(inverse), [cols, cols]), false, true);
+    }
+    result.q = finite(q.dataSync<'float32'>() as Float32Array);
+  });
+  return result.q ?? null;
+}
+
 /** X L^-T with LL' = X'X (Cholesky QR), twice where columns are far from orthogonal; null: they depend on one another. */
 function orthonormalColumns(doubles: Doubles, x: DoubleMatrix): DoubleMatrix | null {
   const first = choleskyQr(doubles, x);
@@ -67,14 +101,21 @@ function orthonormalColumns(doubles: Doubles, x: DoubleMatrix): DoubleMatrix | n
   return first.share >= NEGLIGIBLE ? choleskyQr(doubles, first.q).q : null;
 }
 
-/** @returns with `share`, the smallest diagonal entry of L over the largest: 1 for orthonormal columns */
 function choleskyQr(doubles: Doubles, x: DoubleMatrix): { readonly q: DoubleMatrix; readonly share: number } {
-  const lower = doubles.cholesky(doubles.product(x, x, true, false));
-  const inverse = doubles.solveLower(lower, identity(doubles, x.cols));
-  const entries = doubles.toFloat32(lower);
-  const diagonal = Float32Array.from({ length: x.cols }, (_, j) => entries[j * x.cols + j]!);
-  const share = diagonal.reduce((a, b) => Math.min(a, b)) / diagonal.reduce((a, b) => Math.max(a, b));
+  const { inverse, share } = choleskyInverse(doubles, doubles.product(x, x, true, false));
   return { q: doubles.product(x, inverse, false, true), share };
+}
+
+/** L^-1 for LL' = `gram`, with `share`, the smallest diagonal entry of L over the largest: 1 for orthonormal columns. */
+function choleskyInverse(
+  doubles: Doubles,
+  gram: DoubleMatrix,
+): { readonly inverse: DoubleMatrix; readonly share: number } {
+  const lower = doubles.cholesky(gram);
+  const entries = doubles.toFloat32(lower);
+  const diagonal = Float32Array.from({ length: gram.cols }, (_, j) => entries[j * (gram.cols + 1)]!);
+  const share = diagonal.reduce((a, b) => Math.min(a, b)) / diagonal.reduce((a, b) => Math.max(a, b));
+  return { inverse: doubles.solveLower(lower, identity(doubles, gram.cols)), share };
 }
 
 /** From the eigenvectors E of the shorter side's Gram matrix: that side's vectors are E, the other's XE / s. */

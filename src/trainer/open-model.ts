@@ -2,14 +2,16 @@
  * A model in a folder, on the engine and ready to be used: config.json, safetensors, tokenizer.json. For
  * a run's checkpoint and for a Hugging Face folder alike; training does not come this way.
  */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { RunConfig } from '../config/schema.ts';
 import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
-import { openModelFolder } from '../files/model-folder.ts';
-import { checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
-import { sizeOf } from '../galore/slot.ts';
-import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { openModelWeights } from '../files/model-weights.ts';
+import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
+import type { LlamaConfig } from '../model/llama-config.ts';
 import { loadEngine } from './engine/load.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import { LlamaModel } from './model/llama.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
 
@@ -19,7 +21,12 @@ export interface ModelFolder {
   /** Step of the checkpoint; null for a folder from elsewhere. */
   readonly step: number | null;
   readonly config: RunConfig | null;
+  /** Instead of the tokenizer.json in the folder. */
+  readonly tokenizer?: GivenTokenizer;
 }
+
+/** A tokenizer named on the command line: the bytes of UTF-8, or a tokenizer.json or its folder. */
+export type GivenTokenizer = { readonly type: 'byte' } | { readonly type: 'file'; readonly path: string };
 
 /** A model that can be used until it is disposed. */
 export interface OpenModel extends Disposable {
@@ -28,34 +35,41 @@ export interface OpenModel extends Disposable {
 }
 
 /** Loads the engine (which must be installed) and the model. @throws DataError, ConfigError, EngineError */
-export async function openModel(folder: ModelFolder, threads: number): Promise<OpenModel> {
+export async function openModel(
+  folder: ModelFolder,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
-  const tokenizer = loadTokenizer(folder.path);
+  const tokenizer = tokenizerOf(folder);
   checkVocabulary(tokenizer, config.vocabSize);
-  await loadEngine({ precision: 'f32', threads });
-  const weights = WeightStore.fromArrays(await readWeights(folder.path, config));
-  const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
-  return { model, tokenizer, [Symbol.dispose]: () => weights.dispose() };
+  return { ...(await openLlama(folder.path, config, threads, device)), tokenizer };
 }
 
-async function readWeights(path: string, config: LlamaConfig): Promise<readonly WeightValues[]> {
-  const source = await openModelFolder(path);
-  try {
-    const weights: WeightValues[] = [];
-    for (const spec of llamaTensors(config)) {
-      const entry = source.tensors.get(spec.name);
-      if (entry === undefined) throw new DataError(path, `${path} has no tensor ${spec.name}`);
-      if (entry.shape.join() !== spec.shape.join()) {
-        const [is, wanted] = [entry.shape, spec.shape].map((shape) => `[${shape.join(', ')}]`);
-        throw new DataError(path, `${path}: ${spec.name} is ${is}, config.json asks for ${wanted}`);
-      }
-      const values = await source.readFloat32(spec.name);
-      if (values.length !== sizeOf(spec.shape))
-        throw new DataError(path, `${path}: ${spec.name} is cut short`);
-      weights.push({ ...spec, values });
-    }
-    return weights;
-  } finally {
-    await source.close();
+/** The same without a tokenizer. */
+export async function openLlama(
+  path: string,
+  config: LlamaConfig,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<Omit<OpenModel, 'tokenizer'>> {
+  await loadEngine({ precision: 'f32', threads, device });
+  const weights = await WeightStore.fromStream(readWeights(path, config));
+  const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
+  return { model, [Symbol.dispose]: () => weights.dispose() };
+}
+
+/** The tokenizer asked for, or the folder's own. */
+function tokenizerOf({ path, tokenizer }: ModelFolder): Tokenizer {
+  if (tokenizer !== undefined) {
+    return tokenizer.type === 'byte' ? byteTokenizer() : loadTokenizer(tokenizer.path);
   }
+  const names = ['tokenizer.json', 'tokenizer.model']; // loadTokenizer knows what to say of the second
+  if (names.some((name) => existsSync(join(path, name)))) return loadTokenizer(path);
+  throw new DataError(path, `${path} has no tokenizer.json; --tokenizer PATH names one from elsewhere`);
+}
+
+async function* readWeights(path: string, config: LlamaConfig): AsyncGenerator<WeightValues, void, void> {
+  await using source = await openModelWeights(path, config);
+  for (const spec of source.specs) yield { ...spec, values: await source.read(spec) };
 }

@@ -39,7 +39,8 @@ const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
 
 /** Takes part in a run until it ends, is left, or refuses this trainer for good. */
 export async function runTrainer(options: TrainerOptions): Promise<TrainerResult> {
-  const engine = await loadEngine({ precision: 'f32', threads: options.threads });
+  const { threads, device } = options;
+  const engine = await loadEngine({ precision: 'f32', threads, device });
   options.logger.info('trainer.device', {}, `computing on ${engine.device.description}`);
   return new Trainer(options, engine).run();
 }

@@ -11,9 +11,10 @@ test('the engine command has install and check, each with flags and examples in 
     ['install', 'check'],
   );
   for (const command of engine?.commands ?? []) {
+    const own = command.name() === 'check' ? ['--device'] : [];
     t.deepEqual(
       command.options.map(({ long }) => long),
-      ['--gpu', '--json'],
+      [...own, '--gpu', '--json'],
     );
     let help = '';
     command.configureOutput({ writeOut: (text) => (help += text) });

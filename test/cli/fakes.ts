@@ -128,14 +128,19 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       mayColour: false,
       mayRedraw: true,
       token: options.token ?? '',
+      visibleGpus: null,
     },
     signals,
     services: {
-      ensureEngine: () => Promise.resolve(),
+      ensureEngine: (wish = 'auto', count = 1) => {
+        const name = wish === 'auto' ? 'cpu' : wish;
+        return Promise.resolve(Array.from({ length: count }, () => ({ name, folder: '/engine', gpu: null })));
+      },
       startCoordinator: coordinator.start,
       runTrainer: () => Promise.resolve({ code: 0, reason: 'the run has ended' }),
       evaluateModel: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
       continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
+      exportModel: () => Promise.resolve({ files: [], parameters: 0, hasTokenizer: true }),
       ...options.services,
     },
     workingDir: dir,

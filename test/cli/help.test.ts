@@ -16,10 +16,12 @@ const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
   coordinator: [/<run\.yaml>/, /--trainers <k>/, /--set <field=value>/, /--stop-at <n>/],
   trainer: [/<url>/, /--id <name>/, /--run <name>/, /--token <token>/, /--threads <n>/, /GALORE_TOKEN/],
   resume: [/<dir>/, /--steps <n>/, /--trainers <k>/, /--set <field=value>/, /may change/],
-  eval: [/<dir>/, /--data <path>/, /--json/],
+  eval: [/<dir>/, /--data <path>/, /--tokenizer <path>/, /--json/],
+  export: [/<dir>/, /<out>/, /--dtype <type>/, /--step <n>/, /--max-shard-size <size>/, /5GB/, /--force/],
   generate: [
     /<dir>/,
     /--prompt <text>/,
+    /--tokenizer <path>/,
     /--max-tokens <n>/,
     /--temperature <t>/,
     /--top-k <k>/,

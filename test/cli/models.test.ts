@@ -3,45 +3,11 @@ import test from 'ava';
 import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findModelFolder } from '../../src/cli/model-folder.ts';
-import { parseRunConfig, resolvedYaml } from '../../src/config/load.ts';
-import { beginCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
 import { CheckpointError, DataError } from '../../src/errors.ts';
 import type { ContinuationRequest } from '../../src/trainer/continue-text.ts';
 import type { EvaluationRequest } from '../../src/trainer/evaluate-model.ts';
-import { FakeStream, RUN_YAML, world, writeRunDirectory, type World } from './fakes.ts';
-
-async function writeCheckpoint(runDir: string, step: number): Promise<string> {
-  const tensors = [{ name: 'weights/a', shape: [2] }];
-  const writer = await beginCheckpoint(join(runDir, 'checkpoints'), step, tensors, { configJson: '{}' });
-  await writer.write(0, 0, new Uint8Array(8));
-  const { path } = await writer.finish({
-    runId: 'r',
-    name: 'tiny',
-    step,
-    sequence: step,
-    digest: '0'.repeat(64),
-    refreshedStep: 0,
-    cursor: { next: 0, returned: [] },
-    seed: 0,
-    schedulePosition: step,
-    members: [],
-    created: '2030-01-01T00:00:00.000Z',
-  });
-  return path;
-}
-
-/** A world with the run directory `kept`, checkpoints at steps 2 and 10. */
-async function withRun(
-  t: Parameters<typeof world>[0],
-  options: Parameters<typeof world>[1] = {},
-): Promise<World> {
-  const w = world(t, options);
-  const config = parseRunConfig(RUN_YAML, 'run.yaml', { workingDir: w.dir, homeDir: '/home/ann' });
-  writeRunDirectory(join(w.dir, 'kept'), resolvedYaml(config));
-  await writeCheckpoint(join(w.dir, 'kept'), 2);
-  await writeCheckpoint(join(w.dir, 'kept'), 10);
-  return w;
-}
+import { FakeStream, RUN_YAML, world, writeRunDirectory } from './fakes.ts';
+import { withRun } from './runs.ts';
 
 const noNotice = (): void => {};
 
@@ -158,6 +124,29 @@ test('eval of a folder from elsewhere needs --data', async (t) => {
   writeFileSync(join(w.dir, 'llama/config.json'), '{}');
   t.is(await w.run('eval', 'llama'), 2);
   t.is(w.err.text, 'error: llama belongs to no run, so there is no held-out text: give --data PATH\n');
+});
+
+test('eval and generate take another tokenizer where one is named', async (t) => {
+  const evaluations: EvaluationRequest[] = [];
+  const continuations: ContinuationRequest[] = [];
+  const w = await withRun(t, {
+    services: {
+      evaluateModel: (request) => {
+        evaluations.push(request);
+        return Promise.resolve(EVALUATION);
+      },
+      continueText: (request) => {
+        continuations.push(request);
+        return Promise.resolve({ tokens: 0, end: 'limit' });
+      },
+    },
+  });
+  t.is(await w.run('eval', 'kept', '--data', 'x.txt', '--tokenizer', 'other'), 0);
+  t.deepEqual(evaluations[0]?.folder.tokenizer, { type: 'file', path: join(w.dir, 'other') });
+  t.is(await w.run('generate', 'kept', '--prompt', 'a', '--tokenizer', 'byte'), 0);
+  t.deepEqual(continuations[0]?.folder.tokenizer, { type: 'byte' });
+  t.is(await w.run('eval', 'kept', '--tokenizer', 'other'), 2);
+  t.is(w.err.text, 'error: --tokenizer needs --data PATH: held-out text has the tokenizer of its run\n');
 });
 
 test('generate prints the prompt and what follows as it comes', async (t) => {

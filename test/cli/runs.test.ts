@@ -42,7 +42,7 @@ test('train starts a coordinator and as many trainers as asked, which share the 
   t.deepEqual(ids(w), ['trainer-1', 'trainer-2', 'trainer-3']);
   t.deepEqual(w.processes[0]?.args, [
     ...['trainer', 'ws://127.0.0.1:29400/', '--id', 'trainer-1', '--run', 'tiny'],
-    ...['--threads', '2', '--quiet', '--log-level', 'warn'],
+    ...['--threads', '2', '--device', 'cpu', '--quiet', '--log-level', 'warn'],
   ]);
   options.onReport({ type: 'checkpoint', step: 60, path: join(w.dir, 'runs/tiny/checkpoints/step-000060') });
   for (const process of w.processes) process.events.onExit(0, 'exit code 0');
@@ -54,6 +54,37 @@ test('train starts a coordinator and as many trainers as asked, which share the 
     /^done: 60 steps, loss 4\.5000, validation perplexity 95\.2\ncheckpoint: runs\/tiny\/checkpoints/m,
   );
   t.regex(w.out.text, /to try it: galore generate runs\/tiny --prompt "/);
+});
+
+test('the trainers of train get the devices chosen for them', async (t) => {
+  const w = world(t, {
+    services: {
+      ensureEngine: (wish, count = 0) => {
+        t.is(wish, 'auto');
+        const names = (['gpu:0', 'gpu:1', 'gpu:0'] as const).slice(0, count);
+        return Promise.resolve(names.map((name) => ({ name, folder: '/engine', gpu: null })));
+      },
+    },
+  });
+  void w.run('train', 'run.yaml', '--trainers', '3');
+  await w.coordinator.started.promise;
+  await settle();
+  t.deepEqual(
+    w.processes.map(({ args }) => args[args.indexOf('--device') + 1]),
+    ['gpu:0', 'gpu:1', 'gpu:0'],
+  );
+});
+
+test('--device of train is trainer.device, for all its trainers', async (t) => {
+  const w = world(t);
+  void w.run('train', 'run.yaml', '--trainers', '2', '--device', 'gpu:1');
+  const { config } = await w.coordinator.started.promise;
+  await settle();
+  t.is(config.trainer.device, 'gpu:1');
+  for (const { args } of w.processes) t.is(args[args.indexOf('--device') + 1], 'gpu:1');
+  const wrong = world(t);
+  t.is(await wrong.run('train', 'run.yaml', '--device', 'cuda'), 2);
+  t.regex(wrong.err.text, /trainer\.device.*cuda.*auto, cpu, or gpu: and a number such as gpu:0/s);
 });
 
 test('train without --trainers starts what the file says', async (t) => {

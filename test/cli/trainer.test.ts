@@ -35,6 +35,7 @@ test('a trainer has defaults for everything but the address', async (t) => {
     runName: '',
     token: 's3cret',
     threads: 8,
+    device: { name: 'cpu', folder: '/engine', gpu: null },
   });
   t.false(signal.aborted);
   w.end({ code: 0, reason: 'the run has ended' });
@@ -46,6 +47,15 @@ test('flags go before defaults, and --token before GALORE_TOKEN', async (t) => {
   const w = joining(t, { token: 'from the environment' });
   void w.run('trainer', 'wss://x/', '--id', 'a.b-1', '--run', 'tiny', '--token', 'own', '--threads', '3');
   t.like(await w.options, { trainerId: 'a.b-1', runName: 'tiny', token: 'own', threads: 3 });
+});
+
+test('--device is what the engine is asked for, and another word is bad usage', async (t) => {
+  const w = joining(t);
+  void w.run('trainer', 'ws://x', '--device', 'gpu:1');
+  t.like((await w.options).device, { name: 'gpu:1' });
+  const wrong = world(t);
+  t.is(await wrong.run('trainer', 'ws://x', '--device', 'cuda:0'), 2);
+  t.regex(wrong.err.text, /'cuda:0' is invalid\. It must be auto, cpu, or gpu: and a number such as gpu:0\./);
 });
 
 test('an address that is no WebSocket address is bad usage', async (t) => {

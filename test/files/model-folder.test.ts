@@ -1,4 +1,4 @@
-import { mkdir, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { DataError } from '../../src/errors.ts';
@@ -20,6 +20,11 @@ async function writeShards(dir: string): Promise<void> {
   await writeFile(join(dir, FIRST), safetensorsOf([embed], { format: 'pt' }));
   await writeFile(join(dir, SECOND), safetensorsOf([norm], { format: 'pt' }));
   await writeFile(join(dir, INDEX), index({ [embed.name]: FIRST, [norm.name]: SECOND }));
+}
+
+/** A shard of these tensors, a number each. */
+function shardOf(...names: readonly string[]): Buffer {
+  return safetensorsOf(names.map((name) => ({ name, dtype: 'F32', shape: [1], data: f32(1) })));
 }
 
 test('shards are read as one', async (t) => {
@@ -66,7 +71,7 @@ test('folders without usable weights say what is wrong', async (t) => {
   await writeFile(join(dir, 'pytorch_model.bin'), '');
   await refused(/pytorch_model\.bin is in PyTorch's own format/);
   await writeFile(join(dir, INDEX), '{');
-  await refused(/is not JSON/);
+  await refused(/it is not JSON/);
   await writeFile(join(dir, INDEX), '{}');
   await refused(/has no weight_map/);
   for (const file of [
@@ -82,6 +87,17 @@ test('folders without usable weights say what is wrong', async (t) => {
   }
   await writeFile(join(dir, INDEX), index({ w: FIRST }));
   await refused(/model-00001-of-00002\.safetensors does not exist/);
+  await writeFile(join(dir, INDEX), `{"weight_map":{"w":"${FIRST}","w":"${SECOND}"}}`);
+  await refused(/index\.json cannot be used: the name "w" is there twice/);
+  await writeShards(dir);
+  await writeFile(join(dir, INDEX), index({ 'model.norm.weight': SECOND }));
+  await writeFile(join(dir, SECOND), await readFile(join(dir, FIRST)));
+  await refused(/model\.norm\.weight is said to be in model-00002.*, which does not have it/);
+  await writeFile(join(dir, INDEX), index({ 'model.embed_tokens.weight': FIRST, w: SECOND }));
+  await writeFile(join(dir, SECOND), shardOf('w', 'model.embed_tokens.weight'));
+  await refused(/model-00002\S* holds tensor model\.embed_tokens\.weight too, as model-00001\S* has/);
+  await writeFile(join(dir, SECOND), shardOf('w', 'x'));
+  await refused(/model-00002\S* holds tensor x, which it does not name/);
   await writeShards(dir);
   await writeFile(join(dir, INDEX), index({ 'model.norm.weight': FIRST }));
   await refused(/model\.norm\.weight is said to be in model-00001.*, which does not have it/);

@@ -170,9 +170,19 @@ const BAD_HEADERS: readonly (readonly [title: string, header: string | Buffer, m
     }),
     /tensor "b" overlaps the one before it at byte 4/,
   ],
+  [
+    'a tensor named twice',
+    '{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+    /the name "x" is there twice/,
+  ],
+  ['a size of 2^53', entry({ shape: [2 ** 53] }), /is not a list of at most 32 sizes/],
+  ['a size of 2^53 - 1', entry({ shape: [2 ** 53 - 1] }), /shape \[9007199254740991\] is too large/],
+  ['a negative offset', entry({ data_offsets: [-8, 0] }), /are not two positions/],
+  ['a dtype that takes other bytes', entry({ dtype: 'F64' }), /of F64 needs 16 bytes, data_offsets give 8/],
+  ['a list of ten million numbers', `{"x":[${'1,'.repeat(1e7)}1]}`, /more than 8000000 values/],
   ['metadata that is a list', '{"__metadata__":[]}', /__metadata__ is not an object/],
   ['metadata that is a number', '{"__metadata__":{"a":1}}', /__metadata__ "a" is not a string/],
-  ['brackets without end', `{"x":${'['.repeat(100_000)}`, /brackets 100001 deep/],
+  ['brackets without end', `{"x":${'['.repeat(100_000)}`, /brackets more than 8 deep/],
   ['a name as long as a book', `{"${'x'.repeat(100_000)}":1}`, /^.{0,400}$/s],
 ];
 

@@ -183,10 +183,85 @@ test('the newer layout can also ask for scaling that is refused', (t) => {
 test('other models and things that are no configuration are refused by name', (t) => {
   const message = (json: unknown): string | undefined =>
     t.throws(() => parseLlamaConfig(json, 'config.json'), { instanceOf: DataError })?.message;
-  t.is(message({ model_type: 'bert' }), 'config.json: model_type is "bert"; only "llama" can be trained');
+  const allowed = 'allowed: "llama" or "mistral"';
+  t.is(message({ model_type: 'bert' }), `config.json: model_type is "bert"; ${allowed}`);
+  t.is(message({ model_type: 'toString' }), `config.json: model_type is "toString"; ${allowed}`);
   t.regex(message({}) ?? '', /model_type is missing/);
   for (const json of [null, 7, 'llama', [], undefined]) t.regex(message(json) ?? '', /not a JSON object/);
   t.regex(message({ ...MINIMAL, hidden_size: '40', vocab_size: 0 }) ?? '', /vocab_size[^]*hidden_size/);
+});
+
+const HOSTILE: readonly (readonly [title: string, fields: object, faults: readonly string[]])[] = [
+  ['a width of 10^12', { hidden_size: 1e12 }, ['hidden_size: is 1000000000000; allowed: at most 262144']],
+  ['10^9 layers', { num_hidden_layers: 1e9 }, ['num_hidden_layers: is 1000000000; allowed: at most 4096']],
+  ['2^53 tokens', { vocab_size: 2 ** 53 }, ['vocab_size: is 9007199254740992; allowed: a whole number']],
+  ['2^52 tokens', { vocab_size: 2 ** 52 }, ['vocab_size: is 4503599627370496; allowed: at most 16777216']],
+  ['a negative width', { hidden_size: -4 }, ['hidden_size: is -4; allowed: a whole number of at least 1']],
+  ['half a head', { num_attention_heads: 2.5 }, ['num_attention_heads: is 2.5; allowed: a whole number']],
+  ['a width in words', { hidden_size: 'wide' }, ['hidden_size: is "wide"; allowed: a whole number']],
+  ['no width', { hidden_size: undefined }, ['hidden_size: is missing; allowed: a whole number']],
+  ['a list of layers', { num_hidden_layers: [2] }, ['num_hidden_layers: is [2]; allowed: a whole number']],
+  ['an odd head', { head_dim: 7 }, ['head_dim: is 7; allowed: an even number']],
+  ['a huge head', { head_dim: 2e9 }, ['head_dim: is 2000000000; allowed: at most 16384']],
+  [
+    'a rotary base in words',
+    { rope_parameters: { rope_theta: 'x' } },
+    ['rope_parameters.rope_theta: is "x"; allowed: a number above 0'],
+  ],
+  ['a rotary base of 0', { rope_theta: 0 }, ['rope_theta: is 0; allowed: a number above 0']],
+  ['scaling in words', { rope_scaling: 'linear' }, ['rope_scaling: is "linear"; allowed: an object']],
+  [
+    'linear scaling of old',
+    { rope_scaling: { type: 'linear', factor: 2 } },
+    ['rope_scaling: is "linear"; allowed: "default" (no scaling)'],
+  ],
+  [
+    'a short window',
+    { sliding_window: 64, max_position_embeddings: 128 },
+    ['sliding_window: is 64; allowed: null, or at least max_position_embeddings (128)'],
+  ],
+  ['no eps', { rms_norm_eps: 0 }, ['rms_norm_eps: is 0; allowed: a number above 0']],
+  ['tied perhaps', { tie_word_embeddings: 'yes' }, ['tie_word_embeddings: is "yes"; allowed: true or false']],
+  [
+    'an end in words',
+    { eos_token_id: '</s>' },
+    ['eos_token_id: is "</s>"; allowed: a token id or a list of them'],
+  ],
+  [
+    'two mistakes',
+    { hidden_size: 0, mlp_bias: 1 },
+    ['hidden_size: is 0;', 'mlp_bias: is 1; allowed: true or false'],
+  ],
+];
+
+for (const [title, fields, faults] of HOSTILE) {
+  test(`a config.json is refused with field, value and what is allowed: ${title}`, (t) => {
+    const error = t.throws(() => parseLlamaConfig({ ...MINIMAL, ...fields }, 'c'), { instanceOf: DataError });
+    for (const fault of faults) t.true(error.message.includes(`\n  ${fault}`), error.message);
+    t.is(error.message.split('\n').length, 1 + faults.length, error.message);
+  });
+}
+
+test('sizes in a run file have the same limits', (t) => {
+  t.throws(() => llamaConfigFromFields({ size: '9m', hidden_size: 1e12 }, DEFAULTS), {
+    instanceOf: ConfigError,
+    message: /model\.hidden_size: is 1000000000000; allowed: at most 262144/,
+  });
+});
+
+test('a mistral without a window is a Llama; the fields whose defaults differ must be there', (t) => {
+  const json = { ...MINIMAL, model_type: 'mistral', num_key_value_heads: 2, max_position_embeddings: 64 };
+  const { sliding_window: _, ...silent } = { ...json, sliding_window: null };
+  t.deepEqual(parseLlamaConfig({ ...json, sliding_window: null }, 'c'), {
+    ...parseLlamaConfig({ ...json, model_type: 'llama' }, 'c'),
+  });
+  t.is(parseLlamaConfig({ ...json, sliding_window: 64 }, 'c').numKeyValueHeads, 2);
+  t.throws(() => parseLlamaConfig({ ...json, sliding_window: 32 }, 'c'), {
+    message: /sliding_window: is 32/,
+  });
+  t.throws(() => parseLlamaConfig(silent, 'c'), {
+    message: /sliding_window: is missing; allowed: to be there where model_type is "mistral"/,
+  });
 });
 
 test('what is written is read back the same', (t) => {
@@ -209,4 +284,6 @@ test('a written config.json carries both layouts', (t) => {
   t.is(json['rope_theta'], 300);
   t.deepEqual(json['rope_parameters'], { rope_theta: 300, rope_type: 'default' });
   t.deepEqual(json['architectures'], ['LlamaForCausalLM']);
+  const brain = toHuggingFace(parseLlamaConfig(MINIMAL, 'c'), 'bfloat16');
+  t.deepEqual([brain['dtype'], brain['torch_dtype']], ['bfloat16', 'bfloat16']);
 });

@@ -15,7 +15,7 @@ import {
   decodeSigned,
   encodeRoots,
   encodeSigned,
-  forBlocks,
+  newBlock,
   quantiseSigned,
   quantiseSquares,
   restoreSigned,
@@ -41,12 +41,14 @@ export const adamw8bitRule: OptimizerRule = {
   step(input) {
     const { slot, weight, payload, state, basis, hyper } = input;
     if (!isEightBit(state)) return adamwRule.step(input);
-    return tf.tidy(() => {
-      const gradient = payload.dataSync<'float32'>() as Float32Array;
-      const { direction, m, v } = adamw8bitStep(gradient, codesOf(state), hyper, scaleOf(slot, hyper));
+    const gradient = payload.dataSync<'float32'>() as Float32Array;
+    const { direction, m, v } = adamw8bitStep(gradient, codesOf(state), hyper, scaleOf(slot, hyper));
+    // Nothing but tensors may leave a tidy: it would walk over every byte of the codes.
+    const newWeight = tf.tidy(() => {
       const change = liftOf(slot, tf.tensor(direction, payload.shape), basis);
-      return { weight: updatedWeight(weight, change, hyper), state: stateOf(m, v) };
+      return updatedWeight(weight, change, hyper);
     });
+    return { weight: newWeight, state: stateOf(m, v) };
   },
   carry(input) {
     if (input.moments !== 'keep') return carryThroughF32(input);
@@ -70,46 +72,61 @@ export function adamw8bitStep(
   options: AdamwOptions,
   scale: number = 1,
 ): EightBitResult {
-  const [beta1, beta2] = options.betas;
   const sizes = stepSizes(options.learningRate, options.betas, options.eps, options.step, options.semantics);
-  const [rate, eps] = [sizes.stepSize * scale, sizes.eps];
+  const update = { betas: options.betas, rate: sizes.stepSize * scale, eps: sizes.eps };
   const count = gradient.length;
   const direction = new Float32Array(count);
   const [m, v] = [blankCodes(count), blankCodes(count)];
   const [oldM, newM] = [signedCodes(moments.m.codes), signedCodes(m.codes)];
-  const [first, root] = [new Float64Array(STATE_BLOCK), new Float64Array(STATE_BLOCK)];
-  forBlocks(count, (block, start, end) => {
+  const [first, root] = [newBlock(), newBlock()];
+  for (let block = 0, start = 0; start < count; block++, start += STATE_BLOCK) {
+    const end = Math.min(count, start + STATE_BLOCK);
     decodeSigned(oldM, moments.m.scales[block]!, start, end, first);
     decodeRoots(moments.v.codes, moments.v.scales[block]!, start, end, root);
-    for (let i = start, j = 0; i < end; i++, j++) {
-      const g = gradient[i]!;
-      const newFirst = beta1 * first[j]! + (1 - beta1) * g;
-      const oldRoot = root[j]!;
-      const newRoot = Math.sqrt(beta2 * oldRoot * oldRoot + (1 - beta2) * g * g);
-      first[j] = newFirst;
-      root[j] = newRoot;
-      direction[i] = (rate * newFirst) / (newRoot + eps);
-    }
+    updateBlock(gradient, first.values, root.values, direction, start, end, update);
     m.scales[block] = encodeSigned(first, newM, start, end);
     v.scales[block] = encodeRoots(root, v.codes, start, end);
-  });
+  }
   return { direction, m, v };
+}
+
+/** Adam on the numbers `start` to `end`: M and the root of V are at the beginning of `first` and `root`. */
+function updateBlock(
+  gradient: Float32Array,
+  first: Float32Array,
+  root: Float32Array,
+  direction: Float32Array,
+  start: number,
+  end: number,
+  { betas: [beta1, beta2], rate, eps }: { betas: readonly [number, number]; rate: number; eps: number },
+): void {
+  for (let i = start, j = 0; i < end; i++, j++) {
+    const g = gradient[i]!;
+    const oldRoot = root[j]!;
+    const newFirst = beta1 * first[j]! + (1 - beta1) * g;
+    const newRoot = Math.sqrt(beta2 * oldRoot * oldRoot + (1 - beta2) * g * g);
+    first[j] = newFirst;
+    root[j] = newRoot;
+    direction[i] = (rate * newFirst) / (newRoot + eps);
+  }
 }
 
 /** The state in the new basis: as f32, and coded again if it is long enough at its new rank. */
 function carryThroughF32(input: CarryInput): RuleState {
   const { slot, state, change } = input;
-  return tf.tidy(() => {
+  const { m, v } = tf.tidy(() => {
     const old = isEightBit(state)
       ? restored(state, atRank(slot, change.oldBasis.shape[1]))
       : momentsOf(state);
-    const { m, v } = carryMoments(old, input);
-    if (m.size < MIN_8BIT_SIZE) return { m, v };
-    return stateOf(
-      quantiseSigned(m.dataSync<'float32'>() as Float32Array),
-      quantiseSquares(v.dataSync<'float32'>() as Float32Array),
-    );
+    return { ...carryMoments(old, input) };
   });
+  if (m.size < MIN_8BIT_SIZE) return { m, v };
+  const codes = stateOf(
+    quantiseSigned(m.dataSync<'float32'>() as Float32Array),
+    quantiseSquares(v.dataSync<'float32'>() as Float32Array),
+  );
+  tf.dispose([m, v]);
+  return codes;
 }
 
 function isEightBit(state: RuleState): boolean {

@@ -12,11 +12,27 @@ import { STATE_BLOCK } from './rule-state.ts';
 
 const SIGNED_MAX = 127;
 const ROOT_MAX = 255;
+/** Scales below this have lost digits: such a block is zero. */
+const MIN_SCALE = 2 ** -126;
+/** Scales above these would overflow f32: a number, and the square of a root. */
+const MAX_SIGNED_SCALE = ((2 - 2 ** -22) * 2 ** 127) / SIGNED_MAX ** 2;
+const MAX_ROOT_SCALE = ((2 - 2 ** -22) * 2 ** 63) / ROOT_MAX ** 2;
 
 /** Codes of a whole state and the scales of its blocks. */
 export interface BlockCodes {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
+}
+
+/** The numbers of one block as f32; loops without branches on their sign read it from the bits. */
+export interface Block {
+  readonly values: Float32Array;
+  readonly bits: Int32Array;
+}
+
+export function newBlock(): Block {
+  const values = new Float32Array(STATE_BLOCK);
+  return { values, bits: new Int32Array(values.buffer) };
 }
 
 /** Codes and scales for `count` numbers, all zero. */
@@ -29,62 +45,50 @@ export function signedCodes(codes: Uint8Array): Int8Array {
   return new Int8Array(codes.buffer, codes.byteOffset, codes.length);
 }
 
-/** Numbers `start` to `end`, of one block with this scale, to the beginning of `out`. */
-export function decodeSigned(
-  codes: Int8Array,
-  scale: number,
-  start: number,
-  end: number,
-  out: Float64Array,
-): void {
-  for (let i = start; i < end; i++) {
+/** Numbers `start` to `end`, all of one block with this scale, to the beginning of `out`. */
+export function decodeSigned(codes: Int8Array, scale: number, start: number, end: number, out: Block): void {
+  const { values } = out;
+  for (let i = start, j = 0; i < end; i++, j++) {
     const code = codes[i]!;
-    out[i - start] = (code < 0 ? -code : code) * code * scale;
+    values[j] = code * Math.abs(code) * scale;
   }
 }
 
 /** As `decodeSigned`, of numbers that are not negative. */
-export function decodeRoots(
-  codes: Uint8Array,
-  scale: number,
-  start: number,
-  end: number,
-  out: Float64Array,
-): void {
-  for (let i = start; i < end; i++) {
+export function decodeRoots(codes: Uint8Array, scale: number, start: number, end: number, out: Block): void {
+  const { values } = out;
+  for (let i = start, j = 0; i < end; i++, j++) {
     const code = codes[i]!;
-    out[i - start] = code * code * scale;
+    values[j] = code * code * scale;
   }
 }
 
-/** Writes the codes `start` to `end` of the numbers at the beginning of `values`; returns their scale. */
-export function encodeSigned(values: Float64Array, codes: Int8Array, start: number, end: number): number {
+/** Writes the codes `start` to `end` of the numbers at the beginning of `from`; returns their scale. */
+export function encodeSigned(from: Block, codes: Int8Array, start: number, end: number): number {
+  const { values, bits } = from;
   let largest = 0;
-  for (let i = 0; i < end - start; i++) {
-    const value = values[i]!;
-    const magnitude = value < 0 ? -value : value;
-    if (magnitude > largest) largest = magnitude;
-  }
-  const scale = Math.fround(largest / (SIGNED_MAX * SIGNED_MAX));
-  if (scale === 0) return zeroBlock(codes, start, end);
+  for (let j = 0; j < end - start; j++) largest = Math.max(largest, Math.abs(values[j]!));
+  const scale = Math.fround(Math.min(largest / (SIGNED_MAX * SIGNED_MAX), MAX_SIGNED_SCALE));
+  if (scale < MIN_SCALE) return zeroBlock(codes, start, end);
   const inverse = (SIGNED_MAX * SIGNED_MAX) / largest;
-  for (let i = start; i < end; i++) {
-    const value = values[i - start]!;
-    codes[i] =
-      value < 0 ? -((Math.sqrt(-value * inverse) + 0.5) | 0) : (Math.sqrt(value * inverse) + 0.5) | 0;
+  for (let i = start, j = 0; i < end; i++, j++) {
+    const sign = bits[j]! >> 31; // 0 or -1
+    const code = (Math.sqrt(Math.abs(values[j]!) * inverse) + 0.5) | 0;
+    codes[i] = (code ^ sign) - sign;
   }
   return scale;
 }
 
 /** As `encodeSigned`, for numbers that are not negative. */
-export function encodeRoots(values: Float64Array, codes: Uint8Array, start: number, end: number): number {
+export function encodeRoots(from: Block, codes: Uint8Array, start: number, end: number): number {
+  const { values } = from;
   let largest = 0;
-  for (let i = 0; i < end - start; i++) if (values[i]! > largest) largest = values[i]!;
-  const scale = Math.fround(largest / (ROOT_MAX * ROOT_MAX));
-  if (scale === 0) return zeroBlock(codes, start, end);
+  for (let j = 0; j < end - start; j++) largest = Math.max(largest, values[j]!);
+  const scale = Math.fround(Math.min(largest / (ROOT_MAX * ROOT_MAX), MAX_ROOT_SCALE));
+  if (scale < MIN_SCALE) return zeroBlock(codes, start, end);
   const inverse = (ROOT_MAX * ROOT_MAX) / largest;
-  for (let i = start; i < end; i++) {
-    const value = values[i - start]!;
+  for (let i = start, j = 0; i < end; i++, j++) {
+    const value = values[j]!;
     const code = (Math.sqrt(value * inverse) + 0.5) | 0;
     codes[i] = code === 0 && value > 0 ? 1 : code;
   }
@@ -100,9 +104,9 @@ function zeroBlock(codes: Int8Array | Uint8Array, start: number, end: number): n
 export function quantiseSigned(values: Float32Array): BlockCodes {
   const result = blankCodes(values.length);
   const codes = signedCodes(result.codes);
-  const block = new Float64Array(STATE_BLOCK);
+  const block = newBlock();
   forBlocks(values.length, (at, start, end) => {
-    for (let i = start; i < end; i++) block[i - start] = values[i]!;
+    block.values.set(values.subarray(start, end));
     result.scales[at] = encodeSigned(block, codes, start, end);
   });
   return result;
@@ -111,9 +115,9 @@ export function quantiseSigned(values: Float32Array): BlockCodes {
 /** A whole second moment as the codes of its roots. */
 export function quantiseSquares(values: Float32Array): BlockCodes {
   const result = blankCodes(values.length);
-  const block = new Float64Array(STATE_BLOCK);
+  const block = newBlock();
   forBlocks(values.length, (at, start, end) => {
-    for (let i = start; i < end; i++) block[i - start] = Math.sqrt(values[i]!);
+    for (let i = start; i < end; i++) block.values[i - start] = Math.sqrt(values[i]!);
     result.scales[at] = encodeRoots(block, result.codes, start, end);
   });
   return result;
@@ -122,10 +126,10 @@ export function quantiseSquares(values: Float32Array): BlockCodes {
 /** The numbers of `quantiseSigned`. */
 export function restoreSigned({ codes, scales }: BlockCodes): Float32Array {
   const values = new Float32Array(codes.length);
-  const block = new Float64Array(STATE_BLOCK);
+  const block = newBlock();
   forBlocks(values.length, (at, start, end) => {
     decodeSigned(signedCodes(codes), scales[at]!, start, end, block);
-    values.set(block.subarray(0, end - start), start);
+    values.set(block.values.subarray(0, end - start), start);
   });
   return values;
 }
@@ -133,16 +137,16 @@ export function restoreSigned({ codes, scales }: BlockCodes): Float32Array {
 /** The numbers of `quantiseSquares`. */
 export function restoreSquares({ codes, scales }: BlockCodes): Float32Array {
   const values = new Float32Array(codes.length);
-  const block = new Float64Array(STATE_BLOCK);
+  const block = newBlock();
   forBlocks(values.length, (at, start, end) => {
     decodeRoots(codes, scales[at]!, start, end, block);
-    for (let i = start; i < end; i++) values[i] = block[i - start]! * block[i - start]!;
+    for (let i = start; i < end; i++) values[i] = block.values[i - start]! ** 2;
   });
   return values;
 }
 
 /** Calls `visit` with the number and the range of each block of `count` numbers. */
-export function forBlocks(count: number, visit: (block: number, start: number, end: number) => void): void {
+function forBlocks(count: number, visit: (block: number, start: number, end: number) => void): void {
   for (let block = 0, start = 0; start < count; block++, start += STATE_BLOCK) {
     visit(block, start, Math.min(count, start + STATE_BLOCK));
   }

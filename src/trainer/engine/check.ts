@@ -1,64 +1,73 @@
 /** Tries the installed engine: loads it, multiplies matrices in each precision, and reports what it found. */
 import { fileURLToPath } from 'node:url';
 import { EngineError } from '../../errors.ts';
-import type { Precision } from './device.ts';
+import { bf16Instructions, tensorCores, type Precision } from './device.ts';
+import type { Gpu } from './gpus.ts';
 import type { Measurement } from './measure.ts';
+import { thisHost } from './platform.ts';
 import { runProgram } from './program.ts';
+import { variantFor, type ReadyDevice } from './ready-device.ts';
+import type { EngineVariant } from './release.ts';
 
 const PRECISIONS: readonly Precision[] = ['f32', 'bf16'];
+
+/** The processor's instructions that matter to the speed of the engine, as Linux names them. */
+const NOTED_CPU_FLAGS = ['avx2', 'avx512f', 'avx512_bf16', 'amx_tile', 'amx_bf16'];
 
 export interface EngineReport {
   readonly kind: 'cpu' | 'gpu';
   /** The processor or the graphics card. */
   readonly device: string;
+  /** Which build of TensorFlow computed. */
+  readonly flavour: EngineVariant;
   readonly threads: number;
   readonly versions: Measurement['versions'];
+  /** Of the GPU in use: its name, memory, compute capability, driver. */
+  readonly gpu: Gpu | null;
+  /** Of NOTED_CPU_FLAGS those this processor has. */
+  readonly cpuFlags: readonly string[];
+  /** What bf16 is computed with; null where f32 takes its place. */
+  readonly bf16: string | null;
   readonly speeds: readonly {
     readonly precision: Precision;
     readonly gflops: number;
-    /** False where the processor lacks what the precision needs and f32 is used instead. */
+    /** False where the device lacks what the precision needs and f32 is used instead. */
     readonly isNative: boolean;
   }[];
 }
 
 /**
- * Measures the engine with the given number of threads.
- * @throws EngineError if it cannot be loaded, computes wrongly, or should run on a GPU and does not.
+ * Measures the engine on a device with the given number of threads.
+ * @throws EngineError if it cannot be loaded, computes wrongly, or does not run on the device.
  */
-export async function checkEngine(options: {
-  readonly threads: number;
-  readonly mustUseGpu?: boolean;
-}): Promise<EngineReport> {
+export async function checkEngine(device: ReadyDevice, threads: number): Promise<EngineReport> {
   const measurements: Measurement[] = [];
-  for (const precision of PRECISIONS) {
-    const measurement = await measureIn(precision, options.threads);
-    if (options.mustUseGpu && measurement.device.kind !== 'gpu') {
-      throw new EngineError(
-        'the engine runs on the CPU: TensorFlow found no NVIDIA GPU it can use; ' +
-          'see that `nvidia-smi` lists one, and run `galore engine install --gpu`',
-      );
-    }
-    measurements.push(measurement);
-  }
+  for (const precision of PRECISIONS) measurements.push(await measureIn(precision, threads, device));
   const [first] = measurements;
   if (!first) throw new EngineError('nothing was measured');
-  const { kind } = first.device;
+  const { kind, name } = first.device;
+  const { cpuFlags } = thisHost();
   return {
     kind,
-    device: kind === 'gpu' ? await gpuName() : first.device.name,
-    threads: options.threads,
+    device: name,
+    flavour: variantFor(device.name),
+    threads,
     versions: first.versions,
-    speeds: measurements.map(({ device, gflops }) => ({
-      precision: device.precision,
+    gpu: device.gpu,
+    cpuFlags: NOTED_CPU_FLAGS.filter((flag) => cpuFlags.has(flag)),
+    bf16: (kind === 'gpu' ? tensorCores(device.gpu) : bf16Instructions(cpuFlags)) ?? null,
+    speeds: measurements.map(({ device: measured, gflops }) => ({
+      precision: measured.precision,
       gflops,
-      isNative: device.isPrecisionNative,
+      isNative: measured.isPrecisionNative,
     })),
   };
 }
 
-async function measureIn(precision: Precision, threads: number): Promise<Measurement> {
+async function measureIn(precision: Precision, threads: number, device: ReadyDevice): Promise<Measurement> {
   const program = fileURLToPath(new URL('./measure.js', import.meta.url));
-  const output = await runProgram(process.execPath, [program, precision, String(threads)]);
+  const args = [program, precision, String(threads), JSON.stringify(device)];
+  const output = await runProgram(process.execPath, args);
   const line = output.split('\n').find((text) => text.startsWith('{'));
   if (!line) throw new EngineError(`the engine's check said nothing: ${output.trim()}`);
   const measurement = JSON.parse(line) as Measurement;
@@ -69,10 +78,4 @@ async function measureIn(precision: Precision, threads: number): Promise<Measure
     );
   }
   return measurement;
-}
-
-async function gpuName(): Promise<string> {
-  const query = ['--query-gpu=name', '--format=csv,noheader'];
-  const output = await runProgram('nvidia-smi', query).catch(() => 'NVIDIA GPU');
-  return output.trim().split('\n').join(', ');
 }

@@ -1,10 +1,10 @@
 /** Fetches and unpacks the wheels, by the Python package installer that is on the machine. */
-import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EngineError } from '../../errors.ts';
 import { sha256OfFile } from './manifest.ts';
 import { runProgram } from './program.ts';
-import { LIBRARY_FILES, type EngineRelease, type Wheel } from './release.ts';
+import { LIBRARY_FILES, type Wheel } from './release.ts';
 
 const WATCH_INTERVAL_MS = 500;
 
@@ -23,13 +23,18 @@ const PIP_FLAGS = [
   ...PLATFORMS.flatMap((platform) => ['--platform', platform]),
 ];
 
+/** Keeps the permissions, which zipfile does not by itself: ptxas has to stay a program. */
 const UNPACK = `
-import sys, zipfile
+import os, sys, zipfile
 wheel, folder, *libraries = sys.argv[1:]
+def is_wanted(name):
+    if name.startswith('nvidia/'):
+        return not name.endswith(('.py', '/')) and '/include/' not in name
+    return name.startswith('tensorflow/include/') or name in libraries
 with zipfile.ZipFile(wheel) as archive:
-    wanted = ['tensorflow/' + name for name in libraries]
-    wanted += [name for name in archive.namelist() if name.startswith('tensorflow/include/')]
-    archive.extractall(folder, wanted)
+    for entry in archive.infolist():
+        if is_wanted(entry.filename):
+            os.chmod(archive.extract(entry, folder), (entry.external_attr >> 16) & 0o777 | 0o644)
 `;
 
 /** Told the share that is done, from 0 to 1. */
@@ -45,7 +50,7 @@ export async function fetchWheel(wheel: Wheel, folder: string, onShare: OnShare)
   const incoming = join(folder, 'incoming');
   await rm(incoming, { recursive: true, force: true }); // the halves that killed downloads left
   await mkdir(incoming, { recursive: true });
-  await watchSize(folder, wheel.bytes, onShare, () =>
+  await watchSize(incoming, wheel.bytes, onShare, () =>
     pip(incoming, ['download', ...PIP_FLAGS, '--dest', incoming, wheel.requirement], wheel.requirement),
   );
   const arrived = join(incoming, wheel.file);
@@ -68,31 +73,10 @@ export async function findWheelFault(path: string, wheel: Wheel): Promise<string
   return undefined;
 }
 
-/** Unpacks the libraries and headers of a wheel to `folder`/tensorflow. */
+/** Unpacks what the engine needs of a wheel: `folder`/tensorflow (libraries, headers) or `folder`/nvidia. */
 export async function unpackWheel(wheelPath: string, folder: string): Promise<void> {
-  await runProgram('python3', ['-c', UNPACK, wheelPath, folder, ...LIBRARY_FILES]);
-}
-
-/** Puts NVIDIA's libraries into `folder`/nvidia; pip checks their SHA-256. */
-export async function installCompanions(
-  release: EngineRelease,
-  folder: string,
-  scratch: string,
-  onShare: OnShare,
-): Promise<void> {
-  const requirements = join(scratch, 'requirements.txt');
-  const lines = release.companions.map(({ requirement, sha256 }) => `${requirement} --hash=sha256:${sha256}`);
-  await writeFile(requirements, `${lines.join('\n')}\n`);
-  const args = [
-    'install',
-    ...PIP_FLAGS,
-    '--require-hashes',
-    '--target',
-    folder,
-    '--requirement',
-    requirements,
-  ];
-  await watchSize(scratch, release.companionBytes, onShare, () => pip(scratch, args, 'the NVIDIA libraries'));
+  const libraries = LIBRARY_FILES.map((name) => `tensorflow/${name}`);
+  await runProgram('python3', ['-c', UNPACK, wheelPath, folder, ...libraries]);
 }
 
 /** Runs pip with its temporary files in `scratch`: on the same disk as the result, and ours to clean up. */

@@ -3,26 +3,37 @@
  * user, linked into the tfjs package. Every stage ends in a rename, so that an interrupted installation goes on
  * where it stopped; a lock makes two at once safe. docs/decisions/0001-engine.md explains the choices.
  *
- *     <cache>/engine/downloads/            a wheel that arrived and was not unpacked yet
+ *     <cache>/engine/downloads/            wheels that arrived and were not unpacked yet
  *     <cache>/engine/libraries/<release>/  tensorflow/ (libraries, headers), nvidia/ (gpu), manifest.json
  *     <cache>/engine/<key>/                napi-v8/ (what tfjs loads), manifest.json
- *     <cache>/engine/variant               what was last asked for: cpu or gpu
+ *
+ * The builds for CPU and GPU lie side by side; load.ts takes the one its device needs. The link in the tfjs package
+ * is for programs that import tfjs by themselves: it leads to the CPU build once that is installed.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, readdir, rm, statfs, symlink } from 'node:fs/promises';
+import { mkdir, readdir, rm, stat, statfs, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { withLock } from '#scripts/lock';
-import { replaceFolder, writeStamp } from '#scripts/stamp';
+import { replaceFolder } from '#scripts/stamp';
 import { EngineError } from '../../errors.ts';
 import { ADDON_FILES, addonSourcesHash, compileAddon, tfjsPackageDir, tfjsVersion } from './compile.ts';
-import { fetchWheel, installCompanions, unpackWheel } from './fetch.ts';
+import { fetchWheel, unpackWheel } from './fetch.ts';
 import { filesUnder, findDamage, writeManifest, type Thoroughness } from './manifest.ts';
-import { isPlaced, place } from './place.ts';
+import { isOccupied, isPlaced, place } from './place.ts';
 import { thisHost, unsupportedPlatform, type Host } from './platform.ts';
 import { missingTools, type Tool } from './prerequisites.ts';
 import type { OnEngineProgress } from './progress.ts';
-import { LIBRARY_FILES, RELEASES, libraryName, type EngineRelease, type EngineVariant } from './release.ts';
+import {
+  LIBRARY_FILES,
+  RELEASES,
+  fingerprint,
+  libraryName,
+  wheelsOf,
+  type EngineRelease,
+  type EngineVariant,
+  type Wheel,
+} from './release.ts';
 
 /** How the folders of work in progress are called. */
 const SCRATCH = 'staging-';
@@ -34,14 +45,13 @@ export interface InstallSteps {
   readonly missingTools: typeof missingTools;
   readonly fetchWheel: typeof fetchWheel;
   readonly unpackWheel: typeof unpackWheel;
-  readonly installCompanions: typeof installCompanions;
   readonly compileAddon: typeof compileAddon;
 }
 
 export interface EngineOptions {
   /** The cache folder of the user (src/config/environment.ts). */
   readonly cacheDir: string;
-  /** Default: what was last asked for, and cpu before that. */
+  /** Default: cpu. */
   readonly variant?: EngineVariant;
   /** full: the content of the cache is checked too, which takes seconds. Default: quick. */
   readonly thoroughness?: Thoroughness;
@@ -55,7 +65,7 @@ export interface InstalledEngine {
   readonly variant: EngineVariant;
   readonly tensorflowVersion: string;
   readonly tfjsVersion: string;
-  /** The folder that tfjs loads the addon from. */
+  /** The folder of the addon. */
   readonly folder: string;
   /** False if everything was in place before. */
   readonly isChanged: boolean;
@@ -86,7 +96,7 @@ interface Work {
  * @throws EngineError with one sentence that says what is missing or went wrong.
  */
 export async function ensureEngine(options: EngineOptions): Promise<InstalledEngine> {
-  const plan = await makePlan(options);
+  const plan = makePlan(options);
   const outcome = {
     variant: plan.release.variant,
     tensorflowVersion: plan.release.version,
@@ -102,23 +112,27 @@ export async function ensureEngine(options: EngineOptions): Promise<InstalledEng
     };
     await withLock(join(plan.root, 'lock'), () => install(plan), { onWait });
   }
-  if (options.variant) writeStamp(join(plan.root, 'variant'), options.variant);
   return { ...outcome, isChanged: !isAtHand };
 }
 
-async function makePlan(options: EngineOptions): Promise<Plan> {
+/** Whether a build is in the cache, whole as far as a quick look can tell; whether it is linked does not count. */
+export async function isEngineInstalled(options: EngineOptions, variant: EngineVariant): Promise<boolean> {
+  const { library, addon } = await findWork(makePlan({ ...options, variant, thoroughness: 'quick' }));
+  return library === undefined && addon === undefined;
+}
+
+function makePlan(options: EngineOptions): Plan {
   const steps: InstallSteps = {
     releases: RELEASES,
     host: options.steps?.host ?? thisHost(),
     missingTools,
     fetchWheel,
     unpackWheel,
-    installCompanions,
     compileAddon,
     ...options.steps,
   };
   const root = join(options.cacheDir, 'engine');
-  const release = steps.releases[options.variant ?? (await chosenVariant(root))];
+  const release = steps.releases[options.variant ?? 'cpu'];
   const packageDir = options.packageDir ?? tfjsPackageDir();
   return {
     root,
@@ -133,15 +147,10 @@ async function makePlan(options: EngineOptions): Promise<Plan> {
   };
 }
 
-async function chosenVariant(root: string): Promise<EngineVariant> {
-  const text = await readFile(join(root, 'variant'), 'utf8').catch(() => '');
-  return text.trim() === 'gpu' ? 'gpu' : 'cpu';
-}
-
 /** Names everything the compiled addon depends on: two engines with one key are the same. */
 function engineKey(release: EngineRelease, packageDir: string, host: Host): string {
   const system = `${host.platform}-${host.arch}-glibc${host.glibc ?? ''}`;
-  const sources = `${release.wheel.sha256}\n${addonSourcesHash(packageDir)}`;
+  const sources = `${fingerprint(release)}\n${addonSourcesHash(packageDir)}`;
   const hash = createHash('sha256').update(sources).digest('hex').slice(0, 12);
   return `${release.variant}-${release.version}-tfjs-${tfjsVersion(packageDir)}-${system}-${hash}`;
 }
@@ -150,7 +159,9 @@ async function findWork(plan: Plan): Promise<Work> {
   const [library, addon, placed] = await Promise.all([
     findDamage(plan.libraryDir, plan.thoroughness),
     findDamage(plan.engineDir, plan.thoroughness),
-    isPlaced(plan.packageDir, join(plan.engineDir, 'napi-v8')),
+    plan.release.variant === 'cpu'
+      ? isPlaced(plan.packageDir, join(plan.engineDir, 'napi-v8'))
+      : isOccupied(plan.packageDir),
   ]);
   return { library, addon, isPlaced: placed };
 }
@@ -171,38 +182,52 @@ async function install(plan: Plan): Promise<void> {
   if (missing) throw new EngineError(missing);
   if (work.library) await installLibrary(plan, work.library);
   if (work.addon) await installAddon(plan, work.addon);
-  await place(plan.packageDir, join(plan.engineDir, 'napi-v8'));
+  if (!work.isPlaced) await place(plan.packageDir, join(plan.engineDir, 'napi-v8'));
   plan.onProgress({ message: `TensorFlow ${plan.release.version} (${plan.release.variant}) is in place` });
 }
 
 async function installLibrary(plan: Plan, reason: string): Promise<void> {
   const { release, root, steps } = plan;
   explain(plan, plan.libraryDir, 'the TensorFlow libraries', reason);
-  await mustHaveSpace(root, release.diskBytes);
   const downloads = join(root, 'downloads');
   await mkdir(downloads, { recursive: true });
-  const megabytes = Math.round(release.wheel.bytes / 1e6);
-  const wheel = await withShare(
-    plan,
-    `downloading TensorFlow ${release.version} (${megabytes} MB, once per user)`,
-    (onShare) => steps.fetchWheel(release.wheel, downloads, onShare),
-  );
+  await mustHaveSpace(plan, downloads);
+  const wheels = await fetchWheels(plan, downloads);
   await withScratch(plan, async (scratch) => {
     const fresh = join(scratch, 'library');
     await mkdir(fresh);
-    plan.onProgress({ message: 'unpacking TensorFlow' });
-    await steps.unpackWheel(wheel, fresh);
-    if (release.companions.length > 0) {
-      await withShare(
-        plan,
-        'installing the NVIDIA libraries (1.9 GB to download, once per user)',
-        (onShare) => steps.installCompanions(release, fresh, scratch, onShare),
-      );
-    }
+    plan.onProgress({ message: `unpacking ${contentOf(release)}` });
+    for (const wheel of wheels) await steps.unpackWheel(wheel, fresh);
     await writeManifest(fresh, await libraryFiles(fresh));
     replaceFolder(fresh, plan.libraryDir);
   });
   await rm(downloads, { recursive: true, force: true });
+}
+
+/** Fetches what is not there yet of the wheels of a release, one after the other. */
+async function fetchWheels({ release, steps, onProgress }: Plan, downloads: string): Promise<string[]> {
+  const all = wheelsOf(release);
+  const totalBytes = bytesOf(all);
+  const message = `downloading ${contentOf(release)} (${Math.round(totalBytes / 1e6)} MB, once per user)`;
+  onProgress({ message, share: 0 });
+  const paths: string[] = [];
+  let doneBytes = 0;
+  for (const wheel of all) {
+    const onShare = (share: number): void =>
+      onProgress({ message, share: (doneBytes + share * wheel.bytes) / totalBytes });
+    paths.push(await steps.fetchWheel(wheel, downloads, onShare));
+    doneBytes += wheel.bytes;
+  }
+  onProgress({ message, share: 1 });
+  return paths;
+}
+
+function contentOf({ version, companions }: EngineRelease): string {
+  return companions.length > 0 ? `TensorFlow ${version} with NVIDIA’s libraries` : `TensorFlow ${version}`;
+}
+
+function bytesOf(wheels: readonly Wheel[]): number {
+  return wheels.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 /** The libraries; and of NVIDIA's folders everything but headers. */
@@ -244,17 +269,6 @@ async function withScratch(plan: Plan, action: (folder: string) => Promise<void>
   }
 }
 
-function withShare<T>(
-  plan: Plan,
-  message: string,
-  action: (onShare: (share: number) => void) => Promise<T>,
-): Promise<T> {
-  plan.onProgress({ message, share: 0 });
-  return action((share) => {
-    plan.onProgress({ message, share });
-  });
-}
-
 /** Says that something is made again because it is damaged; a first installation needs no explanation. */
 function explain(plan: Plan, folder: string, what: string, reason: string): void {
   if (existsSync(folder))
@@ -268,12 +282,31 @@ async function removeLeftovers(root: string): Promise<void> {
   await Promise.all(leftovers.map((name) => rm(join(root, name), { recursive: true, force: true })));
 }
 
-async function mustHaveSpace(root: string, bytes: number): Promise<void> {
-  const { bavail, bsize } = await statfs(root);
-  if (bavail * bsize >= bytes) return;
-  const gigabytes = (count: number) => (count / 1e9).toFixed(1);
-  throw new EngineError(
-    `the engine needs ${gigabytes(bytes)} GB in ${root}, and ${gigabytes(bavail * bsize)} GB are free; ` +
-      'make room or set GALORE_CACHE_DIR to a folder on a larger disk',
+/** Says how much room the installation takes, before anything is downloaded. @throws EngineError if it is not there. */
+async function mustHaveSpace({ root, release, onProgress }: Plan, downloads: string): Promise<void> {
+  const wheels = wheelsOf(release);
+  const presentBytes = await Promise.all(
+    wheels.map(async ({ file, bytes }) => {
+      const status = await stat(join(downloads, file)).catch(() => undefined);
+      return status?.size === bytes ? bytes : 0;
+    }),
   );
+  const downloadBytes = bytesOf(wheels) - presentBytes.reduce((sum, bytes) => sum + bytes, 0);
+  const neededBytes = downloadBytes + release.unpackedBytes;
+  const { bavail, bsize } = await statfs(root);
+  const freeBytes = bavail * bsize;
+  const gigabytes = (count: number): string => (count / 1e9).toFixed(1);
+  if (freeBytes < neededBytes) {
+    throw new EngineError(
+      `the engine (${release.variant}) needs ${gigabytes(neededBytes)} GB in ${root} while it is being installed, ` +
+        `${gigabytes(release.unpackedBytes)} GB afterwards, and ${gigabytes(freeBytes)} GB are free: ` +
+        `${gigabytes(neededBytes - freeBytes)} GB are missing; make room or set GALORE_CACHE_DIR to a folder on a ` +
+        'larger disk',
+    );
+  }
+  onProgress({
+    message:
+      `${contentOf(release)} (${release.variant}): ${gigabytes(downloadBytes)} GB to download, ` +
+      `${gigabytes(neededBytes)} GB of disk meanwhile, ${gigabytes(release.unpackedBytes)} GB afterwards, in ${root}`,
+  });
 }

@@ -10,15 +10,18 @@ import { isMainThread } from 'node:worker_threads';
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
 import { EngineError } from '../../errors.ts';
 import { ADDON, tfjsPackageDir } from './compile.ts';
-import { describeDevice, type Device, type Precision } from './device.ts';
+import { describeDevice, isOnGpu, type Device, type Precision } from './device.ts';
 import { placeOf } from './place.ts';
 import { thisHost, unsupportedPlatform } from './platform.ts';
+import type { ReadyDevice } from './ready-device.ts';
 
 export interface LoadOptions {
   /** bf16: matrix products in bf16 with f32 in and out, on processors that can; everything else in f32. */
   readonly precision: Precision;
   /** CPU threads of one operation; at least 1. */
   readonly threads: number;
+  /** From readyDevices: computes there and nowhere else. Default: the build that is linked, as it finds things. */
+  readonly device?: ReadyDevice | undefined;
 }
 
 export interface Engine {
@@ -45,6 +48,13 @@ export async function loadEngine(options: LoadOptions): Promise<Engine> {
         `${loaded.options.threads}; TensorFlow reads its settings once, so others need another process`,
     );
   }
+  const [name, loadedName] = [options.device?.name, loaded?.options.device?.name];
+  if (loaded && name !== loadedName) {
+    throw new EngineError(
+      `the engine of this process runs on ${loadedName ?? 'what it found'}, and ${name ?? 'no device'} was asked for; ` +
+        'another device needs another process',
+    );
+  }
   loaded ??= { options, engine: load(options) };
   try {
     return await loaded.engine;
@@ -58,8 +68,10 @@ async function load(options: LoadOptions): Promise<Engine> {
   mustBeLoadable();
   setEnvironment(options);
   replaceRemovedFunctions();
+  const { device } = options;
   let tf: typeof tensorflow;
   try {
+    if (device) replaceAddon(device.folder);
     tf = (await import('@tensorflow/tfjs-node-gpu')).default;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -67,8 +79,27 @@ async function load(options: LoadOptions): Promise<Engine> {
       cause,
     });
   }
+  if (device?.gpu && !isOnGpu(tf)) {
+    const { name, driverVersion } = device.gpu;
+    throw new EngineError(
+      `TensorFlow cannot compute on ${device.name} (${name}, driver ${driverVersion}); a line above may say why, ` +
+        '`galore engine check` tries again, --device cpu computes on the processor',
+    );
+  }
   tf.enableProdMode();
-  return { tf, device: describeDevice(tf, options) };
+  return { tf, device: describeDevice(tf, { ...options, gpu: device?.gpu ?? null }) };
+}
+
+/**
+ * Makes tfjs, which is about to be imported, take the addon in `folder` for the one that is linked into its package.
+ * So each process has the build its device needs, whatever other processes use.
+ */
+function replaceAddon(folder: string): void {
+  const linked = require.resolve(join(placeOf(tfjsPackageDir()), ADDON));
+  const chosen = require.resolve(join(folder, ADDON));
+  if (chosen === linked) return;
+  require(chosen);
+  require.cache[linked] = require.cache[chosen];
 }
 
 function mustBeLoadable(): void {
@@ -88,9 +119,11 @@ function mustBeLoadable(): void {
 }
 
 /** TensorFlow, oneDNN and CUDA take these settings from nowhere else: this file alone may write them. */
-function setEnvironment({ precision, threads }: LoadOptions): void {
+function setEnvironment({ precision, threads, device }: LoadOptions): void {
   Object.assign(
     process.env, // oxlint-disable-line node/no-process-env
+    // Of several GPUs that it sees, tfjs takes the last: it is shown one. -1: none.
+    device ? { CUDA_VISIBLE_DEVICES: device.gpu?.uuid ?? '-1' } : {},
     {
       TF_CPP_MIN_LOG_LEVEL: '2', // errors only
       TF_NUM_INTRAOP_THREADS: String(threads),
@@ -99,6 +132,7 @@ function setEnvironment({ precision, threads }: LoadOptions): void {
       ONEDNN_DEFAULT_FPMATH_MODE: precision === 'bf16' ? 'BF16' : 'STRICT',
       NVIDIA_TF32_OVERRIDE: precision === 'bf16' ? '1' : '0', // without it "f32" on a GPU would be TF32
       TF_FORCE_GPU_ALLOW_GROWTH: 'true', // so that two trainers can share a GPU
+      CUDA_CACHE_MAXSIZE: String(2 ** 32), // bytes on disk: kernels compiled for a new GPU do not push each other out
     },
   );
 }

@@ -1,9 +1,10 @@
 /**
  * Measures the engine in a process of its own, started by check.ts: TensorFlow reads its settings once, and
- * a library that fails natively ends the process it is in. Arguments: precision, threads. Prints one JSON line.
+ * a library that fails natively ends the process it is in. Arguments: precision, threads, the ReadyDevice as JSON. Prints one JSON line.
  */
 import { loadEngine } from './load.ts';
 import type { Device, Precision } from './device.ts';
+import type { ReadyDevice } from './ready-device.ts';
 
 const SIDE = 1024;
 const FLOP_PER_PRODUCT = 2 * SIDE ** 3;
@@ -18,8 +19,8 @@ export interface Measurement {
   readonly versions: { readonly tensorflow: string; readonly tfjs: string; readonly node: string };
 }
 
-async function measure(precision: Precision, threads: number): Promise<Measurement> {
-  const { tf, device } = await loadEngine({ precision, threads });
+async function measure(precision: Precision, threads: number, ready: ReadyDevice): Promise<Measurement> {
+  const { tf, device } = await loadEngine({ precision, threads, device: ready });
   const a = tf.fill([SIDE, SIDE], 3);
   const b = tf.fill([SIDE, SIDE], 2);
   const product = tf.matMul(a, b); // each element is 6 * SIDE
@@ -50,9 +51,13 @@ async function measure(precision: Precision, threads: number): Promise<Measureme
   };
 }
 
-const [precision, threads] = process.argv.slice(2);
+const [precision, threads, ready = '{}'] = process.argv.slice(2);
 try {
-  const measurement = await measure(precision === 'bf16' ? 'bf16' : 'f32', Number(threads));
+  const measurement = await measure(
+    precision === 'bf16' ? 'bf16' : 'f32',
+    Number(threads),
+    JSON.parse(ready) as ReadyDevice,
+  );
   process.stdout.write(`${JSON.stringify(measurement)}\n`);
 } catch (error) {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);

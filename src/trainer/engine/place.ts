@@ -1,8 +1,9 @@
 /** Puts the engine where tfjs looks for it: `lib/napi-v8` of its package becomes a link into the cache. */
 import { randomUUID } from 'node:crypto';
-import { mkdir, readlink, rename, rm, symlink } from 'node:fs/promises';
+import { access, mkdir, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { EngineError } from '../../errors.ts';
+import { ADDON } from './compile.ts';
 
 /** The folder tfjs loads its addon from, on every Node it runs on. */
 export function placeOf(packageDir: string): string {
@@ -12,6 +13,14 @@ export function placeOf(packageDir: string): string {
 /** True if tfjs would load the addon in `folder`. */
 export async function isPlaced(packageDir: string, folder: string): Promise<boolean> {
   return (await readlink(placeOf(packageDir)).catch(() => undefined)) === folder;
+}
+
+/** True if tfjs would find an addon, whichever. */
+export function isOccupied(packageDir: string): Promise<boolean> {
+  return access(join(placeOf(packageDir), ADDON)).then(
+    () => true,
+    () => false,
+  );
 }
 
 /**

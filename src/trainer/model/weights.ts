@@ -21,23 +21,42 @@ export class WeightStore {
    * @throws TensorShapeError if an array's length is not its shape's, or a name comes twice
    */
   static fromArrays(weights: Iterable<WeightValues>): WeightStore {
-    const tensors = new Map<string, tf.Tensor>();
-    const store = new WeightStore(tensors);
+    const store = new WeightStore(new Map());
     try {
-      for (const { name, shape, values } of weights) {
-        if (tensors.has(name)) throw new TensorShapeError(`${name} is there twice`);
-        if (values.length !== sizeOf(shape)) {
-          throw new TensorShapeError(
-            `${name} has ${values.length} values; its shape [${shape.join(', ')}] needs ${sizeOf(shape)}`,
-          );
-        }
-        tensors.set(name, tf.keep(tf.tensor(values, [...shape], 'float32')));
-      }
+      for (const weight of weights) store.#add(weight);
     } catch (error) {
       store.dispose();
       throw error;
     }
     return store;
+  }
+
+  /**
+   * The same one by one: each is handed to the engine before the next is asked for. Of an array that the
+   * engine copied (it shares those it can) nothing is held then, so a large model is not in memory twice.
+   * @throws TensorShapeError as `fromArrays`, and what `weights` throws
+   */
+  static async fromStream(weights: AsyncIterable<WeightValues>): Promise<WeightStore> {
+    const store = new WeightStore(new Map());
+    try {
+      for await (const weight of weights) upload(store.#add(weight));
+    } catch (error) {
+      store.dispose();
+      throw error;
+    }
+    return store;
+  }
+
+  #add({ name, shape, values }: WeightValues): tf.Tensor {
+    if (this.#tensors.has(name)) throw new TensorShapeError(`${name} is there twice`);
+    if (values.length !== sizeOf(shape)) {
+      throw new TensorShapeError(
+        `${name} has ${values.length} values; its shape [${shape.join(', ')}] needs ${sizeOf(shape)}`,
+      );
+    }
+    const tensor = tf.keep(tf.tensor(values, [...shape], 'float32'));
+    this.#tensors.set(name, tensor);
+    return tensor;
   }
 
   /** The tensor of that name; it stays the store's: do not dispose it. */
@@ -66,4 +85,9 @@ export class WeightStore {
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();
   }
+}
+
+/** The engine takes an array over when its tensor is first used: so it is used. */
+function upload(tensor: tf.Tensor): void {
+  tf.tidy(() => tf.slice(tf.reshape(tensor, [-1]), 0, 1).dataSync());
 }

@@ -12,12 +12,13 @@ import {
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { EngineError } from '../../../src/errors.ts';
+import { isEngineInstalled } from '../../../src/trainer/engine/install.ts';
 import { place } from '../../../src/trainer/engine/place.ts';
 import { missingTools } from '../../../src/trainer/engine/prerequisites.ts';
 import { writeFiles } from '../../scripts/folder.ts';
 import { HOST, machine, type Machine } from './machine.ts';
 
-const EVERYTHING = ['look for python3 pip g++', 'fetch', 'unpack', 'compile'];
+const EVERYTHING = ['look for python3 pip g++', 'fetch tiny', 'unpack', 'compile'];
 
 function placeOf({ packageDir }: Machine): string {
   return join(packageDir, 'lib/napi-v8');
@@ -48,8 +49,9 @@ test('a first installation fetches, unpacks, compiles and links, and says so', a
   t.is(readlinkSync(placeOf(m)), installed.folder);
   t.true(existsSync(join(placeOf(m), 'tfjs_binding.node')));
   t.deepEqual(m.messages, [
+    `TensorFlow 9.9.9 (cpu): 0.0 GB to download, 0.0 GB of disk meanwhile, 0.0 GB afterwards, in ${m.cacheDir}/engine`,
     'downloading TensorFlow 9.9.9 (0 MB, once per user)',
-    'unpacking TensorFlow',
+    'unpacking TensorFlow 9.9.9',
     'compiling the addon (about 10 s)',
     'TensorFlow 9.9.9 (cpu) is in place',
   ]);
@@ -122,7 +124,7 @@ test('a library that was cut short is noticed and replaced, saying why', async (
   m.log.length = m.messages.length = 0;
   writeFileSync(cached(m, 'libtensorflow_cc.so.2'), 'lib');
   await m.ensure();
-  t.deepEqual(m.log, ['look for python3 pip', 'fetch', 'unpack']);
+  t.deepEqual(m.log, ['look for python3 pip', 'fetch tiny', 'unpack']);
   t.regex(
     m.messages[0] ?? '',
     /^the TensorFlow libraries in the cache cannot be used \(tensorflow\/libtensorflow_cc\.so\.2 has 3 bytes/,
@@ -150,7 +152,7 @@ test('a file with other times is compared by content, and by its new times from 
   rot(library);
   t.false((await m.ensure()).isChanged, 'a quick look trusts size and times');
   t.true((await m.ensure({ thoroughness: 'full' })).isChanged, 'a full one does not');
-  t.deepEqual(m.log, ['look for python3 pip', 'fetch', 'unpack']);
+  t.deepEqual(m.log, ['look for python3 pip', 'fetch tiny', 'unpack']);
 });
 
 test('a changed source of the addon gives another engine, with the same libraries', async (t) => {
@@ -179,14 +181,54 @@ test('a folder that another installer put in the place is replaced', async (t) =
   t.deepEqual(readdirSync(join(m.packageDir, 'lib')), ['napi-v8']);
 });
 
-test('the GPU engine has NVIDIA’s libraries beside it and stays chosen until the other is asked for', async (t) => {
+test('the GPU build has NVIDIA’s libraries beside it, and lies beside the CPU build', async (t) => {
+  const m = machine(t);
+  const cpu = await m.ensure();
+  m.log.length = 0;
+  const gpu = await m.ensure({ variant: 'gpu' });
+  t.deepEqual(m.log, [
+    'look for python3 pip g++',
+    ...['fetch tiny', 'fetch nvidia-tiny', 'unpack', 'unpack', 'compile'],
+  ]);
+  t.is(readFileSync(join(gpu.folder, '../nvidia/cublas/lib/libcublas.so.12'), 'utf8'), 'cublas');
+  t.is(readlinkSync(placeOf(m)), cpu.folder, 'what tests and benches import stays what it was');
+  m.log.length = 0;
+  t.false((await m.ensure({ variant: 'gpu', thoroughness: 'full' })).isChanged);
+  t.false((await m.ensure()).isChanged);
+  t.is((await m.ensure()).variant, 'cpu', 'the CPU build is what is meant where nothing is said');
+  t.deepEqual(m.log, []);
+});
+
+test('the GPU build alone is linked until the CPU build comes', async (t) => {
   const m = machine(t);
   const gpu = await m.ensure({ variant: 'gpu' });
-  t.deepEqual(m.log, ['look for python3 pip g++', 'fetch', 'unpack', 'companions', 'compile']);
-  t.is(readFileSync(join(gpu.folder, '../nvidia/cublas/lib/libcublas.so.12'), 'utf8'), 'cublas');
-  t.is((await m.ensure()).variant, 'gpu');
-  t.is((await m.ensure({ variant: 'cpu' })).variant, 'cpu');
-  t.is((await m.ensure()).variant, 'cpu');
+  t.is(readlinkSync(placeOf(m)), gpu.folder);
+  const cpu = await m.ensure();
+  t.is(readlinkSync(placeOf(m)), cpu.folder);
+  t.false((await m.ensure({ variant: 'gpu' })).isChanged);
+});
+
+test('a build counts as installed when libraries and addon are whole', async (t) => {
+  const m = machine(t);
+  const isInstalled = (variant: 'cpu' | 'gpu'): Promise<boolean> => isEngineInstalled(m.options, variant);
+  t.false(await isInstalled('gpu'));
+  const { folder } = await m.ensure({ variant: 'gpu' });
+  t.true(await isInstalled('gpu'));
+  t.false(await isInstalled('cpu'));
+  rmSync(join(folder, 'tfjs_backend.so'));
+  t.false(await isInstalled('gpu'));
+});
+
+test('an installation that was killed between two wheels fetches only the second one', async (t) => {
+  const m = machine(t);
+  const killed: typeof m.steps.fetchWheel = (wheel, folder, onShare) =>
+    wheel.file.startsWith('nvidia')
+      ? Promise.reject(new Error('killed'))
+      : m.steps.fetchWheel(wheel, folder, onShare);
+  await t.throwsAsync(m.ensure({ variant: 'gpu', steps: { fetchWheel: killed } }), { message: 'killed' });
+  m.log.length = 0;
+  await m.ensure({ variant: 'gpu' });
+  t.deepEqual(m.log.slice(1), ['fetch nvidia-tiny', 'unpack', 'unpack', 'compile']);
 });
 
 test('a damaged NVIDIA library is noticed', async (t) => {
@@ -194,8 +236,8 @@ test('a damaged NVIDIA library is noticed', async (t) => {
   const { folder } = await m.ensure({ variant: 'gpu' });
   writeFileSync(join(folder, '../nvidia/cublas/lib/libcublas.so.12'), 'cub');
   m.log.length = 0;
-  await m.ensure();
-  t.deepEqual(m.log, ['look for python3 pip', 'fetch', 'unpack', 'companions']);
+  await m.ensure({ variant: 'gpu' });
+  t.deepEqual(m.log, ['look for python3 pip', 'fetch tiny', 'fetch nvidia-tiny', 'unpack', 'unpack']);
 });
 
 test('missing tools end the installation before anything is fetched', async (t) => {
@@ -215,12 +257,13 @@ test('an unsupported platform is refused before anything is written', async (t) 
 test('a disk without room is named, with what is needed and what is free', async (t) => {
   const m = machine(t);
   const { releases } = m.steps;
-  const huge = { ...releases.cpu, diskBytes: 1e18 };
+  const huge = { ...releases.cpu, unpackedBytes: 1e18 };
   await t.throwsAsync(m.ensure({ steps: { releases: { ...releases, cpu: huge } } }), {
     instanceOf: EngineError,
     message:
-      /^the engine needs 1000000000\.0 GB in .*, and [\d.]+ GB are free; make room or set GALORE_CACHE_DIR/,
+      /^the engine \(cpu\) needs 1000000000\.0 GB in .* while it is being installed, 1000000000\.0 GB afterwards, and [\d.]+ GB are free: [\d.]+ GB are missing; make room or set GALORE_CACHE_DIR/,
   });
+  t.deepEqual(m.log, ['look for python3 pip g++'], 'nothing was fetched');
 });
 
 test('a package folder that may not be written is an error that says who can', async (t) => {

@@ -1,7 +1,19 @@
 import test from 'ava';
 import { EngineError } from '../../../src/errors.ts';
 import { checkEngine } from '../../../src/trainer/engine/check.ts';
+import { tfjsPackageDir } from '../../../src/trainer/engine/compile.ts';
+import type { Gpu } from '../../../src/trainer/engine/gpus.ts';
 import { loadEngine } from '../../../src/trainer/engine/load.ts';
+import { placeOf } from '../../../src/trainer/engine/place.ts';
+
+const GPU: Gpu = {
+  number: 0,
+  uuid: 'GPU-1',
+  name: 'NVIDIA A',
+  memoryBytes: 8 * 2 ** 30,
+  computeCapability: '8.6',
+  driverVersion: '550.54',
+};
 
 // The engine that the set-up has installed: nothing here is made up.
 
@@ -32,12 +44,18 @@ test.serial('the same settings give the same engine, and others are refused', as
     instanceOf: EngineError,
     message: /runs with precision f32 and threads 1;/,
   });
+  const device = { name: 'cpu', folder: placeOf(tfjsPackageDir()), gpu: null } as const;
+  await t.throwsAsync(loadEngine({ ...options, device }), {
+    instanceOf: EngineError,
+    message: /runs on what it found, and cpu was asked for;/,
+  });
 });
 
 test.serial(
-  'a check reports device, versions and speeds, and fails if it was to find a GPU and did not',
+  'a check reports device, versions and speeds, and fails on a GPU that the library does not find',
   async (t) => {
-    const report = await checkEngine({ threads: 1 });
+    const device = { name: 'cpu', folder: placeOf(tfjsPackageDir()), gpu: null } as const;
+    const report = await checkEngine(device, 1);
     t.regex(report.versions.tensorflow, /^2\.\d+\.\d+$/);
     t.is(report.versions.node, process.versions.node);
     t.deepEqual(
@@ -46,11 +64,11 @@ test.serial(
     );
     for (const { gflops } of report.speeds) t.true(gflops > 0.1, `${gflops} GFLOP/s`);
     t.true(report.device.length > 0);
-    if (report.kind === 'cpu') {
-      await t.throwsAsync(checkEngine({ threads: 1, mustUseGpu: true }), {
-        instanceOf: EngineError,
-        message: /^the engine runs on the CPU: /,
-      });
-    }
+    t.like(report, { kind: 'cpu', flavour: 'cpu', gpu: null });
+    t.is(report.speeds[1]?.isNative, report.bf16 !== null);
+    await t.throwsAsync(checkEngine({ ...device, name: 'gpu:0', gpu: GPU }, 1), {
+      instanceOf: EngineError,
+      message: /TensorFlow cannot compute on gpu:0 \(NVIDIA A, driver 550\.54\); .*--device cpu/,
+    });
   },
 );

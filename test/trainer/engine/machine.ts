@@ -21,19 +21,16 @@ export const HOST: Host = {
 
 const WHEEL = 'the bytes of a wheel';
 
+const TINY = { bytes: WHEEL.length, sha256: createHash('sha256').update(WHEEL).digest('hex') };
+
 function release(variant: 'cpu' | 'gpu'): EngineRelease {
   return {
     variant,
     version: '9.9.9',
-    wheel: {
-      requirement: 'tiny==9.9.9',
-      file: `tiny-${variant}.whl`,
-      bytes: WHEEL.length,
-      sha256: createHash('sha256').update(WHEEL).digest('hex'),
-    },
-    companions: variant === 'gpu' ? [{ requirement: 'nvidia-tiny==1', sha256: '' }] : [],
-    companionBytes: 1,
-    diskBytes: 1,
+    wheel: { ...TINY, requirement: 'tiny==9.9.9', file: `tiny-${variant}.whl` },
+    companions:
+      variant === 'gpu' ? [{ ...TINY, requirement: 'nvidia-tiny==1', file: 'nvidia-tiny.whl' }] : [],
+    unpackedBytes: 1,
   };
 }
 
@@ -45,6 +42,8 @@ export interface Machine {
   /** What was said, in order. */
   readonly messages: string[];
   readonly steps: InstallSteps;
+  /** What every call of `ensure` is given. */
+  readonly options: EngineOptions;
   readonly ensure: (options?: Partial<EngineOptions>) => ReturnType<typeof ensureEngine>;
 }
 
@@ -60,17 +59,17 @@ export function machine(t: ExecutionContext, overrides: Partial<InstallSteps> = 
   const log: string[] = [];
   const messages: string[] = [];
   const steps = { ...madeUpSteps(log), ...overrides };
-  const ensure = (options: Partial<EngineOptions> = {}) =>
-    ensureEngine({
-      cacheDir,
-      packageDir,
-      onProgress: ({ message }) => {
-        if (messages.at(-1) !== message) messages.push(message);
-      },
-      ...options,
-      steps: { ...steps, ...options.steps },
-    });
-  return { cacheDir, packageDir, log, messages, steps, ensure };
+  const options: EngineOptions = {
+    cacheDir,
+    packageDir,
+    steps,
+    onProgress: ({ message }) => {
+      if (messages.at(-1) !== message) messages.push(message);
+    },
+  };
+  const ensure = (more: Partial<EngineOptions> = {}) =>
+    ensureEngine({ ...options, ...more, steps: { ...steps, ...more.steps } });
+  return { cacheDir, packageDir, log, messages, steps, options, ensure };
 }
 
 function madeUpSteps(log: string[]): InstallSteps {
@@ -84,22 +83,21 @@ function madeUpSteps(log: string[]): InstallSteps {
     fetchWheel: async (wheel, folder, onShare) => {
       const path = join(folder, wheel.file);
       if (!(await findWheelFault(path, wheel))) return path;
-      log.push('fetch');
+      log.push(`fetch ${wheel.requirement.split('==')[0]}`);
       onShare(0.5);
       writeFileSync(path, WHEEL);
       return path;
     },
     unpackWheel: (wheel, folder) => {
       log.push('unpack');
+      if (wheel.includes('nvidia')) {
+        writeFiles(folder, { 'nvidia/cublas/lib/libcublas.so.12': 'cublas' });
+        return Promise.resolve();
+      }
       mkdirSync(join(folder, 'tensorflow/include'), { recursive: true });
       for (const name of LIBRARY_FILES) {
         writeFileSync(join(folder, 'tensorflow', name), `${name} of ${readFileSync(wheel, 'utf8')}`);
       }
-      return Promise.resolve();
-    },
-    installCompanions: (_release, folder) => {
-      log.push('companions');
-      writeFiles(folder, { 'nvidia/cublas/lib/libcublas.so.12': 'cublas', 'nvidia/cublas/include/a.h': '' });
       return Promise.resolve();
     },
     compileAddon: (_packageDir, libraryDir, folder) => {

@@ -52,3 +52,31 @@ test('arrays that do not fit their shape and repeated names are refused without 
   });
   t.is(tf.memory().numTensors, before);
 });
+
+test('weights may come one by one', async (t) => {
+  const before = tf.memory().numTensors;
+  const counts: number[] = [];
+  async function* stream(): AsyncGenerator<typeof a> {
+    for (const weight of [b, a]) {
+      counts.push(tf.memory().numTensors - before);
+      yield weight;
+    }
+  }
+  const store = await WeightStore.fromStream(stream());
+  t.deepEqual(counts, [0, 1], 'each is on the engine before the next is asked for');
+  t.deepEqual(store.names(), ['b', 'a']);
+  t.deepEqual([...store.get('a').dataSync()], [1, 2, 3, 4]);
+  t.is(tf.memory().numTensors, before + 2);
+  store.dispose();
+});
+
+test('a stream that breaks off leaves no tensor', async (t) => {
+  const before = tf.memory().numTensors;
+  async function* stream(): AsyncGenerator<typeof a> {
+    yield a;
+    throw new RangeError('cut short');
+  }
+  await t.throwsAsync(WeightStore.fromStream(stream()), { message: 'cut short' });
+  await t.throwsAsync(WeightStore.fromStream((async function* () { yield a; yield a; })()), { message: 'a is there twice' }); // prettier-ignore
+  t.is(tf.memory().numTensors, before);
+});
