@@ -4,14 +4,18 @@
  */
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
-import { methodPlan } from './galore/method.ts';
-import { slotSizes, type SlotSizes } from './protocol/slot-sizes.ts';
+import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.ts';
+import { slotSizes, type RankLimits, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { buildSlots, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
   readonly slots: readonly Slot[];
+  /** Where bases come from. */
+  readonly basis: BasisSource;
   readonly refresh: RefreshPlan;
+  /** Ranks that a refresh may choose; null: they stay as configured. */
+  readonly ranks: RankLimits | null;
   readonly sizes: readonly SlotSizes[];
 }
 
@@ -22,6 +26,14 @@ const DEFAULT_RANK_SHARE = 1 / 4;
 export function defaultRank(model: LlamaConfig): number {
   return Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE));
 }
+/** Columns of signs from which cosine columns are chosen: energies are known within sqrt(2/32), a quarter. */
+const DCT_COLUMNS = 32;
+
+/** Of bases that no sketch is made for. */
+const NO_REFRESH: RefreshPlan = {
+  ...refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 }),
+  rounds: 0,
+};
 
 /** Builds the shape of a run. */
 export function buildRunShape(
@@ -29,7 +41,7 @@ export function buildRunShape(
   model: LlamaConfig,
 ): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule } = methodPlan(config);
+  const { policy, rule, plainRule, basis } = methodPlan(config);
   const slots = buildSlots(llamaTensors(model), {
     policy,
     rule,
@@ -38,9 +50,33 @@ export function buildRunShape(
     projType: method.proj_type,
     targetModules: method.target_modules,
   });
+  const refresh = refreshOf(method, basis);
+  const ranks = limitsOf(method, basis);
   return {
     slots,
-    refresh: refreshPlan(method.refresh),
-    sizes: slotSizes(slots, { codec: wire.codec, refresh: method.refresh }),
+    basis,
+    refresh,
+    ranks,
+    sizes: slotSizes(slots, { codec: wire.codec, refresh, ranks }),
   };
+}
+
+function refreshOf(
+  { refresh, adaptive_rank: adaptive }: RunConfig['method'],
+  basis: BasisSource,
+): RefreshPlan {
+  if (!hasRefreshRounds(basis)) return NO_REFRESH;
+  if (basis === 'dct' && refresh.type === 'sketch') {
+    return refreshPlan({ ...refresh, type: 'dct', warm_start: false, dct_columns: DCT_COLUMNS });
+  }
+  return refreshPlan({ ...refresh, held_out_columns: isAdaptive(adaptive, basis) ? adaptive.probes : 0 });
+}
+
+function limitsOf({ adaptive_rank: adaptive }: RunConfig['method'], basis: BasisSource): RankLimits | null {
+  if (!isAdaptive(adaptive, basis)) return null;
+  return { minRank: adaptive.min_rank, multiple: adaptive.multiple };
+}
+
+function isAdaptive({ threshold }: RunConfig['method']['adaptive_rank'], basis: BasisSource): boolean {
+  return threshold !== undefined && basis === 'svd';
 }

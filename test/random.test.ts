@@ -1,6 +1,14 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { derive, mix32, randomNormal, randomSign, randomUint32, randomUniform } from '../src/random.ts';
+import {
+  derive,
+  mix32,
+  randomNormal,
+  randomSign,
+  randomSigns,
+  randomUint32,
+  randomUniform,
+} from '../src/random.ts';
 
 const MASK = 0xffffffffn;
 
@@ -95,4 +103,13 @@ test('normal numbers have mean 0, variance 1 and fourth moment 3', (t) => {
   t.true(Math.abs(moments[1]!) < 4 * Math.sqrt(1 / count));
   t.true(Math.abs(moments[2]! - 1) < 4 * Math.sqrt(2 / count));
   t.true(Math.abs(moments[4]! - 3) < 4 * Math.sqrt(96 / count));
+});
+
+test('many signs at once are those made one by one', (t) => {
+  for (const key of [derive(1), derive(7, 'omega', 201, 3), derive(0xffffffff, 'x')]) {
+    t.deepEqual(
+      randomSigns(key, 1000),
+      Float32Array.from({ length: 1000 }, (_, i) => randomSign(key, i)),
+    );
+  }
 });

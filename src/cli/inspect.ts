@@ -1,7 +1,9 @@
 /** `galore inspect DIR`: shows what a run directory holds. */
 import type { Command } from 'commander';
 import { inspectRun } from '../coordinator/store/inspect.ts';
+import type { InspectedMethod, InspectedState } from '../coordinator/store/inspect-method.ts';
 import type { InspectedCheckpoint, Inspection } from '../coordinator/store/inspect.ts';
+import { formatBytes } from './format.ts';
 
 /** Exit code when `--verify` or the quick look finds damage. */
 const DAMAGED_EXIT_CODE = 3;
@@ -46,6 +48,8 @@ export function formatInspection(inspection: Inspection): string {
     ['tokens', inspection.tokens.toLocaleString('en-US')],
     ['seconds', inspection.seconds.toFixed(1)],
     ['sent up / down', `${formatBytes(inspection.bytesUp)} / ${formatBytes(inspection.bytesDown)}`],
+    ...(inspection.method === null ? [] : methodRows(inspection.method)),
+    ['contribution', formatContribution(inspection)],
     ['codec, seed', `${inspection.codec ?? '-'}, ${inspection.seed ?? '-'}`],
     ['checkpoint', checkpoint],
     ['weights', inspection.weightsSha256 ?? '-'],
@@ -71,6 +75,15 @@ export function formatInspection(inspection: Inspection): string {
   return lines.join('\n');
 }
 
+/** `1,204,224 numbers, 42.1% of the weights, mean rank 96.5` */
+function formatContribution({ payloadNumbers, meanRank, method }: Inspection): string {
+  if (payloadNumbers === null) return '-';
+  const ranks = meanRank === null || meanRank === 0 ? '' : `, mean rank ${Number(meanRank.toFixed(1))}`;
+  const share =
+    method === null ? '' : `, ${((100 * payloadNumbers) / method.weightNumbers).toFixed(1)}% of the weights`;
+  return `${payloadNumbers.toLocaleString('en-US')} numbers${share}${ranks}`;
+}
+
 function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[] {
   const lines = checkpoints.map(({ step, bytes, created, weightsSha256, fault }) => {
     if (fault !== null) return `${String(step).padEnd(10)}  damaged`;
@@ -80,11 +93,38 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
   return ['checkpoint  size        made                      weights', ...lines];
 }
 
-/** `1.2 MB`: powers of 1000. */
-function formatBytes(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
-  let value = bytes;
-  let unit = 0;
-  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+function methodRows(method: InspectedMethod): [string, string][] {
+  const { name, basis, rule, plainRule, slots, slotsWithBasis } = method;
+  const bases = method.states.filter(({ kind }) => kind === 'basis');
+  const rest = slots - slotsWithBasis;
+  const rules =
+    rule === plainRule || slotsWithBasis === 0
+      ? `${plainRule} for all ${slots} tensors, ${slotsWithBasis} of them with bases`
+      : `${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
+  return [
+    ['method', `${name}; ${BASIS_WORDS[basis]}`],
+    ['rules', rules],
+    ['optimizer', formatStates(method.states.filter(({ kind }) => kind !== 'basis'))],
+    ['bases', bases.length === 0 ? 'none stored' : formatBytes(bytesOf(bases))],
+  ];
+}
+
+const BASIS_WORDS: Readonly<Record<InspectedMethod['basis'], string>> = {
+  svd: 'bases from singular vectors',
+  dct: 'bases from cosine columns',
+  random: 'random orthonormal bases',
+  gaussian: 'gaussian bases',
+  power: 'bases that move in every step',
+  none: 'no bases',
+};
+
+/** `24.0 kB: m 12.0 kB, v 12.0 kB` */
+function formatStates(states: readonly InspectedState[]): string {
+  if (states.length === 0) return 'nothing stored';
+  const kinds = states.map(({ kind, bytes }) => `${kind} ${formatBytes(bytes)}`);
+  return `${formatBytes(bytesOf(states))}: ${kinds.join(', ')}`;
+}
+
+function bytesOf(states: readonly InspectedState[]): number {
+  return states.reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -3,6 +3,7 @@
  * measured best; `parity` is what the galore-torch package does, for comparisons with it.
  */
 import { join } from 'node:path';
+import type { BasisSource } from '../galore/method.ts';
 import type { RunConfig, RunConfigInput } from './schema.ts';
 
 type Method = RunConfig['method'];
@@ -42,7 +43,7 @@ export const FULL_RANK_OPTIMIZER: OptimizerDefaults = {
 };
 
 /** What a method's name decides where the file does not; the preset has the rest. */
-interface MethodDefaults {
+export interface MethodDefaults {
   readonly basis: Method['basis'];
   readonly optimizer: RunConfig['optimizer']['name'];
   readonly scale: number;
@@ -59,10 +60,10 @@ const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, 
 const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   full: GALORE,
   galore: GALORE,
-  adarankgrad: { ...GALORE, rankThreshold: 0.1, convergedRatio: 0.25 },
+  adarankgrad: { ...GALORE, rankThreshold: 0.1, convergedRatio: 0.25, moments: 'transport' },
   fira: GALORE,
-  apollo: { ...GALORE, basis: 'gaussian', scale: 1 },
-  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128 },
+  apollo: { ...GALORE, basis: 'gaussian', scale: 1, moments: 'keep' },
+  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128, moments: 'keep' },
   ldadam: { ...GALORE, scale: 1 },
   sumo: { ...GALORE, limiter: 1.1 },
   'two-sided': GALORE,
@@ -72,13 +73,32 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
 };
 
 const SUMO_MOMENTUM = 0.95;
-const SGD_MOMENTUM = 0.9;
+/** Filled in with every optimizer. */
+export const SGD_MOMENTUM = 0.9;
+
+/** What a method's name decides. */
+export function methodDefaults(name: Method['name']): MethodDefaults {
+  return METHOD_DEFAULTS[name];
+}
+
+/** What happens to the moments where the file does not say it. */
+export function defaultMoments(
+  name: Method['name'],
+  basis: BasisSource,
+  preset: RunConfigInput['method']['preset'],
+): Method['moments'] {
+  const { moments } = PRESETS[preset];
+  // The rule of `transport` is one of orthonormal bases.
+  const fitting = basis === 'gaussian' && moments === 'transport' ? 'rotate' : moments;
+  return METHOD_DEFAULTS[name].moments ?? fitting;
+}
 
 /** Fills in what the file left out: the run directory and what the method and the preset decide. */
 export function applyPreset(input: RunConfigInput): RunConfig {
   const { method, optimizer } = input;
   const preset = PRESETS[method.preset];
   const byMethod = METHOD_DEFAULTS[method.name];
+  const basis = method.basis ?? byMethod.basis;
   const optimizerDefaults = method.name === 'full' ? FULL_RANK_OPTIMIZER : preset.optimizer;
   return {
     ...input,
@@ -86,10 +106,10 @@ export function applyPreset(input: RunConfigInput): RunConfig {
     method: {
       ...method,
       rank: method.name === 'apollo-mini' ? (method.rank ?? 1) : method.rank,
-      basis: method.basis ?? byMethod.basis,
+      basis,
       scale: method.scale ?? byMethod.scale,
       limiter: method.limiter ?? byMethod.limiter,
-      moments: method.moments ?? byMethod.moments ?? preset.moments,
+      moments: method.moments ?? defaultMoments(method.name, basis, method.preset),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod),
     },

@@ -4,11 +4,13 @@
  */
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
+import { METHOD_RULES } from './method-relations.ts';
 
 /** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
 export type FieldReader = (path: string) => unknown;
 
-type Rule = (read: FieldReader) => Fault | null;
+/** A rule between fields: what is broken, or null. */
+export type Rule = (read: FieldReader) => Fault | null;
 
 /** Every rule that is broken. */
 export function relationFaults(read: FieldReader): readonly Fault[] {
@@ -128,7 +130,8 @@ const exactNeedsNoSketch =
   (field: string): Rule =>
   (read) => {
     const value = numberAt(read, field);
-    if (read('method.refresh.type') !== 'exact' || value === undefined || value === 0) return null;
+    const type = read('method.refresh.type') ?? (read('method.preset') === 'parity' ? 'exact' : 'sketch');
+    if (type !== 'exact' || value === undefined || value === 0) return null;
     return relationFault(
       field,
       value,
@@ -140,6 +143,14 @@ const rankFits: Rule = (read) =>
   read('method.name') === 'full'
     ? null
     : atMost('method.rank', 'model.hidden_size', 'a matrix has no higher rank than its smaller side')(read);
+
+const decayIsUsed: Rule = (read) => {
+  const decaySteps = numberAt(read, 'optimizer.schedule.decay_steps');
+  const type = read('optimizer.schedule.type');
+  if (decaySteps === undefined || type === undefined || type === 'wsd') return null;
+  const rule = `it is used only with optimizer.schedule.type: wsd, not ${String(type)}`;
+  return relationFault('optimizer.schedule.decay_steps', decaySteps, rule);
+};
 
 const localTrainersFit: Rule = (read) => {
   const start = numberAt(read, 'coordinator.start_trainers');
@@ -178,8 +189,11 @@ const RULES: readonly Rule[] = [
   tokenizerHasItsFile,
   modelKeepsItsTokens,
   rankFits,
+  ...METHOD_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
+  decayIsUsed,
+  atMost('optimizer.schedule.decay_steps', 'steps', 'the decay is the end of the run'),
   heartbeatsHaveTime,
   atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
   atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),

@@ -6,12 +6,14 @@ import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import type { PartMessage } from '../protocol/messages.ts';
 import { ProtocolError } from '../errors.ts';
+import { withRanks } from '../galore/slot.ts';
 import { stateTensors } from '../galore/state-table.ts';
 import type { Logger } from '../log.ts';
 import type { RunReport } from './api.ts';
 import type { Effect } from './core/state.ts';
 import type { Dispatch } from './dispatch.ts';
 import { factsOf, type PreparedRun } from './prepare-run.ts';
+import { ranksOf } from './restore-bases.ts';
 import type { Session } from './session.ts';
 import { SnapshotIntake } from './snapshot-intake.ts';
 import {
@@ -71,11 +73,11 @@ export class CheckpointDesk {
     session: Session,
     members: readonly string[],
   ): void {
-    const { trainerId, step, sequence, refreshedStep, cursor } = effect;
+    const { trainerId, step, sequence, refreshedStep, bases, cursor } = effect;
     const { journal, shape, checkpointsDir, texts } = this.#run;
-    const table = stateTensors(shape.slots);
+    const table = stateTensors(withRanks(shape.slots, ranksOf(bases)));
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
-    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, cursor }, members);
+    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, bases, cursor }, members);
     this.#awaited = effect;
     session.enqueue(() =>
       this.#track(async () => {

@@ -18,6 +18,7 @@ import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
+import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { StepDesk } from './step-desk.ts';
@@ -26,6 +27,7 @@ import { TrainerDesk } from './trainer-desk.ts';
 /** How often the core hears what time it is. */
 const TICK_INTERVAL_MS = 200;
 
+type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
@@ -76,6 +78,7 @@ class Coordinator {
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
+    this.#steps.setRanks(ranksOf(this.#state.bases));
     this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
     const clock = { nowMs: () => this.#clock.nowMs() };
     this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
@@ -236,10 +239,16 @@ class Coordinator {
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
         this.#record = record;
-        this.#dispatch({ type: 'recordCommitted', step, kind, sequence });
+        this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
       },
       (error: unknown) => this.#fail(error),
     );
+  }
+
+  /** What the core keeps of a record. */
+  #factsOf({ commit: { record } }: SealedRecord): Pick<EventOf<'recordCommitted'>, 'bases' | 'norms'> {
+    if (record.type === 'basis') return { bases: basisFacts(record) };
+    return { norms: slotNorms(record, this.#state.plan.projectedSlots) };
   }
 
   #announceRecord(sequence: number): void {
@@ -250,10 +259,16 @@ class Coordinator {
       if (session.liveSequence !== null && session.liveSequence < sequence) session.sendFrames(record.frames);
     }
     this.#record = null;
-    if (record.commit.record.type === 'basis') return this.#steps.refreshCommitted();
+    if (record.commit.record.type === 'basis') {
+      this.#steps.setRanks(ranksOf(this.#state.bases));
+      return this.#steps.refreshCommitted();
+    }
     const { step } = record.commit;
     this.#steps.discard();
+    const { numbers: payloadNumbers, meanRank } = this.#steps.payload;
     const sizes = {
+      payloadNumbers,
+      meanRank,
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
     };

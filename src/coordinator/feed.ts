@@ -21,9 +21,9 @@ export interface FeedPlan {
  * caller sends the records after `sequence` itself.
  */
 export async function feedTrainer(
-  connection: Connection,
+  connection: Pick<Connection, 'sendBulk'>,
   plan: FeedPlan,
-  journal: Journal,
+  journal: Pick<Journal, 'nextSequence' | 'readRecord'>,
   onLive: (sequence: number) => void,
 ): Promise<void> {
   const { snapshot } = plan;
@@ -50,7 +50,7 @@ async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<Uint8Ar
         step,
         round: 0,
         tensor: index,
-        codec: 'f32',
+        codec: tensor.dtype,
         offset,
         totalBytes: tensor.totalBytes,
         payload: await snapshot.read(index, offset, length),

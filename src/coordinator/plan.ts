@@ -1,8 +1,9 @@
 /** The core's plan from the configuration. Pure. */
 import type { RunConfig } from '../config/schema.ts';
+import { hasRefreshRounds, isGenerated } from '../galore/method.ts';
 import { hasBasis } from '../galore/slot.ts';
 import type { RunShape } from '../run-shape.ts';
-import type { RunPlan } from './core/state.ts';
+import type { GapPlan, RunPlan } from './core/state.ts';
 
 /** @param validationSequences held-out sequences there are; 0: none */
 export function planOf(config: RunConfig, shape: RunShape, validationSequences: number): RunPlan {
@@ -16,13 +17,30 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     stepDeadlineMs: coordinator.step_deadline_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
     batchSequences: config.batch_size,
-    projectedSlots: shape.slots.filter(hasBasis).map((slot) => slot.index),
-    updateProjGap: method.update_proj_gap,
-    isStaggered: method.refresh.stagger,
+    projectedSlots: refreshedSlots(shape),
+    ...schedulePlanOf(config),
     refreshRounds: shape.refresh.rounds,
+    isWarmStart: shape.refresh.isWarmStart,
     evaluationEvery: evaluation.every,
     evaluationSequences: Math.min(wanted, validationSequences),
     checkpointEvery: checkpoint.every,
     hashEvery: method.update_proj_gap,
   };
+}
+
+/** What decides in which steps a slot is refreshed. */
+export function schedulePlanOf({ method }: RunConfig): GapPlan {
+  const { stagger, lazy_threshold: lazy, converged_ratio: converged } = method.refresh;
+  return {
+    updateProjGap: method.update_proj_gap,
+    isStaggered: stagger,
+    lazyThreshold: lazy ?? null,
+    convergedRatio: converged ?? null,
+  };
+}
+
+/** The slots whose bases change by records. Otherwise the rule moves them itself, or there are none. */
+export function refreshedSlots({ slots, basis }: RunShape): readonly number[] {
+  const isRefreshed = hasRefreshRounds(basis) || isGenerated(basis);
+  return isRefreshed ? slots.filter(hasBasis).map(({ index }) => index) : [];
 }

@@ -14,8 +14,13 @@ import { describeSlots } from '../galore/slot.ts';
 import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
+import { checkTargets } from './check-targets.ts';
+import type { SlotBasis } from './core/state.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
+import { refreshedSlots, schedulePlanOf } from './plan.ts';
+import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
+import { trafficNotice } from './traffic-notice.ts';
 import {
   openNewestCheckpoint,
   removeCheckpointLeftovers,
@@ -27,6 +32,11 @@ import { Journal } from './store/journal.ts';
 import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
 import { createRunDirectory, openRunDirectory, type RunDirectory } from './store/run-directory.ts';
+
+/** Where the run stands, with what its records say of the slots' bases. */
+export interface StartPoint extends ResumePoint {
+  readonly bases: readonly SlotBasis[];
+}
 
 /** All that a coordinator works with; close it at the end. */
 export interface PreparedRun {
@@ -42,7 +52,7 @@ export interface PreparedRun {
   readonly schemaHash: Uint8Array;
   readonly texts: CheckpointTexts;
   /** The newest good checkpoint with the journal on top of it. */
-  readonly start: ResumePoint;
+  readonly start: StartPoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
   close(): Promise<void>;
   /** After close: takes back what this start has written, so that one that failed can be tried again. */
@@ -100,7 +110,10 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, dataset);
   const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
-  const start = await findResumePoint(checkpoint.run, journal, onNotice);
+  const point = await findResumePoint(checkpoint.run, journal, onNotice);
+  const shape = buildRunShape(config, model);
+  const bases = await restoreBases(checkpoint.run, journal, schedulePlanOf(config), refreshedSlots(shape));
+  const start = { ...point, bases };
   if (config.steps < start.step) {
     const rule = `at least ${start.step}: the run in ${run.path} has come that far`;
     const fault = { field: 'steps', value: String(config.steps), allowed: rule };
@@ -113,7 +126,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   await restoreMetrics(metrics, journal, start.step);
   const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
   closers.add(() => evaluations.close());
-  const shape = buildRunShape(config, model);
+  const notice = trafficNotice(config, shape);
+  if (notice !== null) onNotice(notice);
   // What was changed for going on holds the next time too.
   if (mode === 'resume') {
     const path = join(run.path, 'run.yaml');
@@ -146,7 +160,7 @@ export function schemaHashOf(shape: RunShape): Uint8Array {
 }
 
 /** Facts of a checkpoint at a committed step. */
-export function factsOf(run: PreparedRun, at: ResumePoint, members: readonly string[]): RunFacts {
+export function factsOf(run: PreparedRun, at: StartPoint, members: readonly string[]): RunFacts {
   return {
     runId: run.runId,
     name: run.config.name,
@@ -154,6 +168,7 @@ export function factsOf(run: PreparedRun, at: ResumePoint, members: readonly str
     sequence: at.sequence,
     digest: Buffer.from(at.digest).toString('hex'),
     refreshedStep: at.refreshedStep,
+    ...(at.bases.length === 0 ? {} : { bases: at.bases }),
     cursor: at.cursor,
     seed: run.config.seed,
     schedulePosition: at.step,
@@ -182,6 +197,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
+  checkTargets(config, buildRunShape(config, model).slots);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,

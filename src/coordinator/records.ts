@@ -4,7 +4,7 @@
  */
 import { sumEncoded, clipFactor } from '../galore/aggregate/mean.ts';
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
-import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { recordDigest } from '../protocol/digest.ts';
 import type { BasisRecord, CodecName, CommitMessage, UpdateRecord } from '../protocol/messages.ts';
@@ -32,6 +32,15 @@ export interface WeightedTensors {
   readonly tensors: ReadonlyMap<number, StagedTensor>;
 }
 
+/** A slot's new basis, f32. */
+export interface NewBasis {
+  readonly bytes: Uint8Array;
+  /** With adaptive ranks; of all bases of a record, or of none. */
+  readonly rank?: number | undefined;
+  /** If the run asks for it; of all or of none, -1 for a slot that had no basis. */
+  readonly similarity?: number | undefined;
+}
+
 /** Everything an update record is made of. */
 export interface UpdateInput {
   readonly slots: readonly Slot[];
@@ -44,6 +53,8 @@ export interface UpdateInput {
   readonly received: readonly Received[];
   readonly shards: readonly Shard[];
   readonly cursor: Cursor;
+  /** Whether the record tells the norm of each slot with a basis. */
+  readonly tellsNorms?: boolean;
 }
 
 /**
@@ -58,10 +69,12 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
   const clip = maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, contributions, scratch), maxGradNorm);
   const parts: Uint8Array[] = [];
   let squaredNorm = 0;
+  const slotNorms: number[] = [];
   for (const slot of slots) {
     const slotSum = sumSlot(slot, contributions, scratch);
     const { sum } = slotSum;
     squaredNorm += slotSum.squaredNorm;
+    if (hasBasis(slot)) slotNorms.push(Math.sqrt(slotSum.squaredNorm));
     if (clip !== 1) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! * clip;
     const codec = codecOfSlot(payloadShape(slot), input.codec);
     const key = derive(input.seed, 'update', place.step, slot.index);
@@ -81,6 +94,7 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
     })),
     cursor: { next: input.cursor.next, returned: [...input.cursor.returned] },
     gradientNorm: Math.sqrt(squaredNorm),
+    slotNorms: input.tellsNorms === true ? slotNorms : [],
   });
 }
 
@@ -88,19 +102,35 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
 export function sealBases(
   place: RecordPlace,
   refreshed: readonly number[],
-  bases: ReadonlyMap<number, Uint8Array>,
+  bases: ReadonlyMap<number, NewBasis>,
 ): SealedRecord {
   const parts: Uint8Array[] = [];
   for (const index of refreshed) {
-    const bytes = bases.get(index);
-    if (bytes === undefined) continue;
+    const basis = bases.get(index);
+    if (basis === undefined) continue;
     const header = { stream: 'basis', step: place.step, round: 0, tensor: index, codec: 'f32' } as const;
-    for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
+    for (const part of splitIntoParts(header, basis.bytes)) parts.push(encodeEnvelope(part));
   }
+  const renewed = refreshed.flatMap((index) => bases.get(index) ?? []);
   return seal(place, parts, {
     type: 'basis',
     slots: refreshed.filter((index) => bases.has(index)),
     keptSlots: refreshed.filter((index) => !bases.has(index)),
+    isGenerated: false,
+    ranks: renewed.flatMap(({ rank }) => rank ?? []),
+    similarities: renewed.flatMap(({ similarity }) => similarity ?? []),
+  });
+}
+
+/** Seals the record that tells every trainer to make new bases of these slots from the run's seed. */
+export function sealGenerated(place: RecordPlace, slots: readonly number[]): SealedRecord {
+  return seal(place, [], {
+    type: 'basis',
+    slots: [...slots],
+    keptSlots: [],
+    isGenerated: true,
+    ranks: [],
+    similarities: [],
   });
 }
 

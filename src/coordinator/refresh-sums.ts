@@ -6,12 +6,19 @@ import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { checkBasis } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import { basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import type { FactorJob } from './core/state.ts';
 import type { WeightedTensors } from './records.ts';
 import type { StagedTensor } from './staging.ts';
+
+/** A factor as a trainer sent it. */
+export interface Offer {
+  readonly bytes: Uint8Array;
+  /** How much of the old basis a new one keeps, as that trainer says; -1: not said. */
+  readonly similarity: number;
+}
 
 export class RefreshSums {
   readonly #slots: readonly Slot[];
@@ -22,9 +29,9 @@ export class RefreshSums {
   #round = 0;
   readonly #sums = new Map<number, Float32Array>();
   /** What each trainer made of the sums it was given; null: the sum was zero. */
-  readonly #offers = new Map<string, Map<number, Uint8Array | null>>();
+  readonly #offers = new Map<string, Map<number, Offer | null>>();
   /** The factors of the round before, once it is settled whose count. */
-  readonly #factors = new Map<number, Uint8Array>();
+  readonly #factors = new Map<number, Offer>();
   /** Slots whose gradient was zero: they keep their basis. */
   readonly #zeroSlots = new Set<number>();
 
@@ -36,9 +43,9 @@ export class RefreshSums {
     this.#probeSeed = probeSeed;
   }
 
-  /** Starts a round; round 1 forgets the refresh before. */
-  begin(step: number, round: number): void {
-    if (round === 1) this.clear();
+  /** Starts a round; the first of a refresh forgets the one before. */
+  begin(step: number, round: number, isFirst = round === 1): void {
+    if (isFirst) this.clear();
     this.#sums.clear();
     this.#offers.clear();
     this.#step = step;
@@ -78,14 +85,15 @@ export class RefreshSums {
     slots: readonly number[],
     zeroSlots: readonly number[],
     tensors: ReadonlyMap<number, StagedTensor>,
+    similarities: ReadonlyMap<number, number> = new Map(),
   ): string | null {
-    const offer = this.#offers.get(trainerId) ?? new Map<number, Uint8Array | null>();
+    const offer = this.#offers.get(trainerId) ?? new Map<number, Offer | null>();
     this.#offers.set(trainerId, offer);
     for (const index of this.active(slots)) {
       const bytes = zeroSlots.includes(index) ? null : (tensors.get(index)?.bytes ?? null);
       const fault = bytes === null ? this.#checkZero(index) : this.#checkFactor(index, bytes);
       if (fault !== null) return fault;
-      offer.set(index, bytes);
+      offer.set(index, bytes && { bytes, similarity: similarities.get(index) ?? -1 });
     }
     return null;
   }
@@ -94,16 +102,16 @@ export class RefreshSums {
   settle(jobs: readonly FactorJob[]): void {
     for (const { trainerId, slots } of jobs) {
       for (const index of this.active(slots)) {
-        const bytes = this.#offers.get(trainerId)?.get(index) ?? null;
-        if (bytes === null) this.#zeroSlots.add(index);
-        else this.#factors.set(index, bytes);
+        const offer = this.#offers.get(trainerId)?.get(index) ?? null;
+        if (offer === null) this.#zeroSlots.add(index);
+        else this.#factors.set(index, offer);
       }
     }
     for (const index of this.#zeroSlots) this.#factors.delete(index);
   }
 
   /** The settled factors (after the last round: the bases) by slot. */
-  get factors(): ReadonlyMap<number, Uint8Array> {
+  get factors(): ReadonlyMap<number, Offer> {
     return this.#factors;
   }
 
@@ -123,10 +131,16 @@ export class RefreshSums {
   #checkFactor(index: number, bytes: Uint8Array): string | null {
     const slot = this.#slots[index] as ProjectedSlot;
     const plan = sketchPlan(slot, this.#round, this.#refresh);
-    const [rows, columns] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
+    const [rows] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
+    const columns = bytes.length / (4 * rows);
     const values = codecFor('f32').decode(bytes, rows * columns);
-    const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index);
-    const fault = checkBasis(values, rows, columns, key);
-    return fault === null ? null : `the factor of ${slot.name}: ${fault}`;
+    let from = 0;
+    for (const [half, halfRows] of (plan.isFinal ? basisRows(slot) : [rows]).entries()) {
+      const part = values.subarray(from, (from += halfRows * columns));
+      const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index, half);
+      const fault = checkBasis(part, halfRows, columns, key);
+      if (fault !== null) return `the factor of ${slot.name}: ${fault}`;
+    }
+    return null;
   }
 }

@@ -15,8 +15,12 @@ export interface SocketTotals {
   readonly bytesSent: number;
 }
 
-/** Memory, for the leak checks of long runs. */
-export interface ProcessSizes {
+/** What a contribution of the step was, and memory, for the leak checks of long runs. */
+export interface StepSizes {
+  /** Numbers that a contribution has, over all slots. */
+  readonly payloadNumbers: number;
+  /** Of the slots with a basis. */
+  readonly meanRank: number;
   readonly coordinatorResidentBytes: number;
   /** By trainer id, as the last heartbeats said. */
   readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
@@ -73,7 +77,7 @@ export class RunMetrics {
     step: number,
     update: UpdateRecord,
     totals: SocketTotals,
-    sizes: ProcessSizes,
+    sizes: StepSizes,
     nowMs: number,
   ): void {
     const seconds = (nowMs - this.#lastMs) / 1000;

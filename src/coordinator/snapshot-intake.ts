@@ -37,15 +37,15 @@ export class SnapshotIntake {
       expected !== undefined &&
       part.step === this.step &&
       part.tensor === this.#tensor &&
-      part.codec === 'f32' &&
+      part.codec === expected.dtype &&
       part.offset === this.#offset &&
       part.totalBytes === expected.totalBytes &&
       part.offset + part.payload.length <= expected.totalBytes;
     if (!isNext) {
       throw new ProtocolError(
         CLOSE_CODES.UNEXPECTED_MESSAGE.code,
-        `snapshot of step ${this.step}: expected tensor ${this.#tensor} from byte ${this.#offset}, ` +
-          `got tensor ${part.tensor} of step ${part.step} from byte ${part.offset}`,
+        `snapshot of step ${this.step}: expected ${expected?.dtype ?? 'no'} tensor ${this.#tensor} from byte ${this.#offset}, ` +
+          `got ${part.codec} tensor ${part.tensor} of step ${part.step} from byte ${part.offset}`,
       );
     }
     const { tensor, offset, payload } = part;

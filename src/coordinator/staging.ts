@@ -7,13 +7,18 @@ import { codecFor } from '../galore/codec/codec.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
-import type { CodecName, PartMessage, StreamName } from '../protocol/messages.ts';
-import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
-import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { PartCodec, PartMessage, StreamName } from '../protocol/messages.ts';
+import {
+  PartAssembler,
+  type AssembledTensor,
+  type PartVerdict,
+  type TensorPlace,
+} from '../protocol/parts.ts';
+import { basisSize, type SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly bytes: Uint8Array;
 }
 
@@ -36,8 +41,8 @@ interface TrainerStage {
 }
 
 export class Staging {
-  readonly #slots: readonly Slot[];
-  readonly #sizes: readonly SlotSizes[];
+  #slots: readonly Slot[];
+  #sizes: readonly SlotSizes[];
   readonly #rounds: number;
   readonly #trainers = new Map<string, TrainerStage>();
   #window: StagingWindow = { step: 0, round: 0 };
@@ -51,6 +56,12 @@ export class Staging {
     this.#slots = slots;
     this.#sizes = sizes;
     this.#rounds = rounds;
+  }
+
+  /** The ranks of some slots have changed: what comes from now on has these sizes. */
+  follow(slots: readonly Slot[], sizes: readonly SlotSizes[]): void {
+    this.#slots = slots;
+    this.#sizes = sizes;
   }
 
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
@@ -137,9 +148,7 @@ export class Staging {
     const existing = this.#trainers.get(trainerId);
     if (existing !== undefined) return existing;
     const stage: TrainerStage = {
-      assembler: new PartAssembler((stream, step, round, tensor) =>
-        this.#expect(trainerId, stagedStream(stream), step, round, tensor),
-      ),
+      assembler: new PartAssembler((place, totalBytes) => this.#expect(trainerId, place, totalBytes)),
       tensors: { contribution: new Map(), sketch: new Map(), factor: new Map() },
       begun: { contribution: 0, sketch: 0, factor: 0 },
       checksum: 0,
@@ -148,7 +157,9 @@ export class Staging {
     return stage;
   }
 
-  #expect(trainerId: string, stream: StagedStream, step: number, round: number, tensor: number): PartVerdict {
+  #expect(trainerId: string, place: TensorPlace, totalBytes: number): PartVerdict {
+    const { step, round, tensor } = place;
+    const stream = stagedStream(place.stream);
     const window = this.#window;
     const isRefresh = stream !== 'contribution';
     const isOver = step < window.step || (step === window.step && !this.#isOpen);
@@ -164,9 +175,10 @@ export class Staging {
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
     if (stream === 'contribution') return sizes.payload;
-    const expected =
-      stream === 'factor' && round === this.#rounds ? sizes.basis : (sizes.sketches[round - 1] ?? null);
-    return expected ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`;
+    if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
+    return (
+      sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`
+    );
   }
 }
 

@@ -4,21 +4,26 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
+import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
+import { hasBasis, payloadShape, sizeOf, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
+import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
 import type { RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
 import {
   sealBases,
+  sealGenerated,
   sealUpdate,
+  type NewBasis,
   type RecordPlace,
   type SealedRecord,
   type WeightedTensors,
 } from './records.ts';
-import { RefreshSums } from './refresh-sums.ts';
+import { RefreshSums, type Offer } from './refresh-sums.ts';
 import { Staging, type StagedStream } from './staging.ts';
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
@@ -32,6 +37,8 @@ interface Job {
 export class StepDesk {
   readonly #config: RunConfig;
   readonly #shape: RunShape;
+  /** The slots at the ranks of now. */
+  #slots: readonly Slot[];
   readonly #staging: Staging;
   readonly #refresh: RefreshSums;
   readonly #allSlots: readonly number[];
@@ -48,9 +55,24 @@ export class StepDesk {
   constructor(config: RunConfig, shape: RunShape, probeSeed: number) {
     this.#config = config;
     this.#shape = shape;
+    this.#slots = shape.slots;
     this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
     this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
     this.#allSlots = shape.slots.map((slot) => slot.index);
+  }
+
+  /** The ranks that refreshes have chosen so far; slots without an entry have the configured one. */
+  setRanks(ranks: Ranks): void {
+    const { slots, sizes } = this.#shape;
+    this.#slots = withRanks(slots, ranks);
+    this.#staging.follow(this.#slots, sizesAt(sizes, ranks));
+  }
+
+  /** Numbers that a contribution has, over all slots, and the mean rank of those with a basis (0: none has). */
+  get payload(): { readonly numbers: number; readonly meanRank: number } {
+    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot)), 0);
+    const ranks = this.#slots.filter(hasBasis).map(({ rank }) => rank);
+    return { numbers, meanRank: ranks.reduce((sum, rank) => sum + rank, 0) / Math.max(1, ranks.length) };
   }
 
   /** The learning rate of step `step` (from 1). */
@@ -77,13 +99,16 @@ export class StepDesk {
   } {
     const frames: Uint8Array[] = [];
     this.#refresh.settle(jobs);
-    if (round > 1) {
+    const isFirst = jobs.length === 0; // round 1, or 2 with a warm start
+    if (!isFirst) {
       for (const index of this.#refresh.active(slots)) {
-        frames.push(...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)));
+        frames.push(
+          ...this.#partFrames('factor', step, round - 1, index, this.#refresh.factors.get(index)?.bytes),
+        );
       }
     }
     this.#openWindow(step, round);
-    this.#refresh.begin(step, round);
+    this.#refresh.begin(step, round, isFirst);
     this.#refreshSlots = slots;
     this.#jobs.clear();
     return { slots: this.#refresh.active(slots), frames };
@@ -142,7 +167,8 @@ export class StepDesk {
     }
     const given = job.active.filter((slot) => !message.zeroSlots.includes(slot));
     const tensors = this.#staging.take(trainerId, 'factor', given);
-    const fault = this.#refresh.accept(trainerId, job.active, message.zeroSlots, tensors);
+    const similarities = new Map(message.slots.map((slot, i) => [slot, message.similarities[i] ?? -1]));
+    const fault = this.#refresh.accept(trainerId, job.active, message.zeroSlots, tensors, similarities);
     if (fault !== null) throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, fault);
     return job.slots;
   }
@@ -163,16 +189,20 @@ export class StepDesk {
 
   /** The record of the new bases. */
   sealBases(place: RecordPlace, { slots, jobs }: EffectOf<'commitBases'>): SealedRecord {
+    if (isGenerated(this.#shape.basis)) return sealGenerated(place, slots);
     this.#refresh.settle(jobs);
-    return sealBases(place, slots, this.#refresh.factors);
+    const bases = [...this.#refresh.factors].map(
+      ([index, offer]) => [index, this.#newBasis(index, offer)] as const,
+    );
+    return sealBases(place, slots, new Map(bases));
   }
 
   /** The record of the summed contributions. */
   sealUpdate(place: RecordPlace, { step, received, shards, cursor }: EffectOf<'commitUpdate'>): SealedRecord {
-    const { optimizer, seed, wire } = this.#config;
+    const { method, optimizer, seed, wire } = this.#config;
     const contributions = this.#weighted(received, 'contribution', this.#allSlots);
     return sealUpdate(place, {
-      slots: this.#shape.slots,
+      slots: this.#slots,
       codec: wire.codec,
       seed,
       learningRate: this.learningRate(step),
@@ -181,7 +211,17 @@ export class StepDesk {
       received: received.filter(({ tokens }) => tokens > 0),
       shards,
       cursor,
+      tellsNorms: method.refresh.converged_ratio !== undefined,
     });
+  }
+
+  #newBasis(index: number, { bytes, similarity }: Offer): NewBasis {
+    const adaptive = this.#shape.sizes[index]?.adaptive;
+    return {
+      bytes,
+      rank: adaptive && rankOfBasis(adaptive, bytes.length),
+      similarity: this.#config.method.refresh.lazy_threshold === undefined ? undefined : similarity,
+    };
   }
 
   /** The bases are committed: their sums are not needed any more. */

@@ -212,11 +212,6 @@ function headerOf({ step, run, tensors }: OpenCheckpoint) {
   return {
     step,
     sequence: run.sequence,
-    tensors: tensors.map(({ name, shape, totalBytes }) => ({
-      name,
-      shape,
-      codec: 'f32' as const,
-      totalBytes,
-    })),
+    tensors: tensors.map(({ name, shape, dtype, totalBytes }) => ({ name, shape, codec: dtype, totalBytes })),
   };
 }

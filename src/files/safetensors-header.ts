@@ -172,13 +172,13 @@ function quote(value: unknown): string {
 export interface NewTensor {
   readonly name: string;
   /** Default: F32. */
-  readonly dtype?: StoredDtype;
+  readonly dtype?: StoredDtype | 'U8';
   readonly shape: readonly number[];
 }
 
 /** Bytes of a tensor of this type and shape. */
-export function tensorBytes(dtype: StoredDtype, shape: readonly number[]): number {
-  return shape.reduce((product, extent) => product * extent, FLOAT_BYTES[dtype]);
+export function tensorBytes(dtype: StoredDtype | 'U8', shape: readonly number[]): number {
+  return shape.reduce((product, extent) => product * extent, dtype === 'U8' ? 1 : FLOAT_BYTES[dtype]);
 }
 
 /**

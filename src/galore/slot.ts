@@ -90,6 +90,11 @@ export function basisShape(slot: ProjectedSlot): readonly [number, number] {
   return [slot.side === 'left' ? m : n, slot.rank];
 }
 
+/** Rows of each orthonormal matrix in the basis tensor, from above: one, or of a two-sided slot U's and V's. */
+export function basisRows(slot: ProjectedSlot): readonly number[] {
+  return slot.policy === 'two-sided' ? matrixShape(slot) : [basisShape(slot)[0]];
+}
+
 /** Rows and columns of a two-dimensional slot. */
 export function matrixShape(slot: TensorSpec): readonly [number, number] {
   const [m, n] = slot.shape;

@@ -30,7 +30,44 @@ export function stateTensors(slots: readonly Slot[]): readonly StateTensor[] {
   return [...weights, ...optimizer, ...bases];
 }
 
+/** Bytes of a state tensor, in memory, on the wire and on disk. */
+export function stateBytes(dtype: StateDtype, shape: readonly number[]): number {
+  return (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
+}
+
+/** A state tensor that comes from elsewhere. */
+export interface GivenTensor {
+  readonly name: string;
+  readonly codec: StateDtype;
+  readonly totalBytes: number;
+}
+
+/**
+ * Why tensors are not the state of these slots after `step`, in words, or null. All must be ones that there
+ * are, and whole. Weights alone are the state before the first step; after it nothing may be missing: what is
+ * would silently begin anew.
+ */
+export function stateFault(
+  slots: readonly Slot[],
+  given: readonly GivenTensor[],
+  step: number,
+): string | null {
+  const table = new Map(stateTensors(slots).map((tensor) => [tensor.name, tensor]));
+  const missing = new Set(table.keys());
+  for (const { name, codec, totalBytes } of given) {
+    const expected = table.get(name);
+    if (expected === undefined) return `the snapshot has ${name}, which this run has not`;
+    if (codec !== expected.dtype || totalBytes !== expected.totalBytes) {
+      const right = `${expected.totalBytes} of ${expected.dtype}`;
+      return `${name} of the snapshot is ${totalBytes} bytes of ${codec}, not ${right}`;
+    }
+    missing.delete(name);
+  }
+  const isFirst = step === 0 && given.every(({ name }) => name.startsWith('weights/'));
+  const [lost] = [...missing].filter((name) => !isFirst || name.startsWith('weights/'));
+  return lost === undefined ? null : `the snapshot has no ${lost}`;
+}
+
 function entry(kind: string, slot: Slot, shape: readonly number[], dtype: StateDtype): StateTensor {
-  const totalBytes = (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
-  return { name: `${kind}/${slot.name}`, kind, slot, shape, dtype, totalBytes };
+  return { name: `${kind}/${slot.name}`, kind, slot, shape, dtype, totalBytes: stateBytes(dtype, shape) };
 }

@@ -2,8 +2,7 @@
  * From generated protobuf objects to checked messages, one function a kind. Pure. Field names in
  * errors are those of galore.proto.
  */
-import { codecFor } from '../galore/codec/codec.ts';
-import { sizeOf } from '../galore/slot.ts';
+import { stateBytes } from '../galore/state-table.ts';
 import type { galore } from '#messages';
 import {
   checkAmount,
@@ -23,7 +22,7 @@ import {
   plainView,
   protocolError,
 } from './checks.ts';
-import { CODEC_NUMBERS, STREAM_NUMBERS } from './enums.ts';
+import { NUMBER_CODECS, STATE_CODECS, STREAM_NUMBERS } from './enums.ts';
 import {
   MAX_DIMENSIONS,
   MAX_JSON_LENGTH,
@@ -166,6 +165,7 @@ export const DECODERS: Decoders = {
     round: checkRound(body.round),
     slots: checkSlots(body.slots, 'slots'),
     zeroSlots: checkSlots(body.zeroSlots, 'zero_slots'),
+    similarities: checkSimilarities(body.similarities, 'similarities', body.slots.length),
   }),
   contribution: (body) => ({
     kind: 'contribution',
@@ -241,7 +241,10 @@ function decodePart(body: galore.v1.Part, from: Peer): PartMessage {
     step: checkUint(body.step, 'step', stream === 'snapshot' ? 0 : 1),
     round: hasRound ? checkRound(body.round) : checkUint(body.round, 'round', 0, 0),
     tensor: checkUint(body.tensor, 'tensor', 0, MAX_TENSORS - 1),
-    codec: checkEnum(body.codec, 'codec', CODEC_NUMBERS),
+    codec:
+      stream === 'snapshot'
+        ? checkEnum(body.codec, 'codec', STATE_CODECS)
+        : checkEnum(body.codec, 'codec', NUMBER_CODECS),
     offset: checkUint(body.offset, 'offset', 0, totalBytes - payloadBytes),
     totalBytes,
     payload: plainView(body.payload),
@@ -277,8 +280,8 @@ function tensorInfos(
     const shape = checkList(body.shape ?? [], `${name}.shape`, MAX_DIMENSIONS, (extent, extentName) =>
       checkUint(extent, extentName, 1),
     );
-    const codec = checkEnum(body.codec ?? 0, `${name}.codec`, CODEC_NUMBERS);
-    const expectedBytes = codecFor(codec).encodedBytes(sizeOf(shape));
+    const codec = checkEnum(body.codec ?? 0, `${name}.codec`, STATE_CODECS);
+    const expectedBytes = stateBytes(codec, shape);
     return {
       name: checkText(body.name ?? '', `${name}.name`, MAX_TENSOR_NAME_LENGTH, 1),
       shape,
@@ -313,11 +316,36 @@ function toInt32Array(bytes: Uint8Array): Int32Array {
 }
 
 function basisRecord(body: galore.v1.BasisCommit.$Properties): BasisRecord {
+  const slots = checkSlots(body.slots ?? [], 'basis.slots');
   return {
     type: 'basis',
-    slots: checkSlots(body.slots ?? [], 'basis.slots'),
+    slots,
     keptSlots: checkSlots(body.keptSlots ?? [], 'basis.kept_slots'),
+    isGenerated: body.generated ?? false,
+    ranks: checkPerSlot(body.ranks ?? [], 'basis.ranks', slots.length, (rank, field) =>
+      checkUint(rank, field, 1),
+    ),
+    similarities: checkSimilarities(body.similarities ?? [], 'basis.similarities', slots.length),
   };
+}
+
+/** A list with an entry for each of `count` slots, or with none. */
+function checkPerSlot<T>(
+  values: readonly T[],
+  field: string,
+  count: number,
+  check: (value: T, field: string) => T,
+): readonly T[] {
+  if (values.length !== 0) checkUint(values.length, `length of ${field}`, count, count);
+  return checkList(values, field, MAX_TENSORS, check);
+}
+
+/** Shares of a basis, with room for rounding; -1: there was no old one. */
+function checkSimilarities(values: readonly number[], field: string, count: number): readonly number[] {
+  return checkPerSlot(values, field, count, (value, name) => {
+    if (value === -1 || (value >= 0 && value <= 1.001)) return value;
+    throw protocolError('MALFORMED_MESSAGE', `${name} is ${String(value)}; it must be 0 to 1, or -1`);
+  });
 }
 
 function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
@@ -329,6 +357,7 @@ function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
     members: checkList(body.members ?? [], 'update.members', MAX_MEMBERS, member),
     cursor: cursor(checkPresent(body.cursor, 'update.cursor')),
     gradientNorm: checkAmount(body.gradientNorm ?? 0, 'update.gradient_norm'),
+    slotNorms: checkList(body.slotNorms ?? [], 'update.slot_norms', MAX_TENSORS, checkAmount),
   };
 }
 

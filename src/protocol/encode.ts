@@ -47,7 +47,14 @@ export function toEnvelope(message: Message): EnvelopeFields {
     case 'factorAssignment':
       return { factorAssignment: { ...message, slots: [...message.slots], final: message.isFinal } };
     case 'factor':
-      return { factor: { ...message, slots: [...message.slots], zeroSlots: [...message.zeroSlots] } };
+      return {
+        factor: {
+          ...message,
+          slots: [...message.slots],
+          zeroSlots: [...message.zeroSlots],
+          similarities: [...message.similarities],
+        },
+      };
     case 'contribution':
       return { contribution: message };
     case 'commit': {
@@ -93,12 +100,21 @@ function littleEndian(tokens: Int32Array): Uint8Array {
 function recordField(record: BasisRecord | UpdateRecord) {
   switch (record.type) {
     case 'basis':
-      return { basis: { slots: [...record.slots], keptSlots: [...record.keptSlots] } };
+      return {
+        basis: {
+          slots: [...record.slots],
+          keptSlots: [...record.keptSlots],
+          generated: record.isGenerated,
+          ranks: [...record.ranks],
+          similarities: [...record.similarities],
+        },
+      };
     case 'update': {
       const { learningRate, tokens, lossSum, gradientNorm } = record;
       const members = record.members.map((member) => ({ ...member, positions: [...member.positions] }));
       const cursor = { next: record.cursor.next, returned: [...record.cursor.returned] };
-      return { update: { learningRate, tokens, lossSum, gradientNorm, members, cursor } };
+      const slotNorms = [...record.slotNorms];
+      return { update: { learningRate, tokens, lossSum, gradientNorm, members, cursor, slotNorms } };
     }
   }
 }

@@ -1,6 +1,6 @@
 /** The enums of galore.proto by our names. Pure. */
 import { galore } from '#messages';
-import type { CodecName, StreamName } from './messages.ts';
+import type { CodecName, PartCodec, StateCodec, StreamName } from './messages.ts';
 
 const { Codec, Stream } = galore.v1;
 
@@ -14,7 +14,16 @@ export const STREAM_NUMBERS = {
   basis: Stream.STREAM_BASIS,
 } as const satisfies Record<StreamName, number>;
 
-export const CODEC_NUMBERS = {
+/** Codecs of the streams whose tensors are numbers: all but SNAPSHOT. */
+export const NUMBER_CODECS = {
   f32: Codec.CODEC_F32,
   int8: Codec.CODEC_INT8,
 } as const satisfies Record<CodecName, number>;
+
+/** Codecs of stream SNAPSHOT. */
+export const STATE_CODECS = {
+  f32: Codec.CODEC_F32,
+  u8: Codec.CODEC_U8,
+} as const satisfies Record<StateCodec, number>;
+
+export const CODEC_NUMBERS: Readonly<Record<PartCodec, number>> = { ...NUMBER_CODECS, ...STATE_CODECS };

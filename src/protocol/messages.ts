@@ -2,6 +2,7 @@
  * The messages as plain values, and who may send which. Pure. The bytes are proto/galore.proto's and
  * made in envelope.ts; when each is sent and what it means is in docs/protocol.md.
  */
+import type { StateDtype } from '../galore/optimizer/rule-state.ts';
 import {
   MAX_FRAME_BYTES,
   MAX_HELLO_BYTES,
@@ -18,11 +19,17 @@ export type StreamName = 'snapshot' | 'sketch' | 'sketchSum' | 'factor' | 'contr
 /** How a tensor's numbers are written. */
 export type CodecName = 'f32' | 'int8';
 
+/** How a tensor of a snapshot is written: by its dtype in the state table. */
+export type StateCodec = StateDtype;
+
+/** How a tensor of any stream is written. */
+export type PartCodec = CodecName | StateCodec;
+
 /** One tensor of a snapshot. */
 export interface TensorInfo {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly codec: CodecName;
+  readonly codec: StateCodec;
   readonly totalBytes: number;
 }
 
@@ -59,6 +66,12 @@ export interface BasisRecord {
   readonly type: 'basis';
   readonly slots: readonly number[];
   readonly keptSlots: readonly number[];
+  /** No Parts came: every trainer makes the bases of `slots` from the run's seed. */
+  readonly isGenerated: boolean;
+  /** With adaptive ranks the new rank of each of `slots`, else empty. */
+  readonly ranks: readonly number[];
+  /** How much of its old basis each of `slots` keeps, 0 to 1, -1 without an old one; empty: not measured. */
+  readonly similarities: readonly number[];
 }
 
 /** The summed contribution of a step. */
@@ -70,6 +83,8 @@ export interface UpdateRecord {
   readonly members: readonly Member[];
   readonly cursor: CursorInfo;
   readonly gradientNorm: number;
+  /** Norm of the sum of each slot with a basis, ascending by slot; empty: not told. */
+  readonly slotNorms: readonly number[];
 }
 
 export interface HelloMessage {
@@ -132,7 +147,8 @@ export interface PartMessage {
   /** From 1 for sketch, sketchSum and factor; 0 elsewhere. */
   readonly round: number;
   readonly tensor: number;
-  readonly codec: CodecName;
+  /** Of stream snapshot a StateCodec, of all others a CodecName. */
+  readonly codec: PartCodec;
   readonly offset: number;
   readonly totalBytes: number;
   /** A view into the frame it was decoded from, at any alignment. */
@@ -178,6 +194,8 @@ export interface FactorMessage {
   readonly round: number;
   readonly slots: readonly number[];
   readonly zeroSlots: readonly number[];
+  /** Of `slots`, see BasisRecord; empty: not measured. */
+  readonly similarities: readonly number[];
 }
 
 export interface ContributionMessage {

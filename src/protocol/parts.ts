@@ -4,15 +4,19 @@
  */
 import { protocolError } from './checks.ts';
 import { MAX_PART_BYTES } from './limits.ts';
-import type { CodecName, PartMessage, StreamName } from './messages.ts';
+import type { PartCodec, PartMessage, StreamName } from './messages.ts';
 
-/** Which tensor of which stream some bytes are. */
-export interface TensorHeader {
+/** Which tensor of which stream. */
+export interface TensorPlace {
   readonly stream: StreamName;
   readonly step: number;
   readonly round: number;
   readonly tensor: number;
-  readonly codec: CodecName;
+}
+
+/** Which tensor of which stream some bytes are. */
+export interface TensorHeader extends TensorPlace {
+  readonly codec: PartCodec;
 }
 
 /** A tensor that has arrived whole. `bytes` owns its buffer (offset 0): it can be viewed as floats and transferred. */
@@ -22,7 +26,7 @@ export interface AssembledTensor extends TensorHeader {
 
 /** The form and length a tensor must have. */
 export interface ExpectedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly totalBytes: number;
 }
 
@@ -34,8 +38,11 @@ export interface IgnoredTensor {
 /** What to do with a tensor that begins; a string says why it is refused, which is a ProtocolError. */
 export type PartVerdict = ExpectedTensor | IgnoredTensor | string;
 
-/** Asked once for every tensor that begins, and for each further part of an ignored one. */
-export type ExpectPart = (stream: StreamName, step: number, round: number, tensor: number) => PartVerdict;
+/**
+ * Asked once for every tensor that begins, and for each further part of an ignored one. `totalBytes` is what
+ * the part says: where several lengths are right, the verdict is of the one that is meant.
+ */
+export type ExpectPart = (place: TensorPlace, totalBytes: number) => PartVerdict;
 
 interface OpenTensor {
   readonly header: TensorHeader;
@@ -106,7 +113,7 @@ export class PartAssembler {
   /** The tensor that this part begins; null if it is ignored. */
   #begin(part: PartMessage): OpenTensor | null {
     const { stream, step, round, tensor, codec, totalBytes } = part;
-    const verdict = this.#expect(stream, step, round, tensor);
+    const verdict = this.#expect({ stream, step, round, tensor }, totalBytes);
     if (typeof verdict === 'string')
       throw protocolError('UNEXPECTED_MESSAGE', `${describe(part)}: ${verdict}`);
     if ('ignore' in verdict) return null;

@@ -3,38 +3,112 @@
  * docs/protocol.md, "Refresh rounds", has the shapes in words.
  */
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
-import { refreshPlan, sketchPlan, type RefreshOptions } from '../galore/projection/sketch.ts';
-import { basisShape, hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
+import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
+
+/** The ranks a refresh may choose: multiples of `multiple` from `minRank` on, and the slot's configured rank. */
+export interface RankLimits {
+  readonly minRank: number;
+  readonly multiple: number;
+}
 
 /** What of the configuration decides about sizes. */
 export interface SizeOptions {
   readonly codec: CodecName;
-  readonly refresh: RefreshOptions;
+  readonly refresh: RefreshPlan;
+  /** Of adaptive ranks; null: ranks are as configured. */
+  readonly ranks: RankLimits | null;
 }
 
 /** Sizes of one slot. */
 export interface SlotSizes {
-  /** Streams CONTRIBUTION and UPDATE. */
+  /** Streams CONTRIBUTION and UPDATE, at the slot's rank. */
   readonly payload: ExpectedTensor;
-  /** Stream BASIS, and FACTOR of the last round; null for a dense slot. */
+  /** Stream BASIS, and FACTOR of the last round, at the slot's rank; null for a slot without a basis. */
   readonly basis: ExpectedTensor | null;
   /** Streams SKETCH and SKETCH_SUM, and FACTOR of all rounds but the last; [round - 1]. Empty for a dense slot. */
   readonly sketches: readonly ExpectedTensor[];
+  /** Of a slot whose rank a refresh may change: what the sizes at another rank follow from. */
+  readonly adaptive?: AdaptiveSize | undefined;
 }
 
-/** The table, by slot index. */
+interface AdaptiveSize extends RankLimits {
+  /** With the configured rank, which is the greatest. */
+  readonly slot: ProjectedSlot;
+  readonly codec: CodecName;
+}
+
+/** Ranks by slot index. */
+export type Ranks = ReadonlyMap<number, number>;
+
+/** The table, by slot index, at the configured ranks. */
 export function slotSizes(slots: readonly Slot[], options: SizeOptions): readonly SlotSizes[] {
-  const refresh = refreshPlan(options.refresh);
+  const { codec, refresh, ranks } = options;
   return slots.map((slot): SlotSizes => {
-    const payload = sized(codecOfSlot(slot, options.codec), payloadShape(slot));
+    const payload = sized(codecOfSlot(payloadShape(slot), codec), payloadShape(slot));
     if (!hasBasis(slot)) return { payload, basis: null, sketches: [] };
     const sketches = Array.from({ length: refresh.rounds }, (_, index) =>
-      sized('f32', sketchPlan(slot, index + 1, refresh).sketchShape),
+      factorSize(slot, index + 1, refresh),
     );
-    return { payload, basis: sized('f32', basisShape(slot)), sketches };
+    const basis = sized('f32', basisShape(slot));
+    return { payload, basis, sketches, adaptive: ranks === null ? undefined : { ...ranks, slot, codec } };
   });
+}
+
+/** The table at other ranks; slots whose rank is fixed stay as they are. */
+export function sizesAt(table: readonly SlotSizes[], ranks: Ranks): readonly SlotSizes[] {
+  if (ranks.size === 0) return table;
+  return table.map((sizes, index) => {
+    const { adaptive } = sizes;
+    const rank = ranks.get(index);
+    if (adaptive === undefined || rank === undefined) return sizes;
+    const slot = { ...adaptive.slot, rank };
+    const shape = payloadShape(slot);
+    const payload = sized(codecOfSlot(shape, adaptive.codec), shape);
+    return { ...sizes, payload, basis: sized('f32', basisShape(slot)) };
+  });
+}
+
+/** What a new basis of `totalBytes` must be: of the slot's rank or, where ranks are adaptive, of any that is allowed. */
+export function basisSize(sizes: SlotSizes, totalBytes: number): ExpectedTensor | string {
+  const { basis, adaptive } = sizes;
+  if (basis === null) return 'the slot is not projected';
+  if (adaptive === undefined) return basis;
+  const rank = rankOfBasis(adaptive, totalBytes);
+  const fault = rankFault(adaptive, rank);
+  return fault ?? { codec: 'f32', totalBytes };
+}
+
+/** The ranks that the bases of a snapshot have, of slots whose rank a refresh may change. */
+export function ranksIn(
+  tensors: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  table: readonly SlotSizes[],
+): Ranks {
+  const shapes = new Map(tensors.map(({ name, shape }) => [name, shape]));
+  return new Map(
+    table.flatMap(({ adaptive }) => {
+      const rank = adaptive && shapes.get(`basis/${adaptive.slot.name}`)?.[1];
+      return rank === undefined ? [] : [[adaptive!.slot.index, rank] as const];
+    }),
+  );
+}
+
+/** The rank of a basis of that many bytes; not a whole number where there is no such basis. */
+export function rankOfBasis({ slot }: Pick<AdaptiveSize, 'slot'>, totalBytes: number): number {
+  const [rows] = basisShape(slot);
+  return totalBytes / (4 * rows);
+}
+
+function rankFault({ slot, minRank, multiple }: AdaptiveSize, rank: number): string | null {
+  const isAllowed = rank === slot.rank || (rank >= minRank && rank < slot.rank && rank % multiple === 0);
+  if (isAllowed) return null;
+  return `a basis of rank ${rank} is not allowed: multiples of ${multiple} from ${minRank}, and ${slot.rank}, are`;
+}
+
+function factorSize(slot: ProjectedSlot, round: number, refresh: RefreshPlan): ExpectedTensor {
+  return sized('f32', sketchPlan(slot, round, refresh).sketchShape);
 }
 
 function sized(codec: CodecName, shape: readonly number[]): ExpectedTensor {

@@ -1,7 +1,10 @@
 /** Protocol versions: which this build speaks and how two sides agree on one. */
 
-/** Versions this build speaks, newest first. A wire change adds one; the previous one stays. */
-export const PROTOCOL_VERSIONS: readonly number[] = [1];
+/**
+ * Versions this build speaks, newest first. A wire change adds one, and the previous one stays unless its
+ * slot table cannot be made any more: that of version 1 has no rules (docs/protocol.md, 14).
+ */
+export const PROTOCOL_VERSIONS: readonly number[] = [2];
 
 /** The newest version both sides speak, or null. */
 export function negotiateVersion(ours: readonly number[], theirs: readonly number[]): number | null {

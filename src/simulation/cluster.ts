@@ -55,6 +55,9 @@ export const SIMULATED_PLAN: RunPlan = {
   updateProjGap: 3,
   isStaggered: false,
   refreshRounds: 2,
+  isWarmStart: false,
+  lazyThreshold: null,
+  convergedRatio: null,
   evaluationEvery: 2,
   evaluationSequences: 6,
   checkpointEvery: 2,
@@ -73,7 +76,7 @@ export function runCluster(options: ClusterOptions): ClusterResult {
   const clock = createClock();
   const network = createNetwork<UpMessage, DownMessage>({ clock, seed, latencyMs, jitterMs: latencyMs });
   const dice = createDice(seed, 'cluster');
-  const initial = { step: 0, sequence: 0, weights: fold('initial', seed), digest: '00000000' };
+  const initial = { step: 0, sequence: 0, weights: fold('initial', seed), digest: '00000000', shapes: '' };
   const disk = options.disk ?? createDisk(initial);
   const { invariants } = disk;
   const trainers = new Map<string, SimulatedTrainer>();

@@ -4,13 +4,22 @@
  * every command of the core can be carried out.
  */
 import { advance, initialState } from '../coordinator/core/advance.ts';
+import type { BasisFact } from '../coordinator/core/refresh-schedule.ts';
 import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { Clock } from './clock.ts';
 import type { Dice } from './dice.ts';
-import type { Disk } from './disk.ts';
+import type { Disk, JournalEntry } from './disk.ts';
 import type { Invariants } from './invariants.ts';
-import { fold, type DownMessage, type Fingerprint, type SimulatedState, type UpMessage } from './messages.ts';
+import {
+  fold,
+  shapesOf,
+  type DownMessage,
+  type Fingerprint,
+  type SimulatedRecord,
+  type SimulatedState,
+  type UpMessage,
+} from './messages.ts';
 import type { Network, Socket } from './network.ts';
 import { createStaging } from './staging-model.ts';
 
@@ -59,7 +68,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   const { plan, clock, network, disk, dice, invariants } = options;
   const peers = new Map<string, Peer>();
   const staging = createStaging(invariants);
-  let state = initialState(plan, disk.startingPoint(clock.nowMs()));
+  let state = initialState(plan, disk.startingPoint(clock.nowMs(), plan));
   let note = '';
   /** What the sketches of the current round are multiplied with. */
   let roundFactors: Fingerprint = 0;
@@ -122,26 +131,45 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     peer.socket.send(message);
   };
 
-  const commit = (kind: 'basis' | 'update', step: number, content: Fingerprint, write: () => void): void => {
+  const commit = (
+    record: Pick<SimulatedRecord, 'kind' | 'step' | 'content'>,
+    entry: Partial<Omit<JournalEntry, 'record'>>,
+  ): void => {
+    const { kind, step } = record;
+    const { committed = null, bases = [], norms = [] } = entry;
+    const ranks = bases.flatMap(({ slot, rank }) => (rank === null ? [] : [{ slot, rank }]));
     later(SYNC_MS * dice(), () => {
-      write();
+      disk.append({ ...record, ranks }, { committed, bases, norms });
       options.onJournalled();
       later(SYNC_MS * dice(), () => {
-        feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length });
+        feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length, bases, norms });
       });
     });
+  };
+
+  /** What a factorisation makes of a slot: a rank, and a likeness to the basis before; both by what was summed. */
+  const factOf = (content: Fingerprint, slot: number): BasisFact => {
+    const chance = fold(content, slot);
+    const isFirst = !state.bases.some((basis) => basis.slot === slot);
+    return { slot, rank: 1 + (chance % 8), similarity: isFirst ? null : (chance % 100) / 99 };
   };
 
   const carryOut = (effect: Effect): void => {
     switch (effect.type) {
       case 'assignStep': {
         const { step, positions, refreshSlots } = effect;
-        send(effect.trainerId, { type: 'assignStep', step, positions, refreshSlots });
+        send(effect.trainerId, {
+          type: 'assignStep',
+          step,
+          positions,
+          refreshSlots,
+          sequence: state.sequence,
+        });
         break;
       }
       case 'requestSketches': {
         const { step, round, slots, jobs } = effect;
-        roundFactors = round === 1 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
+        roundFactors = jobs.length === 0 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
         for (const trainerId of effect.trainerIds) {
           send(trainerId, { type: 'requestSketches', step, round, factors: roundFactors });
         }
@@ -158,8 +186,11 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'commitBases': {
         const { step, slots, jobs } = effect;
-        const content = fold('basis', step, staging.factorsOf(step, plan.refreshRounds, slots, jobs));
-        commit('basis', step, content, () => disk.append('basis', step, content, null));
+        const rounds = plan.refreshRounds;
+        const factors = rounds === 0 ? slots : [staging.factorsOf(step, rounds, slots, jobs)];
+        const content = fold('basis', step, ...factors);
+        const bases = slots.map((slot) => factOf(content, slot));
+        commit({ kind: 'basis', step, content }, { bases });
         break;
       }
       case 'commitUpdate': {
@@ -168,9 +199,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const contents = shards.map((shard) => staging.contributionOf(step, shard));
         const positions = shards.flatMap((shard) => shard.positions);
         const content = fold('update', step, ...contents);
-        commit('update', step, content, () =>
-          disk.append('update', step, content, { step, trainerIds, positions, cursor }),
-        );
+        const committed = { step, trainerIds, positions, cursor };
+        const norms = plan.projectedSlots.map((slot) => ({ slot, norm: 1 + (fold(content, slot) % 100) }));
+        commit({ kind: 'update', step, content }, { committed, norms });
         break;
       }
       case 'announceRecord':
@@ -225,6 +256,15 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     }
   };
 
+  /** The real shell refuses a contribution of other sizes than its records have led to. */
+  const checkShapes = (trainerId: string, step: number, shapes: string): void => {
+    const ranks = state.bases.map(({ slot, rank }) => ({ slot, rank: rank ?? 0 }));
+    if (shapes === shapesOf(ranks)) return;
+    invariants.violate(
+      `the contribution to step ${step} from ${trainerId} has ranks ${shapes}, not ${shapesOf(ranks)}`,
+    );
+  };
+
   /** Only what the core is going to take is checked: the rest is late or twice. */
   const isAwaited = (trainerId: string, step: number): boolean => {
     const { phase } = state;
@@ -272,6 +312,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const { step, tokens, from } = message;
         if (isAwaited(trainerId, step)) {
           checkWeights(trainerId, `the contribution to step ${step}`, from.weights);
+          checkShapes(trainerId, step, from.shapes);
           staging.stageContribution(step, trainerId, tokens, from);
         }
         feed({ type: 'contributionReceived', trainerId, step, tokens, lossSum: 2 * tokens });
@@ -320,8 +361,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
         return;
       }
-      const { cursor, refreshedStep } = asked;
-      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep });
+      const { cursor, refreshedStep, bases } = asked;
+      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases });
       feed({ type: 'checkpointWritten', step });
     });
   };

@@ -1,24 +1,23 @@
 /** What survives a crash of the simulated coordinator: its journal and its checkpoints. */
 import type { StartingPoint } from '../coordinator/core/advance.ts';
-import type { Cursor } from '../coordinator/core/state.ts';
+import { foldBases, foldNorms, type BasisFact, type SlotNorm } from '../coordinator/core/refresh-schedule.ts';
+import type { Cursor, GapPlan, SlotBasis } from '../coordinator/core/state.ts';
 import { createInvariants, type CommittedStep, type Invariants } from './invariants.ts';
-import {
-  applyRecord,
-  chainDigest,
-  type Fingerprint,
-  type SimulatedRecord,
-  type SimulatedState,
-} from './messages.ts';
+import { applyRecord, chainDigest, type SimulatedRecord, type SimulatedState } from './messages.ts';
 
 export interface JournalEntry {
   readonly record: SimulatedRecord;
   readonly committed: CommittedStep | null; // of an update
+  /** What the real record says of its slots. */
+  readonly bases: readonly BasisFact[];
+  readonly norms: readonly SlotNorm[];
 }
 
 export interface Checkpoint {
   readonly state: SimulatedState;
   readonly cursor: Cursor;
   readonly refreshedStep: number;
+  readonly bases: readonly SlotBasis[];
 }
 
 export interface Disk {
@@ -28,30 +27,32 @@ export interface Disk {
   readonly invariants: Invariants;
   /** The state after record `sequence`, as the journal defines it. */
   stateAfter(sequence: number): SimulatedState | undefined;
-  append(kind: 'basis' | 'update', step: number, content: Fingerprint, committed: CommittedStep | null): void;
+  append(record: Omit<SimulatedRecord, 'sequence' | 'digest'>, entry: Omit<JournalEntry, 'record'>): void;
   writeCheckpoint(checkpoint: Checkpoint): void;
   /** Where a coordinator that starts now begins. */
-  startingPoint(nowMs: number): StartingPoint;
+  startingPoint(nowMs: number, plan: GapPlan): StartingPoint;
 }
 
 export function createDisk(initial: SimulatedState): Disk {
   const journal: JournalEntry[] = [];
   const states: SimulatedState[] = [initial];
-  const checkpoints: Checkpoint[] = [{ state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0 }];
+  const checkpoints: Checkpoint[] = [
+    { state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0, bases: [] },
+  ];
   const invariants = createInvariants((sequence) => states[sequence]?.weights);
   return {
     journal,
     checkpoints,
     invariants,
     stateAfter: (sequence) => states[sequence],
-    append(kind, step, content, committed) {
+    append({ kind, step, content, ranks }, entry) {
       const before = states.at(-1) as SimulatedState;
       const sequence = before.sequence + 1;
       const digest = chainDigest(before.digest, sequence, step, content);
-      const record = { sequence, step, kind, content, digest };
-      journal.push({ record, committed });
+      const record = { sequence, step, kind, content, digest, ranks };
+      journal.push({ record, ...entry });
       states.push(applyRecord(before, record));
-      invariants.recordWritten(record, committed);
+      invariants.recordWritten(record, entry.committed);
     },
     writeCheckpoint(checkpoint) {
       const expected = states[checkpoint.state.sequence];
@@ -62,7 +63,7 @@ export function createDisk(initial: SimulatedState): Disk {
       }
       checkpoints.push(checkpoint);
     },
-    startingPoint(nowMs) {
+    startingPoint(nowMs, plan) {
       const newest = states.at(-1) as SimulatedState;
       const updates = journal.flatMap(({ committed }) => (committed === null ? [] : [committed]));
       const bases = journal.filter(({ record }) => record.kind === 'basis');
@@ -70,10 +71,26 @@ export function createDisk(initial: SimulatedState): Disk {
         step: newest.step,
         sequence: newest.sequence,
         refreshedStep: bases.at(-1)?.record.step ?? 0,
+        bases: basesAfter(checkpoints.at(-1) as Checkpoint, journal, plan),
         cursor: updates.at(-1)?.cursor ?? { next: 0, returned: [] },
         checkpointedStep: Math.max(...checkpoints.map(({ state }) => state.step)),
         nowMs,
       };
     },
   };
+}
+
+/** As the real coordinator does when it starts: the checkpoint's, and the records after it. */
+function basesAfter(
+  { state, bases }: Checkpoint,
+  journal: readonly JournalEntry[],
+  plan: GapPlan,
+): readonly SlotBasis[] {
+  return journal
+    .slice(state.sequence)
+    .reduce(
+      (known, { record, bases: facts, norms }) =>
+        record.kind === 'basis' ? foldBases(known, record.step, facts, plan) : foldNorms(known, norms),
+      bases,
+    );
 }

@@ -26,6 +26,14 @@ export interface SimulatedRecord {
   readonly kind: 'basis' | 'update';
   readonly content: Fingerprint;
   readonly digest: string;
+  /** Of a basis record: each slot's new rank, which follows from the summed sketches. */
+  readonly ranks: readonly SlotRank[];
+}
+
+/** The rank a refresh has chosen. */
+export interface SlotRank {
+  readonly slot: number;
+  readonly rank: number;
 }
 
 /** The whole state of a trainer: the fold of the records over the first snapshot. */
@@ -34,6 +42,8 @@ export interface SimulatedState {
   readonly sequence: number;
   readonly weights: Fingerprint;
   readonly digest: string;
+  /** What the shapes of its bases are, as text: `4:2 5:6`; contributions have them too. */
+  readonly shapes: string;
 }
 
 /** The state after a record. */
@@ -43,7 +53,24 @@ export function applyRecord(state: SimulatedState, record: SimulatedRecord): Sim
     sequence: record.sequence,
     weights: fold(state.weights, record.content),
     digest: record.digest,
+    shapes: shapesAfter(state.shapes, record.ranks),
   };
+}
+
+function shapesAfter(shapes: string, ranks: readonly SlotRank[]): string {
+  if (ranks.length === 0) return shapes;
+  const known = shapes === '' ? [] : shapes.split(' ').map((each) => each.split(':').map(Number));
+  const next = new Map(known.map(([slot = 0, rank = 0]) => [slot, rank]));
+  for (const { slot, rank } of ranks) next.set(slot, rank);
+  return shapesOf([...next].map(([slot, rank]) => ({ slot, rank })));
+}
+
+/** The same text for the same ranks. */
+export function shapesOf(ranks: readonly SlotRank[]): string {
+  return [...ranks]
+    .sort((a, b) => a.slot - b.slot)
+    .map(({ slot, rank }) => `${slot}:${rank}`)
+    .join(' ');
 }
 
 /** The digest of the chain of records up to this one. */
@@ -55,6 +82,8 @@ export function chainDigest(previous: string, sequence: number, step: number, co
 export interface Provenance {
   readonly weights: Fingerprint;
   readonly positions: readonly number[];
+  /** The shapes of the bases it was projected with. */
+  readonly shapes: string;
 }
 
 /** From a trainer. */
@@ -105,6 +134,8 @@ export type DownMessage =
       readonly step: number;
       readonly positions: readonly number[];
       readonly refreshSlots: readonly number[];
+      /** The last record before it: real connections keep the order, the simulated network may not. */
+      readonly sequence: number;
     }
   | {
       readonly type: 'requestSketches';

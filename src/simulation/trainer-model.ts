@@ -124,6 +124,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   const provenance = (positions: readonly number[]): Provenance => ({
     weights: state?.weights ?? 0,
     positions,
+    shapes: state?.shapes ?? '',
   });
 
   const tokensFor = (positions: readonly number[]): number => {
@@ -143,9 +144,9 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   };
 
   /** Whether the trainer has the weights it is spoken to about. If not, a message got lost: it joins again. */
-  const isAt = (connection: number, step: number): boolean => {
-    if (state?.step === step) return true;
-    const text = `the weights are those of step ${state?.step}, not ${step}`;
+  const isAt = (connection: number, step: number, sequence = 0): boolean => {
+    if (state?.step === step && state.sequence >= sequence) return true;
+    const text = `the state is that of step ${state?.step}, record ${state?.sequence}; not ${step}, ${sequence}`;
     tell({ type: 'messageRefused', connection, reason: 'INTERNAL_ERROR', text });
     return false;
   };
@@ -155,7 +156,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
       case 'assignStep': {
         const { step, positions } = message;
         enqueue(connection, step, msPerSequence * positions.length, () => {
-          if (!isAt(connection, step - 1)) return;
+          if (!isAt(connection, step - 1, message.sequence)) return;
           assignment = { connection, step, positions, isRefreshed: message.refreshSlots.length > 0 };
           if (!assignment.isRefreshed) contribute(assignment);
         });

@@ -5,6 +5,7 @@
 import { protocolError } from '../protocol/checks.ts';
 import { isSameDigest, RecordDigest } from '../protocol/digest.ts';
 import type {
+  BasisRecord,
   CommitMessage,
   Message,
   PartMessage,
@@ -13,8 +14,20 @@ import type {
   StreamName,
   WelcomeMessage,
 } from '../protocol/messages.ts';
-import { PartAssembler, type AssembledTensor, type PartVerdict } from '../protocol/parts.ts';
-import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import {
+  PartAssembler,
+  type AssembledTensor,
+  type PartVerdict,
+  type TensorPlace,
+} from '../protocol/parts.ts';
+import {
+  basisSize,
+  rankOfBasis,
+  ranksIn,
+  sizesAt,
+  type Ranks,
+  type SlotSizes,
+} from '../protocol/slot-sizes.ts';
 import type { LinkMessage } from './link.ts';
 
 /** The record a state includes last. */
@@ -38,20 +51,39 @@ interface OpenRecord {
 }
 
 export class Inbox {
-  readonly #sizes: readonly SlotSizes[];
+  /** At the configured ranks. */
+  readonly #configured: readonly SlotSizes[];
+  #ranks: Ranks;
+  #sizes: readonly SlotSizes[];
   readonly #assembler: PartAssembler;
   /** What a snapshot must still bring; null when none is under way. */
   #snapshot: { readonly header: SnapshotHeader; readonly missing: Set<number> } | null;
   #head: StateHead | null;
   #record: OpenRecord | null = null;
 
-  /** @param head of the state at hand; ignored when the Welcome announces a snapshot */
-  constructor(welcome: WelcomeMessage, head: StateHead | null, sizes: readonly SlotSizes[]) {
+  /**
+   * @param head of the state at hand, @param ranks that refreshes have chosen up to it; both are ignored when
+   * the Welcome announces a snapshot
+   * @param sizes at the configured ranks
+   */
+  constructor(
+    welcome: WelcomeMessage,
+    head: StateHead | null,
+    sizes: readonly SlotSizes[],
+    ranks: Ranks = new Map(),
+  ) {
     const header = welcome.snapshot;
-    this.#sizes = sizes;
+    this.#configured = sizes;
+    this.#ranks = header === null ? ranks : ranksIn(header.tensors, sizes);
+    this.#sizes = sizesAt(sizes, this.#ranks);
     this.#snapshot = header === null ? null : { header, missing: new Set(header.tensors.keys()) };
     this.#head = header === null ? head : null;
-    this.#assembler = new PartAssembler((...place) => this.#expect(...place));
+    this.#assembler = new PartAssembler((place, totalBytes) => this.#expect(place, totalBytes));
+  }
+
+  /** The ranks that refreshes have chosen up to the last record. */
+  get ranks(): Ranks {
+    return this.#ranks;
   }
 
   /**
@@ -141,7 +173,15 @@ export class Inbox {
     }
     this.#record = null;
     this.#head = { sequence: commit.sequence, digest };
+    if (commit.record.type === 'basis') this.#follow(commit.record);
     return { type: 'record', commit, tensors };
+  }
+
+  /** From the record on its slots have these ranks. */
+  #follow({ slots, ranks }: BasisRecord): void {
+    if (ranks.length === 0) return;
+    this.#ranks = new Map([...this.#ranks, ...slots.map((slot, i) => [slot, ranks[i] ?? 0] as const)]);
+    this.#sizes = sizesAt(this.#configured, this.#ranks);
   }
 
   /** Why the tensors before a Commit are not those it speaks of, or null. */
@@ -150,10 +190,23 @@ export class Inbox {
       return `Commit of ${kind.type}, step ${step}, after Parts of ${record.stream}, step ${record.step}`;
     }
     const present = new Set(record?.tensors.map(({ tensor }) => tensor));
-    const announced = kind.type === 'basis' ? kind.slots : [...this.#sizes.keys()];
+    const announced = announcedBy(kind, this.#sizes.length);
     const missing = announced.find((slot) => !present.has(slot));
     if (missing !== undefined) return `slot ${missing} is missing`;
-    return present.size === announced.length ? null : `${present.size} slots instead of ${announced.length}`;
+    if (present.size !== announced.length) return `${present.size} slots instead of ${announced.length}`;
+    return kind.type === 'basis' ? this.#rankFault(kind, record?.tensors ?? []) : null;
+  }
+
+  /** With adaptive ranks the Commit says what the lengths of the bases say, too. */
+  #rankFault({ slots, ranks }: BasisRecord, tensors: readonly AssembledTensor[]): string | null {
+    for (const { tensor, bytes } of tensors) {
+      const adaptive = this.#sizes[tensor]?.adaptive;
+      const stated = ranks[slots.indexOf(tensor)];
+      const rank = adaptive && rankOfBasis(adaptive, bytes.length);
+      if (rank !== stated)
+        return `slot ${tensor} has rank ${rank ?? 'as configured'}, not ${stated ?? 'as before'}`;
+    }
+    return null;
   }
 
   #requireHead(what: string): StateHead {
@@ -161,7 +214,7 @@ export class Inbox {
     throw protocolError('UNEXPECTED_MESSAGE', `${what} before there is a state it could apply to`);
   }
 
-  #expect(stream: StreamName, step: number, round: number, tensor: number): PartVerdict {
+  #expect({ stream, step, round, tensor }: TensorPlace, totalBytes: number): PartVerdict {
     if (stream === 'snapshot') return this.#expectSnapshot(step, tensor);
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return `there is no slot ${tensor}; there are ${this.#sizes.length}`;
@@ -173,8 +226,8 @@ export class Inbox {
       if (record?.tensors.some((earlier) => earlier.tensor === tensor) === true) return 'it came before';
       if (stream === 'update') return sizes.payload;
     }
-    const expected = stream === 'basis' ? sizes.basis : sizes.sketches[round - 1];
-    return expected ?? 'the slot is not projected, or there is no such round';
+    if (stream === 'basis') return basisSize(sizes, totalBytes);
+    return sizes.sketches[round - 1] ?? 'the slot is not projected, or there is no such round';
   }
 
   #expectSnapshot(step: number, tensor: number): PartVerdict {
@@ -185,4 +238,10 @@ export class Inbox {
     if (info === undefined) return `the snapshot has ${header.tensors.length} tensors`;
     return missing.has(tensor) ? info : 'it came before';
   }
+}
+
+/** The slots whose tensors come with a record. */
+function announcedBy(record: CommitMessage['record'], slotCount: number): readonly number[] {
+  if (record.type === 'update') return [...Array(slotCount).keys()];
+  return record.isGenerated ? [] : record.slots;
 }

@@ -11,7 +11,7 @@ import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-
 import { isSameDigest } from '../protocol/digest.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { Message, WelcomeMessage } from '../protocol/messages.ts';
-import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { Ranks, SlotSizes } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
 import { keepYoungGenerationSmall } from '../young-generation.ts';
@@ -46,6 +46,8 @@ class NetworkThread {
   #pastTraffic = { sent: 0, received: 0 };
   /** The last answer of the compute side and the Welcome it was for. */
   #accepted: { readonly key: string; readonly sizes: readonly SlotSizes[] } | null = null;
+  /** Ranks that refreshes have chosen up to the last record that came. */
+  #ranks: Ranks = new Map();
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
   #lastItem = 0;
   #applied: { readonly item: number; readonly sequence: number } | null = null;
@@ -296,7 +298,7 @@ class NetworkThread {
     this.#accepted = { key: keyOf(line.welcome), sizes };
     const { held } = this.#session;
     const head = held && { sequence: held.sequence, digest: fromHex(held.digest) };
-    line.inbox = new Inbox(line.welcome, head, sizes);
+    line.inbox = new Inbox(line.welcome, head, sizes, this.#ranks);
     for (const { message, frame } of line.early.splice(0)) {
       if (line === this.#line) this.#deliver(line, line.inbox, message, frame);
     }
@@ -310,6 +312,7 @@ class NetworkThread {
   #deliver(line: Line, inbox: Inbox, message: Message, frame: Uint8Array): void {
     const item = this.#check(line, () => inbox.accept(message, frame));
     if (item === null) return;
+    if (item.type === 'record' || item.type === 'snapshotEnd') this.#ranks = inbox.ranks;
     this.#reportReceived(line, item);
     const isState = item.type === 'snapshotEnd' || item.type === 'record';
     const tensors = item.type === 'tensor' ? [item.tensor] : item.type === 'record' ? item.tensors : [];

@@ -5,13 +5,16 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
-import { codecFor, type CodecName } from '../galore/codec/codec.ts';
+import { codecFor } from '../galore/codec/codec.ts';
+import type { PartCodec } from '../protocol/messages.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
-import { stateTensors, type StateTensor } from '../galore/state-table.ts';
+import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
+import { hyperparametersOf } from './hyperparameters.ts';
 import { WeightStore } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -19,7 +22,7 @@ export type StateArray = Float32Array | Uint8Array;
 
 /** A tensor's bytes as they came over the wire. */
 export interface EncodedTensor {
-  readonly codec: CodecName;
+  readonly codec: PartCodec;
   readonly bytes: Uint8Array;
 }
 
@@ -30,18 +33,27 @@ export interface ReplicaOptions {
 }
 
 export class Replica {
-  readonly slots: readonly Slot[];
+  readonly #slots: Slot[];
   readonly weights: WeightStore;
   readonly #states: RuleState[];
   readonly #bases: (tf.Tensor2D | null)[];
   readonly #options: ReplicaOptions;
 
   /**
-   * @param state arrays by their names in the state table; optimizer state that is missing is zero, bases
-   * that are missing come with the first refresh.
+   * @param state arrays by their names in the state table: all of them or, before the first step, weights
+   * alone. Then the optimizer's state is zero, and bases come with the first refresh or, with a rule that
+   * makes its own, with the first step.
+   * @throws RangeError for arrays that are not as the state table has them
    */
   constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
-    this.slots = slots;
+    const given = [...state].map(([name, values]) => ({
+      name,
+      codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
+      totalBytes: values.byteLength,
+    }));
+    const fault = stateFault(slots, given, 0);
+    if (fault !== null) throw new RangeError(fault);
+    this.#slots = [...slots];
     this.#options = options;
     this.weights = WeightStore.fromArrays(
       slots.map((slot) => {
@@ -63,11 +75,22 @@ export class Replica {
     });
   }
 
+  /** The slots, at the ranks of their bases. */
+  get slots(): readonly Slot[] {
+    return this.#slots;
+  }
+
   /** The basis of a projected slot; it exists from the first refresh on. */
   basis(slot: ProjectedSlot): tf.Tensor2D {
     const basis = this.#bases[slot.index];
     if (basis === null || basis === undefined) throw new Error(`${slot.name} has no basis yet`);
     return basis;
+  }
+
+  /** How much of its basis a slot would keep with a new one, 0 to 1; -1: it has none yet. */
+  similarity(slot: ProjectedSlot, fresh: Float32Array): number {
+    const old = this.#bases[slot.index] ?? null;
+    return old === null ? -1 : basisSimilarity(slot, fresh, old.dataSync<'float32'>() as Float32Array);
   }
 
   /**
@@ -76,10 +99,13 @@ export class Replica {
    */
   installBases(step: number, bases: ReadonlyMap<number, EncodedTensor>, keptSlots: readonly number[]): void {
     for (const [index, encoded] of bases) {
-      const slot = this.#projectedSlot(index);
-      const shape = basisShape(slot);
-      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
-      this.#replaceBasis(slot, tf.tensor2d(values, [...shape]), step);
+      const old = this.#projectedSlot(index);
+      const [rows] = basisShape(old);
+      const values = codecFor(encoded.codec).decode(encoded.bytes, encoded.bytes.length / 4);
+      // The refresh may have chosen another rank.
+      const slot = { ...old, rank: values.length / rows };
+      this.#slots[index] = slot;
+      this.#replaceBasis(slot, tf.tensor2d(values, [...basisShape(slot)]), step);
     }
     for (const index of keptSlots) {
       const slot = this.#projectedSlot(index);
@@ -90,7 +116,7 @@ export class Replica {
 
   /** Applies the summed contribution of step `step` to every slot it carries. */
   applyUpdate(step: number, learningRate: number, tensors: ReadonlyMap<number, EncodedTensor>): void {
-    const hyper = this.#hyperparameters(step, learningRate);
+    const hyper = { ...hyperparametersOf(this.#options), step, learningRate };
     for (const [index, encoded] of tensors) {
       const slot = this.slots[index];
       if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
@@ -129,7 +155,7 @@ export class Replica {
   /** One slot's step: its state and weight are replaced. */
   #step(slot: Slot, payload: tf.Tensor, hyper: Hyperparameters): void {
     const state = this.#states[slot.index]!;
-    const basis = hasBasis(slot) ? this.basis(slot) : null;
+    const basis = this.#bases[slot.index] ?? null;
     const weight = this.weights.get(slot.name);
     const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
     tf.dispose(tensorsOf(state));
@@ -139,26 +165,6 @@ export class Replica {
       basis?.dispose();
       this.#bases[slot.index] = next.basis;
     }
-  }
-
-  #hyperparameters(step: number, learningRate: number): Hyperparameters {
-    const { optimizer, method } = this.#options;
-    const { betas, eps, semantics, momentum, nesterov, adafactor } = optimizer;
-    const { scale, limiter } = method;
-    const weightDecay = optimizer.weight_decay;
-    return {
-      step,
-      learningRate,
-      betas,
-      eps,
-      semantics,
-      momentum,
-      nesterov,
-      adafactor,
-      scale,
-      limiter,
-      weightDecay,
-    };
   }
 
   #replaceBasis(slot: ProjectedSlot, basis: tf.Tensor2D, step: number): void {
@@ -174,6 +180,10 @@ export class Replica {
         betas: this.#options.optimizer.betas,
       });
       tf.dispose([...tensorsOf(state), old]);
+    } else {
+      // Nothing has been learnt yet, at whatever rank.
+      tf.dispose(tensorsOf(state));
+      this.#states[slot.index] = zeroState(slot);
     }
     this.#bases[slot.index] = basis;
   }
@@ -194,6 +204,10 @@ export class Replica {
         return this.#states[slot.index]![kind]!;
     }
   }
+}
+
+function zeroState(slot: Slot): RuleState {
+  return Object.fromEntries(ruleState(slot).map((spec) => [spec.kind, stateValue(spec, undefined)]));
 }
 
 function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {

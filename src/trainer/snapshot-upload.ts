@@ -9,15 +9,18 @@ import type { Link } from './link.ts';
 /** Bytes handed over ahead of what is sent. */
 const AHEAD_BYTES = 4 * 1024 * 1024;
 
+/** What an upload needs of the network thread. */
+export type SnapshotLink = Pick<Link, 'drained' | 'sendTensor' | 'send'>;
+
 export class SnapshotUpload {
   readonly #tensors: (tf.Tensor | Uint8Array)[];
-  readonly #link: Link;
+  readonly #link: SnapshotLink;
   readonly #step: number;
   readonly #sequence: number;
   #isCancelled = false;
 
   /** @param tensors clones in the order of the state table; this object disposes them */
-  constructor(tensors: (tf.Tensor | Uint8Array)[], link: Link, step: number, sequence: number) {
+  constructor(tensors: (tf.Tensor | Uint8Array)[], link: SnapshotLink, step: number, sequence: number) {
     this.#tensors = tensors;
     this.#link = link;
     this.#step = step;
@@ -30,9 +33,10 @@ export class SnapshotUpload {
       await this.#link.drained(AHEAD_BYTES);
       if (this.#isCancelled) return;
       const tensor = this.#tensors.shift()!;
+      const codec = tensor instanceof Uint8Array ? 'u8' : 'f32';
       const bytes = copyOf(tensor);
       if (!(tensor instanceof Uint8Array)) tensor.dispose();
-      const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec: 'f32' } as const;
+      const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec } as const;
       this.#link.sendTensor(header, bytes);
     }
     this.#link.send({ kind: 'snapshotEnd', step: this.#step, sequence: this.#sequence, tensors: [] });

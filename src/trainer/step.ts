@@ -7,7 +7,16 @@ import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, codecOfSlot, type CodecName } from '../galore/codec/codec.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { sketch } from '../galore/projection/sketch-gradient.ts';
-import { omega, sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
+import {
+  firstRound,
+  heldOut,
+  joinColumns,
+  omega,
+  sketchPlan,
+  warmStart,
+  type RefreshPlan,
+  type SketchPlan,
+} from '../galore/projection/sketch.ts';
 import { hasBasis, payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
@@ -30,6 +39,8 @@ export interface StepTask {
   readonly refreshSlots: readonly number[];
   readonly codec: CodecName;
   readonly refresh: RefreshPlan;
+  /** The run's slots at their configured ranks, which sketches are made for. */
+  readonly slots: readonly Slot[];
   /** The trainer's sequences in micro-batches. */
   readonly batches: readonly Batch[];
 }
@@ -85,18 +96,45 @@ export class StepWork {
   ): void {
     for (const index of slots) {
       const gradient = this.#held.get(index);
-      const slot = this.#replica.slots[index];
+      const slot = this.task.slots[index];
       if (gradient === undefined || slot === undefined || !hasBasis(slot)) continue;
       const plan = sketchPlan(slot, round, this.task.refresh);
-      const [rows, columns] = plan.factorShape ?? [0, 0];
-      const values = plan.isOmega ? omega(seed, this.task.step, slot, rows, columns) : factors.get(index);
+      const values = this.#rightHandSide(slot, round, plan, seed, factors);
       const result = tf.tidy(() => {
-        const factor = values === undefined ? null : tf.tensor2d(values, [rows, columns]);
+        const rows = plan.factorShape?.[0] ?? 0;
+        const factor = values === null ? null : tf.tensor2d(values, [rows, values.length / rows]);
         return sketch(gradient, factor, plan);
       });
       this.#output.sketch(slot, round, result.dataSync<'float32'>() as Float32Array);
       result.dispose();
     }
+  }
+
+  /** F of a round with its held-out columns; null: the gradient itself is the sketch. */
+  #rightHandSide(
+    slot: ProjectedSlot,
+    round: number,
+    plan: SketchPlan,
+    seed: number,
+    factors: ReadonlyMap<number, Float32Array>,
+  ): Float32Array | null {
+    if (plan.factorShape === null) return null;
+    const { step, refresh } = this.task;
+    const [rows, columns] = plan.factorShape;
+    let factor = factors.get(slot.index);
+    if (plan.isOmega) factor = omega(seed, step, slot, rows, columns);
+    else if (round === firstRound(refresh, step > 1)) factor = this.#warmStart(slot, seed, rows, columns);
+    if (factor === undefined) throw new Error(`the factor of ${slot.name} for round ${round} has not come`);
+    if (plan.heldOutColumns === 0) return factor;
+    return joinColumns(factor, heldOut(seed, step, slot, rows, plan.heldOutColumns), rows);
+  }
+
+  /** The old basis (of a two-sided slot U, which lies first) and fresh columns. */
+  #warmStart(slot: ProjectedSlot, seed: number, rows: number, columns: number): Float32Array {
+    const basis = this.#replica.basis(slot);
+    const values = basis.dataSync<'float32'>() as Float32Array;
+    const old = values.subarray(0, rows * (basis.shape[1] ?? 0));
+    return warmStart(seed, this.task.step, slot, old, rows, columns);
   }
 
   /** Projects the held gradients with their new bases and sends them. */

@@ -4,7 +4,9 @@
  */
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
-import { describeSlots, type ProjectedSlot } from '../galore/slot.ts';
+import { generatedBasis } from '../galore/projection/generated-basis.ts';
+import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
+import { stateFault } from '../galore/state-table.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
@@ -19,15 +21,16 @@ import type {
   WelcomeMessage,
 } from '../protocol/messages.ts';
 import type { AssembledTensor } from '../protocol/parts.ts';
+import { ranksIn } from '../protocol/slot-sizes.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
-import { factorise } from './factorising.ts';
+import { makeFactor } from './factor-job.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
-import { Replica } from './replica.ts';
+import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepWork, type StepOutput } from './step.ts';
@@ -60,10 +63,12 @@ class Trainer {
   #work: StepWork | null = null;
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
-  readonly #snapshot = new Map<string, Float32Array>();
+  readonly #snapshot = new Map<string, StateArray>();
   /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
+  /** What the sketches of the round were asked for with. */
+  #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
 
   constructor(options: TrainerOptions, engine: Engine) {
     this.#options = options;
@@ -145,6 +150,8 @@ class Trainer {
       const text = 'this version of galore-swarm makes other slots of the model than the coordinator';
       return this.#link.refuse('SCHEMA_MISMATCH', text);
     }
+    const fault = snapshotFault(shape, welcome);
+    if (fault !== null) return this.#link.refuse('SCHEMA_MISMATCH', fault);
     this.#dropWork();
     this.#snapshot.clear();
     this.#welcome = welcome;
@@ -154,20 +161,23 @@ class Trainer {
     this.#activity(welcome.snapshot === null ? 'catching up' : 'receiving the state');
   }
 
-  #onTensor({ stream, tensor, bytes }: AssembledTensor): void {
-    const values = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  #onTensor({ stream, tensor, codec, bytes }: AssembledTensor): void {
+    if (stream === 'snapshot') {
+      const info = this.#welcome?.snapshot?.tensors[tensor];
+      if (info !== undefined) this.#snapshot.set(info.name, codec === 'u8' ? bytes : floatsOf(bytes));
+      return;
+    }
+    const values = floatsOf(bytes);
     if (stream === 'sketchSum') this.#sums.set(tensor, values);
     if (stream === 'factor') this.#factors.set(tensor, values);
-    if (stream !== 'snapshot') return;
-    const info = this.#welcome?.snapshot?.tensors[tensor];
-    if (info !== undefined) this.#snapshot.set(info.name, values);
   }
 
   #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
     const { config, shape } = this.#running();
     this.#dropState();
     const model = modelOf(this.#welcome!);
-    this.#replica = new Replica(shape.slots, this.#snapshot, config);
+    const ranks = ranksIn(this.#welcome!.snapshot?.tensors ?? [], shape.sizes);
+    this.#replica = new Replica(withRanks(shape.slots, ranks), this.#snapshot, config);
     this.#snapshot.clear();
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
@@ -181,7 +191,8 @@ class Trainer {
     const { config, replica } = this.#running();
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
-      replica.installBases(step, bySlot, record.keptSlots);
+      const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
+      replica.installBases(step, bases, record.keptSlots);
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -198,6 +209,20 @@ class Trainer {
     if (step % config.method.update_proj_gap === 0) {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
     }
+  }
+
+  /** Bases that every trainer makes alike, in the form in which others come over the wire. */
+  #generate(step: number, slots: readonly number[]): ReadonlyMap<number, EncodedTensor> {
+    const { config, shape } = this.#running();
+    const source = shape.basis;
+    if (source !== 'random' && source !== 'gaussian')
+      throw new Error(`bases of source ${source} are not made here`);
+    return new Map(
+      slots.map((index) => {
+        const values = generatedBasis(source, config.seed, step, shape.slots[index] as ProjectedSlot);
+        return [index, { codec: 'f32', bytes: bytesOf(values) }];
+      }),
+    );
   }
 
   // ---- work ----
@@ -238,6 +263,7 @@ class Trainer {
         refreshSlots,
         codec: config.wire.codec,
         refresh: shape.refresh,
+        slots: shape.slots,
         batches: toBatches(sequences, config.trainer.micro_batch),
       },
       replica,
@@ -253,28 +279,35 @@ class Trainer {
   #onSketchRequest({ step, round, slots, seed }: SketchRequestMessage): void {
     const work = this.#work;
     if (work?.task.step !== step) return;
-    work.sendSketches(round, slots, seed, this.#factors);
+    const factors = new Map(this.#factors);
     this.#factors.clear();
+    this.#asked = { seed, factors };
+    work.sendSketches(round, slots, seed, factors);
     this.#link.send({ kind: 'sketch', step, round, tokens: work.tokens });
   }
 
-  #onFactorAssignment({ step, round, slots }: FactorAssignmentMessage): void {
-    const { shape } = this.#running();
+  #onFactorAssignment({ step, round, slots, isFinal }: FactorAssignmentMessage): void {
+    const { config, shape, replica } = this.#running();
+    const { seed, factors } = this.#asked ?? { seed: config.seed, factors: this.#factors };
+    const job = { shape, adaptiveRank: config.method.adaptive_rank, step, round, seed };
+    const isLazy = isFinal && config.method.refresh.lazy_threshold !== undefined;
     const made: number[] = [];
+    const similarities: number[] = [];
     const zeroSlots: number[] = [];
     for (const index of slots) {
       const slot = shape.slots[index] as ProjectedSlot;
       const sum = this.#sums.get(index);
-      const factor = sum === undefined ? null : factorise(slot, round, shape.refresh, sum);
+      const factor = sum === undefined ? null : makeFactor(job, slot, sum, factors.get(index) ?? null);
       if (factor === null) {
         zeroSlots.push(index);
         continue;
       }
       made.push(index);
+      if (isLazy) similarities.push(replica.similarity(slot, factor));
       this.#link.sendTensor({ stream: 'factor', step, round, tensor: index, codec: 'f32' }, bytesOf(factor));
     }
     this.#sums.clear();
-    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots });
+    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities });
   }
 
   #contribute(work: StepWork): void {
@@ -350,6 +383,7 @@ class Trainer {
     this.#work = null;
     this.#sums.clear();
     this.#factors.clear();
+    this.#asked = null;
   }
 
   #dropState(): void {
@@ -375,6 +409,16 @@ class Trainer {
 
 function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
   return parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
+}
+
+/** Seen before the first of its bytes comes. */
+function snapshotFault({ slots, sizes }: RunShape, { snapshot }: WelcomeMessage): string | null {
+  if (snapshot === null) return null;
+  return stateFault(withRanks(slots, ranksIn(snapshot.tensors, sizes)), snapshot.tensors, snapshot.step);
+}
+
+function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
 function bytesOf(values: Float32Array): Uint8Array {

@@ -47,3 +47,15 @@ test('an exact refresh asked for under the recommended preset has no sketch', (t
     { type: 'exact', oversample: 0, power_iterations: 0, warm_start: false, stagger: true },
   );
 });
+
+test('gaussian bases turn or keep the moments where orthonormal ones transport them', (t) => {
+  const momentsOf = (...settings: readonly string[]): string => resolve(MINIMAL, ...settings).method.moments;
+  t.is(momentsOf('method.basis=gaussian'), 'rotate');
+  t.is(momentsOf('method.name=flora'), 'rotate');
+  t.is(momentsOf('method={basis: gaussian, preset: parity}'), 'keep');
+  t.is(momentsOf('method.name=golore'), 'transport');
+  for (const name of ['apollo', 'apollo-mini']) t.is(momentsOf(`method.name=${name}`), 'keep');
+  for (const preset of ['recommended', 'parity']) {
+    t.is(momentsOf(`method={name: adarankgrad, preset: ${preset}}`), 'transport');
+  }
+});

@@ -1,4 +1,6 @@
 import test from 'ava';
+import { resolvedYaml } from '../../src/config/load.ts';
+import { METHODS } from '../../src/config/schema.ts';
 import { MINIMAL, refusal, resolve } from './parse.ts';
 
 /** Settings that break one rule, the field that is blamed, and a setting that mends it. */
@@ -81,6 +83,180 @@ const RULES: readonly {
     mended: ['method.refresh={type: sketch, oversample: 4}'],
   },
   {
+    title: 'nor has the exact refresh of the parity preset',
+    broken: ['method={preset: parity, refresh: {oversample: 4}}'],
+    field: 'method.refresh.oversample',
+    mended: ['method={preset: parity, refresh: {oversample: 4, type: sketch}}'],
+  },
+  {
+    title: 'full rank has no bases',
+    broken: ['method={name: full, basis: random}'],
+    field: 'method.basis',
+    mended: ['method={name: galore, basis: random}'],
+  },
+  {
+    title: 'LDAdam makes its own bases',
+    broken: ['method={name: ldadam, basis: gaussian}'],
+    field: 'method.basis',
+    mended: ['method={name: ldadam}'],
+  },
+  {
+    title: 'a basis is one that the method can use',
+    broken: ['method={name: two-sided, basis: dct}'],
+    field: 'method.basis',
+    mended: ['method={name: two-sided, basis: svd}'],
+  },
+  {
+    title: 'a method named for its basis keeps it',
+    broken: ['method={name: flora, basis: svd}'],
+    field: 'method.basis',
+    mended: ['method={name: apollo, basis: svd}'],
+  },
+  {
+    title: 'a method with a rule of its own has AdamW for the rest',
+    broken: ['method.name=fira', 'optimizer.name=adafactor'],
+    field: 'optimizer.name',
+    mended: ['method.name=fira', 'optimizer.name=adamw-8bit'],
+  },
+  {
+    title: 'APOLLO-Mini is of rank 1',
+    broken: ['method={name: apollo-mini, rank: 4}'],
+    field: 'method.rank',
+    mended: ['method={name: apollo, rank: 4}'],
+  },
+  {
+    title: 'two-sided bases have no one side',
+    broken: ['method={name: two-sided, proj_type: left}'],
+    field: 'method.proj_type',
+    mended: ['method={name: two-sided}'],
+  },
+  {
+    title: 'the second of two bases needs a power iteration',
+    broken: ['method={name: two-sided, refresh: {power_iterations: 0}}'],
+    field: 'method.refresh.power_iterations',
+    mended: ['method={name: two-sided, refresh: {type: exact}}'],
+  },
+  {
+    title: 'an exact refresh starts nowhere',
+    broken: ['method.refresh={type: exact, warm_start: true}'],
+    field: 'method.refresh.warm_start',
+    mended: ['method.refresh={warm_start: true}'],
+  },
+  {
+    title: 'a warm start saves a round where there are several',
+    broken: ['method.refresh={power_iterations: 0, warm_start: true}'],
+    field: 'method.refresh.warm_start',
+    mended: ['method.refresh={power_iterations: 1, warm_start: true}'],
+  },
+  {
+    title: 'bases from the seed have no warm start',
+    broken: ['method={name: golore, refresh: {warm_start: true}}'],
+    field: 'method.refresh.warm_start',
+    mended: ['method={name: golore}'],
+  },
+  {
+    title: 'bases from the seed are never kept for likeness',
+    broken: ['method={basis: gaussian, refresh: {lazy_threshold: 0.4}}'],
+    field: 'method.refresh.lazy_threshold',
+    mended: ['method={basis: dct, refresh: {lazy_threshold: 0.4}}'],
+  },
+  {
+    title: 'a basis that moves in every step is not refreshed early',
+    broken: ['method={name: ldadam, refresh: {converged_ratio: 0.5}}'],
+    field: 'method.refresh.converged_ratio',
+    mended: ['method={name: galore, refresh: {converged_ratio: 0.5}}'],
+  },
+  {
+    title: 'ranks adapt on one side',
+    broken: ['method={name: two-sided, adaptive_rank: {threshold: 0.1}}'],
+    field: 'method.adaptive_rank.threshold',
+    mended: ['method={name: galore, adaptive_rank: {threshold: 0.1}}'],
+  },
+  {
+    title: 'ranks adapt by singular values',
+    broken: ['method={basis: random, adaptive_rank: {threshold: 0.1}}'],
+    field: 'method.adaptive_rank.threshold',
+    mended: ['method={basis: svd, adaptive_rank: {threshold: 0.1}}'],
+  },
+  {
+    title: 'an adaptive rank is measured after a power iteration',
+    broken: ['method={adaptive_rank: {threshold: 0.1}, refresh: {power_iterations: 0}}'],
+    field: 'method.refresh.power_iterations',
+    mended: ['method={adaptive_rank: {threshold: 0.1}, refresh: {type: exact}}'],
+  },
+  {
+    title: 'the least rank is at most the greatest',
+    broken: ['method={rank: 16, adaptive_rank: {threshold: 0.1, min_rank: 17}}'],
+    field: 'method.adaptive_rank.min_rank',
+    mended: ['method={rank: 16, adaptive_rank: {threshold: 0.1, min_rank: 16}}'],
+  },
+  {
+    title: 'a multiple of ranks is at most the greatest',
+    broken: ['method={rank: 16, adaptive_rank: {threshold: 0.1, multiple: 32}}'],
+    field: 'method.adaptive_rank.multiple',
+    mended: ['method={rank: 32, adaptive_rank: {threshold: 0.1, multiple: 32}}'],
+  },
+  {
+    title: 'fixed ranks are measured by no probes',
+    broken: ['method.adaptive_rank={probes: 4}'],
+    field: 'method.adaptive_rank.probes',
+    mended: ['method.adaptive_rank={probes: 4, threshold: 0.1}'],
+  },
+  {
+    title: 'moments are not kept at another rank',
+    broken: ['method={name: adarankgrad, moments: keep}'],
+    field: 'method.moments',
+    mended: ['method={name: adarankgrad, moments: adarank}'],
+  },
+  {
+    title: 'the parity preset keeps moments, which adaptive ranks cannot',
+    broken: ['method={preset: parity, adaptive_rank: {threshold: 0.1}}'],
+    field: 'method.moments',
+    mended: ['method={preset: parity, moments: reset, adaptive_rank: {threshold: 0.1}}'],
+  },
+  {
+    title: 'moments are not transported between bases that are not orthonormal',
+    broken: ['method={basis: gaussian, moments: transport}'],
+    field: 'method.moments',
+    mended: ['method={basis: gaussian}'],
+  },
+  {
+    title: 'the numbers of Adafactor belong to Adafactor',
+    broken: ['optimizer.adafactor={relative_step: true}'],
+    field: 'optimizer.adafactor.relative_step',
+    mended: ['optimizer={name: adafactor, adafactor: {relative_step: true}}'],
+  },
+  {
+    title: 'Nesterov’s momentum is that of SGD',
+    broken: ['optimizer.nesterov=true'],
+    field: 'optimizer.nesterov',
+    mended: ['optimizer={name: sgd, nesterov: true}'],
+  },
+  {
+    title: 'Nesterov’s momentum is one',
+    broken: ['optimizer={name: sgd, nesterov: true, momentum: 0}'],
+    field: 'optimizer.nesterov',
+    mended: ['optimizer={name: sgd, nesterov: true, momentum: 0.5}'],
+  },
+  {
+    title: 'AdamW has betas in the place of momentum',
+    broken: ['optimizer.momentum=0.5'],
+    field: 'optimizer.momentum',
+    mended: ['optimizer.momentum=0.5', 'method.name=sumo'],
+  },
+  {
+    title: 'only wsd has a decay of so many steps',
+    broken: ['optimizer.schedule={type: cosine, decay_steps: 5}'],
+    field: 'optimizer.schedule.decay_steps',
+    mended: ['optimizer.schedule={type: wsd, decay_steps: 5}'],
+  },
+  {
+    title: 'the decay is no longer than the run',
+    broken: ['optimizer.schedule={type: wsd, decay_steps: 61}'],
+    field: 'optimizer.schedule.decay_steps',
+    mended: ['optimizer.schedule={type: wsd, decay_steps: 60}'],
+  },
+  {
     title: 'the heartbeat timeout is more than two intervals',
     broken: ['coordinator.heartbeat_interval_ms=5000', 'coordinator.heartbeat_timeout_ms=10000'],
     field: 'coordinator.heartbeat_timeout_ms',
@@ -142,6 +318,37 @@ test('a rule says nothing about a field that is wrong by itself', (t) => {
     faults.map((fault) => fault.field),
     ['batch_size'],
   );
+});
+
+test('every method resolves under every preset with every optimizer it takes, and what it resolves to loads again', (t) => {
+  for (const name of METHODS) {
+    for (const preset of ['recommended', 'parity']) {
+      for (const optimizer of [null, 'adamw', 'adamw-8bit']) {
+        const settings = [`method.name=${name}`, `method.preset=${preset}`];
+        if (optimizer !== null) settings.push(`optimizer.name=${optimizer}`);
+        const config = resolve(MINIMAL, ...settings);
+        t.deepEqual(resolve(resolvedYaml(config)), config, settings.join(' '));
+      }
+    }
+  }
+});
+
+test('a conflict says which values go together', (t) => {
+  const sentences = [
+    [
+      ['method={name: fira, basis: gaussian}'],
+      /must be svd, dct or random with method\.name: fira, which adds/,
+    ],
+    [
+      ['method={name: ldadam, refresh: {lazy_threshold: 1}}'],
+      /left out with method\.name: ldadam, which moves/,
+    ],
+    [
+      ['optimizer={momentum: 0.5}'],
+      /only with optimizer\.name: sgd and method\.name: sumo; adamw has optimizer\.betas/,
+    ],
+  ] as const;
+  for (const [settings, sentence] of sentences) t.regex(refusal(MINIMAL, ...settings).message, sentence);
 });
 
 test('full rank ignores the rank', (t) => {

@@ -22,7 +22,7 @@ function answer(hello: Partial<HelloMessage>, context: Partial<AdmissionContext>
 
 test('a Hello that does not fit is refused with the reason and both sides of it', (t) => {
   const cases: [Partial<HelloMessage>, Partial<AdmissionContext>, string, RegExp][] = [
-    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 1, the trainer 99/],
+    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 2, the trainer 99/],
     [{ protocolVersions: [] }, {}, 'PROTOCOL_VERSION', /the trainer none/],
     [{ runName: 'other' }, {}, 'WRONG_RUN', /"demo", not "other"/],
     [{ schemaHash: DIGEST }, {}, 'SCHEMA_MISMATCH', /schema fffefdfc instead of 00010203/],
@@ -36,7 +36,7 @@ test('a Hello that does not fit is refused with the reason and both sides of it'
 });
 
 test('a trainer that names nothing in particular is let in without state', (t) => {
-  t.deepEqual(answer({}), { isAdmitted: true, version: 1, heldSequence: null });
+  t.deepEqual(answer({}), { isAdmitted: true, version: 2, heldSequence: null });
   t.deepEqual(answer({ runName: 'demo', schemaHash: SCHEMA }), answer({}));
 });
 

@@ -61,6 +61,7 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
           sequence: 6,
           cursor: { next: 0, returned: [] },
           refreshedStep: 1,
+          bases: [],
         },
         session,
         [trainerId],

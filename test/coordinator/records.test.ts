@@ -111,9 +111,16 @@ test('clipping scales the sum to the norm wanted and states the norm before', (t
 test('a record of bases names the slots it has and those that keep theirs', (t) => {
   const [first = 0, second = 0, third = 0] = projected;
   const basis = (index: number): Uint8Array => bytesFor(shape.sizes[index]?.basis, index);
-  const bases = new Map([third, first].map((index) => [index, basis(index)]));
+  const bases = new Map([third, first].map((index) => [index, { bytes: basis(index) }]));
   const { commit, frames } = sealBases(PLACE, [first, second, third], bases);
-  t.deepEqual(commit.record, { type: 'basis', slots: [first, third], keptSlots: [second] });
+  t.deepEqual(commit.record, {
+    type: 'basis',
+    slots: [first, third],
+    keptSlots: [second],
+    isGenerated: false,
+    ranks: [],
+    similarities: [],
+  });
   t.is(frames.length, 3);
 });
 

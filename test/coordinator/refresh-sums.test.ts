@@ -3,7 +3,7 @@ import { RefreshSums } from '../../src/coordinator/refresh-sums.ts';
 import type { StagedTensor } from '../../src/coordinator/staging.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { sketchPlan } from '../../src/galore/projection/sketch.ts';
-import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import { basisShape, hasBasis, matrixShape, type ProjectedSlot } from '../../src/galore/slot.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
 import { bytesFor, tinyRun } from './tiny-run.ts';
 
@@ -60,7 +60,7 @@ test('the factors of the jobs named count, not those of a trainer whose job was 
   t.is(sums.accept('b', SLOTS, [], tensors(SLOTS.map((slot) => [slot, factor(slot)]))), null);
   sums.settle([{ trainerId: 'b', slots: SLOTS, isDone: true }]);
   t.deepEqual(
-    [...sums.factors],
+    [...sums.factors].map(([slot, { bytes }]) => [slot, bytes]),
     SLOTS.map((slot) => [slot, factor(slot)]),
   );
 });
@@ -110,4 +110,48 @@ test('the next refresh knows nothing of the zeros and factors of the one before'
   t.deepEqual(sums.active(SLOTS), SLOTS);
   t.is(sums.factors.size, 0);
   t.is(sums.sumOf(FIRST), null);
+});
+
+test('of a two-sided basis both halves must be orthonormal', (t) => {
+  const { shape: pair } = tinyRun('method.name=two-sided');
+  const slot = pair.slots.find(hasBasis)!;
+  const [m, n] = matrixShape(slot);
+  const { index, rank } = slot;
+  const last = pair.refresh.rounds;
+  const sums = new RefreshSums(pair.slots, pair.sizes, pair.refresh, 9);
+  sums.begin(5, last);
+  const sketched = bytesFor(pair.sizes[index]?.sketches[last - 1], 'a', index);
+  sums.sum([index], [{ weight: 1, tensors: tensors([[index, sketched]]) }]);
+  const halves = (['u', 'v'] as const).map((label, i) => [
+    ...orthonormalMatrix(i === 0 ? m : n, rank, label, 1).values,
+  ]);
+  const offer = (u: number[], v: number[]): string | null => {
+    const bytes = new Uint8Array(Float32Array.from([...u, ...v]).buffer);
+    return sums.accept('a', [index], [], tensors([[index, bytes]]));
+  };
+  const [u = [], v = []] = halves;
+  t.is(offer(u, v), null);
+  t.regex(
+    offer(
+      u.map((x) => x / 2),
+      v,
+    ) ?? '',
+    /not orthonormal/,
+  );
+  t.regex(
+    offer(
+      u,
+      v.map((x) => x / 2),
+    ) ?? '',
+    /not orthonormal/,
+  );
+  // Together they would pass as columns of one matrix.
+  const root = Math.SQRT1_2;
+  t.regex(
+    offer(
+      u.map((x) => x * root),
+      v.map((x) => x * root),
+    ) ?? '',
+    /not orthonormal/,
+  );
 });

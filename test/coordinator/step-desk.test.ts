@@ -56,7 +56,7 @@ function sendFactors(desk: StepDesk, trainerId: string, slots: readonly number[]
     for (const part of partsOf({ stream: 'factor', ...FIRST, tensor }, bytes))
       desk.acceptPart(trainerId, part);
   }
-  return desk.acceptFactor(trainerId, { kind: 'factor', ...FIRST, slots, zeroSlots: [] });
+  return desk.acceptFactor(trainerId, { kind: 'factor', ...FIRST, slots, zeroSlots: [], similarities: [] });
 }
 
 /** A refresh in which a and b have sketched and may be given jobs. */
@@ -101,15 +101,28 @@ test('factors of only some of the slots of a job are refused, and so is none', (
 test('a slot that is called zero though its sketch is not is refused', (t) => {
   const desk = startFactorising();
   giveJob(desk, 'a', SLOTS);
-  const claim = { kind: 'factor', ...FIRST, slots: [], zeroSlots: SLOTS } as const;
+  const claim = { kind: 'factor', ...FIRST, slots: [], zeroSlots: SLOTS, similarities: [] } as const;
   t.throws(() => desk.acceptFactor('a', claim), { instanceOf: ProtocolError, message: /is called zero/ });
 });
 
 test('a factor of one who has no job, or of another round, is late and not a fault', (t) => {
   const desk = startFactorising();
-  t.deepEqual(desk.acceptFactor('c', { kind: 'factor', ...FIRST, slots: SLOTS, zeroSlots: [] }), []);
+  t.deepEqual(
+    desk.acceptFactor('c', { kind: 'factor', ...FIRST, slots: SLOTS, zeroSlots: [], similarities: [] }),
+    [],
+  );
   giveJob(desk, 'a', SLOTS);
-  t.deepEqual(desk.acceptFactor('a', { kind: 'factor', step: 4, round: 1, slots: SLOTS, zeroSlots: [] }), []);
+  t.deepEqual(
+    desk.acceptFactor('a', {
+      kind: 'factor',
+      step: 4,
+      round: 1,
+      slots: SLOTS,
+      zeroSlots: [],
+      similarities: [],
+    }),
+    [],
+  );
 });
 
 test('a contribution of an earlier try of the step is left to the core, not called invalid', (t) => {
@@ -179,4 +192,122 @@ test('an update counts the trainers named and nobody else', (t) => {
     parts.map((part) => (part.kind === 'part' ? Uint8Array.from(part.payload) : null)),
     contributionOf(RUN, 5, 'b').map(({ payload }) => payload),
   );
+});
+
+const ADAPTIVE = tinyRun(
+  'method.rank=8',
+  'method.adaptive_rank.threshold=0.5',
+  'method.adaptive_rank.min_rank=2',
+  'method.adaptive_rank.multiple=2',
+  'method.refresh.power_iterations=1',
+);
+const [TARGET = 0] = ADAPTIVE.projected;
+const LAST = { step: 5, round: ADAPTIVE.shape.refresh.rounds } as const;
+
+/** The last round of a refresh of one slot whose rank may change; what a made of it is to be accepted. */
+function startLastRound(): StepDesk {
+  const { config: adaptiveConfig, shape: adaptiveShape } = ADAPTIVE;
+  const desk = new StepDesk(adaptiveConfig, adaptiveShape, 1);
+  assign(desk, ['a'], [TARGET]);
+  desk.beginRound({ type: 'requestSketches', trainerIds: ['a'], ...LAST, slots: [TARGET], jobs: [] });
+  const sketch = bytesFor(adaptiveShape.sizes[TARGET]?.sketches[LAST.round - 1], 'a');
+  for (const part of partsOf({ stream: 'sketch', ...LAST, tensor: TARGET }, sketch))
+    desk.acceptPart('a', part);
+  desk.acceptSketch('a', { kind: 'sketch', ...LAST, tokens: 9 });
+  const weights = [{ trainerId: 'a', tokens: 9, lossSum: 0 }];
+  desk.sumSketches({ type: 'sumSketches', ...LAST, weights });
+  desk.beginJob({ type: 'assignFactors', trainerId: 'a', ...LAST, slots: [TARGET], isFinal: true });
+  return desk;
+}
+
+function sendBasis(desk: StepDesk, values: Float32Array): readonly number[] {
+  const bytes = new Uint8Array(values.buffer.slice(0));
+  for (const part of partsOf({ stream: 'factor', ...LAST, tensor: TARGET }, bytes))
+    desk.acceptPart('a', part);
+  return desk.acceptFactor('a', {
+    kind: 'factor',
+    ...LAST,
+    slots: [TARGET],
+    zeroSlots: [],
+    similarities: [0.25],
+  });
+}
+
+function basisOfRank(rank: number): Float32Array {
+  const [rows] = basisShape(ADAPTIVE.shape.slots[TARGET] as ProjectedSlot);
+  return Float32Array.from(orthonormalMatrix(rows, rank, 'basis', rank).values);
+}
+
+const PLACE = { sequence: 1, step: 5, previousDigest: new Uint8Array(32) };
+const JOB = { trainerId: 'a', slots: [TARGET], isDone: true };
+
+test('a basis of another allowed rank is taken, and from then on contributions have its size', (t) => {
+  const desk = startLastRound();
+  const before = desk.payload;
+  t.deepEqual(sendBasis(desk, basisOfRank(4)), [TARGET]);
+  const { commit } = desk.sealBases(PLACE, { type: 'commitBases', step: 5, slots: [TARGET], jobs: [JOB] });
+  t.like(commit.record, { slots: [TARGET], ranks: [4], similarities: [] });
+  desk.setRanks(new Map([[TARGET, 4]]));
+  t.true(desk.payload.numbers < before.numbers && desk.payload.meanRank < before.meanRank);
+  const [rows] = basisShape(ADAPTIVE.shape.slots[TARGET] as ProjectedSlot);
+  const part = (totalBytes: number) =>
+    partsOf({ stream: 'contribution', step: 5, round: 0, tensor: TARGET }, new Uint8Array(totalBytes))[0]!;
+  const size = ADAPTIVE.shape.sizes[TARGET]!.payload.totalBytes;
+  t.true(rows > 0);
+  t.throws(() => desk.acceptPart('a', part(size)), { message: /expected: \d+ bytes of f32/ });
+  t.notThrows(() => desk.acceptPart('a', part(size / 2)));
+});
+
+test('a basis of a wrong rank or size, not orthonormal or not finite, is refused with a reason', (t) => {
+  const refusal = (values: Float32Array): readonly [number, string] => {
+    const error = t.throws(() => sendBasis(startLastRound(), values), { instanceOf: ProtocolError });
+    return [error?.closeCode ?? 0, error?.message ?? ''];
+  };
+  const { UNEXPECTED_MESSAGE, INVALID_CONTRIBUTION } = CLOSE_CODES;
+  for (const rank of [1, 3, 9, 16]) {
+    const [rows] = basisShape(ADAPTIVE.shape.slots[TARGET] as ProjectedSlot);
+    const [code, text] = refusal(new Float32Array(rows * rank));
+    t.is(code, UNEXPECTED_MESSAGE.code);
+    t.regex(text, new RegExp(`a basis of rank ${rank} is not allowed: multiples of 2 from 2, and 8, are`));
+  }
+  t.regex(refusal(new Float32Array(5))[1], /a basis of rank 0\.\d+ is not allowed/);
+  const scaled = basisOfRank(4).map((value) => 1.01 * value);
+  const [code, text] = refusal(scaled);
+  t.is(code, INVALID_CONTRIBUTION.code);
+  t.regex(text, /not orthonormal/);
+  const broken = basisOfRank(4);
+  broken[3] = NaN;
+  t.regex(refusal(broken)[1], /NaN|finite/);
+});
+
+test('generated bases are sealed without anything from trainers', (t) => {
+  const run = tinyRun('method.name=golore');
+  const desk = new StepDesk(run.config, run.shape, 1);
+  const { commit, frames } = desk.sealBases(PLACE, {
+    type: 'commitBases',
+    step: 5,
+    slots: run.projected,
+    jobs: [],
+  });
+  t.is(frames.length, 1);
+  t.like(commit.record, { type: 'basis', slots: run.projected, isGenerated: true });
+});
+
+test('an update tells the norm of each slot with a basis when early refreshes need them, else of none', (t) => {
+  const update = { type: 'commitUpdate', step: 5, cursor: { next: 3, returned: [] } } as const;
+  const received = [{ trainerId: 'a', tokens: 9, lossSum: 1 }];
+  const shards = [{ trainerId: 'a', positions: [1, 2] }];
+  for (const settings of [[], ['method.refresh.converged_ratio=0.5']]) {
+    const run = tinyRun(...settings);
+    const desk = new StepDesk(run.config, run.shape, 1);
+    assign(desk, ['a']);
+    const parts = contributionOf(run, 5, 'a');
+    const checksum = parts.reduce((sum, { payload }) => crc32c(payload, sum), 0);
+    for (const part of parts) desk.acceptPart('a', part);
+    desk.acceptContribution('a', { kind: 'contribution', step: 5, tokens: 9, lossSum: 1, checksum });
+    const { record } = desk.sealUpdate(PLACE, { ...update, received, shards }).commit;
+    const norms = record.type === 'update' ? record.slotNorms : [];
+    t.is(norms.length, settings.length * run.projected.length);
+    t.true(norms.every((norm) => norm > 0));
+  }
 });

@@ -151,7 +151,7 @@ test.serial(
   async (t) => {
     const folder = tinyFolder(t, BYTE_MODEL);
     HOSTILE.at(-1)![1](folder);
-    const run = new TestRun(t, tinyConfig(TEST_TEXT, { model: { path: folder } }));
+    const run = new TestRun(t, tinyConfig(TEST_TEXT, { model: { path: folder }, method: { rank: 4 } }));
     const ended = await galore(t, ...run.trainArgs(1));
     t.is(ended.code, 2, ended.output);
     t.regex(ended.output, /error: \S+: lm_head\.weight is NaN at index 1023, not a finite number\n/);

@@ -2,12 +2,31 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { text } from 'node:stream/consumers';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { recordDigest } from '../../src/protocol/digest.ts';
 import { encodeEnvelope } from '../../src/protocol/envelope.ts';
 import { splitIntoParts } from '../../src/protocol/parts.ts';
 import { sampleOf } from '../protocol/samples.ts';
 import { expectMessage, snapshotFrames, startServer, WELCOME } from '../support/wire.ts';
+
+/** Starts the trainer and brings it to Ready at record 3. */
+async function joinPython(t: ExecutionContext) {
+  const server = await startServer(t, { heartbeatIntervalMs: 50 });
+  const { url, messages } = server;
+  const python = spawn('python3', ['-u', TRAINER, url, 'python', 'secret'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.teardown(() => python.kill());
+  const exited = once(python, 'exit');
+  const output = text(python.stdout);
+  const { connection, message: hello } = await expectMessage(messages, 'hello');
+  t.like(hello, { trainerId: 'python', token: 'secret', protocolVersions: [2], runId: '' });
+  const [welcome, ...rest] = snapshotFrames(3, new Uint8Array(32).fill(7));
+  connection.send({ ...WELCOME, ...welcome, heartbeatIntervalMs: 50 } as typeof WELCOME);
+  for (const message of rest) connection.send(message);
+  t.is((await expectMessage(messages, 'ready')).message.sequence, 3);
+  return { ...server, connection, exited, output };
+}
 
 const TRAINER = fileURLToPath(new URL('../../../test/foreign/trainer.py', import.meta.url));
 const hasPython =
@@ -19,20 +38,7 @@ if (!hasPython)
 testWithPython(
   'a trainer in Python joins, answers a step with nothing, checks the record and leaves',
   async (t) => {
-    const { url, messages, ends, fatals } = await startServer(t, { heartbeatIntervalMs: 50 });
-    const python = spawn('python3', ['-u', TRAINER, url, 'python', 'secret'], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    t.teardown(() => python.kill());
-    const exited = once(python, 'exit');
-    const output = text(python.stdout);
-
-    const { connection, message: hello } = await expectMessage(messages, 'hello');
-    t.like(hello, { trainerId: 'python', token: 'secret', protocolVersions: [1], runId: '' });
-    const [welcome, ...rest] = snapshotFrames(3, new Uint8Array(32).fill(7));
-    connection.send({ ...WELCOME, ...welcome, heartbeatIntervalMs: 50 } as typeof WELCOME);
-    for (const message of rest) connection.send(message);
-    t.is((await expectMessage(messages, 'ready')).message.sequence, 3);
+    const { messages, ends, fatals, connection, exited, output } = await joinPython(t);
 
     // A record made while it was catching up: Ready is said again. It has a Part of 1 MiB and is followed by an update.
     let previousDigest: Uint8Array = new Uint8Array(32).fill(7);
@@ -64,6 +70,7 @@ testWithPython(
       members: [],
       cursor: { next: 2, returned: [] },
       gradientNorm: 1,
+      slotNorms: [],
     });
 
     const end = await ends.take();
@@ -78,5 +85,31 @@ testWithPython(
       'left',
     ]);
     t.deepEqual(fatals, []);
+  },
+);
+
+testWithPython(
+  'a trainer in Python checks a record of generated bases, and leaves when it is to factorise',
+  async (t) => {
+    const { messages, ends, connection, exited, output } = await joinPython(t);
+    const previousDigest = new Uint8Array(32).fill(7);
+    const digest = recordDigest(previousDigest, 4, 4, []);
+    const record = {
+      type: 'basis',
+      slots: [1],
+      keptSlots: [],
+      isGenerated: true,
+      ranks: [],
+      similarities: [],
+    } as const;
+    connection.send({ kind: 'commit', sequence: 4, step: 4, previousDigest, digest, record });
+    t.is((await expectMessage(messages, 'ready')).message.sequence, 4);
+    connection.send({ kind: 'sketchRequest', step: 4, round: 2, slots: [1], seed: 9 });
+    t.like((await expectMessage(messages, 'sketch')).message, { step: 4, round: 2, tokens: 0 });
+    connection.send({ kind: 'factorAssignment', step: 4, round: 2, slots: [1], isFinal: false });
+    const end = await ends.take();
+    t.deepEqual([end.code, end.reason], [4015, 'it cannot factorise']);
+    t.deepEqual(await exited, [0, null]);
+    t.true((await output).includes('record 4 of step 4 is good'));
   },
 );

@@ -2,7 +2,8 @@
 
 It joins a run, receives the state, answers one step with a contribution of zero tokens, checks the
 record that follows against the digest chain, and leaves. It computes no gradients and factorises
-nothing, so it suits runs without refreshes.
+nothing: it takes part in refreshes without tokens, and leaves when it is asked for a factor. Bases that
+every trainer would make for itself it does not make either; their records are checked like all others.
 Usage: trainer.py ws://HOST:PORT/ TRAINER_ID [TOKEN]
 """
 import base64
@@ -16,7 +17,7 @@ import time
 from urllib.parse import urlsplit
 
 HELLO, WELCOME, GOODBYE, READY, HEARTBEAT, NOTICE, PART, STEP_ASSIGNMENT = range(1, 9)
-SKETCH_REQUEST, SKETCH, CONTRIBUTION, COMMIT, SNAPSHOT_END = 9, 10, 13, 14, 19
+SKETCH_REQUEST, SKETCH, FACTOR_ASSIGNMENT, CONTRIBUTION, COMMIT, SNAPSHOT_END = 9, 10, 11, 13, 14, 19
 STREAM_SNAPSHOT, STREAM_UPDATE, STREAM_BASIS = 1, 6, 7
 LEAVING = 4015
 MAX_FRAME_BYTES = 1114112
@@ -174,7 +175,7 @@ class Trainer:
         self.parts = []
 
     def run(self):
-        versions = data(1, varint(1))
+        versions = data(1, varint(2))
         software = data(5, "foreign trainer in Python")
         self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software))
         heartbeat = body(HEARTBEAT, data(1, "answering with nothing"))
@@ -195,13 +196,15 @@ class Trainer:
                 if self.step is None:
                     self.ready()
                 elif 6 in fields and fields[2] == self.step:
-                    return self.leave()
+                    return self.leave("one step was enough")
             elif kind == STEP_ASSIGNMENT:
                 self.step = fields[1]
                 print("assigned step", self.step)
                 self.web_socket.send(body(CONTRIBUTION, uint(1, self.step)))
             elif kind == SKETCH_REQUEST:
                 self.web_socket.send(body(SKETCH, uint(1, fields[1]) + uint(2, fields[2])))
+            elif kind == FACTOR_ASSIGNMENT:
+                return self.leave("it cannot factorise")
             elif kind == GOODBYE:
                 print("goodbye", fields[1], fields.get(2, b"").decode())
         return 1
@@ -217,8 +220,7 @@ class Trainer:
         self.sequence, self.digest, self.parts = sequence, commit[4], []
         print("record", sequence, "of step", step, "is good")
 
-    def leave(self):
-        reason = "one step was enough"
+    def leave(self, reason):
         self.web_socket.send(body(GOODBYE, uint(1, LEAVING) + data(2, reason)))
         self.web_socket.send(struct.pack(">H", LEAVING) + reason.encode(), 8)
         for _ in self.web_socket.messages(lambda: None, lambda: 1.0):

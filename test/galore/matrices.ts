@@ -2,7 +2,13 @@
 import { matrix, multiply, transpose, zip, type Matrix } from '../../src/galore/matrix.ts';
 import { referenceSketch } from '../../src/galore/optimizer/reference.ts';
 import { leadingBasis, orthonormalise } from '../../src/galore/projection/factorise.ts';
-import { omega, sketchPlan, type RefreshPlan } from '../../src/galore/projection/sketch.ts';
+import {
+  firstRound,
+  omega,
+  sketchPlan,
+  warmStart,
+  type RefreshPlan,
+} from '../../src/galore/projection/sketch.ts';
 import { basisShape, type ProjectedSlot, type Side } from '../../src/galore/slot.ts';
 import { derive, randomNormal } from '../../src/random.ts';
 
@@ -23,6 +29,27 @@ export function randomMatrix(rows: number, cols: number, ...labels: (string | nu
 export function orthonormalMatrix(rows: number, cols: number, ...labels: (string | number)[]): Matrix {
   const { values } = randomMatrix(rows, cols, ...labels);
   return matrix(rows, cols, orthonormalise(values, rows, cols));
+}
+
+/** G_t[i][j] = sin(1 + 3i + 7j + 2t) + 0.5 cos(ij + 0.3t): the gradients of golden trajectories. */
+export function formulaGradient(rows: number, cols: number, t: number): Matrix {
+  return matrix(
+    rows,
+    cols,
+    Array.from({ length: rows * cols }, (_, at) => {
+      const [i, j] = [Math.floor(at / cols), at % cols];
+      return Math.sin(1 + 3 * i + 7 * j + 2 * t) + 0.5 * Math.cos(i * j + 0.3 * t);
+    }),
+  );
+}
+
+/** W_0[i][j] = 0.1 (i - j): where they start. */
+export function formulaWeights(rows: number, cols: number): Matrix {
+  return matrix(
+    rows,
+    cols,
+    Array.from({ length: rows * cols }, (_, at) => 0.1 * (Math.floor(at / cols) - (at % cols))),
+  );
 }
 
 /** U diag(spectrum) V' with random U and V. */
@@ -63,7 +90,8 @@ export function weightedSum(terms: readonly { readonly weight: number; readonly 
 
 /**
  * A whole refresh of one slot as the swarm does it, in f64: each round's sketches of all trainers
- * summed with their weights, then factorised. The basis, or null when the sum was zero.
+ * summed with their weights, then factorised. The basis, or null when the sum was zero. `oldBasis`: where a
+ * warm start begins.
  */
 export function refreshBasis(
   slot: ProjectedSlot,
@@ -71,9 +99,15 @@ export function refreshBasis(
   refresh: RefreshPlan,
   step: number,
   seed: number = 7,
+  oldBasis: Matrix | null = null,
 ): Matrix | null {
   let factor: Matrix | null = null;
-  for (let round = 1; round < refresh.rounds; round++) {
+  let round: number = firstRound(refresh, oldBasis !== null);
+  if (round === 2 && oldBasis !== null) {
+    const [rows, cols] = sketchPlan(slot, round, refresh).factorShape!;
+    factor = matrix(rows, cols, warmStart(seed, step, slot, Float32Array.from(oldBasis.values), rows, cols));
+  }
+  for (; round < refresh.rounds; round++) {
     const sum = sketchSum(slot, gradients, refresh, round, factor, step, seed);
     factor = matrix(sum.rows, sum.cols, orthonormalise(sum.values, sum.rows, sum.cols));
   }

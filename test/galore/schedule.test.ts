@@ -32,10 +32,34 @@ test('linear goes straight from lr to min_lr_ratio', (t) => {
   t.is(learningRate(linear, 4, 4), 0);
 });
 
+test('wsd warms up, stays at lr and falls linearly in the last decay_steps', (t) => {
+  const wsd = options({ type: 'wsd', warmup_steps: 2, decay_steps: 4, min_lr_ratio: 0.2 });
+  const rates = Array.from({ length: 12 }, (_, i) => learningRate(wsd, i, 12));
+  // 12 - i steps are left: from index 8 on lr (0.2 + 0.8 left / 4), which reaches 0.2 lr at index 12.
+  const want = [0.005, 0.005, ...new Array<number>(7).fill(0.01), 0.008, 0.006, 0.004];
+  rates.forEach((rate, i) => t.true(Math.abs(rate - want[i]!) < 1e-15, `index ${i}: ${rate}`));
+  t.true(Math.abs(learningRate(wsd, 12, 12) - 0.002) < 1e-15);
+  t.true(Math.abs(learningRate(wsd, 500, 12) - 0.002) < 1e-15);
+});
+
+test('wsd decays over the last tenth of the run by default, over one step at least', (t) => {
+  const wsd = options({ type: 'wsd', min_lr_ratio: 0 });
+  t.is(learningRate(wsd, 90, 100), 0.01);
+  t.true(Math.abs(learningRate(wsd, 95, 100) - 0.005) < 1e-15);
+  t.is(learningRate(wsd, 2, 3), 0.01); // a tenth of 3 is no step; the last one is still trained
+  t.is(learningRate(wsd, 3, 3), 0);
+});
+
+test('a decay as long as the run begins at once, after the warm-up', (t) => {
+  const wsd = options({ type: 'wsd', warmup_steps: 1, decay_steps: 50, min_lr_ratio: 0 });
+  t.is(learningRate(wsd, 0, 10), 0.01);
+  t.true(Math.abs(learningRate(wsd, 1, 10) - 0.01 * (9 / 50)) < 1e-15);
+});
+
 test('the rate is above zero at the first step, never above lr, and falls after the warm-up', (t) => {
   fc.assert(
     fc.property(
-      fc.constantFrom('constant', 'linear', 'cosine'),
+      fc.constantFrom('constant', 'linear', 'cosine', 'wsd'),
       fc.integer({ min: 0, max: 50 }),
       fc.integer({ min: 1, max: 200 }),
       (type, warmup, total) => {

@@ -76,7 +76,9 @@ test('the description changes with everything both sides must agree on', (t) => 
   for (const options of [
     { ...OPTIONS, rank: 5 },
     { ...OPTIONS, projType: 'reverse_std' as const },
-    { ...OPTIONS, method: 'full' as const },
+    { ...OPTIONS, policy: null },
+    { ...OPTIONS, policy: 'dense' as const },
+    { ...OPTIONS, rule: 'sumo' as const },
   ]) {
     t.not(describeSlots(buildSlots(TENSORS, options)), base);
   }

@@ -16,7 +16,14 @@ import type { Side, Slot } from '../../src/galore/slot.ts';
 import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
 import { applyUpdate, OTHER_RULES } from './apply-update.ts';
 import { assertClose } from './golden.ts';
-import { maxDifference, orthonormalMatrix, projectedSlot, randomMatrix } from './matrices.ts';
+import {
+  formulaGradient,
+  formulaWeights,
+  maxDifference,
+  orthonormalMatrix,
+  projectedSlot,
+  randomMatrix,
+} from './matrices.ts';
 import { assertNoLeak, matrixOf, tensorOf, tf, type Tensor, type Tensor2D } from './tensors.ts';
 
 const HYPER: Hyperparameters = {
@@ -120,25 +127,6 @@ const TRAJECTORIES: readonly Trajectory[] = [
     ],
   },
 ];
-
-function formulaGradient(rows: number, cols: number, t: number): Matrix {
-  return matrix(
-    rows,
-    cols,
-    Array.from({ length: rows * cols }, (_, at) => {
-      const [i, j] = [Math.floor(at / cols), at % cols];
-      return Math.sin(1 + 3 * i + 7 * j + 2 * t) + 0.5 * Math.cos(i * j + 0.3 * t);
-    }),
-  );
-}
-
-function formulaWeights(rows: number, cols: number): Matrix {
-  return matrix(
-    rows,
-    cols,
-    Array.from({ length: rows * cols }, (_, at) => 0.1 * (Math.floor(at / cols) - (at % cols))),
-  );
-}
 
 function exactBasis(gradient: Matrix, side: Side, rank: number): Matrix {
   const a = side === 'left' ? gradient : transpose(gradient);

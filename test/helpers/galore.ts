@@ -19,6 +19,8 @@ export interface Metric {
   readonly bytesUp: number;
   readonly bytesDown: number;
   readonly trainers: number;
+  readonly meanRank: number;
+  readonly payloadNumbers: number;
   readonly coordinatorResidentBytes: number;
   readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
 }
@@ -28,6 +30,9 @@ export interface Inspection {
   readonly step: number;
   readonly weightsSha256: string;
   readonly trainers: number;
+  readonly meanRank: number | null;
+  readonly payloadNumbers: number | null;
+  readonly journal: { readonly records: number };
   readonly lastLoss: number;
   readonly bytesUp: number;
   readonly bytesDown: number;

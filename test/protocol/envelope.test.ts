@@ -159,6 +159,8 @@ test('a Part is refused unless stream, codec, round, place and length make sense
     ['stream', { stream: 99 }],
     ['codec', { codec: 0 }],
     ['codec', { codec: 7 }],
+    ['codec', { codec: 3 }], // u8: only in a snapshot
+    ['codec', { stream: 1, codec: 2 }], // int8: not in a snapshot
     ['step', { step: 0 }],
     ['round', { round: 1 }],
     ['round', { stream: 2, round: 0 }],
@@ -234,12 +236,15 @@ test('a snapshot tensor whose bytes do not fit its shape is malformed', (t) => {
     return raw({ welcome: { ...sampleOf('welcome'), snapshot: { step: 0, sequence: 0, tensors: [info] } } });
   };
   t.is(refusalOf(welcome({}), 'coordinator'), null);
+  t.is(refusalOf(welcome({ codec: 3, totalBytes: 6 }), 'coordinator'), null, 'u8: one byte a number');
   for (const change of [
     { totalBytes: 23 },
     { shape: [2, 0] },
     { shape: Array(9).fill(1) },
     { name: '' },
     { codec: 3 },
+    { codec: 3, totalBytes: 7 },
+    { codec: 2, totalBytes: 10 },
     { shape: [0xffffffff, 0xffffffff], totalBytes: 0xffffffff },
   ]) {
     t.is(refusalOf(welcome(change), 'coordinator')?.closeCode, MALFORMED);

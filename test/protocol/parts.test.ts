@@ -117,7 +117,7 @@ test('streams may interleave, tensors of one stream may not', (t) => {
 });
 
 test('parts of an ignored tensor are dropped, whichever they are', (t) => {
-  const assembler = new PartAssembler((_stream, step) =>
+  const assembler = new PartAssembler(({ step }) =>
     step < 4 ? { ignore: `step ${step} is over` } : { codec: 'int8', totalBytes: 12 },
   );
   for (const part of pieces(HEADER, 12, 4)) t.is(assembler.accept(part), null);
@@ -128,8 +128,8 @@ test('parts of an ignored tensor are dropped, whichever they are', (t) => {
 
 test('the rest of a tensor that was reset is ignored once its step is over', (t) => {
   let step = 3;
-  const assembler = new PartAssembler((_stream, partStep) =>
-    partStep < step ? { ignore: 'over' } : { codec: 'int8', totalBytes: 12 },
+  const assembler = new PartAssembler((place) =>
+    place.step < step ? { ignore: 'over' } : { codec: 'int8', totalBytes: 12 },
   );
   const [first, second, third] = pieces(HEADER, 12, 4) as [PartMessage, PartMessage, PartMessage];
   assembler.accept(first);

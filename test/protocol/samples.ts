@@ -12,7 +12,7 @@ const sequences = {
 
 const tensors = [
   { name: 'weights/model.norm.weight', shape: [8], codec: 'f32', totalBytes: 32 },
-  { name: 'm/model.embed_tokens.weight', shape: [3, 100], codec: 'int8', totalBytes: 308 },
+  { name: 'm_codes/model.embed_tokens.weight', shape: [300], codec: 'u8', totalBytes: 300 },
 ] as const;
 
 /** A message and who sends it. */
@@ -100,7 +100,10 @@ export const SAMPLES: readonly Sample[] = [
     from: 'coordinator',
     message: { kind: 'factorAssignment', step: 12, round: 3, slots: [5], isFinal: true },
   },
-  { from: 'trainer', message: { kind: 'factor', step: 12, round: 3, slots: [5], zeroSlots: [0] } },
+  {
+    from: 'trainer',
+    message: { kind: 'factor', step: 12, round: 3, slots: [5], zeroSlots: [0], similarities: [0.5] },
+  },
   {
     from: 'trainer',
     message: { kind: 'contribution', step: 12, tokens: 4, lossSum: 32.5, checksum: 0xe3069283 },
@@ -113,7 +116,14 @@ export const SAMPLES: readonly Sample[] = [
       step: 12,
       previousDigest: digest(1),
       digest: digest(2),
-      record: { type: 'basis', slots: [5], keptSlots: [0] },
+      record: {
+        type: 'basis',
+        slots: [5],
+        keptSlots: [0],
+        isGenerated: false,
+        ranks: [8],
+        similarities: [-1],
+      },
     },
   },
   {
@@ -132,6 +142,7 @@ export const SAMPLES: readonly Sample[] = [
         members: [{ trainerId: 'anna-2.local', tokens: 4, positions: [4, 7] }],
         cursor: { next: 5_000_000_000, returned: [1, 2] },
         gradientNorm: 1.25,
+        slotNorms: [0.5],
       },
     },
   },

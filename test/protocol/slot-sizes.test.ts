@@ -1,6 +1,7 @@
 import test from 'ava';
+import { refreshPlan, type RefreshOptions } from '../../src/galore/projection/sketch.ts';
 import { buildSlots } from '../../src/galore/slot.ts';
-import { slotSizes } from '../../src/protocol/slot-sizes.ts';
+import { basisSize, rankOfBasis, ranksIn, sizesAt, slotSizes } from '../../src/protocol/slot-sizes.ts';
 
 const slots = buildSlots(
   [
@@ -21,7 +22,7 @@ const slots = buildSlots(
 const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
 
 test('payloads under 4096 elements are f32 whatever the codec of the run', (t) => {
-  const sizes = slotSizes(slots, { codec: 'int8', refresh });
+  const sizes = slotSizes(slots, { codec: 'int8', refresh: refreshPlan(refresh), ranks: null });
   t.deepEqual(
     sizes.map(({ payload }) => payload),
     [
@@ -34,9 +35,9 @@ test('payloads under 4096 elements are f32 whatever the codec of the run', (t) =
 });
 
 test('the last of 2q + 1 rounds is on the side of the basis, the others alternate', (t) => {
-  const sketchBytes = (options: Partial<Parameters<typeof slotSizes>[1]['refresh']>): number[][] =>
-    slotSizes(slots, { codec: 'f32', refresh: { ...refresh, ...options } }).map(({ sketches }) =>
-      sketches.map(({ totalBytes }) => totalBytes / 4),
+  const sketchBytes = (options: Partial<RefreshOptions>): number[][] =>
+    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }), ranks: null }).map(
+      ({ sketches }) => sketches.map(({ totalBytes }) => totalBytes / 4),
     );
   t.deepEqual(sketchBytes({}).slice(1, 3), [
     [64 * 40, 96 * 40, 64 * 40],
@@ -48,7 +49,7 @@ test('the last of 2q + 1 rounds is on the side of the basis, the others alternat
 });
 
 test('only projected slots have a basis and sketches', (t) => {
-  const sizes = slotSizes(slots, { codec: 'f32', refresh });
+  const sizes = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh), ranks: null });
   t.deepEqual(sizes[0]?.basis, null);
   t.deepEqual(sizes[0]?.sketches, []);
   t.deepEqual(sizes[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 32 });
@@ -56,4 +57,60 @@ test('only projected slots have a basis and sketches', (t) => {
     sizes[2]?.sketches.map(({ totalBytes }) => totalBytes),
     [4 * 64 * 40, 4 * 200 * 40, 4 * 64 * 40],
   );
+});
+
+const adaptive = slotSizes(slots, {
+  codec: 'int8',
+  refresh: refreshPlan({ ...refresh, held_out_columns: 6 }),
+  ranks: { minRank: 8, multiple: 8 },
+});
+
+test('with adaptive ranks payload and basis follow the rank, sketches do not', (t) => {
+  const table = sizesAt(
+    adaptive,
+    new Map([
+      [1, 8],
+      [2, 16],
+    ]),
+  );
+  t.deepEqual(table[1]?.payload, { codec: 'f32', totalBytes: 4 * 8 * 96 });
+  t.deepEqual(table[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 8 });
+  // 200 x 16 are fewer than 4096 numbers: f32 from here on.
+  t.deepEqual(table[2]?.payload, { codec: 'f32', totalBytes: 4 * 200 * 16 });
+  for (const [index, { sketches }] of table.entries()) t.deepEqual(sketches, adaptive[index]?.sketches);
+  t.is(sizesAt(table, new Map([[2, 32]]))[2]?.payload.codec, 'int8', 'and grow again');
+  t.deepEqual(table[0], adaptive[0]);
+});
+
+test('held-out columns are in the last round alone', (t) => {
+  t.deepEqual(
+    adaptive[1]?.sketches.map(({ totalBytes }) => totalBytes / 4),
+    [64 * 40, 96 * 40, 64 * (40 + 6)],
+  );
+});
+
+test('a new basis has an allowed rank, whatever the rank of now', (t) => {
+  const sizes = sizesAt(adaptive, new Map([[1, 8]]))[1]!;
+  const ofRank = (rank: number) => basisSize(sizes, 4 * 64 * rank);
+  for (const rank of [8, 16, 24, 32]) t.deepEqual(ofRank(rank), { codec: 'f32', totalBytes: 4 * 64 * rank });
+  for (const rank of [0, 1, 7, 9, 33, 40, 8.5]) {
+    t.regex(String(ofRank(rank)), /^a basis of rank \S+ is not allowed: multiples of 8 from 8, and 32, are$/);
+  }
+  t.is(rankOfBasis(sizes.adaptive!, 4 * 64 * 24), 24);
+  t.is(basisSize(adaptive[0]!, 64), 'the slot is not projected');
+});
+
+test('a fixed rank allows no other', (t) => {
+  const fixed = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh), ranks: null });
+  t.deepEqual(basisSize(fixed[1]!, 4 * 64 * 8), fixed[1]!.basis);
+  t.deepEqual(sizesAt(fixed, new Map([[1, 8]])), fixed);
+});
+
+test('the ranks of a snapshot are those of its bases', (t) => {
+  const tensors = [
+    { name: 'weights/layers.0.mlp.up_proj.weight', shape: [200, 64] },
+    { name: 'basis/layers.0.mlp.up_proj.weight', shape: [64, 24] },
+  ];
+  t.deepEqual(ranksIn(tensors, adaptive), new Map([[2, 24]]));
+  t.deepEqual(ranksIn([], adaptive), new Map());
 });

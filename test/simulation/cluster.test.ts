@@ -46,6 +46,16 @@ test('an undisturbed run goes through every phase and ends with a checkpoint of 
   );
 });
 
+test('generated bases are on disk before their step begins, and nothing is sketched', (t) => {
+  const result = cluster(t, { seed: 1, plan: { refreshRounds: 0 } });
+  t.is(summary(result), '6 steps, checkpoint 6, completed');
+  t.false(result.phases.has('sketching'));
+  t.deepEqual(
+    result.disk.journal.map(({ record }) => `${record.kind} ${record.step}`),
+    ['basis 1', 'update 1', 'update 2', 'update 3', 'basis 4', 'update 4', 'update 5', 'update 6'],
+  );
+});
+
 test('the same seed gives the same run, and other delays give the same weights', (t) => {
   const plan = { startTrainers: 3 };
   const first = cluster(t, { seed: 2, plan });
@@ -114,6 +124,33 @@ test('a run that is stopped and resumed ends with the same weights as one that n
     t.is(stopped.disk.checkpoints.at(-1)?.state.step, stopped.state?.step);
     const resumed = cluster(t, { seed: 9, plan, disk: stopped.disk });
     t.is(summary(resumed), '6 steps, checkpoint 6, completed');
+    t.is(lastDigest(resumed), lastDigest(whole));
+  }
+});
+
+test('a schedule that depends on the refreshes themselves goes on after a stop as if there had been none', (t) => {
+  const plan = {
+    startTrainers: 3,
+    totalSteps: 24,
+    updateProjGap: 2,
+    isWarmStart: true,
+    lazyThreshold: 0.4,
+    convergedRatio: 0.5,
+  };
+  const basesOf = ({ disk }: ClusterResult): string[] =>
+    disk.journal.flatMap(({ record, bases }) =>
+      record.kind === 'basis'
+        ? [`${record.step}: ${bases.map(({ slot, rank }) => `${slot}:${rank}`).join(' ')}`]
+        : [],
+    );
+  const whole = cluster(t, { seed: 12, plan });
+  const fixed = cluster(t, { seed: 12, plan: { ...plan, lazyThreshold: null, convergedRatio: null } });
+  t.notDeepEqual(basesOf(whole), basesOf(fixed));
+  for (const stopAtMs of [900, 1_700, 2_600, 3_500]) {
+    const stopped = cluster(t, { seed: 12, plan, stopAtMs });
+    t.regex(summary(stopped), /stopped$/);
+    const resumed = cluster(t, { seed: 12, plan, disk: stopped.disk });
+    t.deepEqual(basesOf(resumed), basesOf(whole));
     t.is(lastDigest(resumed), lastDigest(whole));
   }
 });
@@ -209,7 +246,15 @@ test('200 runs with random faults keep every rule', (t) => {
   for (let seed = 0; seed < 200; seed++) {
     const trainerIds = ['a', 'b', 'c', 'd', 'e'].slice(0, 2 + (seed % 4));
     const faults = randomFaults(seed, trainerIds, 1 + (seed % 6));
-    const result = runCluster({ seed, trainerIds, faults, plan: { isStaggered: seed % 2 === 0 } });
+    const rounds = seed % 5 === 3 ? 0 : 2; // 0: bases are generated
+    const plan = {
+      isStaggered: seed % 2 === 0,
+      refreshRounds: rounds,
+      isWarmStart: seed % 7 < 3,
+      lazyThreshold: seed % 3 === 0 ? 0.4 : null,
+      convergedRatio: seed % 11 < 5 ? 0.7 : null,
+    };
+    const result = runCluster({ seed, trainerIds, faults, plan });
     if (result.violations.length > 0) {
       const said = [`seed ${seed}: ${JSON.stringify(faults)}`, ...result.violations].join('\n');
       t.fail(said);

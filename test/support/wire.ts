@@ -17,7 +17,7 @@ import { Mailbox } from './mailbox.ts';
 
 export const HELLO: HelloMessage = {
   kind: 'hello',
-  protocolVersions: [1],
+  protocolVersions: [2],
   trainerId: 'a',
   runName: '',
   token: '',
@@ -30,7 +30,7 @@ export const HELLO: HelloMessage = {
 
 export const WELCOME: WelcomeMessage = {
   kind: 'welcome',
-  protocolVersion: 1,
+  protocolVersion: 2,
   runId: 'run-1',
   runName: 'demo',
   configJson: '{}',

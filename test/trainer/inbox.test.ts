@@ -7,6 +7,7 @@ import { encodeEnvelope } from '../../src/protocol/envelope.ts';
 import type { CommitMessage, Message, PartMessage, WelcomeMessage } from '../../src/protocol/messages.ts';
 import type { SlotSizes } from '../../src/protocol/slot-sizes.ts';
 import { Inbox, type InboxItem, type StateHead } from '../../src/trainer/inbox.ts';
+import { tinyRun } from '../coordinator/tiny-run.ts';
 import { SAMPLES, sampleOf } from '../protocol/samples.ts';
 import { WELCOME } from '../support/wire.ts';
 
@@ -75,7 +76,12 @@ const UPDATE_RECORD: CommitMessage['record'] = {
   members: [],
   cursor: { next: 2, returned: [] },
   gradientNorm: 1,
+  slotNorms: [],
 };
+
+function basisRecord(slots: readonly number[], keptSlots: readonly number[]): CommitMessage['record'] {
+  return { type: 'basis', slots, keptSlots, isGenerated: false, ranks: [], similarities: [] };
+}
 
 function feed(inbox: Inbox, messages: readonly Message[]): (InboxItem | null)[] {
   return messages.map((message) => inbox.accept(message, encodeEnvelope(message)));
@@ -117,11 +123,11 @@ test('a record is handed over whole, with its Commit, once its digest is right',
 
 test('records follow each other by sequence and digest', (t) => {
   const inbox = new Inbox(WELCOME, HEAD, SIZES);
-  const first = commitOf([part('basis', 1, 16)], { record: { type: 'basis', slots: [1], keptSlots: [] } });
+  const first = commitOf([part('basis', 1, 16)], { record: basisRecord([1], []) });
   const kept = commitOf([], {
     sequence: 2,
     previousDigest: first.digest,
-    record: { type: 'basis', slots: [], keptSlots: [1] },
+    record: basisRecord([], [1]),
   });
   const update = commitOf(UPDATE, { sequence: 3, previousDigest: kept.digest, record: UPDATE_RECORD });
   const items = feed(inbox, [part('basis', 1, 16), first, kept, ...UPDATE, update]);
@@ -152,9 +158,9 @@ test('a record must have exactly the tensors its Commit speaks of', (t) => {
   const cases: Message[][] = [
     [UPDATE[0]!, commitOf([UPDATE[0]!], { record: UPDATE_RECORD })],
     [...basis, commitOf(basis, { record: UPDATE_RECORD })],
-    [...basis, commitOf(basis, { step: 2, record: { type: 'basis', slots: [1], keptSlots: [] } })],
-    [...basis, commitOf(basis, { record: { type: 'basis', slots: [], keptSlots: [1] } })],
-    [commitOf([], { record: { type: 'basis', slots: [1], keptSlots: [] } })],
+    [...basis, commitOf(basis, { step: 2, record: basisRecord([1], []) })],
+    [...basis, commitOf(basis, { record: basisRecord([], [1]) })],
+    [commitOf([], { record: basisRecord([1], []) })],
     [UPDATE[0]!, UPDATE[0]!],
     [UPDATE[0]!, part('basis', 1, 16)],
     [UPDATE[0]!, part('update', 1, 12, { step: 2 })],
@@ -267,4 +273,80 @@ test('any messages in any order are handed over or refused, never another error'
     { numRuns: 300 },
   );
   t.pass();
+});
+
+const { shape: ADAPTIVE, projected: PROJECTED } = tinyRun(
+  'method.rank=8',
+  'method.adaptive_rank.threshold=0.5',
+  'method.adaptive_rank.min_rank=2',
+  'method.adaptive_rank.multiple=2',
+);
+const [SLOT = 0] = PROJECTED;
+const FULL = ADAPTIVE.sizes[SLOT]!;
+/** Bytes of the slot's basis and payload at rank 4, a half of 8. */
+const HALF = { basis: FULL.basis!.totalBytes / 2, payload: FULL.payload.totalBytes / 2 };
+
+function updateOf(payloadBytes: number): PartMessage[] {
+  return ADAPTIVE.sizes.map(({ payload }, index) =>
+    part('update', index, index === SLOT ? payloadBytes : payload.totalBytes),
+  );
+}
+
+/** A record of the slot's basis at rank 4 that states `ranks`. */
+function rankedBasis(ranks: readonly number[]): Message[] {
+  const parts = [part('basis', SLOT, HALF.basis)];
+  const record = {
+    type: 'basis',
+    slots: [SLOT],
+    keptSlots: [],
+    isGenerated: false,
+    ranks,
+    similarities: [],
+  } as const;
+  return [...parts, commitOf(parts, { record })];
+}
+
+test('after a basis of another rank updates have its size, on the next connection too', (t) => {
+  const inbox = new Inbox(WELCOME, HEAD, ADAPTIVE.sizes);
+  feed(inbox, rankedBasis([4]));
+  t.deepEqual(inbox.ranks, new Map([[SLOT, 4]]));
+  const digest = (rankedBasis([4])[1] as CommitMessage).digest;
+  const next = new Inbox(WELCOME, { sequence: 1, digest }, ADAPTIVE.sizes, inbox.ranks);
+  for (const each of [inbox, next]) {
+    const parts = updateOf(HALF.payload);
+    const commit = commitOf(parts, { sequence: 2, previousDigest: digest, record: UPDATE_RECORD });
+    t.is(feed(each, [...parts, commit]).at(-1)?.type, 'record');
+  }
+  const stale = new Inbox(WELCOME, { sequence: 1, digest }, ADAPTIVE.sizes);
+  t.throws(() => feed(stale, updateOf(HALF.payload)), { message: /expected: \d+ bytes of f32/ });
+});
+
+test('a Commit whose ranks are not those of its bases is refused', (t) => {
+  for (const ranks of [[], [6], [8]]) {
+    const { reason, message } = refusalOf(new Inbox(WELCOME, HEAD, ADAPTIVE.sizes), rankedBasis(ranks));
+    t.is(reason, 'UNEXPECTED_MESSAGE');
+    t.regex(message, /slot \d+ has rank 4, not (6|8|as before)/);
+  }
+  const odd = [part('basis', SLOT, (FULL.basis!.totalBytes * 3) / 8)];
+  t.regex(refusalOf(new Inbox(WELCOME, HEAD, ADAPTIVE.sizes), odd).message, /rank 3 is not allowed/);
+});
+
+test('the ranks of a snapshot are those of its bases, and the ranks of before are forgotten', (t) => {
+  const { name } = ADAPTIVE.slots[SLOT]!;
+  const totalBytes = HALF.basis;
+  const tensors = [{ name: `basis/${name}`, shape: [totalBytes / 16, 4], codec: 'f32', totalBytes } as const];
+  const welcome = { ...WELCOME, snapshot: { step: 4, sequence: 5, tensors } };
+  const inbox = new Inbox(welcome, null, ADAPTIVE.sizes, new Map([[SLOT, 2]]));
+  t.deepEqual(inbox.ranks, new Map([[SLOT, 4]]));
+});
+
+test('a record of generated bases has no Parts', (t) => {
+  const record = { ...(basisRecord([1], []) as object), isGenerated: true } as CommitMessage['record'];
+  const [item] = feed(new Inbox(WELCOME, HEAD, SIZES), [commitOf([], { record })]);
+  t.is(item?.type, 'record');
+  const parts = [part('basis', 1, 16)];
+  t.regex(
+    refusalOf(new Inbox(WELCOME, HEAD, SIZES), [...parts, commitOf(parts, { record })]).message,
+    /1 slots/,
+  );
 });

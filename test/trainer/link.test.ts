@@ -43,6 +43,7 @@ function updateRecord(
     members: [],
     cursor: { next: 2, returned: [] },
     gradientNorm: 1,
+    slotNorms: [],
   };
   return {
     messages: [...parts, { kind: 'commit', sequence, step: sequence, previousDigest, digest, record }],

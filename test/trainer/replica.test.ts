@@ -1,6 +1,13 @@
 import test, { type ExecutionContext } from 'ava';
 import { unitBasis } from '../../src/galore/projection/sketch.ts';
-import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import {
+  basisShape,
+  payloadShape,
+  sizeOf,
+  subspaceShape,
+  withRanks,
+  type ProjectedSlot,
+} from '../../src/galore/slot.ts';
 import { stateTensors } from '../../src/galore/state-table.ts';
 import type { EncodedTensor } from '../../src/trainer/replica.ts';
 import { bytesFor, tinyRun } from '../coordinator/tiny-run.ts';
@@ -133,4 +140,66 @@ test.serial('a snapshot that lacks a weight is refused and leaves no tensor', (t
   state.delete('weights/lm_head.weight');
   t.throws(() => new Replica(slots, state, config), { message: /no weights\/lm_head.weight/ });
   t.is(tf.memory().numTensors, before);
+});
+
+/** Bases of another rank for these slots, and an update that fits them. */
+function atRank(rank: number, label: string) {
+  const ranked = withRanks(slots, new Map(projected.map((index) => [index, rank])));
+  const fresh = new Map(
+    projected.map((index) => {
+      const [rows, columns] = basisShape(ranked[index] as ProjectedSlot);
+      const values = Float32Array.from(orthonormalMatrix(rows, columns, label, index).values);
+      return [index, { codec: 'f32' as const, bytes: new Uint8Array(values.buffer) }];
+    }),
+  );
+  const payload = new Map(
+    ranked.map((slot) => {
+      const totalBytes = 4 * sizeOf(payloadShape(slot));
+      return [
+        slot.index,
+        { codec: 'f32' as const, bytes: bytesFor({ codec: 'f32', totalBytes }, label, slot.index) },
+      ];
+    }),
+  );
+  return { ranked, fresh, payload };
+}
+
+test.serial('a basis of another rank takes the moments along, and a snapshot of it goes on alike', (t) => {
+  const one = startReplica(t, firstState());
+  const before = tf.memory().numTensors;
+  advanceTwoSteps(one);
+  for (const [step, rank] of [
+    [3, 2],
+    [4, 4],
+  ] as const) {
+    const { ranked, fresh, payload } = atRank(rank, `rank ${rank}`);
+    one.installBases(step, fresh, []);
+    t.deepEqual(one.slots, ranked);
+    const table = stateTensors(ranked);
+    const clones = one.cloneState() as Tensor[];
+    const state = new Map(clones.map((tensor, i) => [table[i]!.name, Float32Array.from(tensor.dataSync())]));
+    tf.dispose(clones);
+    const moments = state.get(`m/${ranked[projected[0]!]!.name}`)!;
+    t.is(moments.length, sizeOf(subspaceShape(ranked[projected[0]!]!)));
+    t.true(
+      moments.some((value) => value !== 0),
+      'they were carried over',
+    );
+    const other = new Replica(ranked, state, config);
+    for (const replica of [one, other]) replica.applyUpdate(step, 0.01, payload);
+    t.deepEqual(other.weightsSha256(), one.weightsSha256());
+    other.dispose();
+  }
+  t.is(tf.memory().numTensors - before, projected.length, 'the bases and nothing else');
+});
+
+test.serial('a first basis of another rank than configured starts with moments of that rank', (t) => {
+  const replica = startReplica(t, firstState());
+  const { ranked, fresh, payload } = atRank(2, 'first');
+  replica.installBases(1, fresh, []);
+  t.notThrows(() => replica.applyUpdate(1, 0.01, payload));
+  t.deepEqual(replica.slots, ranked);
+  const slot = ranked[projected[0]!] as ProjectedSlot;
+  const basis = replica.basis(slot).dataSync().slice() as Float32Array;
+  t.true(Math.abs(replica.similarity(slot, basis) - 1) < 1e-6);
 });

@@ -1,9 +1,17 @@
 import test, { type ExecutionContext } from 'ava';
 import { codecFor } from '../../src/galore/codec/codec.ts';
-import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
+import {
+  heldOut,
+  joinColumns,
+  refreshPlan,
+  sketchPlan,
+  warmStart,
+  type RefreshPlan,
+} from '../../src/galore/projection/sketch.ts';
+import { basisShape, hasBasis, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
-import type { StepTask } from '../../src/trainer/step.ts';
+import type { StepOutput, StepTask } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
 import { tf } from '../galore/tensors.ts';
@@ -28,14 +36,31 @@ function bases(label: string) {
   );
 }
 
+function firstState() {
+  return new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));
+}
+
+interface Sent {
+  readonly slot: number;
+  readonly round: number;
+  readonly values: Float32Array;
+}
+
+function outputTo(sent: Sent[]): StepOutput {
+  return {
+    contribution: (slot, codec, bytes) =>
+      sent.push({ slot: slot.index, round: 0, values: codecFor(codec).decode(bytes, bytes.length / 4) }),
+    sketch: (slot, round, values) => sent.push({ slot: slot.index, round, values: values.slice() }),
+  };
+}
+
 /** A trainer's model with bases, and what its steps send. */
 function startTrainer(t: ExecutionContext) {
-  const state = new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));
-  const replica = new Replica(slots, state, config);
+  const replica = new Replica(slots, firstState(), config);
   replica.installBases(1, bases('p'), []);
   t.teardown(() => replica.dispose());
   const model = new LlamaModel(MODEL, replica.weights, { recompute: false, lossChunk: 0 });
-  const sent: { slot: number; round: number; values: Float32Array }[] = [];
+  const sent: Sent[] = [];
   const begin = (batches: readonly Batch[], fields: Partial<StepTask> = {}) =>
     new StepWork(
       {
@@ -45,15 +70,12 @@ function startTrainer(t: ExecutionContext) {
         refreshSlots: [],
         codec: 'f32',
         refresh: shape.refresh,
+        slots,
         batches,
         ...fields,
       },
       replica,
-      {
-        contribution: (slot, codec, bytes) =>
-          sent.push({ slot: slot.index, round: 0, values: codecFor(codec).decode(bytes, bytes.length / 4) }),
-        sketch: (slot, round, values) => sent.push({ slot: slot.index, round, values: values.slice() }),
-      },
+      outputTo(sent),
     );
   return { replica, model, sent, begin };
 }
@@ -136,6 +158,32 @@ test.serial(
   },
 );
 
+test.serial('a dense slot with a basis is sketched under refresh, and its gradient sent whole', (t) => {
+  const { config: fira, shape: whole } = tinyRun('method.name=fira');
+  const based = whole.slots.filter(hasBasis).map(({ index }) => index);
+  const { model, sent, begin } = startTrainer(t);
+  const replica = new Replica(whole.slots, firstState(), fira);
+  t.teardown(() => replica.dispose());
+  const before = tf.memory().numTensors;
+  const work = new StepWork(
+    { ...begin([BATCH]).task, step: 1, refreshSlots: based, slots: whole.slots },
+    replica,
+    outputTo(sent),
+  );
+  work.computeGradients(model);
+  t.deepEqual(sent.splice(0).length, whole.slots.length - based.length);
+  work.sendSketches(1, based, 1, new Map());
+  for (const { slot, values } of sent.splice(0)) {
+    t.is(4 * values.length, whole.sizes[slot]!.sketches[0]!.totalBytes);
+  }
+  work.contributeHeld();
+  t.deepEqual(
+    sent.toSorted((a, b) => a.slot - b.slot).map(({ slot, values }) => [slot, values.length]),
+    based.map((slot) => [slot, sizeOf(whole.slots[slot]!.shape)]),
+  );
+  t.is(tf.memory().numTensors, before);
+});
+
 test.serial('a step that is given up at any point leaves no tensor, and can be begun anew', (t) => {
   const { model, sent, begin } = startTrainer(t);
   const before = tf.memory().numTensors;
@@ -167,3 +215,69 @@ test.serial('sequences without a label give no tensors and no tokens', (t) => {
   t.deepEqual(sent, []);
   t.is(tf.memory().numTensors, before);
 });
+
+/** A B, or A'B, row-major. */
+function times(a: Float32Array, b: Float32Array, rows: number, isTransposed: boolean): number[] {
+  // a is [rows, columns]; b has as many rows as a has columns (rows, transposed).
+  const columns = a.length / rows;
+  const [height, inner] = isTransposed ? [columns, rows] : [rows, columns];
+  const width = b.length / inner;
+  return Array.from({ length: height * width }, (_, at) => {
+    const [i, j] = [Math.floor(at / width), at % width];
+    let sum = 0;
+    for (let k = 0; k < inner; k++)
+      sum += a[isTransposed ? k * columns + i : i * columns + k]! * b[k * width + j]!;
+    return sum;
+  });
+}
+
+test.serial(
+  'a warm start begins with the old basis, and the last round measures with held-out columns',
+  (t) => {
+    const { replica, model, sent, begin } = startTrainer(t);
+    const sketches = (refresh: RefreshPlan, round: number, factors = new Map<number, Float32Array>()) => {
+      const work = begin([BATCH], { refreshSlots: projected, refresh });
+      work.computeGradients(model);
+      sent.length = 0;
+      work.sendSketches(round, projected, 9, factors);
+      work.dispose();
+      return new Map(sent.splice(0).map(({ slot, values }) => [slot, values]));
+    };
+    const exact = sketches(refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 }), 1);
+    const options = { type: 'sketch', oversample: 2, power_iterations: 1 } as const;
+    const warm = refreshPlan({ ...options, warm_start: true, held_out_columns: 3 });
+    const second = sketches(warm, 2);
+    const factors = new Map(
+      projected.map((index) => {
+        const [rows, columns] = sketchPlan(slots[index] as ProjectedSlot, 3, warm).factorShape!;
+        return [index, Float32Array.from(orthonormalMatrix(rows, columns, 'factor', index).values)];
+      }),
+    );
+    const last = sketches(warm, 3, factors);
+    for (const index of projected) {
+      const slot = slots[index] as ProjectedSlot;
+      const a = exact.get(index)!; // [d, e]
+      const [rows] = basisShape(slot);
+      const old = replica.basis(slot).dataSync() as Float32Array;
+      const start = warmStart(9, 2, slot, old, rows, slot.rank + 2);
+      const [e] = sketchPlan(slot, 3, warm).factorShape!;
+      const right = joinColumns(factors.get(index)!, heldOut(9, 2, slot, e, 3), e);
+      const pairs: [Float32Array, number[]][] = [
+        [second.get(index)!, times(a, start, rows, true)],
+        [last.get(index)!, times(a, right, rows, false)],
+      ];
+      for (const [given, wanted] of pairs) {
+        t.is(given.length, wanted.length);
+        const scale = Math.max(...wanted.map(Math.abs));
+        t.true(
+          wanted.every((value, i) => Math.abs(value - given[i]!) <= 1e-4 * scale),
+          `slot ${index}`,
+        );
+      }
+    }
+    const work = begin([BATCH], { refreshSlots: projected, refresh: warm });
+    work.computeGradients(model);
+    t.throws(() => work.sendSketches(3, projected, 9, new Map()), { message: /for round 3 has not come/ });
+    work.dispose();
+  },
+);

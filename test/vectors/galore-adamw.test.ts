@@ -6,15 +6,14 @@ import test from 'ava';
 import { matrix, type Matrix } from '../../src/galore/matrix.ts';
 import { referenceProject, referenceSketch, referenceUpdate } from '../../src/galore/optimizer/reference.ts';
 import { leadingBasis } from '../../src/galore/projection/factorise.ts';
-import { project } from '../../src/galore/projection/project-lift.ts';
 import { sketch } from '../../src/galore/projection/sketch-gradient.ts';
 import { refreshPlan, sketchPlan } from '../../src/galore/projection/sketch.ts';
-import { transportMoments, type Moments } from '../../src/galore/projection/transport.ts';
-import { sideOf, type ProjType, type ProjectedSlot, type Side, type Slot } from '../../src/galore/slot.ts';
+import { hasBasis, sideOf, type ProjType, type ProjectedSlot, type Side, type Slot } from '../../src/galore/slot.ts';
 import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
-import { applyUpdate, OTHER_RULES } from '../galore/apply-update.ts';
+import { OTHER_RULES } from '../galore/apply-update.ts';
 import { assertClose, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
-import { tf, type Tensor, type Tensor2D } from '../galore/tensors.ts';
+import { runRule } from '../galore/run-rule.ts';
+import { tf } from '../galore/tensors.ts';
 
 interface Case {
   readonly name: string;
@@ -100,33 +99,18 @@ function hyperOf(c: Case, step: number): Hyperparameters {
 
 function runTensors(c: Case, basisOf: BasisOf): Trajectory {
   const slot = slotOf(c);
-  const weights: ArrayLike<number>[] = [];
-  let final: Pick<Trajectory, 'm' | 'v'> = { m: [], v: [] };
-  tf.tidy(() => {
-    let weight: Tensor = tf.tensor(c.initial_weights.data, c.initial_weights.shape);
-    let moments: Moments = { m: tf.zeros(c.final_exp_avg.shape), v: tf.zeros(c.final_exp_avg.shape) };
-    let basis: Tensor2D | null = null;
-    for (const [i, step] of c.steps.entries()) {
-      const gradient = tf.tensor(step.grad.data, step.grad.shape);
-      let low: Tensor = gradient;
-      if (slot.policy === 'one-sided') {
-        if (step.refresh) {
-          const rows = slot.side === 'left' ? c.rows : c.cols!;
-          const newBasis: Tensor2D = tf.tensor2d(Float32Array.from(basisOf(step, slot)), [rows, slot.rank]);
-          const change = { oldBasis: basis ?? newBasis, newBasis, side: slot.side };
-          moments = transportMoments(moments, change, 'keep', i, c.betas);
-          basis = newBasis;
-        }
-        low = project(gradient as Tensor2D, basis!, slot.side);
-      }
-      const next = applyUpdate(weight, slot, low, moments, basis, hyperOf(c, i + 1));
-      weight = next.weight;
-      moments = next;
-      weights.push(weight.dataSync());
-    }
-    final = { m: moments.m.dataSync(), v: moments.v.dataSync() };
+  const { weights, state } = runRule({
+    slot,
+    weights: c.initial_weights.data,
+    gradients: c.steps.map(({ grad }) => grad.data),
+    hyper: (step) => hyperOf(c, step),
+    basis: (step) => {
+      const at = c.steps[step - 1]!;
+      return at.refresh && hasBasis(slot) ? basisOf(at, slot) : undefined;
+    },
+    moments: 'keep',
   });
-  return { weights, ...final };
+  return { weights, m: state['m']!, v: state['v']! };
 }
 
 function runReference(c: Case, basisOf: BasisOf): Trajectory {

@@ -1,9 +1,10 @@
 /**
- * Moment transport and int8, against independent f64 implementations of the published formulas: the
- * cases of methods.json that concern this project so far.
+ * Moment transport and linear codes, against independent f64 implementations of the published formulas
+ * (methods.json). method-rules.test.ts has the cases of the rules.
  */
 import test from 'ava';
 import { codecFor } from '../../src/galore/codec/codec.ts';
+import { quantiseLinear, restoreLinear } from '../../src/galore/codec/linear.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../src/galore/matrix.ts';
 import {
   referenceProject,
@@ -11,12 +12,15 @@ import {
   referenceUpdate,
   type ReferenceSlot,
 } from '../../src/galore/optimizer/reference.ts';
-import { transportMoments } from '../../src/galore/projection/transport.ts';
-import type { Side } from '../../src/galore/slot.ts';
+import type { Hyperparameters } from '../../src/galore/optimizer/rule.ts';
+import { ruleFor } from '../../src/galore/optimizer/rules.ts';
+import type { MomentsRule } from '../../src/galore/projection/transport.ts';
+import type { ProjectedSlot, Side } from '../../src/galore/slot.ts';
 import { derive } from '../../src/random.ts';
 import { OTHER_RULES } from '../galore/apply-update.ts';
-import { assertClose, hasGolden, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
-import { tensorOf, tf } from '../galore/tensors.ts';
+import { assertClose, excess, hasGolden, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
+import { runRule } from '../galore/run-rule.ts';
+import { tensorOf, tf, type Tensor } from '../galore/tensors.ts';
 
 interface TransportCase {
   readonly name: string;
@@ -33,10 +37,11 @@ interface TransportCase {
   };
   readonly expected: {
     readonly C: GoldenArray;
-    readonly ldadam_exp_avg: GoldenArray;
-    readonly ldadam_exp_avg_sq: GoldenArray;
-  };
+  } & { readonly [P in `${Transport}_exp_avg${'' | '_sq'}`]: GoldenArray };
 }
+
+/** The names of the rules that move moments, in the vectors. */
+type Transport = 'rotate' | 'ldadam' | 'adarank';
 
 interface TrajectoryCase {
   readonly name: string;
@@ -57,16 +62,20 @@ interface TrajectoryCase {
     readonly bases: readonly GoldenArray[];
   };
   readonly expected: {
-    readonly keep_weights: readonly GoldenArray[];
-    readonly reset_weights: readonly GoldenArray[];
-    readonly ldadam_weights: readonly GoldenArray[];
+    readonly [P in `${'keep' | 'reset' | Transport}_weights`]: readonly GoldenArray[];
   };
+  readonly sign_invariant: Readonly<Record<'keep' | 'reset' | Transport, boolean>>;
 }
 
 interface QuantizeCase {
   readonly name: string;
   readonly method: 'quantize';
-  readonly inputs: { readonly x: GoldenArray; readonly qmax: number; readonly block: number };
+  readonly inputs: {
+    readonly x: GoldenArray;
+    readonly u?: GoldenArray;
+    readonly qmax: number;
+    readonly block: number;
+  };
   readonly expected: {
     readonly codes: GoldenArray;
     readonly scales: GoldenArray;
@@ -82,7 +91,9 @@ interface Methods {
   readonly cases: readonly Case[];
 }
 
-const RULES = { keep: 'keep_weights', reset: 'reset_weights', transport: 'ldadam_weights' } as const;
+/** Our rules by their names there. */
+const TRANSPORTS = { rotate: 'rotate', ldadam: 'transport', adarank: 'adarank' } as const;
+const RULES = { keep: 'keep', reset: 'reset', ...TRANSPORTS } as const;
 
 function matrixOf({ shape, data }: GoldenArray): Matrix {
   const [rows = 1, cols = 1] = shape;
@@ -93,89 +104,143 @@ function registerTransport(c: TransportCase, tolerance: Methods['tolerance']): v
   const { side, basis_old, basis_new, exp_avg, exp_avg_sq, completed_steps, beta1, beta2 } = c.inputs;
   const change = { oldBasis: matrixOf(basis_old), newBasis: matrixOf(basis_new), side };
   const moments = { m: matrixOf(exp_avg), v: matrixOf(exp_avg_sq) };
-  const { C, ldadam_exp_avg, ldadam_exp_avg_sq } = c.expected;
 
-  test(`${c.name}: the f64 reference transports the moments`, (t) => {
+  test(`${c.name}: the overlap of the bases`, (t) => {
     const overlap = multiply(transpose(change.newBasis), change.oldBasis);
-    assertClose(t, overlap.values, C.data, tolerance.default_float64, 'C');
-    const moved = referenceTransport(moments, change, 'transport', completed_steps, [beta1, beta2]);
-    assertClose(t, moved.m.values, ldadam_exp_avg.data, tolerance.default_float64, 'first moment');
-    assertClose(t, moved.v.values, ldadam_exp_avg_sq.data, tolerance.default_float64, 'second moment');
+    assertClose(t, overlap.values, c.expected.C.data, tolerance.default_float64, 'C');
   });
 
-  test(`${c.name}: tensors transport the moments`, (t) => {
-    tf.tidy(() => {
-      const moved = transportMoments(
-        { m: tensorOf(moments.m), v: tensorOf(moments.v) },
-        { oldBasis: tensorOf(change.oldBasis), newBasis: tensorOf(change.newBasis), side },
-        'transport',
-        completed_steps,
-        [beta1, beta2],
-      );
-      assertClose(t, moved.m.dataSync(), ldadam_exp_avg.data, tolerance.default_float32, 'first moment');
-      assertClose(t, moved.v.dataSync(), ldadam_exp_avg_sq.data, tolerance.default_float32, 'second moment');
+  for (const [name, rule] of Object.entries(TRANSPORTS) as [Transport, MomentsRule][]) {
+    const { [`${name}_exp_avg` as const]: first, [`${name}_exp_avg_sq` as const]: second } = c.expected;
+
+    test(`${c.name}: the f64 reference moves the moments by ${rule}`, (t) => {
+      const moved = referenceTransport(moments, change, rule, completed_steps, [beta1, beta2]);
+      assertClose(t, moved.m.values, first.data, tolerance.default_float64, 'first moment');
+      assertClose(t, moved.v.values, second.data, tolerance.default_float64, 'second moment');
     });
-  });
-}
 
-function registerTrajectory(c: TrajectoryCase, tolerance: Methods['tolerance']): void {
-  const { hyper, initial_weights, grads, side, refresh_steps, bases } = c.inputs;
-  for (const rule of ['keep', 'reset', 'transport'] as const) {
-    test(`${c.name}: weights with moments under ${rule}`, (t) => {
-      let basis = matrixOf(bases[0]!);
-      const low = referenceProject(matrixOf(grads[0]!), basis, side);
-      let state: ReferenceSlot = {
-        weight: matrixOf(initial_weights),
-        m: matrix(low.rows, low.cols),
-        v: matrix(low.rows, low.cols),
-      };
-      grads.forEach((grad, i) => {
-        const refreshed = refresh_steps.indexOf(i);
-        if (refreshed >= 0) {
-          const newBasis = matrixOf(bases[refreshed]!);
-          const betas = [hyper.beta1, hyper.beta2] as const;
-          const change = { oldBasis: basis, newBasis, side };
-          state = { ...state, ...referenceTransport(state, change, rule, i, betas) };
-          basis = newBasis;
-        }
-        const r = referenceProject(matrixOf(grad), basis, side);
-        state = referenceUpdate(
-          state,
-          r,
-          { basis, side },
-          {
-    ...OTHER_RULES,
-            step: i + 1,
-            learningRate: hyper.lr,
-            betas: [hyper.beta1, hyper.beta2],
-            eps: hyper.eps,
-            weightDecay: hyper.weight_decay,
-            semantics: 'galore_torch',
-            scale: hyper.scale,
-          },
-        );
-        const want = c.expected[RULES[rule]][i]!;
-        assertClose(t, state.weight.values, want.data, tolerance.default_float64, `step ${i}`);
+    test(`${c.name}: AdamW carries the moments by ${rule}`, (t) => {
+      tf.tidy(() => {
+        const moved = ruleFor('adamw').carry({
+          slot: slotOf([basis_new.shape[0]!, basis_new.shape[0]!], side, basis_new.shape[1]!),
+          state: { m: tensorOf(moments.m), v: tensorOf(moments.v) },
+          change: { oldBasis: tensorOf(change.oldBasis), newBasis: tensorOf(change.newBasis), side },
+          moments: rule,
+          completedSteps: completed_steps,
+          betas: [beta1, beta2],
+        }) as Record<'m' | 'v', Tensor>;
+        assertClose(t, moved.m.dataSync(), first.data, tolerance.default_float32, 'first moment');
+        assertClose(t, moved.v.dataSync(), second.data, tolerance.default_float32, 'second moment');
       });
     });
   }
 }
 
-function registerQuantize(c: QuantizeCase): void {
+function slotOf(shape: readonly number[], side: Side, rank: number): ProjectedSlot {
+  return { name: 'mlp.weight', shape, index: 0, policy: 'one-sided', rule: 'adamw', side, rank };
+}
+
+function trajectoryHyper(hyper: TrajectoryCase['inputs']['hyper'], step: number): Hyperparameters {
+  return {
+    ...OTHER_RULES,
+    step,
+    learningRate: hyper.lr,
+    betas: [hyper.beta1, hyper.beta2],
+    eps: hyper.eps,
+    weightDecay: hyper.weight_decay,
+    semantics: 'galore_torch',
+    scale: hyper.scale,
+  };
+}
+
+/** The weights of every step, in plain f64. */
+function referenceTrajectory(c: TrajectoryCase, bases: readonly Matrix[], rule: MomentsRule): Float64Array[] {
+  const { hyper, initial_weights, grads, side, refresh_steps } = c.inputs;
+  let basis = bases[0]!;
+  const low = referenceProject(matrixOf(grads[0]!), basis, side);
+  const zeros = matrix(low.rows, low.cols);
+  let state: ReferenceSlot = { weight: matrixOf(initial_weights), m: zeros, v: zeros };
+  return grads.map((grad, i) => {
+    const refreshed = refresh_steps.indexOf(i);
+    if (refreshed >= 0) {
+      const change = { oldBasis: basis, newBasis: bases[refreshed]!, side };
+      state = { ...state, ...referenceTransport(state, change, rule, i, [hyper.beta1, hyper.beta2]) };
+      basis = change.newBasis;
+    }
+    const r = referenceProject(matrixOf(grad), basis, side);
+    state = referenceUpdate(state, r, { basis, side }, trajectoryHyper(hyper, i + 1));
+    return state.weight.values;
+  });
+}
+
+/** The basis with its first column turned round. */
+function flipped(basis: Matrix): Matrix {
+  const values = basis.values.map((x, i) => (i % basis.cols === 0 ? -x : x));
+  return { ...basis, values };
+}
+
+function registerTrajectory(c: TrajectoryCase, tolerance: Methods['tolerance']): void {
+  const { hyper, initial_weights, grads, side, refresh_steps } = c.inputs;
+  const bases = c.inputs.bases.map(matrixOf);
+  for (const [name, rule] of Object.entries(RULES) as [keyof typeof RULES, MomentsRule][]) {
+    const want = c.expected[`${name}_weights`];
+
+    test(`${c.name}: the f64 reference under ${rule}`, (t) => {
+      referenceTrajectory(c, bases, rule).forEach((weights, i) =>
+        assertClose(t, weights, want[i]!.data, tolerance.default_float64, `step ${i}`),
+      );
+    });
+
+    test(`${c.name}: the rule adamw under ${rule}`, (t) => {
+      const { weights } = runRule({
+        slot: slotOf(initial_weights.shape, side, bases[0]!.cols),
+        weights: initial_weights.data,
+        gradients: grads.map(({ data }) => data),
+        hyper: (step) => trajectoryHyper(hyper, step),
+        basis: (step) => bases[refresh_steps.indexOf(step - 1)]?.values,
+        moments: rule,
+      });
+      weights.forEach((got, i) =>
+        assertClose(t, got, want[i]!.data, tolerance.default_float32, `step ${i}`),
+      );
+    });
+
+    test(`${c.name}: the signs of the basis vectors ${c.sign_invariant[name] ? 'do not matter' : 'matter'} under ${rule}`, (t) => {
+      const turned = bases.map((basis, i) => (i === 0 ? flipped(basis) : basis));
+      const last = referenceTrajectory(c, turned, rule).at(-1)!;
+      const beyond = excess(last, want.at(-1)!.data, tolerance.default_float64);
+      t.true(c.sign_invariant[name] ? beyond <= 0 : beyond > 1e-5, `${beyond}`);
+    });
+  }
+}
+
+function registerLinear(c: QuantizeCase): void {
+  const { x, u, qmax, block } = c.inputs;
+  const { codes, scales, dequantized } = c.expected;
+  test(`${c.name}: codes, scales and numbers are the same`, (t) => {
+    const format = { block, largest: qmax };
+    const found = quantiseLinear(Float32Array.from(x.data), format, u && ((i) => u.data[i]!));
+    t.deepEqual(found, { codes: Int8Array.from(codes.data), scales: Float32Array.from(scales.data) });
+    const numbers = restoreLinear(found, format).map((value) => value + 0); // -0 becomes 0
+    t.deepEqual(numbers, Float32Array.from(dequantized.data).map((value) => value + 0));
+  });
+}
+
+function registerInt8(c: QuantizeCase): void {
   const { x } = c.inputs;
   const { codes, scales, dequantized } = c.expected;
   const bytes = new Uint8Array(4 * scales.data.length + codes.data.length);
   bytes.set(new Uint8Array(Float32Array.from(scales.data).buffer));
   bytes.set(new Uint8Array(Int8Array.from(codes.data).buffer), 4 * scales.data.length);
 
-  test(`${c.name}: codes and scales decode to the same numbers`, (t) => {
+  test(`${c.name}: the codec decodes them to the same numbers`, (t) => {
     t.deepEqual(
       codecFor('int8').decode(bytes, codes.data.length),
       Float32Array.from(dequantized.data).map((value) => value + 0), // -0 becomes 0
     );
   });
 
-  test(`${c.name}: encoding finds the same scales and codes beside or at theirs`, (t) => {
+  test(`${c.name}: the codec finds the same scales and codes beside or at theirs`, (t) => {
     const ours = codecFor('int8').encode(Float32Array.from(x.data), derive(1));
     t.deepEqual(ours.subarray(0, 4 * scales.data.length), bytes.subarray(0, 4 * scales.data.length));
     const ourCodes = new Int8Array(ours.buffer, 4 * scales.data.length);
@@ -188,7 +253,10 @@ if (hasGolden('methods.json')) {
   for (const c of cases) {
     if (c.method === 'moment-transport') registerTransport(c, tolerance);
     else if (c.method === 'transport-trajectory') registerTrajectory(c, tolerance);
-    else if (c.method === 'quantize' && c.inputs.qmax === 127 && c.inputs.block === 256) registerQuantize(c);
+    else if (c.method === 'quantize') {
+      registerLinear(c);
+      if (c.inputs.qmax === 127 && c.inputs.block === 256) registerInt8(c);
+    }
   }
 } else {
   test('methods.json is not in the folder of vectors given: nothing to compare with', (t) => t.pass());

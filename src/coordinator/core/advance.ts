@@ -24,7 +24,7 @@ import { abandonEvaluation, advanceEvaluating } from './evaluation.ts';
 import { advanceFinishing, endRun, settleFinishing } from './finishing.ts';
 import { acceptReady, admit, dropSilent, markSeen, remove } from './membership.ts';
 import { advanceFactorising, advanceSketching } from './refresh.ts';
-import type { Cursor, Event, RunPlan, RunState, Transition } from './state.ts';
+import type { Cursor, Event, RunPlan, RunState, SlotBasis, Transition } from './state.ts';
 import { abandonStep } from './stepping.ts';
 import { advanceWaiting, settleWaiting } from './waiting.ts';
 
@@ -33,6 +33,7 @@ export interface StartingPoint {
   readonly step: number;
   readonly sequence: number;
   readonly refreshedStep: number;
+  readonly bases: readonly SlotBasis[];
   readonly cursor: Cursor;
   readonly checkpointedStep: number;
   readonly nowMs: number;
@@ -46,6 +47,7 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     step: from.step,
     sequence: from.sequence,
     refreshedStep: from.refreshedStep,
+    bases: from.bases,
     cursor: from.cursor,
     trainers: [],
     phase: { phase: 'waiting', notBeforeMs: null },

@@ -35,7 +35,7 @@ export function settleCheckpoint(draft: Draft): Draft {
 
 /** Asks this trainer for its state as it is after the last record. */
 export function requestCheckpoint(draft: Draft, trainerId: string): Draft {
-  const { step, sequence, cursor, refreshedStep, nowMs } = draft.state;
+  const { step, sequence, cursor, refreshedStep, bases, nowMs } = draft.state;
   const checkpoint = { step, trainerId, status: 'requested', progressedMs: nowMs } as const;
   return emit(patch(draft, { checkpoint, isCheckpointDue: false }), {
     type: 'requestSnapshot',
@@ -44,6 +44,7 @@ export function requestCheckpoint(draft: Draft, trainerId: string): Draft {
     sequence,
     cursor,
     refreshedStep,
+    bases,
   });
 }
 

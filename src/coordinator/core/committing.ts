@@ -15,8 +15,9 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { beginEvaluation } from './evaluation.ts';
+import { foldBases, foldNorms } from './refresh-schedule.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
-import { abandonStep, enterCollecting } from './stepping.ts';
+import { abandonStep, enterCollecting, isGenerated } from './stepping.ts';
 
 export function advanceCommitting(draft: Draft, phase: PhaseOf<'committing'>, event: PhaseEvent): Draft {
   switch (event.type) {
@@ -46,7 +47,7 @@ export function advanceCommitting(draft: Draft, phase: PhaseOf<'committing'>, ev
 function committed(
   draft: Draft,
   phase: PhaseOf<'committing'>,
-  { step, kind, sequence }: EventOf<'recordCommitted'>,
+  { step, kind, sequence, bases = [], norms = [] }: EventOf<'recordCommitted'>,
 ): Draft {
   const { state } = draft;
   if (step !== phase.step || kind !== phase.kind || sequence !== state.sequence + 1) {
@@ -57,10 +58,14 @@ function committed(
   const announced = emit(patch(draft, { sequence }), { type: 'announceRecord', sequence });
   if (phase.kind === 'update') {
     const { cursor } = phase;
-    return beginEvaluation(announceUpdate(patch(announced, { step, cursor, attempts: 0 })));
+    const known = foldNorms(state.bases, norms);
+    return beginEvaluation(announceUpdate(patch(announced, { step, cursor, bases: known, attempts: 0 })));
   }
-  const refreshed = patch(announced, { refreshedStep: step });
+  const known = foldBases(state.bases, step, bases, state.plan);
+  const refreshed = patch(announced, { refreshedStep: step, bases: known });
   if (state.isStopping) return abandonStep(refreshed, step, 'stopped');
+  // Generated bases come first: the step itself has yet to begin.
+  if (isGenerated(state.plan)) return enter(refreshed, { phase: 'waiting', notBeforeMs: null });
   if (phase.shards.length === 0) return abandonStep(refreshed, step, 'lost');
   return enterCollecting(refreshed, step, phase.shards);
 }

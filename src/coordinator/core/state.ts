@@ -4,9 +4,19 @@
  * arrays stay in the shell and are spoken of by step, round and trainer id.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import type { BasisFact, SlotNorm } from './refresh-schedule.ts';
+
+/** When slots are refreshed. */
+export interface GapPlan {
+  readonly updateProjGap: number; // T, in steps
+  readonly isStaggered: boolean;
+  /** method.refresh.lazy_threshold and converged_ratio; null: not used. */
+  readonly lazyThreshold: number | null;
+  readonly convergedRatio: number | null;
+}
 
 /** What never changes during a run. Times in milliseconds, batch in sequences. */
-export interface RunPlan {
+export interface RunPlan extends GapPlan {
   readonly totalSteps: number;
   readonly startTrainers: number;
   readonly minTrainers: number;
@@ -15,9 +25,9 @@ export interface RunPlan {
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
-  readonly updateProjGap: number; // T
-  readonly isStaggered: boolean;
-  readonly refreshRounds: number; // 2 q + 1; 1 for exact
+  readonly refreshRounds: number; // 2 q + 1; 1 for exact; 0: bases are generated
+  /** Refreshes after the first, which has no basis to start from, begin with round 2. */
+  readonly isWarmStart: boolean;
   readonly evaluationEvery: number; // 0: only at the end
   readonly evaluationSequences: number; // 0: there is no held-out data
   readonly checkpointEvery: number; // 0: only at the end
@@ -28,6 +38,22 @@ export interface RunPlan {
 export interface Cursor {
   readonly next: number;
   readonly returned: readonly number[]; // ascending
+}
+
+/** What the journal says of one slot's bases. */
+export interface SlotBasis {
+  readonly slot: number;
+  /** Null: as configured. */
+  readonly rank: number | null;
+  /** The step of the newest one. */
+  readonly refreshedStep: number;
+  /** Steps until the next at the latest. */
+  readonly gap: number;
+  /** Shares that the last new bases kept of the ones before, newest last. */
+  readonly similarities: readonly number[];
+  /** Norms of the slot's summed contribution, the first and the last with this basis; null: not told. */
+  readonly firstNorm: number | null;
+  readonly lastNorm: number | null;
 }
 
 /** A trainer that has passed the handshake. */
@@ -148,6 +174,8 @@ export interface RunState {
   readonly sequence: number;
   /** The step whose new bases are committed though its update may not be; 0: none. */
   readonly refreshedStep: number;
+  /** What is known of each slot's bases, ascending by slot; none for a slot that never had one. */
+  readonly bases: readonly SlotBasis[];
   readonly cursor: Cursor;
   /** Ascending trainer id. */
   readonly trainers: readonly TrainerState[];
@@ -216,6 +244,10 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly kind: 'basis' | 'update';
         readonly sequence: number;
+        /** Of a basis record, what it says of each of its slots. */
+        readonly bases?: readonly BasisFact[];
+        /** Of an update record, if the run needs them. */
+        readonly norms?: readonly SlotNorm[];
       }
     | {
         readonly type: 'evaluationReceived';
@@ -275,12 +307,12 @@ export type Effect =
       readonly slots: readonly number[];
       readonly isFinal: boolean;
     }
-  /** Journal the bases of the last round; report recordCommitted. */
+  /** Journal the bases of the last round, or that each trainer makes them; report recordCommitted. */
   | {
       readonly type: 'commitBases';
       readonly step: number;
       readonly slots: readonly number[];
-      readonly jobs: readonly FactorJob[]; // whose factors count
+      readonly jobs: readonly FactorJob[]; // whose factors count; none: the bases are generated
     }
   /** Sum, encode, journal, sync; report recordCommitted. */
   | {
@@ -322,7 +354,8 @@ export type Effect =
       readonly step: number;
       readonly sequence: number;
       readonly cursor: Cursor;
-      readonly refreshedStep: number; // to be given back to initialState on resume
+      readonly refreshedStep: number; // to be given back to initialState on resume, and so
+      readonly bases: readonly SlotBasis[];
     }
   /** The trainer that was uploading is gone: delete what it sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }

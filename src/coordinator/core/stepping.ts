@@ -15,7 +15,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { refreshSlots } from './refresh-schedule.ts';
-import type { Effect, RunState, Shard } from './state.ts';
+import type { Effect, RunPlan, RunState, Shard } from './state.ts';
 
 /** A step in which nobody had a token is not tried again for this long, unless membership changes. */
 export const FRUITLESS_PAUSE_MS = 1_000;
@@ -24,8 +24,9 @@ export const FRUITLESS_PAUSE_MS = 1_000;
 export function startStep(draft: Draft): Draft {
   const { plan, cursor, refreshedStep } = draft.state;
   const step = draft.state.step + 1;
+  const slots = refreshedStep === step ? [] : refreshSlots(plan, step, draft.state.bases);
+  if (slots.length > 0 && isGenerated(plan)) return commitGenerated(draft, step, slots);
   const shards = shardEqually(takePositions(cursor, plan.batchSequences), readyTrainers(draft.state));
-  const slots = refreshedStep === step ? [] : refreshSlots(plan, step);
   const assignments = shards.map(({ trainerId, positions }): Effect => ({
     type: 'assignStep',
     trainerId,
@@ -36,8 +37,33 @@ export function startStep(draft: Draft): Draft {
   }));
   const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
   return slots.length > 0
-    ? enterSketching(assigned, { step, round: 1, slots, shards, jobs: [] })
+    ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);
+}
+
+/** Whether each trainer makes the bases for itself, so that nothing of a refresh travels. */
+export function isGenerated({ refreshRounds }: Pick<RunPlan, 'refreshRounds'>): boolean {
+  return refreshRounds === 0;
+}
+
+/** The round that the refresh of this step begins with: in step 1 no slot has a basis. */
+export function firstRound({ isWarmStart }: Pick<RunPlan, 'isWarmStart'>, step: number): 1 | 2 {
+  return isWarmStart && step > 1 ? 2 : 1;
+}
+
+/** The record that names the slots comes before the assignments, which then are those of any step. */
+function commitGenerated(draft: Draft, step: number, slots: readonly number[]): Draft {
+  const { cursor } = draft.state;
+  const committing = {
+    phase: 'committing',
+    step,
+    kind: 'basis',
+    shards: [],
+    received: [],
+    cursor,
+  } as const;
+  const begun = patch(draft, { hasStarted: true, phase: committing });
+  return emit(begun, { type: 'commitBases', step, slots, jobs: [] });
 }
 
 /** Begins a round. `jobs` are those of the round before: the shell sends their factors first. */

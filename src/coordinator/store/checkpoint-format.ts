@@ -3,8 +3,10 @@
  * "Checkpoints". No files are touched here.
  */
 import { z } from 'zod';
+import { SIMILARITY_QUEUE } from '../core/refresh-schedule.ts';
+import type { SlotBasis } from '../core/state.ts';
 import { compareNames } from '../../files/weights-hash.ts';
-import { STATE_KINDS } from '../../galore/optimizer/rule-state.ts';
+import { STATE_KINDS, dtypeOfKind, type StateDtype } from '../../galore/optimizer/rule-state.ts';
 
 export const CHECKPOINT_VERSION = 1;
 export const MANIFEST_FILE = 'manifest.json';
@@ -16,7 +18,7 @@ export const WEIGHTS_FILE = 'model.safetensors';
 /** Longest JSON document of a checkpoint's own. */
 export const MAX_DOCUMENT_BYTES = 16 * 1024 * 1024;
 
-/** A tensor of the run's state. Names begin with `weights/`, `m/`, `v/` or `basis/`; elements are float32. */
+/** A tensor of the run's state. Names begin with `weights/`, `basis/` or a kind of optimizer state. */
 export interface StateTensor {
   readonly name: string;
   readonly shape: readonly number[];
@@ -54,6 +56,14 @@ export function placeTensor(stateName: string): TensorPlace {
   }
 }
 
+/** What a state tensor is made of, by its name; in the files F32 or U8. */
+export function dtypeOf(stateName: string): StateDtype {
+  return dtypeOfKind(stateName.slice(0, stateName.indexOf('/')));
+}
+
+/** The dtype of the safetensors format for ours. */
+export const FILE_DTYPES = { f32: 'F32', u8: 'U8' } as const satisfies Record<StateDtype, string>;
+
 /** The name in the run's state of a tensor in one of the files; null when it has no business there. */
 export function stateNameOf(file: TensorFile, name: string): string | null {
   const stateName = file === WEIGHTS_FILE ? `weights/${name}` : name;
@@ -80,6 +90,18 @@ export function parseCheckpointName(name: string): number | null {
 const count = z.int().min(0);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'not 64 hexadecimal digits');
 
+const amount = z.number().min(0);
+
+const slotBasis = z.object({
+  slot: count,
+  rank: z.int().min(1).nullable(),
+  refreshedStep: count,
+  gap: z.int().min(1),
+  similarities: z.array(amount).max(SIMILARITY_QUEUE),
+  firstNorm: amount.nullable(),
+  lastNorm: amount.nullable(),
+});
+
 const runDocument = z.object({
   formatVersion: z.literal(CHECKPOINT_VERSION),
   runId: z.string().min(1),
@@ -88,6 +110,7 @@ const runDocument = z.object({
   sequence: count,
   digest: sha256,
   refreshedStep: count,
+  bases: z.array(slotBasis).optional(),
   cursor: z.object({ next: count, returned: z.array(count) }),
   seed: count,
   schedulePosition: count,
@@ -114,6 +137,8 @@ export interface RunJson {
   readonly digest: string;
   /** The step whose bases are included though its update may not be; 0: none. */
   readonly refreshedStep: number;
+  /** What the coordinator knows of each slot's bases, ascending by slot; absent: of none. */
+  readonly bases?: readonly SlotBasis[] | undefined;
   readonly cursor: { readonly next: number; readonly returned: readonly number[] };
   readonly seed: number;
   /** The next step's learning rate is schedule(schedulePosition). */

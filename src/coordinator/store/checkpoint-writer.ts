@@ -14,6 +14,7 @@ import { WeightsHasher, compareNames } from '../../files/weights-hash.ts';
 import {
   CHECKPOINT_VERSION,
   CONFIG_FILE,
+  FILE_DTYPES,
   GENERATION_FILE,
   MANIFEST_FILE,
   RUN_FILE,
@@ -21,6 +22,7 @@ import {
   TOKENIZER_FILE,
   WEIGHTS_FILE,
   checkpointName,
+  dtypeOf,
   formatDocument,
   parseCheckpointName,
   placeTensor,
@@ -75,7 +77,7 @@ export interface CheckpointWriter {
 }
 
 /**
- * Begins the checkpoint of `step` in `checkpointsDir`. All `tensors` are float32.
+ * Begins the checkpoint of `step` in `checkpointsDir`. What each tensor is made of goes by its name.
  * @throws OperatingError when the system refuses.
  */
 export async function beginCheckpoint(
@@ -96,7 +98,11 @@ export async function beginCheckpoint(
     for (const file of TENSOR_FILES) {
       const inFile = sorted.filter(({ name }) => placeTensor(name).file === file);
       if (inFile.length === 0) continue;
-      const entries = inFile.map(({ name, shape }) => ({ name: placeTensor(name).name, shape }));
+      const entries = inFile.map(({ name, shape }) => ({
+        name: placeTensor(name).name,
+        shape,
+        dtype: FILE_DTYPES[dtypeOf(name)],
+      }));
       files.set(file, await createSafetensors(join(temporary, file), entries, { format: 'pt' }));
     }
   } catch (error) {

@@ -9,9 +9,11 @@ import { hashFile } from '../../files/hash-file.ts';
 import { readFully } from '../../files/positional.ts';
 import { openSafetensors } from '../../files/safetensors.ts';
 import type { SafetensorsFile } from '../../files/safetensors.ts';
+import type { StateDtype } from '../../galore/optimizer/rule-state.ts';
 import { explaining, systemErrorCode } from '../../files/system-error.ts';
 import {
   CONFIG_FILE,
+  FILE_DTYPES,
   GENERATION_FILE,
   MANIFEST_FILE,
   MAX_DOCUMENT_BYTES,
@@ -20,6 +22,7 @@ import {
   TOKENIZER_FILE,
   WEIGHTS_FILE,
   checkpointName,
+  dtypeOf,
   parseCheckpointName,
   parseManifest,
   parseRunJson,
@@ -37,8 +40,9 @@ export type { CheckpointInfo, CheckpointTexts, CheckpointWriter } from './checkp
 /** Texts that can be read from a checkpoint. */
 export type CheckpointText = typeof CONFIG_FILE | typeof TOKENIZER_FILE | typeof GENERATION_FILE;
 
-/** A state tensor in a checkpoint; float32. */
+/** A state tensor in a checkpoint. */
 export interface CheckpointTensor extends StateTensor {
+  readonly dtype: StateDtype;
   readonly totalBytes: number;
 }
 
@@ -270,9 +274,11 @@ class VerifiedCheckpoint implements OpenCheckpoint {
       const stateName = fileName === undefined ? null : stateNameOf(fileName, name);
       if (stateName === null)
         throw damaged(this.path, `${fileName} holds ${name}, which does not belong there`);
-      if (dtype !== 'F32') throw damaged(this.path, `${name} in ${fileName} is ${dtype}, not F32`);
+      const stateDtype = dtypeOf(stateName);
+      const wanted = FILE_DTYPES[stateDtype];
+      if (dtype !== wanted) throw damaged(this.path, `${name} in ${fileName} is ${dtype}, not ${wanted}`);
       this.#places.set(stateName, { file, name });
-      return { name: stateName, shape, totalBytes: end - start };
+      return { name: stateName, shape, dtype: stateDtype, totalBytes: end - start };
     });
   }
 }

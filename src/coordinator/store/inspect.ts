@@ -2,12 +2,15 @@
  * What a run directory holds, for people and programs. Only reads, takes no lock: works while the run
  * goes on, after it, and when parts of it are damaged.
  */
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { CheckpointError } from '../../errors.ts';
 import { describeCheckpoint, listCheckpointSteps, openCheckpoint } from './checkpoint.ts';
+import { checkpointName } from './checkpoint-format.ts';
 import { readLockOwner } from './directory-lock.ts';
 import type { Liveness } from './directory-lock.ts';
+import { inspectMethod } from './inspect-method.ts';
+import type { InspectedMethod } from './inspect-method.ts';
 import { scanJournal } from './journal-scan.ts';
 import type { JournalScan } from './journal-scan.ts';
 import { readMetrics } from './metrics-log.ts';
@@ -52,6 +55,8 @@ export interface Inspection {
   readonly totalSteps: number | null;
   readonly seed: number | null;
   readonly codec: string | null;
+  /** What updates the weights and what it keeps. */
+  readonly method: InspectedMethod | null;
   /** Whether a coordinator holds the directory. */
   readonly coordinator: 'running' | 'not running' | 'unknown';
   /** Step and weights of the newest checkpoint that is sound. */
@@ -62,6 +67,9 @@ export interface Inspection {
   /** Their ids, as far as the journal still has the step. */
   readonly trainerIds: readonly string[];
   readonly lastLoss: number | null;
+  /** Numbers of a contribution in the last step, and the mean rank of the slots with a basis (0: none has). */
+  readonly payloadNumbers: number | null;
+  readonly meanRank: number | null;
   /** Sums over all steps in metrics.jsonl. */
   readonly tokens: number;
   readonly seconds: number;
@@ -93,6 +101,10 @@ export async function inspectRun(
     runId: run.runId,
     step: Math.max(scan?.head?.step ?? 0, newest?.step ?? 0),
     ...readConfig(run.configYaml),
+    method:
+      newest === undefined
+        ? null
+        : await inspectMethod(run.configYaml, join(run.checkpointsDir, checkpointName(newest.step))),
     coordinator: lock === null ? 'not running' : COORDINATOR[lock.liveness],
     checkpointStep: newest?.step ?? null,
     weightsSha256: newest?.weightsSha256 ?? null,
@@ -100,6 +112,8 @@ export async function inspectRun(
     trainerIds: lastUpdate?.members.map(({ trainerId }) => trainerId) ?? [],
     lastLoss:
       lastUpdate !== null && lastUpdate.tokens > 0 ? lastUpdate.lossSum / lastUpdate.tokens : metrics.loss,
+    payloadNumbers: metrics.payloadNumbers,
+    meanRank: metrics.meanRank,
     tokens: metrics.tokens,
     seconds: metrics.seconds,
     bytesUp: metrics.bytesUp,
@@ -176,6 +190,8 @@ async function readCheckpoints(
 interface MetricsSummary {
   readonly loss: number | null;
   readonly trainers: number;
+  readonly payloadNumbers: number | null;
+  readonly meanRank: number | null;
   readonly tokens: number;
   readonly seconds: number;
   readonly bytesUp: number;
@@ -186,6 +202,8 @@ async function sumMetrics(path: string): Promise<MetricsSummary> {
   const sums = { tokens: 0, seconds: 0, bytesUp: 0, bytesDown: 0 };
   let loss: number | null = null;
   let trainers = 0;
+  let payloadNumbers: number | null = null;
+  let meanRank: number | null = null;
   for await (const line of readMetrics(path)) {
     for (const field of ['tokens', 'seconds', 'bytesUp', 'bytesDown'] as const) {
       const value = line[field];
@@ -193,8 +211,10 @@ async function sumMetrics(path: string): Promise<MetricsSummary> {
     }
     if (typeof line['loss'] === 'number') loss = line['loss'];
     if (typeof line['trainers'] === 'number') trainers = line['trainers'];
+    if (typeof line['payloadNumbers'] === 'number') payloadNumbers = line['payloadNumbers'];
+    if (typeof line['meanRank'] === 'number') meanRank = line['meanRank'];
   }
-  return { loss, trainers, ...sums };
+  return { loss, trainers, payloadNumbers, meanRank, ...sums };
 }
 
 /** The few facts of run.yaml that are shown; a file that cannot be read leaves them unknown. */

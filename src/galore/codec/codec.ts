@@ -16,8 +16,12 @@ const CODECS: Readonly<Record<CodecName, TensorCodec>> = { f32: f32Codec, int8: 
 /** Values of `Codec` in proto/galore.proto. */
 const WIRE_CODECS = { f32: 1, int8: 2 } as const satisfies Record<CodecName, number>;
 
-/** The codec of a name. */
-export function codecFor(name: CodecName): TensorCodec {
+/**
+ * The codec of a name.
+ * @throws ProtocolError MALFORMED_MESSAGE for `u8`: bytes of a snapshot, not numbers
+ */
+export function codecFor(name: CodecName | 'u8'): TensorCodec {
+  if (name === 'u8') throw new ProtocolError(CLOSE_CODES.MALFORMED_MESSAGE.code, 'u8 is no codec of numbers');
   return CODECS[name];
 }
 

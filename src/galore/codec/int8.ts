@@ -10,16 +10,15 @@ import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import { mix32 } from '../../random.ts';
 import { notFinite, findNotFinite } from './f32.ts';
+import { findScales, maxScale, type LinearFormat } from './linear.ts';
 import type { TensorCodec, TensorReader } from './tensor-codec.ts';
 
 /** Numbers that share a scale. */
 export const INT8_BLOCK = 256;
 
-/** Scales above this would overflow f32 (code -128 included); the largest f32 divided by 128. */
-const MAX_SCALE = (2 - 2 ** -23) * 2 ** 120;
-/** Scales below this have lost digits: such a block (everything under 1.5e-36) is sent as zeros. */
-const MIN_SCALE = 2 ** -126;
-const INFINITY_BITS = 0x7f800000;
+/** The codes of linear.ts in 8 bits. */
+export const INT8_FORMAT: LinearFormat = { block: INT8_BLOCK, largest: 127 };
+const MAX_SCALE = maxScale(INT8_FORMAT);
 
 export const int8Codec: TensorCodec = {
   name: 'int8',
@@ -28,9 +27,10 @@ export const int8Codec: TensorCodec = {
     const count = values.length;
     const blocks = blocksOf(count);
     const bytes = new Uint8Array(4 * blocks + count);
-    const scales = new Float32Array(bytes.buffer, 0, blocks);
     const codes = new Int8Array(bytes.buffer, 4 * blocks, count);
-    if (!findScales(values, scales)) throw notFinite(values, findNotFinite(values));
+    const scales = findScales(values, INT8_FORMAT);
+    if (scales === null) throw notFinite(values, findNotFinite(values));
+    new Float32Array(bytes.buffer, 0, blocks).set(scales);
     const low = key.low | 0; // as int32 the hash below is integer arithmetic throughout
     const high = key.high | 0;
     for (let block = 0; block < blocks; block++) {
@@ -55,26 +55,6 @@ export const int8Codec: TensorCodec = {
 
 function blocksOf(count: number): number {
   return Math.ceil(count / INT8_BLOCK);
-}
-
-/** Fills in the scales; false if a number is not finite. Magnitudes are compared as integers, NaN largest. */
-function findScales(values: Float32Array, scales: Float32Array): boolean {
-  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
-  const largestBits = new Int32Array(1);
-  const largest = new Float32Array(largestBits.buffer);
-  for (let block = 0; block < scales.length; block++) {
-    const end = Math.min(bits.length, (block + 1) * INT8_BLOCK);
-    let maximum = 0;
-    for (let i = block * INT8_BLOCK; i < end; i++) {
-      const magnitude = bits[i]! & 0x7fffffff;
-      if (magnitude > maximum) maximum = magnitude;
-    }
-    if (maximum >= INFINITY_BITS) return false;
-    largestBits[0] = maximum;
-    const scale = Math.fround(largest[0]! / 127);
-    scales[block] = scale < MIN_SCALE ? 0 : Math.min(scale, MAX_SCALE);
-  }
-  return true;
 }
 
 /** Codes of the numbers `start` to `end`, which share `scale`. */

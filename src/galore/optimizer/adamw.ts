@@ -3,8 +3,8 @@
  * Weight decay is not done here but in step-rule.ts. GaLore: arXiv 2403.03507, algorithm 2.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { transportMoments } from '../projection/transport.ts';
 import { fusedAdamw, fusedDirection, hasFusedAdamw, type FusedAdamwOptions } from '../fused-adamw.ts';
+import { carryMoments } from '../projection/transport.ts';
 import { hasBasis } from '../slot.ts';
 import { liftOf, scaleOf, updatedWeight } from '../step-rule.ts';
 import { stepSizes, type Semantics } from './bias-correction.ts';
@@ -78,14 +78,7 @@ export const adamwRule: OptimizerRule = {
     });
   },
   carry(input) {
-    const { m, v } = transportMoments(
-      momentsOf(input.state),
-      input.change,
-      input.moments,
-      input.completedSteps,
-      input.betas,
-    );
-    return { m, v };
+    return { ...carryMoments(momentsOf(input.state), input) };
   },
 };
 

@@ -5,7 +5,7 @@
  */
 import { matrix, multiply, transpose, zip, type Matrix } from '../matrix.ts';
 import type { SketchPlan } from '../projection/sketch.ts';
-import type { BasisChange, MomentsRule } from '../projection/transport.ts';
+import type { MomentsRule } from '../projection/transport.ts';
 import type { Side } from '../slot.ts';
 import type { Hyperparameters } from './rule.ts';
 import { biasCorrection } from './bias-correction.ts';
@@ -68,10 +68,18 @@ export function referenceUpdate(
   return { weight, m, v };
 }
 
+/** Two bases of one slot; `rows` as in `BasisChange`. */
+export interface ReferenceChange {
+  readonly oldBasis: Matrix;
+  readonly newBasis: Matrix;
+  readonly side: Side;
+  readonly rows?: number;
+}
+
 /** `transportMoments`. */
 export function referenceTransport(
   { m, v }: ReferenceMoments,
-  change: { readonly oldBasis: Matrix; readonly newBasis: Matrix; readonly side: BasisChange['side'] },
+  change: ReferenceChange,
   rule: MomentsRule,
   completedSteps: number,
   betas: readonly [number, number],
@@ -79,19 +87,46 @@ export function referenceTransport(
   if (rule === 'keep') return { m, v };
   if (rule === 'reset' || completedSteps === 0) {
     const rank = change.newBasis.cols;
-    const zeros = change.side === 'left' ? matrix(rank, m.cols) : matrix(m.rows, rank);
+    const isTurned = (side: Side): boolean => change.rows !== undefined || change.side === side;
+    const zeros = matrix(isTurned('left') ? rank : m.rows, isTurned('right') ? rank : m.cols);
     return { m: zeros, v: zeros };
   }
+  const [left, right] = referenceOverlaps(change);
+  const turn = (x: Matrix, f: (c: number) => number): Matrix => {
+    const half = left === null ? x : multiply(zip(f, left), x);
+    return right === null ? half : multiply(half, transpose(zip(f, right)));
+  };
+  const newM = turn(m, (c) => c);
+  if (rule === 'rotate') return { m: newM, v: turn(v, (c) => c * c) };
+  if (rule === 'adarank')
+    return {
+      m: newM,
+      v: zip(
+        Math.abs,
+        turn(v, (c) => c),
+      ),
+    };
   const c1 = biasCorrection(betas[0], completedSteps);
   const c2 = biasCorrection(betas[1], completedSteps);
-  const overlap = multiply(transpose(change.newBasis), change.oldBasis); // C, [r_new, r_old]
-  const rotate = (x: Matrix, c: Matrix): Matrix =>
-    change.side === 'left' ? multiply(c, x) : multiply(x, transpose(c));
-  const newM = rotate(m, overlap);
   const variance = zip((vi, mi) => vi / c2 - (mi / c1) ** 2, v, m);
-  const spread = rotate(
-    variance,
-    zip((c) => c * c, overlap),
-  );
+  const spread = turn(variance, (c) => c * c);
   return { m: newM, v: zip((s, mi) => c2 * Math.abs(s + (mi / c1) ** 2), spread, newM) };
+}
+
+/** C = P_new' P_old on the left and on the right; null where there is no basis. */
+export function referenceOverlaps({
+  oldBasis,
+  newBasis,
+  side,
+  rows,
+}: ReferenceChange): [Matrix | null, Matrix | null] {
+  if (rows === undefined) {
+    const c = multiply(transpose(newBasis), oldBasis);
+    return side === 'left' ? [c, null] : [null, c];
+  }
+  const part = ({ cols, values }: Matrix, from: number, to: number): Matrix =>
+    matrix(to - from, cols, values.subarray(from * cols, to * cols));
+  const overlap = (from: number, to: number): Matrix =>
+    multiply(transpose(part(newBasis, from, to)), part(oldBasis, from, to));
+  return [overlap(0, rows), overlap(rows, oldBasis.rows)];
 }

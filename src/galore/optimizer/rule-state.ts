@@ -38,6 +38,11 @@ export const STATE_KINDS: readonly string[] = [
 /** What a state tensor is made of: 32-bit floats, or one byte a number (codes of a block-wise quantiser). */
 export type StateDtype = 'f32' | 'u8';
 
+/** What a state tensor of this kind is made of. */
+export function dtypeOfKind(kind: string): StateDtype {
+  return kind.endsWith('_codes') ? 'u8' : 'f32';
+}
+
 /** One state tensor of a slot. All start as zeros. */
 export interface StateSpec {
   /** Such as `m`; unique within the slot. */

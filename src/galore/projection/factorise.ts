@@ -4,11 +4,77 @@
  * order: equal input gives equal bits on every machine. Input and output are row-major.
  */
 import { TensorShapeError } from '../../errors.ts';
+import { matrix, multiply, transpose } from '../matrix.ts';
+import { canonicalSigns } from './canonical-signs.ts';
 
 /** A basis `[rows, rank]`, row-major, and the singular values behind it, descending. */
 export interface LeadingBasis {
   readonly basis: Float32Array;
   readonly singularValues: Float64Array;
+}
+
+/** Leading singular vectors of a matrix X: X v_j = s_j u_j. */
+export interface SingularVectors {
+  /** u_1, u_2, …: `[rows, rank]`, canonical signs. */
+  readonly left: Float32Array;
+  /** v_1, v_2, …: `[cols, rank]`, with the signs that belong to those of `left`; null where not asked for. */
+  readonly right: Float32Array | null;
+  /** Descending, `rank` of them. */
+  readonly singularValues: Float64Array;
+}
+
+/** What a refresh needs of linear algebra. All matrices are row-major f32; the arithmetic is f64. */
+export interface Factoriser {
+  /** As the function `orthonormalise`. */
+  orthonormalise(x: Float32Array, rows: number, cols: number): Float32Array;
+  /**
+   * Left singular vectors as `leadingBasis` gives them and, if `isPair`, the right ones; null when `x` is zero.
+   * @throws TensorShapeError when there are fewer than `rank`; RangeError when an entry is not finite
+   */
+  singularVectors(
+    x: Float32Array,
+    rows: number,
+    cols: number,
+    rank: number,
+    isPair: boolean,
+  ): SingularVectors | null;
+  /** AB for A `[rows, inner]` and B `[inner, cols]`, rounded once. */
+  product(a: Float32Array, b: Float32Array, rows: number, inner: number, cols: number): Float32Array;
+}
+
+/** The functions of this file as a `Factoriser`: equal bits on every machine. */
+export const plainFactoriser: Factoriser = {
+  orthonormalise: (x, rows, cols) => Float32Array.from(orthonormalise(x, rows, cols)),
+  singularVectors(x, rows, cols, rank, isPair) {
+    if (isPair && rank > Math.min(rows, cols)) {
+      throw new TensorShapeError(`${rows} x ${cols} has no ${rank} pairs of singular vectors`);
+    }
+    const leading = leadingBasis(x, rows, cols, rank);
+    if (leading === null) return null;
+    const { basis: left, singularValues } = leading;
+    return { left, right: isPair ? rightVectors(x, left, rows, cols, rank) : null, singularValues };
+  },
+  product(a, b, rows, inner, cols) {
+    return Float32Array.from(multiply(matrix(rows, inner, a), matrix(inner, cols, b)).values);
+  },
+};
+
+/** The columns of X'U are s_j v_j: orthogonal already, so that QR divides by s_j and completes where it is 0. */
+function rightVectors(
+  x: Float32Array,
+  left: Float32Array,
+  rows: number,
+  cols: number,
+  rank: number,
+): Float32Array {
+  const scaled = multiply(transpose(matrix(rows, cols, x)), matrix(rows, rank, left));
+  const right = orthonormalise(scaled.values, cols, rank);
+  for (let j = 0; j < rank; j++) {
+    let agreement = 0;
+    for (let i = 0; i < cols; i++) agreement += right[i * rank + j]! * scaled.values[i * rank + j]!;
+    if (agreement < 0) for (let i = 0; i < cols; i++) right[i * rank + j] = -right[i * rank + j]!;
+  }
+  return Float32Array.from(right);
 }
 
 /**
@@ -52,8 +118,10 @@ export function leadingBasis(
   for (let j = 0; j < kept; j++) basis.set(vectors.subarray(j * size, (j + 1) * size), j * rows);
   for (let j = kept; j < rank; j++) basis[j * rows + j] = 1;
   if (outer !== null) applyReflectors(outer, basis, rank, false);
+  const columns = Float32Array.from(rowsOf(basis, rows, rank));
+  canonicalSigns(columns, rows, rank);
   return {
-    basis: canonicalRows(basis, rows, rank),
+    basis: columns,
     singularValues: Float64Array.from({ length: rank }, (_, j) => values[j] ?? 0),
   };
 }
@@ -297,21 +365,6 @@ function completeColumns(vectors: Float64Array, size: number, from: number): voi
       if (norm > 0) for (let i = 0; i < size; i++) column[i] = column[i]! / norm;
     }
   }
-}
-
-/** Row-major f32 from column-major f64, each column with the sign that makes its largest entry positive. */
-function canonicalRows(columns: Float64Array, rows: number, cols: number): Float32Array {
-  const result = new Float32Array(rows * cols);
-  for (let j = 0; j < cols; j++) {
-    let largest = 0;
-    for (let i = 0; i < rows; i++) {
-      const value = Math.fround(columns[j * rows + i]!);
-      if (Math.abs(value) > Math.abs(largest)) largest = value;
-    }
-    const sign = largest < 0 ? -1 : 1;
-    for (let i = 0; i < rows; i++) result[i * cols + j] = sign * columns[j * rows + i]!;
-  }
-  return result;
 }
 
 function isZero(x: Float64Array | Float32Array): boolean {

@@ -22,7 +22,7 @@ export function lift(low: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tenso
 export function projectCore(gradient: tf.Tensor2D, basis: tf.Tensor2D): tf.Tensor2D {
   return tf.tidy(() => {
     const [u, v] = splitBases(basis, gradient.shape[0]);
-    return tf.matMul(tf.matMul(u, gradient, true, false), v);
+    return product(product(u, gradient, true, false), v);
   });
 }
 

@@ -113,7 +113,7 @@ test('an uploader that sends nothing for ten minutes is dropped and another one 
   t.deepEqual(late.effects.map(describeEffect), [
     'closeConnection a reason=TIMEOUT text="nothing of the snapshot of step 1 came for 600 s"',
     'abandonCheckpoint step=1',
-    'requestSnapshot b step=1 sequence=1 cursor=4/- refreshedStep=0',
+    'requestSnapshot b step=1 sequence=1 cursor=4/- refreshedStep=0 bases=-',
   ]);
 });
 
@@ -152,7 +152,13 @@ test('a late sketch does not make a trainer ready while its contribution to the 
   // b misses the sketch of step 1; the bases are committed without it; then its sketch comes. It has
   // seen the new bases too and will contribute. Were it ready at once, and the step begun anew, that
   // contribution would count for sequences it was not computed from.
-  const plan = { projectedSlots: [0], refreshRounds: 1, minTrainers: 1, heartbeatTimeoutMs: 1e9 };
+  const plan = {
+    projectedSlots: [0],
+    firstRefreshRounds: 1,
+    refreshRounds: 1,
+    minTrainers: 1,
+    heartbeatTimeoutMs: 1e9,
+  };
   let state = withReady(freshState(plan), 'a', 'b');
   [state] = play(state, { type: 'sketchReceived', trainerId: 'a', step: 1, round: 1, tokens: 5 });
   ({ state } = advance(state, { type: 'ticked', nowMs: 10_000 }));

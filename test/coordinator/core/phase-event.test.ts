@@ -216,7 +216,14 @@ function hash(trainerId: string, step: number, weightsSha256: string) {
 function stateOf(column: string): RunState {
   const phase = PHASES[column] as Phase;
   const from = { step: 1, sequence: 2, refreshedStep: 'CU'.includes(column) ? 2 : 0, nowMs: 4_000 };
-  const plan = { startTrainers: 9, minTrainers: 9, maxTrainers: 9, projectedSlots: [0, 1], refreshRounds: 3 };
+  const plan = {
+    startTrainers: 9,
+    minTrainers: 9,
+    maxTrainers: 9,
+    projectedSlots: [0, 1],
+    firstRefreshRounds: 3,
+    refreshRounds: 3,
+  };
   const checkpoint = { step: 1, trainerId: 'a', status: 'requested', progressedMs: 4_000 } as const;
   const statuses = { a: 'ready', b: 'ready', c: 'ready', d: 'loading', l: 'lagging' } as const;
   return {

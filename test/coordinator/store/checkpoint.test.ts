@@ -114,7 +114,7 @@ test('a checkpoint of weights only has no empty files', async (t) => {
     'run.json',
   ]);
   const checkpoint = await openCheckpoint(dir, 0);
-  t.deepEqual(checkpoint.tensors, [{ name: 'weights/w', shape: [1], totalBytes: 4 }]);
+  t.deepEqual(checkpoint.tensors, [{ name: 'weights/w', shape: [1], dtype: 'f32', totalBytes: 4 }]);
   await checkpoint.close();
 });
 

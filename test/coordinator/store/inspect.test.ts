@@ -4,14 +4,22 @@ import test from 'ava';
 import type { ExecutionContext } from 'ava';
 import { Command } from 'commander';
 import { formatInspection, registerInspectCommand } from '../../../src/cli/inspect.ts';
+import { resolvedYaml } from '../../../src/config/load.ts';
 import { CheckpointError } from '../../../src/errors.ts';
 import { inspectRun } from '../../../src/coordinator/store/inspect.ts';
+import { beginCheckpoint } from '../../../src/coordinator/store/checkpoint.ts';
 import { Journal } from '../../../src/coordinator/store/journal.ts';
 import { MetricsLog } from '../../../src/coordinator/store/metrics-log.ts';
 import { createRunDirectory } from '../../../src/coordinator/store/run-directory.ts';
 import type { RunDirectory } from '../../../src/coordinator/store/run-directory.ts';
+import { sizeOf } from '../../../src/galore/slot.ts';
+import { stateTensors } from '../../../src/galore/state-table.ts';
+import { toHuggingFace } from '../../../src/model/llama-config.ts';
+import { buildRunShape } from '../../../src/run-shape.ts';
+import { MINIMAL, resolve } from '../../config/parse.ts';
+import { tinyConfig } from '../../helpers/tiny-llama.ts';
 import { temporaryDir } from '../../temporary-dir.ts';
-import { writeCheckpoint } from './checkpoints.ts';
+import { runFacts, writeCheckpoint } from './checkpoints.ts';
 import { makeRecords } from './records.ts';
 
 /** A run of three steps with a checkpoint after the second; still open. */
@@ -179,6 +187,55 @@ test('people get a table', async (t) => {
   t.regex(text, /^step +3/m);
   t.regex(text, /^0000000001\.log +1 to 2 /m);
   t.regex(text, /^2 +\d/m);
+});
+
+test('the method is shown with its rules, its state and bases as stored, and what a step sends', async (t) => {
+  const model = tinyConfig({ vocabSize: 300 });
+  const config = resolve(MINIMAL, 'method={name: fira, rank: 4}', 'optimizer.name=adamw-8bit');
+  const { slots, sizes } = buildRunShape(config, model);
+  const run = await createRunDirectory(temporaryDir(t), {
+    runId: 'a',
+    name: 'demo',
+    configYaml: resolvedYaml(config),
+  });
+  t.teardown(() => run.close());
+  const table = stateTensors(slots);
+  const configJson = JSON.stringify(toHuggingFace(model));
+  const writer = await beginCheckpoint(run.checkpointsDir, 2, table, { configJson });
+  for (const [index, { totalBytes }] of table.entries())
+    await writer.write(index, 0, new Uint8Array(totalBytes));
+  await writer.finish(runFacts(2));
+  const payloadNumbers = slots.reduce((sum, slot) => sum + sizeOf(slot.shape), 0);
+  const metrics = await MetricsLog.open(run.metricsPath, 0);
+  await metrics.append({ step: 2, loss: 9, payloadNumbers, meanRank: 4 });
+  await metrics.close();
+
+  const inspection = await inspectRun(run.path);
+  const stored = (kind: string): object => {
+    const tensors = table.filter((tensor) => tensor.kind === kind);
+    return {
+      kind,
+      tensors: tensors.length,
+      bytes: tensors.reduce((sum, tensor) => sum + tensor.totalBytes, 0),
+    };
+  };
+  t.deepEqual(inspection.method, {
+    name: 'fira',
+    basis: 'svd',
+    rule: 'fira',
+    plainRule: 'adamw-8bit',
+    slotsWithBasis: 14,
+    slots: sizes.length,
+    weightNumbers: payloadNumbers,
+    states: ['m', 'm_codes', 'm_scales', 'norm', 'v', 'v_codes', 'v_scales', 'basis'].map(stored) as never,
+  });
+  const text = formatInspection(inspection);
+  t.regex(text, /^method +fira; bases from singular vectors$/m);
+  t.regex(text, /^rules +fira for the 14 tensors with bases, adamw-8bit for the other 7$/m);
+  // two matrices of 300 x 16: bytes and a scale for every 256 of them
+  t.regex(text, /^optimizer +.*: m .*, m_codes 9\.6 kB, m_scales 152 B, norm 56 B, v .*$/m);
+  t.regex(text, /^bases +\d/m);
+  t.regex(text, /^contribution +[\d,]+ numbers, 100\.0% of the weights, mean rank 4$/m);
 });
 
 test.serial('the command prints JSON that holds the inspection', async (t) => {

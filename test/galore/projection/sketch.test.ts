@@ -1,7 +1,11 @@
 import test from 'ava';
+import fc from 'fast-check';
 import { matrix, multiply } from '../../../src/galore/matrix.ts';
 import { referenceProject, referenceSketch } from '../../../src/galore/optimizer/reference.ts';
 import {
+  firstRound,
+  heldOut,
+  joinColumns,
   omega,
   refreshPlan,
   signMatrix,
@@ -9,7 +13,9 @@ import {
   sketchProduct,
   sketchRounds,
   sketchWidth,
+  splitColumns,
   unitBasis,
+  warmStart,
 } from '../../../src/galore/projection/sketch.ts';
 import { derive } from '../../../src/random.ts';
 import {
@@ -46,9 +52,30 @@ test('left: G times signs, G times the factor of rows, G again', (t) => {
   const slot = projectedSlot(50, 40, 'left', 4);
   const plans = [1, 2, 3].map((round) => sketchPlan(slot, round, refreshPlan(SKETCH)));
   t.deepEqual(plans, [
-    { side: 'rows', sketchShape: [50, 12], factorShape: [40, 12], isOmega: true, isFinal: false },
-    { side: 'columns', sketchShape: [40, 12], factorShape: [50, 12], isOmega: false, isFinal: false },
-    { side: 'rows', sketchShape: [50, 12], factorShape: [40, 12], isOmega: false, isFinal: true },
+    {
+      side: 'rows',
+      sketchShape: [50, 12],
+      factorShape: [40, 12],
+      heldOutColumns: 0,
+      isOmega: true,
+      isFinal: false,
+    },
+    {
+      side: 'columns',
+      sketchShape: [40, 12],
+      factorShape: [50, 12],
+      heldOutColumns: 0,
+      isOmega: false,
+      isFinal: false,
+    },
+    {
+      side: 'rows',
+      sketchShape: [50, 12],
+      factorShape: [40, 12],
+      heldOutColumns: 0,
+      isOmega: false,
+      isFinal: true,
+    },
   ]);
 });
 
@@ -56,9 +83,30 @@ test('right: the mirror image', (t) => {
   const slot = projectedSlot(50, 40, 'right', 4);
   const plans = [1, 2, 3].map((round) => sketchPlan(slot, round, refreshPlan(SKETCH)));
   t.deepEqual(plans, [
-    { side: 'columns', sketchShape: [40, 12], factorShape: [50, 12], isOmega: true, isFinal: false },
-    { side: 'rows', sketchShape: [50, 12], factorShape: [40, 12], isOmega: false, isFinal: false },
-    { side: 'columns', sketchShape: [40, 12], factorShape: [50, 12], isOmega: false, isFinal: true },
+    {
+      side: 'columns',
+      sketchShape: [40, 12],
+      factorShape: [50, 12],
+      heldOutColumns: 0,
+      isOmega: true,
+      isFinal: false,
+    },
+    {
+      side: 'rows',
+      sketchShape: [50, 12],
+      factorShape: [40, 12],
+      heldOutColumns: 0,
+      isOmega: false,
+      isFinal: false,
+    },
+    {
+      side: 'columns',
+      sketchShape: [40, 12],
+      factorShape: [50, 12],
+      heldOutColumns: 0,
+      isOmega: false,
+      isFinal: true,
+    },
   ]);
 });
 
@@ -68,6 +116,7 @@ test('exact: the gradient itself travels, transposed for side right', (t) => {
     side: 'rows',
     sketchShape: [5, 4],
     factorShape: null,
+    heldOutColumns: 0,
     isOmega: false,
     isFinal: true,
   });
@@ -96,6 +145,9 @@ test('the signs are +-1, equal for equal seed, step and slot, and others otherwi
 
 test('the unit basis is the first columns of the identity', (t) => {
   t.deepEqual(unitBasis(projectedSlot(3, 9, 'left', 2)), Float32Array.of(1, 0, 0, 1, 0, 0));
+  // U [3, 2] above V [2, 2]
+  const pair = { ...projectedSlot(3, 2, 'left', 2), policy: 'two-sided' } as const;
+  t.deepEqual(unitBasis(pair), Float32Array.of(1, 0, 0, 1, 0, 0, 1, 0, 0, 1));
 });
 
 test('the weighted sum of sketches is the sketch of the weighted sum', (t) => {
@@ -180,4 +232,112 @@ test('a basis from what was projected before never leaves its span', (t) => {
   const next = refreshBasis(slot, [{ weight: 1, value: pseudo }], refreshPlan(SKETCH), 2)!;
   const overlap = referenceProject(next, old, 'left');
   t.true(Math.abs(squaredNorm(overlap) - 4) < 1e-5); // |P_old' P_new|^2 = r: the same span
+});
+
+test('a warm start leaves round 1 out where there is a basis; its rounds are those of a cold start', (t) => {
+  const warm = refreshPlan({ ...SKETCH, warm_start: true });
+  t.is(firstRound(warm, true), 2);
+  t.is(firstRound(warm, false), 1);
+  t.is(firstRound(refreshPlan(SKETCH), true), 1);
+  const slot = projectedSlot(50, 40, 'right', 4);
+  for (const round of [1, 2, 3]) {
+    t.deepEqual(sketchPlan(slot, round, warm), sketchPlan(slot, round, refreshPlan(SKETCH)));
+  }
+});
+
+test('a warm start and held-out columns need a second round', (t) => {
+  for (const options of [{ ...SKETCH, power_iterations: 0 }, EXACT, { ...SKETCH, type: 'dct' as const }]) {
+    t.throws(() => refreshPlan({ ...options, warm_start: true }), { message: /a warm start needs/ });
+  }
+  t.throws(() => refreshPlan({ ...SKETCH, power_iterations: 0, held_out_columns: 8 }), {
+    instanceOf: RangeError,
+    message: /an adaptive rank needs/,
+  });
+  t.is(refreshPlan({ ...EXACT, held_out_columns: 8 }).heldOutColumns, 0); // all of the energy is there
+});
+
+test('the factor of a warm start is the old basis and fresh signs, the same on every trainer', (t) => {
+  const slot = projectedSlot(6, 9, 'left', 2);
+  const old = Float32Array.from({ length: 12 }, (_, i) => i / 16); // [6, 2]
+  const start = warmStart(7, 201, slot, old, 6, 5);
+  const [kept, fresh] = splitColumns(start, 6, 2);
+  t.deepEqual(kept, old);
+  t.true(fresh.every((sign) => Math.abs(sign) === 1));
+  t.deepEqual(warmStart(7, 201, slot, old, 6, 5), start);
+  t.notDeepEqual(warmStart(7, 401, slot, old, 6, 5), start);
+  t.deepEqual(
+    warmStart(7, 201, slot, old, 6, 1),
+    Float32Array.of(0, 2, 4, 6, 8, 10).map((x) => x / 16),
+  );
+});
+
+test('the last round alone has the held-out columns, in the sketch and not in the factor', (t) => {
+  const plan = refreshPlan({ ...SKETCH, held_out_columns: 5 });
+  const slot = projectedSlot(50, 40, 'left', 4);
+  const [first, , last] = [1, 2, 3].map((round) => sketchPlan(slot, round, plan));
+  t.deepEqual(first, { ...sketchPlan(slot, 1, refreshPlan(SKETCH)) });
+  t.like(last, { sketchShape: [50, 17], factorShape: [40, 12], heldOutColumns: 5 });
+  t.notDeepEqual(heldOut(7, 201, slot, 40, 5), omega(7, 201, slot, 40, 5)); // independent of the sketch
+});
+
+test('dct takes one round of its own number of columns, on the side of the basis', (t) => {
+  const plan = refreshPlan({ type: 'dct', oversample: 8, power_iterations: 1, dct_columns: 16 });
+  t.like(sketchPlan(projectedSlot(50, 40, 'right', 4), 1, plan), {
+    side: 'columns',
+    sketchShape: [40, 16],
+    factorShape: [50, 16],
+    isOmega: true,
+    isFinal: true,
+  });
+});
+
+test('columns that were joined are split into what they were', (t) => {
+  const sizes = fc.record({ rows: fc.nat(6), a: fc.nat(5), b: fc.nat(5) });
+  fc.assert(
+    fc.property(sizes, ({ rows, a, b }) => {
+      const first = signMatrix(derive(1), rows, a);
+      const second = signMatrix(derive(2), rows, b).map((x) => 3 * x);
+      t.deepEqual(splitColumns(joinColumns(first, second, rows), rows, a), [first, second]);
+    }),
+  );
+  t.deepEqual(
+    joinColumns(Float32Array.of(1, 2), Float32Array.of(3, 4, 5, 6), 2),
+    Float32Array.of(1, 3, 4, 2, 5, 6),
+  );
+});
+
+// The subspace turns by a fifth of a right angle between two refreshes; the spectrum is slow.
+test('a warm start with two rounds is nearly as good as a cold one with three, far better than the old basis', (t) => {
+  const spectrum = Array.from({ length: 64 }, (_, j) => (j + 1) ** -0.75);
+  const [gradient, drift] = ['now', 'drift'].map((label) => matrixWithSpectrum(64, 96, spectrum, label));
+  const before = weightedSum([
+    { weight: 0.95, value: gradient! },
+    { weight: 0.31, value: drift! },
+  ]);
+  const best = spectrum.slice(0, 12).reduce((sum, s) => sum + s * s, 0);
+  for (const side of ['left', 'right'] as const) {
+    const slot = projectedSlot(64, 96, side, 12);
+    const cold = refreshPlan(SKETCH);
+    const warm = refreshPlan({ ...SKETCH, warm_start: true });
+    const old = refreshBasis(slot, [{ weight: 1, value: before }], cold, 1)!;
+    const terms = [{ weight: 1, value: gradient! }];
+    const share = (basis: typeof old): number => squaredNorm(referenceProject(gradient!, basis, side)) / best;
+    const [fromOld, fromCold, fromWarm] = [
+      share(old),
+      share(refreshBasis(slot, terms, cold, 2)!),
+      share(refreshBasis(slot, terms, warm, 2, 7, old)!),
+    ];
+    t.true(fromWarm > 0.99 && fromWarm > fromOld + 0.03, `${side}: ${fromOld}, ${fromWarm}`);
+    t.true(fromWarm > fromCold - 0.005, `${side}: ${fromCold}, ${fromWarm}`);
+  }
+});
+
+test('a warm start leaves a basis behind that has nothing of the gradient', (t) => {
+  const gradient = matrixWithSpectrum(40, 30, [5, 4, 3, 2, 1], 'moved');
+  const slot = projectedSlot(40, 30, 'left', 5);
+  const plan = refreshPlan({ ...SKETCH, warm_start: true });
+  const unit = matrix(40, 5, unitBasis(slot));
+  const basis = refreshBasis(slot, [{ weight: 1, value: gradient }], plan, 1, 7, unit)!;
+  const captured = squaredNorm(referenceProject(gradient, basis, 'left')) / squaredNorm(gradient);
+  t.true(Math.abs(captured - 1) < 1e-6, `${captured}`);
 });

@@ -3,9 +3,13 @@ import fc from 'fast-check';
 import { TensorShapeError } from '../../../src/errors.ts';
 import { matrix, multiply, transpose, zip, type Matrix } from '../../../src/galore/matrix.ts';
 import { referenceLift, referenceTransport } from '../../../src/galore/optimizer/reference.ts';
-import { transportMoments, type MomentsRule } from '../../../src/galore/projection/transport.ts';
+import {
+  carryMoments,
+  transportMoments,
+  type MomentsRule,
+} from '../../../src/galore/projection/transport.ts';
 import type { Side } from '../../../src/galore/slot.ts';
-import { maxDifference, orthonormalMatrix, randomMatrix } from '../matrices.ts';
+import { maxDifference, orthonormalMatrix, projectedSlot, randomMatrix } from '../matrices.ts';
 import { assertNoLeak, matrixOf, tensorOf, tf } from '../tensors.ts';
 
 const BETAS = [0.9, 0.99] as const;
@@ -122,7 +126,7 @@ test('the rank may shrink: the kept directions keep their moments', (t) => {
 
 test('tensors compute what the f64 reference computes, for every rule and side', (t) => {
   for (const side of SIDES) {
-    for (const rule of ['keep', 'reset', 'transport'] as const) {
+    for (const rule of ['keep', 'reset', 'rotate', 'transport', 'adarank'] as const) {
       const oldBasis = orthonormalMatrix(14, 5, 'old');
       const newBasis = orthonormalMatrix(14, 5, 'new');
       const moments = momentsOf(side, 5, 9, 'rules');
@@ -143,11 +147,131 @@ test('keep keeps the numbers and refuses another rank; reset and the time before
   t.deepEqual(byTensors(moments, oldBasis, newBasis, 'left', 'transport', 0), zeros);
 });
 
+test('second moments never become negative under rotate and adarank either, and an unchanged basis is no change', (t) => {
+  for (const rule of ['rotate', 'adarank'] as const) {
+    for (const side of SIDES) {
+      const [oldBasis, newBasis] = [orthonormalMatrix(8, 3, 'old'), orthonormalMatrix(8, 3, 'new')];
+      const moments = momentsOf(side, 3, 7, rule);
+      const moved = byTensors(moments, oldBasis, newBasis, side, rule, 9);
+      t.true(moved.v.values.every((x) => x >= 0));
+      const same = byTensors(moments, oldBasis, oldBasis, side, rule, 9);
+      t.true(maxDifference(same.m, moments.m) < 1e-6 && maxDifference(same.v, moments.v) < 1e-6);
+    }
+  }
+});
+
+/** U above V. */
+function stacked(u: Matrix, v: Matrix): Matrix {
+  return matrix(u.rows + v.rows, u.cols, [...u.values, ...v.values]);
+}
+
+function byTensorsOnBothSides(
+  moments: { m: Matrix; v: Matrix },
+  oldBasis: Matrix,
+  newBasis: Matrix,
+  rule: MomentsRule,
+  rows: number,
+): { m: Matrix; v: Matrix } {
+  let result = moments;
+  tf.tidy(() => {
+    // As a replica gives it: the slot alone tells that there are two bases.
+    const { m, v } = carryMoments(
+      { m: tensorOf(moments.m), v: tensorOf(moments.v) },
+      {
+        slot: {
+          ...projectedSlot(rows, oldBasis.rows - rows, 'left', oldBasis.cols),
+          policy: 'two-sided',
+        },
+        change: { oldBasis: tensorOf(oldBasis), newBasis: tensorOf(newBasis), side: 'left' },
+        moments: rule,
+        completedSteps: 5,
+        betas: BETAS,
+      },
+    );
+    result = { m: matrixOf(m), v: matrixOf(v) };
+  });
+  return result;
+}
+
+test('the core turns on both sides, its second moment by the squared overlaps: number by number', (t) => {
+  const [oldU, oldV] = [orthonormalMatrix(9, 3, 'u'), orthonormalMatrix(7, 3, 'v')];
+  const [newU, newV] = [orthonormalMatrix(9, 2, 'nu'), orthonormalMatrix(7, 2, 'nv')];
+  const moments = momentsOf('left', 3, 3, 'core');
+  const [cu, cv] = [multiply(transpose(newU), oldU), multiply(transpose(newV), oldV)];
+  const turn = (x: Matrix, f: (c: number) => number): Matrix => {
+    const result = matrix(2, 2);
+    for (let at = 0; at < 4; at++) {
+      for (let k = 0; k < 3; k++) {
+        for (let l = 0; l < 3; l++) {
+          const c = cu.values[(at >> 1) * 3 + k]! * cv.values[(at & 1) * 3 + l]!;
+          result.values[at] = result.values[at]! + f(c) * x.values[3 * k + l]!;
+        }
+      }
+    }
+    return result;
+  };
+  const [c1, c2] = [1 - 0.9 ** 5, 1 - 0.99 ** 5];
+  const m = turn(moments.m, (c) => c);
+  const variance = zip((v, mi) => v / c2 - (mi / c1) ** 2, moments.v, moments.m);
+  const want = {
+    rotate: turn(moments.v, (c) => c * c),
+    adarank: zip(
+      Math.abs,
+      turn(moments.v, (c) => c),
+    ),
+    transport: zip(
+      (s, mi) => c2 * Math.abs(s + (mi / c1) ** 2),
+      turn(variance, (c) => c * c),
+      m,
+    ),
+  };
+  const change = {
+    oldBasis: stacked(oldU, oldV),
+    newBasis: stacked(newU, newV),
+    side: 'left',
+    rows: 9,
+  } as const;
+  for (const rule of ['rotate', 'adarank', 'transport'] as const) {
+    for (const [got, limit] of [
+      [referenceTransport(moments, change, rule, 5, BETAS), 1e-14],
+      [byTensorsOnBothSides(moments, change.oldBasis, change.newBasis, rule, 9), 1e-6],
+    ] as const) {
+      t.true(maxDifference(got.m, m) < limit && maxDifference(got.v, want[rule]) < limit, rule);
+    }
+  }
+});
+
+test('a core whose bases turn within their spans lifts to the same matrix, unchanged ones change nothing', (t) => {
+  const [u, v] = [orthonormalMatrix(9, 3, 'u'), orthonormalMatrix(7, 3, 'v')];
+  const turnedU = multiply(u, orthonormalMatrix(3, 3, 'a'));
+  const turnedV = multiply(v, orthonormalMatrix(3, 3, 'b'));
+  const moments = momentsOf('left', 3, 3, 'span');
+  const moved = byTensorsOnBothSides(moments, stacked(u, v), stacked(turnedU, turnedV), 'transport', 9);
+  const lift = (x: Matrix, left: Matrix, right: Matrix) => multiply(multiply(left, x), transpose(right));
+  t.true(maxDifference(lift(moved.m, turnedU, turnedV), lift(moments.m, u, v)) < 1e-6);
+  for (const rule of ['keep', 'rotate', 'transport', 'adarank'] as const) {
+    const same = byTensorsOnBothSides(moments, stacked(u, v), stacked(u, v), rule, 9);
+    t.true(maxDifference(same.m, moments.m) < 1e-6 && maxDifference(same.v, moments.v) < 1e-6, rule);
+  }
+});
+
+test('a core of another rank starts from zeros under reset and is refused under keep', (t) => {
+  const old = stacked(orthonormalMatrix(9, 3, 'u'), orthonormalMatrix(7, 3, 'v'));
+  const grown = stacked(orthonormalMatrix(9, 4, 'u'), orthonormalMatrix(7, 4, 'v'));
+  const moments = momentsOf('left', 3, 3, 'rank');
+  const zeros = { m: matrix(4, 4), v: matrix(4, 4) };
+  t.deepEqual(byTensorsOnBothSides(moments, old, grown, 'reset', 9), zeros);
+  t.throws(() => byTensorsOnBothSides(moments, old, grown, 'keep', 9), { instanceOf: TensorShapeError });
+});
+
 test('transport leaves no tensors behind but its results', (t) => {
   const [basis, m] = [tensorOf(orthonormalMatrix(12, 4, 'leak')), tf.zeros([4, 9])];
   const change = { oldBasis: basis, newBasis: basis, side: 'left' as const };
-  for (const rule of ['keep', 'reset', 'transport'] as const) {
+  const [core, bases] = [tf.zeros([4, 4]), tensorOf(matrix(21, 4))];
+  const both = { oldBasis: bases, newBasis: bases, side: 'left' as const, rows: 12 };
+  for (const rule of ['keep', 'reset', 'rotate', 'transport', 'adarank'] as const) {
     assertNoLeak(t, () => ({ ...transportMoments({ m, v: m }, change, rule, 3, BETAS) }), 2);
+    assertNoLeak(t, () => ({ ...transportMoments({ m: core, v: core }, both, rule, 3, BETAS) }), 2);
   }
-  tf.dispose([basis, m]);
+  tf.dispose([basis, m, core, bases]);
 });

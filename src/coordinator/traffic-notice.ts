@@ -1,0 +1,22 @@
+/** What a run should be told of its method before it starts. Pure. */
+import type { RunConfig } from '../config/schema.ts';
+import { hasBasis } from '../galore/slot.ts';
+import type { RunShape } from '../run-shape.ts';
+
+/**
+ * Says how much travels where bases save memory but no traffic (Fira, APOLLO, LDAdam); null for methods
+ * whose matrices travel projected, and for `full`, which promises nothing.
+ */
+export function trafficNotice(config: Pick<RunConfig, 'method'>, { slots, sizes }: RunShape): string | null {
+  if (!slots.some((slot) => hasBasis(slot) && slot.policy === 'dense')) return null;
+  const bytes = sizes.reduce((sum, { payload }) => sum + payload.totalBytes, 0);
+  return (
+    `method ${config.method.name} needs whole gradients: every matrix travels dense, ` +
+    `${inWords(bytes)} a trainer and step; made for a single trainer or a fast network`
+  );
+}
+
+function inWords(bytes: number): string {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
+  return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+}
