@@ -25,7 +25,7 @@ interface Preset {
 export const PRESETS: Readonly<Record<RunConfigInput['method']['preset'], Preset>> = {
   recommended: {
     moments: 'transport',
-    refresh: { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: false, stagger: true },
+    refresh: { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: true, stagger: true },
     optimizer: { betas: [0.9, 0.99], eps: 1e-8, semantics: 'torch' },
   },
   parity: {
@@ -111,7 +111,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       limiter: method.limiter ?? byMethod.limiter,
       moments: method.moments ?? defaultMoments(method.name, basis, method.preset),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
-      refresh: fillRefresh(method.refresh, preset.refresh, byMethod),
+      refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),
     },
     optimizer: {
       ...optimizer,
@@ -124,20 +124,28 @@ export function applyPreset(input: RunConfigInput): RunConfig {
   };
 }
 
+/** Whether bases are singular vectors; `full` has none, and LDAdam makes its own. */
+function isFromSvd(name: Method['name'], basis: Method['basis']): boolean {
+  return basis === 'svd' && name !== 'full' && name !== 'ldadam';
+}
+
 function fillRefresh(
   given: RunConfigInput['method']['refresh'],
   preset: Refresh,
   { lazyThreshold, convergedRatio }: MethodDefaults,
+  hasSingularVectors: boolean,
 ): Refresh {
   const type = given.type ?? preset.type;
   // An exact refresh has no sketch: extra columns and iterations would say something that does not happen.
   const rest =
     type === 'exact' ? { ...preset, oversample: 0, power_iterations: 0, warm_start: false } : preset;
+  const powerIterations = given.power_iterations ?? rest.power_iterations;
   const filled = {
     type,
     oversample: given.oversample ?? rest.oversample,
-    power_iterations: given.power_iterations ?? rest.power_iterations,
-    warm_start: given.warm_start ?? rest.warm_start,
+    power_iterations: powerIterations,
+    // Without power iterations there are no rounds to begin from the last basis.
+    warm_start: given.warm_start ?? (rest.warm_start && powerIterations > 0 && hasSingularVectors),
     stagger: given.stagger ?? rest.stagger,
   };
   return {

@@ -5,7 +5,7 @@ test('the recommended preset sketches, transports the moments and forgets faster
   const { method, optimizer } = resolve(MINIMAL);
   t.deepEqual(
     { ...method.refresh },
-    { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: false, stagger: true },
+    { type: 'sketch', oversample: 8, power_iterations: 1, warm_start: true, stagger: true },
   );
   t.is(method.moments, 'transport');
   t.deepEqual([...optimizer.betas, optimizer.eps, optimizer.semantics], [0.9, 0.99, 1e-8, 'torch']);
