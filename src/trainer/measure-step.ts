@@ -99,6 +99,7 @@ export const measureStep: MeasureStep = async (request) => {
     const { median, shortest, longest } = spread(seconds);
     const matmulGflops = stepFlops(config, slots, sequences, length) / median / 1e9;
     const parameters = tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const { stateBytes, basisBytes } = local.bytesOf(slots);
     return {
       device: engine.device,
       parameters,
@@ -113,8 +114,8 @@ export const measureStep: MeasureStep = async (request) => {
       peakGflops,
       fractionOfPeak: matmulGflops / peakGflops,
       rssBytes: process.resourceUsage().maxRSS * 1024,
-      weightBytes: 4 * parameters,
-      optimizerBytes: local.stateBytes + local.basisBytes,
+      weightBytes: slots.reduce((sum, { name }) => sum + weights.bytesOf(name), 0),
+      optimizerBytes: stateBytes + basisBytes,
     };
   } finally {
     local.dispose();
@@ -122,7 +123,8 @@ export const measureStep: MeasureStep = async (request) => {
   }
 };
 
-function* randomWeights(tensors: readonly TensorSpec[], config: LlamaConfig, seed: number) {
+/** Weights of the usual size, repeating; norms are 1. */
+export function* randomWeights(tensors: readonly TensorSpec[], config: LlamaConfig, seed: number) {
   const key = derive(seed, 'weights');
   const block = Float32Array.from(
     { length: Math.min(DISTINCT_WEIGHTS, Math.max(...tensors.map(({ shape }) => sizeOf(shape)))) },
@@ -141,7 +143,7 @@ function* randomWeights(tensors: readonly TensorSpec[], config: LlamaConfig, see
 }
 
 /** Random tokens, each labelled with its successor; the last of all with the first. */
-function randomBatch(
+export function randomBatch(
   { vocabSize }: LlamaConfig,
   sequences: number,
   length: number,

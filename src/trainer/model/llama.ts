@@ -108,7 +108,7 @@ export class LlamaModel {
       const gradient = embeddingBackward(ids, dx, vocabSize);
       return tieWordEmbeddings ? tf.add(gradient, dHead) : gradient;
     });
-    scope.free(dHead);
+    if (tieWordEmbeddings) scope.free(dHead); // otherwise the callback's
     emit('model.embed_tokens.weight', dEmbedding);
     return { lossSum: sumOf(losses), tokens: rows.length };
   }

@@ -76,6 +76,11 @@ export class WeightStore {
     if (old !== tensor) old.dispose();
   }
 
+  /** Bytes the weight takes while nobody uses it. */
+  bytesOf(name: string): number {
+    return 4 * this.get(name).size;
+  }
+
   /** The names, in the order they were given. */
   names(): readonly string[] {
     return [...this.#tensors.keys()];
