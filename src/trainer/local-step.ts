@@ -11,6 +11,7 @@ import { ruleFor } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { basisShape, hasBasis, sizeOf, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
+import { roundingKey, storeWeight } from './int8-weight.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
 
@@ -31,7 +32,10 @@ export function standInBasis(rows: number, columns: number, seed: number): Float
   return values;
 }
 
-/** Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. */
+/**
+ * Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. Weights that
+ * slots have as int8 are to be in the store as that.
+ */
 export class LocalStep {
   readonly #model: LlamaModel;
   readonly #slots: ReadonlyMap<string, Slot>;
@@ -109,7 +113,7 @@ export class LocalStep {
     payload.dispose();
     tf.dispose(tensorsOf(state));
     this.#states.set(name, next.state);
-    weights.set(name, next.weight);
+    storeWeight(weights, slot, next.weight, roundingKey(0, hyper.step, slot));
     if (next.basis !== undefined) {
       basis?.dispose();
       this.#bases.set(name, next.basis);

@@ -1,6 +1,6 @@
 /** Measures the memory of training steps of a model with random weights, in this process. SHELL. */
 import { sizeOf, matrixShape, hasBasis, type Slot } from '../galore/slot.ts';
-import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import type { LlamaConfig } from '../model/llama-config.ts';
 import { derive } from '../random.ts';
 import type { Device, Precision } from './engine/device.ts';
 import { loadEngine } from './engine/load.ts';
@@ -61,7 +61,7 @@ export async function measureMemory(request: MemoryMeasurementRequest): Promise<
   const { precision, threads, device } = request;
   const engine = await loadEngine({ precision, threads, device });
   const ledger = new TensorLedger(engine.tf);
-  const weights = await WeightStore.fromStream(inTurn(randomWeights(llamaTensors(config), config, seed)));
+  const weights = await WeightStore.fromStream(randomWeights(slots, config, seed));
   const model = new LlamaModel(config, weights, request.options);
   const batch = randomBatch(config, sequences, length, derive(seed, 'batch'));
 
@@ -71,7 +71,7 @@ export async function measureMemory(request: MemoryMeasurementRequest): Promise<
       local.run(batch); // the engine takes over arrays when their tensors are first used
       ledger.restart();
       local.run(batch);
-      const tensorBytes = ledger.peakBytes + local.arrayBytes;
+      const tensorBytes = ledger.peakBytes + local.arrayBytes + weights.arrayBytes;
       const peak = { tensorBytes, rssBytes: process.resourceUsage().maxRSS * 1024 };
       const kept = (chosen: readonly Slot[]): KeptBytes => ({
         parameters: chosen.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
@@ -109,8 +109,4 @@ function formulaBytes(slots: readonly Slot[]): number | null {
     const [m, n] = matrixShape(slot).toSorted((a, b) => a - b) as [number, number];
     return sum + 4 * (m * slot.rank + 2 * n * slot.rank);
   }, 0);
-}
-
-async function* inTurn<T>(values: Iterable<T>): AsyncGenerator<T> {
-  yield* values;
 }

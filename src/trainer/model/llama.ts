@@ -61,7 +61,7 @@ export class LlamaModel {
   /** @throws TensorShapeError if `weights` lacks a tensor of the model or has it in another shape */
   constructor(config: LlamaConfig, weights: WeightStore, options: LlamaOptions) {
     for (const { name, shape } of llamaTensors(config)) {
-      const actual = weights.get(name).shape;
+      const actual = weights.shapeOf(name);
       if (actual.join() !== shape.join()) {
         throw new TensorShapeError(
           `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
@@ -224,6 +224,7 @@ export class LlamaModel {
   #context(tokens: Tokens, offset: number, scope: TensorScope): DecoderContext {
     const { numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, headDim, rmsNormEps } = this.config;
     const { sequences, length } = tokens;
+    scope.atEnd(() => this.weights.release());
     if (this.#constants?.offset !== offset || this.#constants.length !== length) {
       const rotary = rotaryTables(this.config, offset, length);
       this.#constants = { offset, length, rotary, mask: causalMask(heads / keyValueHeads, offset, length) };
@@ -240,7 +241,9 @@ export class LlamaModel {
     };
   }
 
+  /** The weights of a layer, good until those of another are asked for or the scope of the call ends. */
   #layer(layer: number): DecoderLayerWeights {
+    this.weights.release();
     const matrix = (name: string): tf.Tensor2D => this.#weight(`model.layers.${layer}.${name}.weight`);
     const vector = (name: string): tf.Tensor1D => this.#weight(`model.layers.${layer}.${name}.weight`);
     return {
