@@ -106,14 +106,14 @@ interface Row {
 test('bench memory counts what real steps of a small model allocate', async (t) => {
   const program = new URL('../../../bin/galore.js', import.meta.url).pathname;
   const size = ['--model', '9m', '--vocab', '500', '--seq', '2', '--recompute', '--threads', '1', '--json'];
-  const names = ['full', 'galore', 'galore-8bit-all'];
+  const names = ['full', 'galore', 'galore-8bit-all', 'q-galore'];
   const { stdout } = await promisify(execFile)(process.execPath, [
     ...[program, 'bench', 'memory', ...size],
     ...names.flatMap((name) => ['--method', name]),
   ]);
   const { methods } = JSON.parse(stdout) as { methods: readonly Row[] };
   t.deepEqual(methods.map(({ name }) => name), names); // prettier-ignore
-  const [full, galore, all] = methods as [Row, Row, Row];
+  const [full, galore, all, quantised] = methods as [Row, Row, Row, Row];
   // 4 layers of 4 matrices of 128 x 128 and 3 of 352 x 128; embedding and head of 500 x 128; 9 norms.
   const linear = 4 * (4 * 128 * 128 + 3 * 352 * 128);
   const rest = 2 * 500 * 128 + 9 * 128;
@@ -126,6 +126,8 @@ test('bench memory counts what real steps of a small model allocate', async (t) 
   t.is(galore.basisBytes, 4 * 4 * 7 * 128 * 32);
   t.is(galore.linear.deviation, 0, 'mr + 2nr');
   t.true(all.saving >= 0.75, `8-bit moments with projected embeddings save ${all.saving}`);
+  t.is(quantised.weightBytes, linear + 8 * (linear / 256) + 4 * rest, 'a byte a number, 8 for 256');
+  t.true(quantised.peakPerLayer.tensorBytes < galore.peakPerLayer.tensorBytes - 2 * linear);
   for (const { name, peakPerLayer, peakAfterBackward, gradientBytes, ...kept } of methods) {
     const standing = kept.weightBytes + kept.stateBytes + kept.basisBytes;
     const [layer, held] = [peakPerLayer.tensorBytes - standing, peakAfterBackward.tensorBytes - standing];
