@@ -171,12 +171,16 @@ function deviation({ stateBytes, basisBytes, formulaBytes }: MemoryMeasurement['
 
 function asJson(flags: BenchMemoryFlags, rows: readonly MeasuredRow[]): object {
   const { model, vocab, batch, seq, precision, recompute = false, lossChunk } = flags;
-  const methods = rows.map(({ name, rank, measurement: { device: _, peak, linear, ...kept } }) => ({
-    ...{ name, rank, ...kept, saving: saving(kept) },
-    peakPerLayer: peak['per-layer'],
-    peakAfterBackward: peak['after-backward'],
-    linear: { ...linear, saving: saving(linear), deviation: deviation(linear) },
-  }));
+  const methods = rows.map(({ name, rank, measurement }) => {
+    const { parameters, weightBytes, stateBytes, basisBytes, gradientBytes, peak, linear } = measurement;
+    return {
+      ...{ name, rank, parameters, weightBytes, stateBytes, basisBytes, gradientBytes },
+      saving: saving(measurement),
+      peakPerLayer: peak['per-layer'],
+      peakAfterBackward: peak['after-backward'],
+      linear: { ...linear, saving: saving(linear), deviation: deviation(linear) },
+    };
+  });
   const device = rows[0]?.measurement.device.description;
   return { model, vocab, batch, seq, precision, recompute, lossChunk, device, methods };
 }

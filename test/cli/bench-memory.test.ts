@@ -133,8 +133,10 @@ test('bench memory counts what real steps of a small model allocate', async (t) 
     const [layer, held] = [peakPerLayer.tensorBytes - standing, peakAfterBackward.tensorBytes - standing];
     t.log(name, layer / gradientBytes, held / gradientBytes);
     t.true(layer > 0 && held >= gradientBytes, `${name}: ${layer}, ${held}`);
+    // The int8 weights of a layer are f32 while its gradients are made.
+    const layerBytes = name === 'q-galore' ? linear : 0;
     // One gradient is there in either case, at most that of embedding or head, and a little of the model's.
-    t.true(held - layer >= gradientBytes - 4 * 500 * 128 - 200_000, `${name}: ${held - layer}`);
+    t.true(held - layer >= gradientBytes - 4 * 500 * 128 - 200_000 - layerBytes, `${name}: ${held - layer}`);
     t.true(peakPerLayer.rssBytes > standing && peakAfterBackward.rssBytes >= peakPerLayer.rssBytes);
   }
 });
