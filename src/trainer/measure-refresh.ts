@@ -17,6 +17,7 @@ import {
 } from '../galore/projection/sketch.ts';
 import { matrixShape, sideOf, type ProjectedSlot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
+import { fullSvd } from './engine/decompositions.ts';
 import { factorise } from './factorising.ts';
 
 const SEED = 1;
@@ -165,33 +166,6 @@ export function refreshLocally(
     if (factor === null) throw new RangeError(`the gradient of ${slot.name} is zero`);
   }
   return factor!;
-}
-
-/** Singular values of TensorFlow's full decomposition; the vectors are computed too. */
-function fullSvd(gradient: tf.Tensor2D): Float32Array {
-  const backend = tf.backend() as unknown as {
-    readonly binding: {
-      readonly TF_ATTR_BOOL: number;
-      readonly TF_ATTR_TYPE: number;
-      readonly TF_FLOAT: number;
-    };
-    executeMultipleOutputs(
-      name: string,
-      attributes: unknown[],
-      inputs: tf.Tensor[],
-      outputs: number,
-    ): tf.Tensor[];
-  };
-  const { TF_ATTR_BOOL, TF_ATTR_TYPE, TF_FLOAT } = backend.binding;
-  const attributes = [
-    { name: 'compute_uv', type: TF_ATTR_BOOL, value: true },
-    { name: 'full_matrices', type: TF_ATTR_BOOL, value: false },
-    { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
-  ];
-  const outputs = backend.executeMultipleOutputs('Svd', attributes, [gradient], 3);
-  const values = outputs[0]!.dataSync<'float32'>() as Float32Array;
-  tf.dispose(outputs);
-  return values;
 }
 
 function capturedEnergy(gradient: tf.Tensor2D, slot: ProjectedSlot, basis: Float32Array): number {
