@@ -61,7 +61,7 @@ export function singleBasis(x: Float32Array, rows: number, cols: number, rank: n
     return passOfCholesky(tf.matMul(input, tf.tensor2d(lift, [cols, rank])), CORRECTION_SHARE);
   });
   if (columns === null) return null;
-  normaliseColumns(columns, rows, rank);
+  normaliseColumns(columns, rank);
   canonicalSigns(columns, rows, rank);
   return finite(columns);
 }
@@ -85,14 +85,14 @@ function deviation(q: tf.Tensor2D): number {
 }
 
 /** Norms of 1, summed in f64: sums in f32 are short by up to 1e-6. In place, row-major. */
-function normaliseColumns(columns: Float32Array, rows: number, cols: number): void {
+function normaliseColumns(columns: Float32Array, cols: number): void {
   const factors = new Float64Array(cols);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < cols; j++) factors[j] = factors[j]! + columns[i * cols + j]! ** 2;
+  for (let i = 0; i < columns.length; i += cols) {
+    for (let j = 0; j < cols; j++) factors[j] = factors[j]! + columns[i + j]! * columns[i + j]!;
   }
   for (let j = 0; j < cols; j++) factors[j] = 1 / Math.sqrt(factors[j]!);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < cols; j++) columns[i * cols + j] = columns[i * cols + j]! * factors[j]!;
+  for (let i = 0; i < columns.length; i += cols) {
+    for (let j = 0; j < cols; j++) columns[i + j] = columns[i + j]! * factors[j]!;
   }
 }
 
