@@ -52,7 +52,7 @@ export interface RefreshMeasurement {
   readonly rows: number;
   readonly cols: number;
   readonly rank: number;
-  /** Milliseconds of TensorFlow's decomposition in f32 with both sides' vectors, not full: the median. */
+  /** Milliseconds of TensorFlow's `Svd` in f32 with both sides' vectors, not full: the median. */
   readonly svdMs: number;
   /** Share of the gradient's energy that the best basis of the rank captures. */
   readonly bestShare: number;
@@ -66,20 +66,31 @@ export interface RefreshMeasurement {
   readonly earlierCapturedShare: number;
 }
 
-/** Measures the refresh of one matrix. */
-export function measureRefresh(pair: GradientPair, question: RefreshQuestion): RefreshMeasurement {
-  const { gradient } = pair;
+/** The full decomposition and the ways to make a basis of one matrix; each call does all of it once more. */
+export interface RefreshWays {
+  readonly slot: ProjectedSlot;
+  readonly earlierBasis: Float32Array;
+  /** Gives the singular values. */
+  readonly svd: () => Float32Array;
+  readonly cold: () => Float32Array;
+  readonly warm: () => Float32Array;
+  readonly exact: () => Float32Array;
+}
+
+/** What `measureRefresh` takes the time of. */
+export function refreshWays(
+  { name, gradient, earlier }: GradientPair,
+  question: Omit<RefreshQuestion, 'repeats'>,
+): RefreshWays {
   const [rows, cols] = gradient.shape;
-  const rank = Math.min(question.rank, rows, cols);
-  const side = sideOf('std', rows, cols);
   const slot: ProjectedSlot = {
-    name: pair.name,
+    name,
     shape: [rows, cols],
     index: 0,
     policy: 'one-sided',
     rule: 'adamw',
-    side,
-    rank,
+    side: sideOf('std', rows, cols),
+    rank: Math.min(question.rank, rows, cols),
   };
   const options = {
     type: 'sketch',
@@ -89,13 +100,23 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
   } as const satisfies RefreshOptions;
   const plan = refreshPlan(options);
   const exactPlan = refreshPlan({ ...options, type: 'exact', warm_start: false });
-  const earlierBasis = refreshLocally(pair.earlier, slot, plan, null);
-  const ways = {
+  const earlierBasis = refreshLocally(earlier, slot, plan, null);
+  return {
+    slot,
+    earlierBasis,
     svd: () => fullSvd(gradient),
     cold: () => refreshLocally(gradient, slot, plan, null),
     warm: () => refreshLocally(gradient, slot, plan, earlierBasis),
     exact: () => refreshLocally(gradient, slot, exactPlan, null),
   };
+}
+
+/** Measures the refresh of one matrix. */
+export function measureRefresh(pair: GradientPair, question: RefreshQuestion): RefreshMeasurement {
+  const { gradient } = pair;
+  const [rows, cols] = gradient.shape;
+  const { slot, earlierBasis, ...ways } = refreshWays(pair, question);
+  const { rank } = slot;
   const { times, results } = timeInTurn(ways, question.repeats);
   const energies = results.svd.map((s) => s * s);
   const total = energies.reduce((sum, energy) => sum + energy, 0);
@@ -115,7 +136,7 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
     svdMs: times.svd,
     bestShare: total === 0 ? 1 : best / total,
     cold: way('cold'),
-    warm: plan.isWarmStart ? way('warm') : null,
+    warm: question.powerIterations > 0 ? way('warm') : null,
     exact: way('exact'),
     earlierCapturedShare: share(earlierBasis),
   };
@@ -168,7 +189,8 @@ export function refreshLocally(
   return factor!;
 }
 
-function capturedEnergy(gradient: tf.Tensor2D, slot: ProjectedSlot, basis: Float32Array): number {
+/** |P'G|^2, or |GP|^2 for side right. */
+export function capturedEnergy(gradient: tf.Tensor2D, slot: ProjectedSlot, basis: Float32Array): number {
   const [m, n] = matrixShape(slot);
   return tf.tidy(() => {
     const p = tf.tensor2d(basis, [slot.side === 'left' ? m : n, slot.rank]);
