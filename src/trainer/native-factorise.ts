@@ -21,14 +21,12 @@ const STRONG = 1e-3;
 
 export const nativeFactoriser: Factoriser = {
   factor(x, rows, cols) {
-    const scale = rows < cols ? 0 : scaleOf(x);
-    const quick = scale === 0 ? null : orNull(() => looseFactor(scaledBy(x, 1 / scale), rows, cols));
+    const quick = rows < cols ? null : orNull(() => looseFactor(x, rows, cols));
     return quick ?? nativeFactoriser.orthonormalise(x, rows, cols);
   },
 
   basis(x, rows, cols, rank) {
-    const scale = scaleOf(x);
-    const quick = scale === 0 ? null : orNull(() => singleBasis(scaledBy(x, 1 / scale), rows, cols, rank));
+    const quick = orNull(() => singleBasis(x, rows, cols, rank));
     return quick ?? nativeFactoriser.singularVectors(x, rows, cols, rank, false)?.left ?? null;
   },
 

@@ -17,6 +17,8 @@ const SINGLE_SHARE = 1e-3;
 const LOOSE_DEVIATION = 0.03;
 /** Eigenvalues of a Gram matrix in f32 below this share of the largest are its rounding. */
 const SINGLE_EIGENVALUE = 1e-7;
+/** Largest eigenvalues between which all that count are normal numbers of f32, and none overflows on the way. */
+const EIGENVALUE_RANGE = [1e-24, 1e30] as const;
 /** The smallest diagonal entry over the largest of a Cholesky factor that corrects small errors, and not large ones. */
 const CORRECTION_SHARE = 0.9;
 
@@ -51,7 +53,9 @@ export function singleBasis(x: Float32Array, rows: number, cols: number, rank: n
     const [values, vectors] = symmetricEigen(tf.matMul(input, input, true, false)).map(
       (tensor) => tensor.dataSync<'float32'>() as Float32Array,
     ) as [Float32Array, Float32Array];
-    if (!(values[cols - rank]! > SINGLE_EIGENVALUE * values[cols - 1]!)) return null;
+    const [least, most] = [values[cols - rank]!, values[cols - 1]!];
+    if (!(most > EIGENVALUE_RANGE[0] && most < EIGENVALUE_RANGE[1])) return null;
+    if (!(least > SINGLE_EIGENVALUE * most)) return null;
     const lift = new Float32Array(cols * rank); // V / S in descending order
     for (let j = 0; j < rank; j++) {
       const from = cols - 1 - j;
