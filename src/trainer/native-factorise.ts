@@ -1,7 +1,6 @@
 /**
- * What galore/projection/factorise.ts does, by TensorFlow's kernels on all threads, in f64 (factors in f32 where that
- * is enough). Everything comes from the
- * Gram matrix of the shorter side: f64 allows that for sums that are f32, because what squaring loses (singular
+ * What galore/projection/factorise.ts does, by TensorFlow's kernels on all threads: with products in f32 where that is
+ * enough (native-singles.ts), else in f64. Everything comes from the Gram matrix of the shorter side: f64 allows that for sums that are f32, because what squaring loses (singular
  * values below 1e-7 of the largest) is less than the rounding of the sums. Equal input gives equal bits on one
  * machine with one number of threads. Where a kernel fails, the plain version is called.
  */
@@ -21,12 +20,12 @@ const STRONG = 1e-3;
 
 export const nativeFactoriser: Factoriser = {
   factor(x, rows, cols) {
-    const quick = rows < cols ? null : orNull(() => looseFactor(x, rows, cols));
+    const quick = rows < cols ? null : looseFactor(x, rows, cols);
     return quick ?? nativeFactoriser.orthonormalise(x, rows, cols);
   },
 
   basis(x, rows, cols, rank) {
-    const quick = orNull(() => singleBasis(x, rows, cols, rank));
+    const quick = singleBasis(x, rows, cols, rank);
     return quick ?? nativeFactoriser.singularVectors(x, rows, cols, rank, false)?.left ?? null;
   },
 
@@ -40,7 +39,7 @@ export const nativeFactoriser: Factoriser = {
         ? null
         : orNull(() => {
             const scaled = scaledBy(x, 1 / scale);
-            const quick = orNull(() => singleFactor(scaled, rows, cols));
+            const quick = singleFactor(scaled, rows, cols);
             if (quick !== null) return quick;
             using doubles = new Doubles();
             const q = orthonormalColumns(doubles, doubles.matrix(scaled, rows, cols));

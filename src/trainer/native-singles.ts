@@ -9,7 +9,7 @@ import { signMatrix } from '../galore/projection/sketch.ts';
 import { derive } from '../random.ts';
 import { symmetricEigen } from './engine/decompositions.ts';
 import { choleskyInverse, Doubles } from './engine/doubles.ts';
-import { finite } from './engine/kernel-failure.ts';
+import { finite, orNull } from './engine/kernel-failure.ts';
 
 /** A Gram matrix in f32 is wrong by about 1e-6 of its largest entry: shares below say nothing, and the second pass judges the first. */
 const SINGLE_SHARE = 1e-3;
@@ -38,7 +38,7 @@ export function singleFactor(x: Float32Array, rows: number, cols: number): Float
     const first = passOfCholesky(tf.tensor2d(x, [rows, cols]), SINGLE_SHARE);
     return first === null ? null : passOfCholesky(first, 0.5);
   });
-  return q === null ? null : finite(q);
+  return q === null ? null : orNull(() => finite(q));
 }
 
 /**
@@ -67,7 +67,7 @@ export function singleBasis(x: Float32Array, rows: number, cols: number, rank: n
   if (columns === null) return null;
   normaliseColumns(columns, rank);
   canonicalSigns(columns, rows, rank);
-  return finite(columns);
+  return orNull(() => finite(columns));
 }
 
 /** X L^-T; null where the smallest diagonal entry of L is less than `least` of the largest. */
@@ -100,13 +100,16 @@ function normaliseColumns(columns: Float32Array, cols: number): void {
   }
 }
 
-/** The numbers of the tensor that `compute` gives, and nothing left of it. */
+/** The numbers of the tensor that `compute` gives, and nothing left of it; null where it gives none or a kernel fails. */
 function keptFrom(compute: () => tf.Tensor2D | null): Float32Array | null {
-  const result: { values: Float32Array | null } = { values: null };
-  tf.tidy(() => {
-    result.values = (compute()?.dataSync<'float32'>() as Float32Array | undefined) ?? null;
+  return orNull(() => {
+    const result: { values: Float32Array | null } = { values: null };
+    // Returned from the scope, an array would be searched for tensors number by number.
+    tf.tidy(() => {
+      result.values = (compute()?.dataSync<'float32'>() as Float32Array | undefined) ?? null;
+    });
+    return result.values;
   });
-  return result.values;
 }
 
 /** Whether the engine multiplies f32 as f32: not in bf16, nor in TF32 as a GPU may. */
