@@ -44,7 +44,8 @@ export interface LossSum {
 }
 
 /**
- * Receives a gradient, of the shape of the weight of that name. The tensor is the model's: it is
+ * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
+ * (product.ts) take it, other operations do not. The tensor is the model's: it is
  * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
  * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
  * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.

@@ -10,7 +10,7 @@
  * backward is part of the product.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { factorOf, product } from '../../../galore/product.ts';
+import { factorOf, product, productFactor } from '../../../galore/product.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 import { rotateBackward, rotateForward } from './rotary.ts';
@@ -131,7 +131,7 @@ export function attentionBackward(
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
   const dAttended = scope.hold(tf.tidy(() => splitHeads(product(dOutput, weights.output), shape)));
-  const dOutputWeight = product(dOutput, saved.merged, true);
+  const dOutputWeight = productFactor(dOutput, saved.merged, true);
   scope.free(dOutput);
   emit('self_attn.o_proj.weight', dOutputWeight);
   const dRows = scope.hold(

@@ -4,7 +4,7 @@
  *   g = h·Wgate',  u = h·Wup',  a = silu(g)·u,  y = a·Wdown',  silu(g) = g·σ(g)
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { factorOf, product } from '../../../galore/product.ts';
+import { factorOf, product, productFactor } from '../../../galore/product.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 
@@ -60,7 +60,7 @@ export function swigluBackward(
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
   const dActivation = scope.hold(product(dOutput, weights.down)); // [N, F]
-  const dDownWeight = product(dOutput, activationFactor, true);
+  const dDownWeight = productFactor(dOutput, activationFactor, true);
   scope.free(dOutput);
   emit('mlp.down_proj.weight', dDownWeight);
   const dUp: tf.Tensor2D = scope.hold(tf.tidy(() => factorOf(tf.mul(dActivation, silu)))); // [N, F]
@@ -75,7 +75,7 @@ export function swigluBackward(
   const dInput: tf.Tensor2D = scope.hold(
     tf.tidy(() => tf.add(product(dUp, weights.up), product(dGate, weights.gate))),
   ); // [N, D]
-  emit('mlp.up_proj.weight', product(dUp, input, true));
-  emit('mlp.gate_proj.weight', product(dGate, input, true));
+  emit('mlp.up_proj.weight', productFactor(dUp, input, true));
+  emit('mlp.gate_proj.weight', productFactor(dGate, input, true));
   return scope.release(dInput);
 }
