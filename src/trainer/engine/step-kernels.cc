@@ -4,9 +4,11 @@
 // the same in tensor operations and says what each computes.
 #include <omp.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "tensorflow/c/kernels.h"
 #include "tensorflow/c/ops.h"
@@ -260,6 +262,70 @@ void SwigluGradient(void*, TF_OpKernelContext* context) {
   }
 }
 
+// x [N, D], weight [D], epsilon [] -> y [N, D], inverse [N, 1]
+void RmsNorm(void*, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *x = call.Input(0), *weight = call.Input(1), *epsilon = call.Input(2);
+  if (!call.IsOk()) return;
+  const int64_t columns = TF_TensorElementCount(weight), rows = TF_TensorElementCount(x) / columns;
+  if (!call.Require(Columns(x) == columns, "a weight for each column")) return;
+  TF_Tensor* y = call.Output(0, TF_FLOAT, x);
+  TF_Tensor* inverses = call.Output(1, TF_FLOAT, x, 1);
+  if (!call.IsOk()) return;
+  const float *w = Data<float>(weight), eps = *Data<float>(epsilon);
+#pragma omp parallel for schedule(static) if (rows * columns > kMinParallel)
+  for (int64_t row = 0; row < rows; row++) {
+    const float* in = Data<float>(x) + row * columns;
+    float* out = Data<float>(y) + row * columns;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < columns; i++) sum += in[i] * in[i];
+    const float inverse = 1.0f / std::sqrt(sum / columns + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < columns; i++) out[i] = in[i] * inverse * w[i];
+    Data<float>(inverses)[row] = inverse;
+  }
+}
+
+// dy [N, D], x [N, D], weight [D], inverse [N, 1] -> dx [N, D], d_weight [D]
+void RmsNormGradient(void*, TF_OpKernelContext* context) {
+  Call call(context);
+  const TF_Tensor *dy = call.Input(0), *x = call.Input(1), *weight = call.Input(2), *inverses = call.Input(3);
+  if (!call.IsOk()) return;
+  const int64_t columns = TF_TensorElementCount(weight), rows = TF_TensorElementCount(inverses);
+  if (!call.Require(TF_TensorElementCount(x) == rows * columns && TF_TensorElementCount(dy) == rows * columns,
+                    "a weight for each column and an inverse for each row"))
+    return;
+  TF_Tensor* dx = call.Output(0, TF_FLOAT, x);
+  TF_Tensor* d_weight = call.Output(1, TF_FLOAT, weight);
+  if (!call.IsOk()) return;
+  const float* w = Data<float>(weight);
+  // Each thread sums its rows, and the sums are added in the order of the threads.
+  const int threads = rows * columns > kMinParallel ? omp_get_max_threads() : 1;
+  std::vector<float> partial(threads * columns, 0.0f);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; row++) {
+    const float *in = Data<float>(x) + row * columns, *gradient = Data<float>(dy) + row * columns;
+    float *out = Data<float>(dx) + row * columns, *sums = partial.data() + omp_get_thread_num() * columns;
+    const float inverse = Data<float>(inverses)[row];
+    float along = 0;
+#pragma omp simd reduction(+ : along)
+    for (int64_t i = 0; i < columns; i++) {
+      const float product = gradient[i] * in[i] * inverse;
+      sums[i] += product;
+      along += product * w[i];
+    }
+    const float mean = along / columns;
+#pragma omp simd
+    for (int64_t i = 0; i < columns; i++) out[i] = inverse * (gradient[i] * w[i] - in[i] * inverse * mean);
+  }
+  float* total = Data<float>(d_weight);
+  std::memcpy(total, partial.data(), columns * sizeof(float));
+  for (int thread = 1; thread < threads; thread++) {
+    for (int64_t i = 0; i < columns; i++) total[i] += partial[thread * columns + i];
+  }
+}
+
 using Compute = void (*)(void*, TF_OpKernelContext*);
 
 void* NoState(TF_OpKernelConstruction*) { return nullptr; }
@@ -271,17 +337,17 @@ void RegisterKernel(const char* name, TF_DataType type, Compute compute, TF_Stat
   if (TF_GetCode(status) == TF_OK) TF_RegisterKernelBuilder(name, builder, status);
 }
 
-// Inputs and outputs are "name: type", with a nullptr at the end.
+// Inputs and outputs are "name: type", with a nullptr at the end. Without `in_bf16` T is always float.
 void Register(const char* name, const char* const* inputs, const char* const* outputs, Compute in_float,
-              Compute in_bf16) {
+              Compute in_bf16 = nullptr) {
   TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
-  TF_OpDefinitionBuilderAddAttr(op, "T: {float, bfloat16}");
+  TF_OpDefinitionBuilderAddAttr(op, in_bf16 == nullptr ? "T: {float}" : "T: {float, bfloat16}");
   for (; *inputs != nullptr; inputs++) TF_OpDefinitionBuilderAddInput(op, *inputs);
   for (; *outputs != nullptr; outputs++) TF_OpDefinitionBuilderAddOutput(op, *outputs);
   TF_Status* status = TF_NewStatus();
   TF_RegisterOpDefinition(op, status);
   if (TF_GetCode(status) == TF_OK) RegisterKernel(name, TF_FLOAT, in_float, status);
-  if (TF_GetCode(status) == TF_OK) RegisterKernel(name, TF_BFLOAT16, in_bf16, status);
+  if (TF_GetCode(status) == TF_OK && in_bf16 != nullptr) RegisterKernel(name, TF_BFLOAT16, in_bf16, status);
   TF_DeleteStatus(status);  // what is not registered is not found when it is called, which says so
 }
 
@@ -305,6 +371,12 @@ struct Registration {
     const char* const d_gate_up[] = {"d_gate: T", "d_up: T", nullptr};
     Register("GaloreSwigluGradient", d_activation, d_gate_up, &SwigluGradient<float, TF_FLOAT>,
              &SwigluGradient<Bf16, TF_BFLOAT16>);
+    const char* const x[] = {"x: T", "weight: T", "epsilon: T", nullptr};
+    const char* const y[] = {"y: T", "inverse: T", nullptr};
+    Register("GaloreRmsNorm", x, y, &RmsNorm);
+    const char* const dy[] = {"dy: T", "x: T", "weight: T", "inverse: T", nullptr};
+    const char* const dx[] = {"dx: T", "d_weight: T", nullptr};
+    Register("GaloreRmsNormGradient", dy, dx, &RmsNormGradient);
   }
 } registration;
 

@@ -216,7 +216,7 @@ export class LlamaModel {
         this.#options.lossChunk,
         gradientScale,
       );
-      const back = rmsNormBackward(dHidden, norm.saved);
+      const back = rmsNormBackward(dHidden, this.#normWeight(), norm.saved);
       return { losses, dx: unpickRows(back.dx, rows, labels.length), dNorm: back.dWeight, dHead: dWeight };
     });
   }

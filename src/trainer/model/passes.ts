@@ -27,6 +27,12 @@ export const PASS_KERNELS = {
     inputNames: ['dActivation', 'gate', 'up'],
     outputs: 2,
   },
+  rmsNorm: { kernelName: 'GaloreRmsNorm', inputNames: ['x', 'weight', 'epsilon'], outputs: 2 },
+  rmsNormGradient: {
+    kernelName: 'GaloreRmsNormGradient',
+    inputNames: ['dy', 'x', 'weight', 'inverse'],
+    outputs: 2,
+  },
 } as const satisfies Readonly<Record<string, PassKernel>>;
 
 /** What `crossEntropy` gives. */
@@ -123,6 +129,46 @@ export function swigluGradient(
     silu.dispose();
     const dSilu = tf.tidy(() => tf.mul(da, numbersOf(up)));
     return { dGate: factorOf(tf.mul(dSilu, slope) as tf.Tensor2D), dUp };
+  });
+}
+
+/** i = 1 / sqrt(mean(x²) + eps) of each row, and x·i·w. */
+export function rmsNorm(
+  x: tf.Tensor2D, // [N, D]
+  weight: tf.Tensor1D, // [D]
+  eps: number,
+): { y: tf.Tensor2D; inverse: tf.Tensor2D } {
+  return tf.tidy(() => {
+    if (isKnown(PASS_KERNELS.rmsNorm)) {
+      const [y, inverse] = run(PASS_KERNELS.rmsNorm, { x, weight, epsilon: tf.scalar(eps) });
+      return { y: y as tf.Tensor2D, inverse: inverse as tf.Tensor2D };
+    }
+    const inverse: tf.Tensor2D = tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps)); // [N, 1]
+    const y: tf.Tensor2D = tf.mul(tf.mul(x, inverse), weight);
+    return { y, inverse };
+  });
+}
+
+/** With x̂ = x·i and g = dy·w: dx = i·(g − x̂·mean(g·x̂)) and dw, the sum over rows of dy·x̂. */
+export function rmsNormGradient(
+  dy: tf.Tensor2D, // [N, D]
+  x: tf.Tensor2D, // [N, D]
+  weight: tf.Tensor1D, // [D]
+  inverse: tf.Tensor2D, // [N, 1]
+): { dx: tf.Tensor2D; dWeight: tf.Tensor1D } {
+  return tf.tidy(() => {
+    if (isKnown(PASS_KERNELS.rmsNormGradient)) {
+      const [dx, dWeight] = run(PASS_KERNELS.rmsNormGradient, { dy, x, weight, inverse });
+      return { dx: dx as tf.Tensor2D, dWeight: dWeight as tf.Tensor1D };
+    }
+    const unit = tf.mul(x, inverse); // [N, D], x̂
+    const [dWeight, along] = tf.tidy(() => {
+      const product = tf.mul(dy, unit); // [N, D]
+      return [tf.sum(product, 0), tf.mean(tf.mul(product, weight), -1, true)];
+    }) as [tf.Tensor1D, tf.Tensor2D]; // [D], [N, 1]
+    const difference = tf.tidy(() => tf.sub(tf.mul(dy, weight), tf.mul(unit, along)));
+    const dx: tf.Tensor2D = tf.mul(difference, inverse);
+    return { dx, dWeight };
   });
 }
 
