@@ -5,7 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
-import { product } from '../product.ts';
+import { numbersOf, product, productFactor } from '../product.ts';
 import { hasBasis, type Side, type Slot } from '../slot.ts';
 
 /** R = P'G for side left, `[r, n]`; R = GP for side right, `[m, r]`. */
@@ -22,7 +22,7 @@ export function lift(low: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tenso
 export function projectCore(gradient: tf.Tensor2D, basis: tf.Tensor2D): tf.Tensor2D {
   return tf.tidy(() => {
     const [u, v] = splitBases(basis, gradient.shape[0]);
-    return product(product(u, gradient, true, false), v);
+    return product(productFactor(u, gradient, true, false), v);
   });
 }
 
@@ -38,9 +38,9 @@ function splitBases(basis: tf.Tensor2D, rows: number): [tf.Tensor2D, tf.Tensor2D
   return [tf.slice(basis, [0, 0], [rows, -1]), tf.slice(basis, [rows, 0], [-1, -1])];
 }
 
-/** What travels of a gradient: R, the core, or (policy `dense`) the gradient itself, as a new tensor. */
+/** What travels of a gradient, which may be a factor: R, the core, or (policy `dense`) itself, as a new tensor. */
 export function payloadOf(slot: Slot, gradient: tf.Tensor, basis: tf.Tensor2D | null): tf.Tensor {
-  if (slot.policy === 'dense') return tf.clone(gradient);
+  if (slot.policy === 'dense') return numbersOf(gradient);
   if (!hasBasis(slot) || basis === null) throw new TensorShapeError(`${slot.name} has no basis yet`);
   const matrix = gradient as tf.Tensor2D;
   return slot.policy === 'two-sided' ? projectCore(matrix, basis) : project(matrix, basis, slot.side);

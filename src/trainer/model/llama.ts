@@ -44,7 +44,8 @@ export interface LossSum {
 }
 
 /**
- * Receives a gradient, of the shape of the weight of that name. The tensor is the model's: it is
+ * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
+ * (product.ts) take it, other operations do not. The tensor is the model's: it is
  * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
  * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
  * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
@@ -215,7 +216,7 @@ export class LlamaModel {
         this.#options.lossChunk,
         gradientScale,
       );
-      const back = rmsNormBackward(dHidden, norm.saved);
+      const back = rmsNormBackward(dHidden, this.#normWeight(), norm.saved);
       return { losses, dx: unpickRows(back.dx, rows, labels.length), dNorm: back.dWeight, dHead: dWeight };
     });
   }
