@@ -8,8 +8,8 @@
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
 import type { Handle, TensorflowBackend } from './binding.ts';
 
-type Binding = TensorflowBackend['binding'] & {
-  createTensor(shape: number[], dtype: number, values: unknown): number;
+type Binding = Omit<TensorflowBackend['binding'], 'createTensor'> & {
+  createTensor(shape: readonly number[], dtype: number, values: unknown): number;
 };
 
 /** Memory of one tensor or of several that share it. */
