@@ -17,22 +17,22 @@ interface Method {
 }
 
 const METHODS: readonly Method[] = [
-  { name: 'full AdamW', settings: ['method.name=full'], rates: [0.001, 0.002, 0.004] },
-  { name: 'galore, keep', settings: ['method.moments=keep'], rates: [0.005, 0.01, 0.02] },
-  { name: 'galore, transport', settings: ['method.moments=transport'], rates: [0.005, 0.01, 0.02] },
-  { name: 'adarankgrad', settings: ['method.name=adarankgrad'], rates: [0.005, 0.01, 0.02] },
-  { name: 'galore, 8-bit', settings: ['optimizer.name=adamw-8bit'], rates: [0.005, 0.01, 0.02] },
-  { name: 'fira', settings: ['method.name=fira'], rates: [0.005, 0.01, 0.02] },
+  { name: 'full AdamW', settings: ['method.name=full'], rates: [0.0005, 0.001, 0.002] },
+  { name: 'galore, keep', settings: ['method.moments=keep'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'galore, transport', settings: ['method.moments=transport'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'adarankgrad', settings: ['method.name=adarankgrad'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'galore, 8-bit', settings: ['optimizer.name=adamw-8bit'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'fira', settings: ['method.name=fira'], rates: [0.0025, 0.005, 0.01] },
   {
     name: 'apollo-mini',
     settings: ['method.name=apollo-mini', 'method.rank=1'],
-    rates: [0.0025, 0.005, 0.01],
+    rates: [0.001, 0.0025, 0.005],
   },
-  { name: 'sumo', settings: ['method.name=sumo'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'sumo', settings: ['method.name=sumo'], rates: [0.001, 0.0025, 0.005] },
   {
     name: 'two-sided',
     settings: ['method.name=two-sided', 'method.rank=112'],
-    rates: [0.005, 0.01, 0.02],
+    rates: [0.0025, 0.005, 0.01],
   },
 ];
 const SEEDS = [0, 1, 2];
