@@ -10,7 +10,7 @@ import type { PartCodec } from '../protocol/messages.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
-import { ruleFor } from '../galore/optimizer/rules.ts';
+import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
@@ -204,10 +204,6 @@ export class Replica {
         return this.#states[slot.index]![kind]!;
     }
   }
-}
-
-function zeroState(slot: Slot): RuleState {
-  return Object.fromEntries(ruleState(slot).map((spec) => [spec.kind, stateValue(spec, undefined)]));
 }
 
 function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {

@@ -82,7 +82,7 @@ function configOf(t: ExecutionContext, curve: Curve, vector: Case): Record<strin
     optimizer: { lr: vector.lr, betas: vector.betas, eps: vector.eps, weight_decay: vector.weight_decay },
     wire: { codec: 'f32' },
     coordinator: { port: 0 },
-    trainer: { micro_batch: curve.data.batch },
+    trainer: { micro_batch: curve.data.batch, threads: 1 },
     evaluation: { every: 0, sequences: 0 },
     checkpoint: { every: 0 },
     steps: vector.losses.length,

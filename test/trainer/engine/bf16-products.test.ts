@@ -5,12 +5,12 @@ import { derive, randomNormal } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
 import { methodPlan } from '../../../src/galore/method.ts';
 import { buildSlots, basisShape, hasBasis, payloadShape, type Slot } from '../../../src/galore/slot.ts';
-import { ruleFor } from '../../../src/galore/optimizer/rules.ts';
+import { ruleFor, zeroState } from '../../../src/galore/optimizer/rules.ts';
 import { METHODS, OPTIMIZERS } from '../../../src/config/schema.ts';
 import { hyperparametersOf } from '../../../src/trainer/hyperparameters.ts';
 import { resolve, MINIMAL } from '../../config/parse.ts';
 import { orthonormalMatrix } from '../../galore/matrices.ts';
-import { zeroState, valuesOf } from '../../galore/run-rule.ts';
+import { valuesOf } from '../../galore/run-rule.ts';
 import { matrixOf, tensorOf, tf, type Tensor, type Tensor2D } from '../../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyModel } from '../../helpers/tiny-llama.ts';
 
