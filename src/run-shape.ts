@@ -49,6 +49,7 @@ export function buildRunShape(
     rank: method.rank ?? defaultRank(model),
     projType: method.proj_type,
     targetModules: method.target_modules,
+    weights: method.weights,
   });
   const refresh = refreshOf(method, basis);
   const ranks = limitsOf(method, basis);

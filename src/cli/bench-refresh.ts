@@ -42,7 +42,7 @@ export function registerBenchRefreshCommand(
     .summary('time the refresh of a subspace against a full SVD')
     .description(
       'Times making a new basis for one matrix, in one process and without network: sketches and factorisations,\n' +
-        'without an old basis (cold) and with one (warm), against a full singular value decomposition.',
+        "without an old basis (cold) and with one (warm), against TensorFlow's full singular value decomposition.",
     )
     .option('--rows <n>', 'rows of the gradient', wholeNumber(1, 65_536), 1024)
     .option('--cols <n>', 'columns of the gradient', wholeNumber(1, 65_536), 2736)
@@ -66,7 +66,9 @@ export function registerBenchRefreshCommand(
       `
 captured is the energy of the gradient inside the basis over that inside the best basis of the rank. A warm
 start has two rounds for each power iteration, a cold one has one more. The made-up gradient has a
-spectrum that falls like j^-0.75, about as those of language models in training do.
+spectrum that falls like j^-0.75, about as those of language models in training do. GaLore's own refresh is
+PyTorch's linalg.svd, which takes about twice as long as TensorFlow's: node dist/bench/peers/compare-refresh.js
+(in the source tree) takes turns with it.
 
 Examples:
   galore bench refresh
@@ -146,7 +148,7 @@ function report(measurement: RefreshMeasurement): readonly string[] {
   return [
     `${name}  ${rows} x ${cols}, rank ${rank}: the best basis has ${percent(bestShare)} of the energy, ` +
       `the one before ${percent(measurement.earlierCapturedShare)} of that`,
-    `  full SVD ${svdMs.toFixed(1).padStart(8)} ms`,
+    `  full SVD ${svdMs.toFixed(1).padStart(8)} ms  (TensorFlow's Svd; PyTorch's takes about twice as long)`,
     ...ways.flatMap(([way, result]) =>
       result === null
         ? []

@@ -90,6 +90,12 @@ const optimizerFitsMethod: MethodRule = ({ method, optimizer }) => {
   return relationFault('optimizer.name', optimizer, rule);
 };
 
+const int8NeedsBasis: MethodRule = ({ read, method }) => {
+  if (method !== 'full' || read('method.weights') !== 'int8') return null;
+  const rule = 'it must be f32 (or left out) with method.name: full: int8 is for matrices with a basis';
+  return relationFault('method.weights', 'int8', rule);
+};
+
 const miniHasRankOne: MethodRule = ({ read, method }) => {
   const rank = read('method.rank');
   if (method !== 'apollo-mini' || rank === undefined || rank === 1) return null;
@@ -236,6 +242,7 @@ function isOneOf<T extends string>(values: readonly T[], value: unknown): value 
 const RULES: readonly MethodRule[] = [
   basisFitsMethod,
   optimizerFitsMethod,
+  int8NeedsBasis,
   miniHasRankOne,
   twoSidedHasNoSide,
   pairNeedsFactor,

@@ -52,6 +52,7 @@ export interface MethodDefaults {
   readonly rankThreshold?: number;
   readonly lazyThreshold?: number;
   readonly convergedRatio?: number;
+  readonly weights?: Method['weights'];
 }
 
 const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, limiter: 1.01 };
@@ -69,7 +70,7 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   'two-sided': GALORE,
   golore: { ...GALORE, basis: 'random' },
   flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
-  'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4 },
+  'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
 };
 
 const SUMO_MOMENTUM = 0.95;
@@ -109,6 +110,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       basis,
       scale: method.scale ?? byMethod.scale,
       limiter: method.limiter ?? byMethod.limiter,
+      weights: method.weights ?? byMethod.weights ?? 'f32',
       moments: method.moments ?? defaultMoments(method.name, basis, method.preset),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),

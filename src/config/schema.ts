@@ -210,6 +210,10 @@ const method = z.strictObject({
     .describe(
       'Where bases come from: singular vectors, cosine columns, or the seed (orthonormal or gaussian); default: by method',
     ),
+  weights: z
+    .enum(['f32', 'int8'])
+    .optional()
+    .describe('How matrices with a basis are kept; int8: one byte a number; default: f32, for q-galore int8'),
   moments: z
     .enum(['keep', 'reset', 'rotate', 'transport', 'adarank'])
     .optional()
@@ -385,7 +389,7 @@ type FilledRefresh = Filled<
 export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'dir'> {
   readonly dir: string;
   readonly method: Omit<
-    Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter'>,
+    Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,
     'refresh' | 'rank'
   > & {
     readonly rank: number | undefined;

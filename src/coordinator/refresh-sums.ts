@@ -4,7 +4,7 @@
  */
 import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
-import { checkBasis } from '../galore/projection/check.ts';
+import { BASIS_TOLERANCE, checkBasis, FACTOR_TOLERANCE } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
@@ -134,11 +134,12 @@ export class RefreshSums {
     const [rows] = plan.isFinal ? basisShape(slot) : plan.sketchShape;
     const columns = bytes.length / (4 * rows);
     const values = codecFor('f32').decode(bytes, rows * columns);
+    const tolerance = plan.isFinal ? BASIS_TOLERANCE : FACTOR_TOLERANCE;
     let from = 0;
     for (const [half, halfRows] of (plan.isFinal ? basisRows(slot) : [rows]).entries()) {
       const part = values.subarray(from, (from += halfRows * columns));
       const key = derive(this.#probeSeed, 'probe', this.#step, this.#round, index, half);
-      const fault = checkBasis(part, halfRows, columns, key);
+      const fault = checkBasis(part, halfRows, columns, key, tolerance);
       if (fault !== null) return `the factor of ${slot.name}: ${fault}`;
     }
     return null;

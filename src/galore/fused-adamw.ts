@@ -52,7 +52,7 @@ export function fusedDirection(
   options: FusedAdamwOptions,
   scale: number,
 ): Moments & { readonly direction: tf.Tensor } {
-  const zeros = tf.zeros(gradient.shape);
+  const zeros = tf.zerosLike(moments.m);
   const { weight, m, v } = fusedAdamw(zeros, gradient, moments, {
     ...options,
     stepSize: -options.stepSize * scale,

@@ -33,6 +33,7 @@ interface SlotBase extends TensorSpec {
 export interface PlainSlot extends SlotBase {
   readonly policy: 'dense';
   readonly rank?: undefined;
+  readonly weights?: undefined;
 }
 
 /**
@@ -44,6 +45,8 @@ export interface ProjectedSlot extends SlotBase {
   readonly side: Side;
   /** Effective rank: min(configured rank, m, n); with adaptive ranks what the last refresh chose. */
   readonly rank: number;
+  /** How the weight is kept: in one byte a number (int8-weight.ts); left out: as f32. */
+  readonly weights?: 'int8';
 }
 
 /** How the table is to be made; see `methodPlan`. */
@@ -54,6 +57,8 @@ export interface SlotOptions {
   readonly projType: ProjType;
   /** A matrix whose name contains one of these gets a basis. */
   readonly targetModules: readonly string[];
+  /** How weights with a basis are kept; default: f32. */
+  readonly weights?: 'f32' | 'int8';
   /** The rule of slots with a basis, and of all others. */
   readonly rule: RuleName;
   readonly plainRule: RuleName;
@@ -136,7 +141,8 @@ export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions)
     if (policy === null || !isTarget) return { ...tensor, index, policy: 'dense', rule: plainRule };
     const [m, n] = matrixShape(tensor);
     const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
-    return { ...tensor, index, policy, rule, side, rank: Math.min(options.rank, m, n) };
+    const kept = options.weights === 'int8' ? { weights: 'int8' as const } : {};
+    return { ...tensor, index, policy, rule, side, rank: Math.min(options.rank, m, n), ...kept };
   });
 }
 
@@ -153,7 +159,8 @@ export function describeSlots(slots: readonly Slot[]): string {
   return slots
     .map((slot) => {
       const projection = hasBasis(slot) ? ` ${slot.side} ${slot.rank}` : '';
-      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${slot.policy} ${slot.rule}${projection}\n`;
+      const kept = slot.weights === undefined ? '' : ` ${slot.weights}`;
+      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${slot.policy} ${slot.rule}${projection}${kept}\n`;
     })
     .join('');
 }

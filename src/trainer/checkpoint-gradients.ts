@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
 import { prepareDataset, type Dataset, type OnProgress } from '../files/dataset.ts';
+import { numbersOf } from '../galore/product.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { GradientPair } from './measure-refresh.ts';
@@ -82,7 +83,7 @@ async function gradientsOf(
   const gradients = new Map<string, tf.Tensor2D>();
   model.forwardBackward(batch!, 1 / (BATCH_SEQUENCES * SEQUENCE_LENGTH), (name, gradient) => {
     if (!name.includes(`layers.${layer}.`) || gradient.shape.length !== 2) return;
-    gradients.set(name, tf.keep(gradient) as tf.Tensor2D);
+    gradients.set(name, tf.keep(numbersOf(gradient)) as tf.Tensor2D);
   });
   return gradients;
 }

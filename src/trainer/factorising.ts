@@ -23,9 +23,11 @@ export function factorise(
   const { sketchShape, isFinal } = sketchPlan(slot, round, refresh);
   const [rows, columns] = sketchShape;
   const factoriser = bestFactoriser();
-  if (isFinal) return factoriser.singularVectors(sum, rows, columns, slot.rank, false)?.left ?? null;
+  if (isFinal) return factoriser.basis(sum, rows, columns, slot.rank);
   if (sum.every((value) => value === 0)) return null;
-  return factoriser.orthonormalise(sum, rows, columns);
+  // A second basis is made from the factor, an adaptive rank measured with it; else only its span counts.
+  const isStrict = slot.policy === 'two-sided' || refresh.heldOutColumns > 0;
+  return isStrict ? factoriser.orthonormalise(sum, rows, columns) : factoriser.factor(sum, rows, columns);
 }
 
 /** What the last round's factor was, for jobs that need it: every trainer of the step knows all of it. */

@@ -10,13 +10,17 @@ import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
+import { roundingKey, storeWeight } from './int8-weight.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
 
 /** The optimizer's numbers that stay the same from step to step. */
 export type LocalHyperparameters = Omit<Hyperparameters, 'step'>;
 
-/** When a gradient is used up: as soon as backward hands it out, or after backward, when all are there. */
+/**
+ * When a gradient is used: as soon as backward hands it out, or after backward, when all are there; then all
+ * are kept until the last update, as PyTorch's optimizers do.
+ */
 export type UpdateTime = 'per-layer' | 'after-backward';
 
 /** A basis that stands in for one from a refresh: columns of length about 1, which is all a speed depends on. */
@@ -27,7 +31,10 @@ export function standInBasis(rows: number, columns: number, seed: number): Float
   return values;
 }
 
-/** Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. */
+/**
+ * Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. Weights that
+ * slots have as int8 are to be in the store as that.
+ */
 export class LocalStep {
   readonly #model: LlamaModel;
   readonly #slots: ReadonlyMap<string, Slot>;
@@ -55,14 +62,18 @@ export class LocalStep {
     }
   }
 
-  /** Bytes of the optimizer's state, as allocated. */
-  get stateBytes(): number {
-    return [...this.#states.values()].reduce((sum, state) => sum + bytesOf(Object.values(state)), 0);
+  /** Bytes of the optimizer's state and of the bases of some slots, as allocated. */
+  bytesOf(slots: readonly Slot[]): { readonly stateBytes: number; readonly basisBytes: number } {
+    return {
+      stateBytes: bytesOf(slots.flatMap(({ name }) => Object.values(this.#states.get(name) ?? {}))),
+      basisBytes: bytesOf(slots.flatMap(({ name }) => this.#bases.get(name) ?? [])),
+    };
   }
 
-  /** Bytes of the bases. */
-  get basisBytes(): number {
-    return bytesOf([...this.#bases.values()]);
+  /** Of the optimizer's state what is in plain arrays. */
+  get arrayBytes(): number {
+    const values = [...this.#states.values()].flatMap((state) => Object.values(state));
+    return bytesOf(values.filter((value) => value instanceof Uint8Array));
   }
 
   /** Runs one step; the mean loss of the batch before it. */
@@ -70,15 +81,14 @@ export class LocalStep {
     this.#step += 1;
     const hyper: Hyperparameters = { ...this.#hyper, step: this.#step };
     const tokens = unmaskedRows(batch.labels).length;
-    const held: { readonly name: string; readonly gradient: tf.Tensor }[] = [];
+    const held = new Map<string, tf.Tensor>();
     const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
+      tf.keep(gradient);
       if (this.#updates === 'per-layer') this.#apply(name, gradient, hyper);
-      else held.push({ name, gradient: tf.keep(gradient) });
+      else held.set(name, gradient);
     });
-    for (const { name, gradient } of held) {
-      this.#apply(name, gradient, hyper);
-      gradient.dispose();
-    }
+    for (const [name, gradient] of held) this.#apply(name, tf.clone(gradient), hyper);
+    tf.dispose([...held.values()]);
     return lossSum / tokens;
   }
 
@@ -89,6 +99,7 @@ export class LocalStep {
     this.#bases.clear();
   }
 
+  /** Uses the gradient up: of a projected slot nothing is left of it when the update is lifted. */
   #apply(name: string, gradient: tf.Tensor, hyper: Hyperparameters): void {
     const slot = this.#slots.get(name);
     const state = this.#states.get(name);
@@ -96,11 +107,12 @@ export class LocalStep {
     const basis = this.#bases.get(name) ?? null;
     const weights = this.#model.weights;
     const payload = payloadOf(slot, gradient, basis);
+    gradient.dispose();
     const next = ruleFor(slot.rule).step({ slot, weight: weights.get(name), payload, state, basis, hyper });
     payload.dispose();
     tf.dispose(tensorsOf(state));
     this.#states.set(name, next.state);
-    weights.set(name, next.weight);
+    storeWeight(weights, slot, next.weight, roundingKey(0, hyper.step, slot));
     if (next.basis !== undefined) {
       basis?.dispose();
       this.#bases.set(name, next.basis);

@@ -17,6 +17,7 @@ import {
 } from '../galore/projection/sketch.ts';
 import { matrixShape, sideOf, type ProjectedSlot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
+import { fullSvd } from './engine/decompositions.ts';
 import { factorise } from './factorising.ts';
 
 const SEED = 1;
@@ -51,7 +52,7 @@ export interface RefreshMeasurement {
   readonly rows: number;
   readonly cols: number;
   readonly rank: number;
-  /** Milliseconds of TensorFlow's decomposition in f32 with both sides' vectors, not full: the median. */
+  /** Milliseconds of TensorFlow's `Svd` in f32 with both sides' vectors, not full: the median. */
   readonly svdMs: number;
   /** Share of the gradient's energy that the best basis of the rank captures. */
   readonly bestShare: number;
@@ -65,20 +66,31 @@ export interface RefreshMeasurement {
   readonly earlierCapturedShare: number;
 }
 
-/** Measures the refresh of one matrix. */
-export function measureRefresh(pair: GradientPair, question: RefreshQuestion): RefreshMeasurement {
-  const { gradient } = pair;
+/** The full decomposition and the ways to make a basis of one matrix; each call does all of it once more. */
+export interface RefreshWays {
+  readonly slot: ProjectedSlot;
+  readonly earlierBasis: Float32Array;
+  /** Gives the singular values. */
+  readonly svd: () => Float32Array;
+  readonly cold: () => Float32Array;
+  readonly warm: () => Float32Array;
+  readonly exact: () => Float32Array;
+}
+
+/** What `measureRefresh` takes the time of. */
+export function refreshWays(
+  { name, gradient, earlier }: GradientPair,
+  question: Omit<RefreshQuestion, 'repeats'>,
+): RefreshWays {
   const [rows, cols] = gradient.shape;
-  const rank = Math.min(question.rank, rows, cols);
-  const side = sideOf('std', rows, cols);
   const slot: ProjectedSlot = {
-    name: pair.name,
+    name,
     shape: [rows, cols],
     index: 0,
     policy: 'one-sided',
     rule: 'adamw',
-    side,
-    rank,
+    side: sideOf('std', rows, cols),
+    rank: Math.min(question.rank, rows, cols),
   };
   const options = {
     type: 'sketch',
@@ -88,13 +100,23 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
   } as const satisfies RefreshOptions;
   const plan = refreshPlan(options);
   const exactPlan = refreshPlan({ ...options, type: 'exact', warm_start: false });
-  const earlierBasis = refreshLocally(pair.earlier, slot, plan, null);
-  const ways = {
+  const earlierBasis = refreshLocally(earlier, slot, plan, null);
+  return {
+    slot,
+    earlierBasis,
     svd: () => fullSvd(gradient),
     cold: () => refreshLocally(gradient, slot, plan, null),
     warm: () => refreshLocally(gradient, slot, plan, earlierBasis),
     exact: () => refreshLocally(gradient, slot, exactPlan, null),
   };
+}
+
+/** Measures the refresh of one matrix. */
+export function measureRefresh(pair: GradientPair, question: RefreshQuestion): RefreshMeasurement {
+  const { gradient } = pair;
+  const [rows, cols] = gradient.shape;
+  const { slot, earlierBasis, ...ways } = refreshWays(pair, question);
+  const { rank } = slot;
   const { times, results } = timeInTurn(ways, question.repeats);
   const energies = results.svd.map((s) => s * s);
   const total = energies.reduce((sum, energy) => sum + energy, 0);
@@ -114,7 +136,7 @@ export function measureRefresh(pair: GradientPair, question: RefreshQuestion): R
     svdMs: times.svd,
     bestShare: total === 0 ? 1 : best / total,
     cold: way('cold'),
-    warm: plan.isWarmStart ? way('warm') : null,
+    warm: question.powerIterations > 0 ? way('warm') : null,
     exact: way('exact'),
     earlierCapturedShare: share(earlierBasis),
   };
@@ -167,34 +189,8 @@ export function refreshLocally(
   return factor!;
 }
 
-/** Singular values of TensorFlow's full decomposition; the vectors are computed too. */
-function fullSvd(gradient: tf.Tensor2D): Float32Array {
-  const backend = tf.backend() as unknown as {
-    readonly binding: {
-      readonly TF_ATTR_BOOL: number;
-      readonly TF_ATTR_TYPE: number;
-      readonly TF_FLOAT: number;
-    };
-    executeMultipleOutputs(
-      name: string,
-      attributes: unknown[],
-      inputs: tf.Tensor[],
-      outputs: number,
-    ): tf.Tensor[];
-  };
-  const { TF_ATTR_BOOL, TF_ATTR_TYPE, TF_FLOAT } = backend.binding;
-  const attributes = [
-    { name: 'compute_uv', type: TF_ATTR_BOOL, value: true },
-    { name: 'full_matrices', type: TF_ATTR_BOOL, value: false },
-    { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
-  ];
-  const outputs = backend.executeMultipleOutputs('Svd', attributes, [gradient], 3);
-  const values = outputs[0]!.dataSync<'float32'>() as Float32Array;
-  tf.dispose(outputs);
-  return values;
-}
-
-function capturedEnergy(gradient: tf.Tensor2D, slot: ProjectedSlot, basis: Float32Array): number {
+/** |P'G|^2, or |GP|^2 for side right. */
+export function capturedEnergy(gradient: tf.Tensor2D, slot: ProjectedSlot, basis: Float32Array): number {
   const [m, n] = matrixShape(slot);
   return tf.tidy(() => {
     const p = tf.tensor2d(basis, [slot.side === 'left' ? m : n, slot.rank]);

@@ -1,16 +1,18 @@
 /** Measures whole training steps of a model with random weights on random tokens, in this process. SHELL. */
 import { setImmediate } from 'node:timers/promises';
+import { quantiseWeight } from '../galore/int8-weight.ts';
 import { factorOf, product } from '../galore/product.ts';
-import { sizeOf, type Slot, type TensorSpec } from '../galore/slot.ts';
-import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { sizeOf, type Slot } from '../galore/slot.ts';
+import type { LlamaConfig } from '../model/llama-config.ts';
 import { derive, randomNormal, randomUint32 } from '../random.ts';
 import type { Device, Precision } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
+import { Int8Weight } from './int8-weight.ts';
 import { LocalStep, type LocalHyperparameters } from './local-step.ts';
 import type { Batch } from './model/batch.ts';
 import { LlamaModel, type LlamaOptions } from './model/llama.ts';
-import { WeightStore } from './model/weights.ts';
+import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 import { stepFlops } from './step-flops.ts';
 
 /** What is to be measured. */
@@ -74,9 +76,8 @@ export const measureStep: MeasureStep = async (request) => {
     threads: request.threads,
     device: request.device,
   });
-  const tensors = llamaTensors(config);
   const { slots, hyper } = request;
-  const weights = WeightStore.fromArrays(randomWeights(tensors, config, seed));
+  const weights = WeightStore.fromArrays(randomWeights(slots, config, seed));
   const local = new LocalStep(new LlamaModel(config, weights, request.options), slots, hyper);
   try {
     let peakGflops = 0;
@@ -98,7 +99,8 @@ export const measureStep: MeasureStep = async (request) => {
     }
     const { median, shortest, longest } = spread(seconds);
     const matmulGflops = stepFlops(config, slots, sequences, length) / median / 1e9;
-    const parameters = tensors.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const parameters = slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+    const { stateBytes, basisBytes } = local.bytesOf(slots);
     return {
       device: engine.device,
       parameters,
@@ -113,8 +115,8 @@ export const measureStep: MeasureStep = async (request) => {
       peakGflops,
       fractionOfPeak: matmulGflops / peakGflops,
       rssBytes: process.resourceUsage().maxRSS * 1024,
-      weightBytes: 4 * parameters,
-      optimizerBytes: local.stateBytes + local.basisBytes,
+      weightBytes: slots.reduce((sum, { name }) => sum + weights.bytesOf(name), 0),
+      optimizerBytes: stateBytes + basisBytes,
     };
   } finally {
     local.dispose();
@@ -122,26 +124,33 @@ export const measureStep: MeasureStep = async (request) => {
   }
 };
 
-function* randomWeights(tensors: readonly TensorSpec[], config: LlamaConfig, seed: number) {
+/** Weights of the usual size, repeating, kept as the slots say; norms are 1. */
+export function* randomWeights(
+  slots: readonly Slot[],
+  config: LlamaConfig,
+  seed: number,
+): Generator<WeightValues | SourcedWeight> {
   const key = derive(seed, 'weights');
   const block = Float32Array.from(
-    { length: Math.min(DISTINCT_WEIGHTS, Math.max(...tensors.map(({ shape }) => sizeOf(shape)))) },
+    { length: Math.min(DISTINCT_WEIGHTS, Math.max(...slots.map(({ shape }) => sizeOf(shape)))) },
     (_, i) => config.initializerRange * randomNormal(key, i),
   );
-  for (const spec of tensors) {
-    const values = new Float32Array(sizeOf(spec.shape));
-    if (spec.shape.length === 1) values.fill(1);
+  for (const { name, shape, weights } of slots) {
+    const values = new Float32Array(sizeOf(shape));
+    if (shape.length === 1) values.fill(1);
     else {
       for (let start = 0; start < values.length; start += block.length) {
         values.set(block.subarray(0, values.length - start), start);
       }
     }
-    yield { ...spec, values };
+    yield weights === 'int8'
+      ? { name, source: new Int8Weight(shape, quantiseWeight(values, null)) }
+      : { name, shape, values };
   }
 }
 
 /** Random tokens, each labelled with its successor; the last of all with the first. */
-function randomBatch(
+export function randomBatch(
   { vocabSize }: LlamaConfig,
   sequences: number,
   length: number,

@@ -7,6 +7,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
+import { quantiseWeight } from '../galore/int8-weight.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
@@ -15,7 +16,8 @@ import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
-import { WeightStore } from './model/weights.ts';
+import { Int8Weight, roundingKey, storeWeight } from './int8-weight.ts';
+import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
 export type StateArray = Float32Array | Uint8Array;
@@ -26,8 +28,12 @@ export interface EncodedTensor {
   readonly bytes: Uint8Array;
 }
 
-/** The settings of the optimizer that a record does not carry. */
+/** A tensor or array of the state, or how to make it: a weight that lives as codes. Tensors are the caller's. */
+export type StateValue = tf.Tensor | Uint8Array | (() => tf.Tensor);
+
+/** The settings of the run that a record does not carry. */
 export interface ReplicaOptions {
+  readonly seed: number;
   readonly method: RunConfig['method'];
   readonly optimizer: RunConfig['optimizer'];
 }
@@ -55,13 +61,7 @@ export class Replica {
     if (fault !== null) throw new RangeError(fault);
     this.#slots = [...slots];
     this.#options = options;
-    this.weights = WeightStore.fromArrays(
-      slots.map((slot) => {
-        const values = state.get(`weights/${slot.name}`);
-        if (values === undefined) throw new RangeError(`the snapshot has no weights/${slot.name}`);
-        return { name: slot.name, shape: slot.shape, values: values as Float32Array };
-      }),
-    );
+    this.weights = WeightStore.fromArrays(slots.map((slot) => weightOf(slot, state)));
     this.#states = slots.map((slot) =>
       Object.fromEntries(
         ruleState(slot).map((spec) => [spec.kind, stateValue(spec, state.get(`${spec.kind}/${slot.name}`))]),
@@ -129,10 +129,10 @@ export class Replica {
   }
 
   /** Handles on the whole state in the order of the state table; the caller disposes the tensors. */
-  cloneState(): (tf.Tensor | Uint8Array)[] {
+  cloneState(): StateValue[] {
     return stateTensors(this.slots).map((tensor) => {
       const value = this.#valueOf(tensor);
-      return value instanceof Uint8Array ? value : tf.clone(value);
+      return value instanceof tf.Tensor ? tf.clone(value) : value;
     });
   }
 
@@ -142,6 +142,7 @@ export class Replica {
     for (const name of this.slots.map((slot) => slot.name).sort(compareNames)) {
       hasher.begin(name);
       hasher.update(bytesOf(this.weights.get(name)));
+      this.weights.release(); // one at a time
     }
     return hasher.digest();
   }
@@ -160,7 +161,7 @@ export class Replica {
     const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
     tf.dispose(tensorsOf(state));
     this.#states[slot.index] = next.state;
-    this.weights.set(slot.name, next.weight);
+    storeWeight(this.weights, slot, next.weight, roundingKey(this.#options.seed, hyper.step, slot));
     if (next.basis !== undefined) {
       basis?.dispose();
       this.#bases[slot.index] = next.basis;
@@ -194,16 +195,40 @@ export class Replica {
     return slot;
   }
 
-  #valueOf({ kind, slot }: StateTensor): tf.Tensor | Uint8Array {
+  #valueOf({ kind, slot }: StateTensor): StateValue {
+    const source = this.weights.sourceOf(slot.name);
+    const codes = source instanceof Int8Weight ? source.codes : null;
     switch (kind) {
       case 'weights':
-        return this.weights.get(slot.name);
+        // Not made before it is sent: all of them at once would be the whole model in f32.
+        return codes === null ? this.weights.get(slot.name) : () => source!.materialise();
       case 'basis':
         return this.#bases[slot.index]!;
+      case 'w_codes':
+        return codes!.codes;
+      case 'w_scales':
+        return () => tf.tensor1d(codes!.scales);
+      case 'w_zeros':
+        return () => tf.tensor1d(codes!.zeros);
       default:
         return this.#states[slot.index]![kind]!;
     }
   }
+}
+
+/** A weight of the state; one that is to be int8 and has no codes yet, before the first step, gets the nearest. */
+function weightOf(slot: Slot, state: ReadonlyMap<string, StateArray>): WeightValues | SourcedWeight {
+  const { name, shape } = slot;
+  const values = state.get(`weights/${name}`) as Float32Array | undefined;
+  if (values === undefined) throw new RangeError(`the snapshot has no weights/${name}`);
+  if (slot.weights !== 'int8') return { name, shape, values };
+  const codes = state.get(`w_codes/${name}`) as Uint8Array | undefined;
+  if (codes === undefined) return { name, source: new Int8Weight(shape, quantiseWeight(values, null)) };
+  const part = (kind: 'w_scales' | 'w_zeros') => state.get(`${kind}/${name}`) as Float32Array;
+  return {
+    name,
+    source: new Int8Weight(shape, { codes, scales: part('w_scales'), zeros: part('w_zeros') }),
+  };
 }
 
 function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {

@@ -1,10 +1,12 @@
 /**
  * Sends the whole state as it was at one record, beside the steps that go on: it holds its own handles
  * on the tensors (tensors never change, so they cost memory only once a step has replaced them) and
- * hands them to the network thread no faster than that thread sends.
+ * hands them to the network thread no faster than that thread sends. What is not kept as a tensor is made when
+ * its turn comes.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { Link } from './link.ts';
+import type { StateValue } from './replica.ts';
 
 /** Bytes handed over ahead of what is sent. */
 const AHEAD_BYTES = 4 * 1024 * 1024;
@@ -13,14 +15,14 @@ const AHEAD_BYTES = 4 * 1024 * 1024;
 export type SnapshotLink = Pick<Link, 'drained' | 'sendTensor' | 'send'>;
 
 export class SnapshotUpload {
-  readonly #tensors: (tf.Tensor | Uint8Array)[];
+  readonly #tensors: StateValue[];
   readonly #link: SnapshotLink;
   readonly #step: number;
   readonly #sequence: number;
   #isCancelled = false;
 
-  /** @param tensors clones in the order of the state table; this object disposes them */
-  constructor(tensors: (tf.Tensor | Uint8Array)[], link: SnapshotLink, step: number, sequence: number) {
+  /** @param tensors values in the order of the state table; this object disposes them */
+  constructor(tensors: StateValue[], link: SnapshotLink, step: number, sequence: number) {
     this.#tensors = tensors;
     this.#link = link;
     this.#step = step;
@@ -32,7 +34,8 @@ export class SnapshotUpload {
     for (let index = 0; this.#tensors.length > 0; index++) {
       await this.#link.drained(AHEAD_BYTES);
       if (this.#isCancelled) return;
-      const tensor = this.#tensors.shift()!;
+      const value = this.#tensors.shift()!;
+      const tensor = typeof value === 'function' ? value() : value;
       const codec = tensor instanceof Uint8Array ? 'u8' : 'f32';
       const bytes = copyOf(tensor);
       if (!(tensor instanceof Uint8Array)) tensor.dispose();
@@ -45,7 +48,7 @@ export class SnapshotUpload {
   /** Gives up what is not sent yet. */
   cancel(): void {
     this.#isCancelled = true;
-    tf.dispose(this.#tensors.filter((tensor) => !(tensor instanceof Uint8Array)));
+    tf.dispose(this.#tensors.filter((value) => value instanceof tf.Tensor));
     this.#tensors.length = 0;
   }
 }

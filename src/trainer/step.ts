@@ -5,6 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, codecOfSlot, type CodecName } from '../galore/codec/codec.ts';
+import { numbersOf } from '../galore/product.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { sketch } from '../galore/projection/sketch-gradient.ts';
 import {
@@ -157,7 +158,9 @@ export class StepWork {
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
     if (this.task.refreshSlots.includes(slot.index)) {
-      this.#held.set(slot.index, accumulate(this.#held.get(slot.index), gradient) as tf.Tensor2D);
+      const numbers = numbersOf(gradient as tf.Tensor2D);
+      this.#held.set(slot.index, accumulate(this.#held.get(slot.index), numbers) as tf.Tensor2D);
+      numbers.dispose();
       return;
     }
     const low = this.#payload(slot, gradient);

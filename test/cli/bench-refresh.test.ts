@@ -63,7 +63,7 @@ test('without arguments a matrix of the 350m model is measured with the defaults
     out.text,
     /6 x 8, rank 2: the best basis has 90\.00 % of the energy, the one before 51\.27 % of that/,
   );
-  t.regex(out.text, /full SVD +580\.3 ms/);
+  t.regex(out.text, /full SVD +580\.3 ms +\(TensorFlow's Svd/);
   t.regex(out.text, /warm +29\.0 ms +20\.0 times as fast +captured 99\.24 %/);
 });
 

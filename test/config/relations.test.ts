@@ -95,6 +95,12 @@ const RULES: readonly {
     mended: ['method={name: galore, basis: random}'],
   },
   {
+    title: 'int8 weights are for matrices with a basis',
+    broken: ['method={name: full, weights: int8}'],
+    field: 'method.weights',
+    mended: ['method={name: fira, weights: int8}'],
+  },
+  {
     title: 'LDAdam makes its own bases',
     broken: ['method={name: ldadam, basis: gaussian}'],
     field: 'method.basis',

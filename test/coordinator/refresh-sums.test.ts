@@ -73,6 +73,25 @@ test('factors that are not orthonormal, or are called zero without being so, are
   t.regex(sums.accept('a', [FIRST], [FIRST], new Map()) ?? '', /is called zero but its sketch is not/);
 });
 
+test('a factor between rounds may be a little off, a basis may not', (t) => {
+  t.true(rounds > 1);
+  for (const round of [1, rounds]) {
+    const off = (share: number): ReadonlyMap<number, StagedTensor> => {
+      const values = codecFor('f32').decode(factor(FIRST, round), factor(FIRST, round).length / 4);
+      // 1 + share times as long: |P'Pz - z| / |z| = 2 share + share^2
+      const bytes = new Uint8Array(values.map((value) => (1 + share) * value).slice().buffer);
+      return tensors([[FIRST, bytes]]);
+    };
+    const sums = begin(round);
+    sumAll(sums, round);
+    const isBasis = round === rounds;
+    t.is(sums.accept('a', [FIRST], [], off(1e-5)), null);
+    const little = sums.accept('a', [FIRST], [], off(0.04));
+    t.true(isBasis ? /not orthonormal/.test(little ?? '') : little === null);
+    t.regex(sums.accept('a', [FIRST], [], off(0.06)) ?? '', /not orthonormal/);
+  }
+});
+
 test('a slot whose gradient is zero is left out of the later rounds and keeps its basis', (t) => {
   const sums = begin();
   const zero = new Uint8Array(sketch(FIRST, 'a').length);

@@ -1,22 +1,33 @@
 /** Methods whose state or payload is of another kind than GaLore's, with real processes. */
 import { readFileSync } from 'node:fs';
 import test from 'ava';
+import { restoreWeight } from '../../src/galore/int8-weight.ts';
 import { TEST_TEXT, TestRun, galore, relativeDifference, tinyConfig } from '../helpers/galore.ts';
+import { readSafetensors } from '../helpers/safetensors.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 
-test.serial('bytes of 8-bit states: 8 steps straight equal 5 steps, a stop and a resume', async (t) => {
-  const method = { name: 'q-galore', rank: 8, update_proj_gap: 4 };
-  const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 8 });
-  const straight = await new TestRun(t, config).train(1);
-  const stopped = await new TestRun(t, config).train(1, '--stop-at', '5');
-  const { code, output } = await galore(t, 'resume', stopped.dir);
-  t.is(code, 0, output);
-  const files = [straight, stopped].map((run) => `${run.checkpoint(8)}/optimizer.safetensors`);
-  t.is((await stopped.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
-  const [a, b] = files.map((file) => readFileSync(file));
-  t.true(a!.equals(b!), 'the optimizer states are the same file');
-});
+test.serial(
+  'bytes of 8-bit states and weights: 8 steps straight equal 5 steps, a stop and a resume',
+  async (t) => {
+    const method = { name: 'q-galore', rank: 8, update_proj_gap: 4 };
+    const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 8 });
+    const straight = await new TestRun(t, config).train(1);
+    const stopped = await new TestRun(t, config).train(1, '--stop-at', '5');
+    const { code, output } = await galore(t, 'resume', stopped.dir);
+    t.is(code, 0, output);
+    const files = [straight, stopped].map((run) => `${run.checkpoint(8)}/optimizer.safetensors`);
+    t.is((await stopped.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
+    const [a, b] = files.map((file) => readFileSync(file));
+    t.true(a!.equals(b!), 'the optimizer states are the same file');
+    const name = 'model.layers.0.mlp.up_proj.weight';
+    const state = readSafetensors(files[0]!);
+    const part = (kind: string): Float32Array => state.get(`${kind}/${name}`)!.values;
+    const codes = new Uint8Array(part('w_codes').buffer);
+    const restored = restoreWeight({ codes, scales: part('w_scales'), zeros: part('w_zeros') });
+    t.deepEqual(straight.weights(8).get(name), restored, 'other tools read the numbers of the codes');
+  },
+);
 
 test.serial('two bases, f32: two trainers do what one does, and send cores', async (t) => {
   const method = { name: 'two-sided', rank: 4, update_proj_gap: 4 };

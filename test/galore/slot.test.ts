@@ -79,6 +79,7 @@ test('the description changes with everything both sides must agree on', (t) => 
     { ...OPTIONS, policy: null },
     { ...OPTIONS, policy: 'dense' as const },
     { ...OPTIONS, rule: 'sumo' as const },
+    { ...OPTIONS, weights: 'int8' as const },
   ]) {
     t.not(describeSlots(buildSlots(TENSORS, options)), base);
   }

@@ -155,6 +155,7 @@ async function roundTrip(t: ExecutionContext, slots: readonly Slot[]): Promise<s
   const clones = replica.cloneState();
   for (const [index, { name }] of stateTensors(slots).entries()) {
     const clone = clones[index]!;
+    if (typeof clone === 'function') throw new TypeError(`${name} is no tensor`);
     const values = clone instanceof Uint8Array ? clone : (clone.dataSync() as Float32Array);
     t.true(isEqual(values, state.get(name)!), name);
   }
@@ -254,6 +255,8 @@ const METHODS_AT_WORK: readonly (readonly string[])[] = [
   ['method.name=two-sided', 'optimizer.name=adamw-8bit'],
   ['method={name: apollo-mini, rank: 1}'],
   ['method={name: flora, moments: rotate}'],
+  ['method.name=q-galore'],
+  ['method={name: ldadam, weights: int8, target_modules: [attn, mlp, embed_tokens, lm_head]}'],
 ];
 
 for (const settings of METHODS_AT_WORK) {

@@ -2,6 +2,7 @@
  * The optimizer rules by name, and the state each keeps of a slot: what a snapshot holds and what the
  * memory tables count. Pure: the coordinator reads it too. The rules themselves are in rule.ts.
  */
+import { WEIGHT_GROUP } from '../int8-weight.ts';
 import { hasBasis, sizeOf, subspaceShape, type Slot } from '../slot.ts';
 
 /** One way to turn a slot's summed payload into its next weight. */
@@ -33,6 +34,9 @@ export const STATE_KINDS: readonly string[] = [
   'v_col',
   'norm',
   'error',
+  'w_codes',
+  'w_scales',
+  'w_zeros',
 ];
 
 /** What a state tensor is made of: 32-bit floats, or one byte a number (codes of a block-wise quantiser). */
@@ -82,6 +86,17 @@ export function ruleState(slot: Slot): readonly StateSpec[] {
     case 'ldadam':
       return hasBasis(slot) ? [...moments(shape), f32('error', slot.shape)] : moments(shape);
   }
+}
+
+/** What a weight is kept as, where that is not the f32 numbers themselves. */
+export function weightState({ weights, shape }: Slot): readonly StateSpec[] {
+  if (weights === undefined) return [];
+  const groups = [Math.ceil(sizeOf(shape) / WEIGHT_GROUP)];
+  return [
+    { kind: 'w_codes', shape: [sizeOf(shape)], dtype: 'u8' },
+    f32('w_scales', groups),
+    f32('w_zeros', groups),
+  ];
 }
 
 function f32(kind: string, shape: readonly number[]): StateSpec {

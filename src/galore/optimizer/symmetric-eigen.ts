@@ -101,15 +101,24 @@ function accumulate(a: Float64Array, size: number, taus: Float64Array): Float64A
 }
 
 const EPSILON = 2 ** -52;
+/**
+ * What is smaller than this share of the largest number of T is zero: rounding made of T a matrix further off
+ * than that. Of a matrix of low rank most of T is such noise, and its own eigenvalues would not converge.
+ */
+const NOISE = 2 ** -53;
 const MAX_ITERATIONS = 60;
 
 /** Diagonalises T in place; rotates the rows of `vectors` along. */
 function implicitQl(d: Float64Array, e: Float64Array, vectors: Float64Array, size: number): void {
+  let largest = 0;
+  for (let i = 0; i < size; i++) largest = Math.max(largest, Math.abs(d[i]!), Math.abs(e[i]!));
+  const least = NOISE * largest;
+  const isLink = (i: number): boolean =>
+    Math.abs(e[i]!) > EPSILON * (Math.abs(d[i]!) + Math.abs(d[i + 1]!)) && Math.abs(e[i]!) > least;
   for (let low = 0; low < size; low++) {
     for (let iteration = 0; ; iteration++) {
       let high = low;
-      while (high + 1 < size && Math.abs(e[high]!) > EPSILON * (Math.abs(d[high]!) + Math.abs(d[high + 1]!)))
-        high++;
+      while (high + 1 < size && isLink(high)) high++;
       if (high === low) break;
       if (iteration === MAX_ITERATIONS) throw new RangeError('the eigenvalues of a matrix do not converge');
       qlSweep(d, e, vectors, size, low, high);

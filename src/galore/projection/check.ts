@@ -4,6 +4,9 @@ import { randomSign, type RandomKey } from '../../random.ts';
 /** |P'Pz - z| / |z| that f32 bases stay far below (about 1e-6) and damaged ones exceed. */
 export const BASIS_TOLERANCE = 1e-4;
 
+/** The same for the factors between rounds, which only have to be far from dependent: their makers keep to 0.03. */
+export const FACTOR_TOLERANCE = 0.1;
+
 const PROBES = 2;
 
 /**

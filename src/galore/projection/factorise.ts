@@ -25,6 +25,17 @@ export interface SingularVectors {
 
 /** What a refresh needs of linear algebra. All matrices are row-major f32; the arithmetic is f64. */
 export interface Factoriser {
+  /**
+   * Columns that span those of `x` for the next product: nearly orthonormal, |Q'Qz - z| <= 0.03 |z| for random z;
+   * else as `orthonormalise`.
+   */
+  factor(x: Float32Array, rows: number, cols: number): Float32Array;
+  /**
+   * What `singularVectors` calls `left`, where nothing else is asked for: orthonormal to 1e-6, but vectors whose singular
+   * values differ by less than the rounding of f32 may be mixed. Null when `x` is zero.
+   * @throws as `singularVectors`
+   */
+  basis(x: Float32Array, rows: number, cols: number, rank: number): Float32Array | null;
   /** As the function `orthonormalise`. */
   orthonormalise(x: Float32Array, rows: number, cols: number): Float32Array;
   /**
@@ -44,6 +55,8 @@ export interface Factoriser {
 
 /** The functions of this file as a `Factoriser`: equal bits on every machine. */
 export const plainFactoriser: Factoriser = {
+  factor: (x, rows, cols) => plainFactoriser.orthonormalise(x, rows, cols),
+  basis: (x, rows, cols, rank) => plainFactoriser.singularVectors(x, rows, cols, rank, false)?.left ?? null,
   orthonormalise: (x, rows, cols) => Float32Array.from(orthonormalise(x, rows, cols)),
   singularVectors(x, rows, cols, rank, isPair) {
     if (isPair && rank > Math.min(rows, cols)) {

@@ -5,7 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
-import { product } from '../product.ts';
+import { numbersOf, product, productFactor } from '../product.ts';
 import { hasBasis, type Side, type Slot } from '../slot.ts';
 
 /**
@@ -42,6 +42,7 @@ export function projectCore(
 ): tf.Tensor2D {
   return tf.tidy(() => {
     const [u, v] = splitBases(basis, gradient.shape[0]);
+    if (multiply === product) return product(productFactor(u, gradient, true, false), v);
     return multiply(multiply(u, gradient, true, false), v);
   });
 }
@@ -58,14 +59,14 @@ function splitBases(basis: tf.Tensor2D, rows: number): [tf.Tensor2D, tf.Tensor2D
   return [tf.slice(basis, [0, 0], [rows, -1]), tf.slice(basis, [rows, 0], [-1, -1])];
 }
 
-/** What travels of a gradient: R, the core, or (policy `dense`) the gradient itself, as a new tensor. */
+/** What travels of a gradient, which may be a factor: R, the core, or (policy `dense`) itself, as a new tensor. */
 export function payloadOf(
   slot: Slot,
   gradient: tf.Tensor,
   basis: tf.Tensor2D | null,
   multiply: Multiply = product,
 ): tf.Tensor {
-  if (slot.policy === 'dense') return tf.clone(gradient);
+  if (slot.policy === 'dense') return numbersOf(gradient);
   if (!hasBasis(slot) || basis === null) throw new TensorShapeError(`${slot.name} has no basis yet`);
   const matrix = gradient as tf.Tensor2D;
   return slot.policy === 'two-sided'

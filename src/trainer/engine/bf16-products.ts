@@ -1,10 +1,10 @@
 /**
  * Matrix products in bf16 for TensorFlow on a CPU: the factors are rounded to bf16, the kernel sums in f32,
- * the result is rounded to bf16 once and handed out in f32. galore/product.ts is how the rest of the
+ * the result is rounded to bf16 once and handed out in f32, or as it is if it is to be a factor. galore/product.ts is how the rest of the
  * program asks for them.
  */
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
-import { FACTOR_KERNEL, PRODUCT_KERNEL } from '../../galore/product.ts';
+import { FACTOR_KERNEL, NUMBERS_KERNEL, PRODUCT_KERNEL } from '../../galore/product.ts';
 import {
   BACKEND_NAME,
   BF16,
@@ -16,7 +16,7 @@ import {
   type TensorflowBackend,
 } from './binding.ts';
 
-/** Makes `product` and `factorOf` compute in bf16 in this process from now on. */
+/** Makes `product`, `factorOf` and what belongs to them compute in bf16 in this process from now on. */
 export function installBf16Products(tf: typeof tensorflow): void {
   tf.registerKernel({
     kernelName: FACTOR_KERNEL,
@@ -27,22 +27,42 @@ export function installBf16Products(tf: typeof tensorflow): void {
     },
   });
   tf.registerKernel({
+    kernelName: NUMBERS_KERNEL,
+    backendName: BACKEND_NAME,
+    kernelFunc: ({ inputs, backend: given }) => {
+      const backend = given as unknown as TensorflowBackend;
+      const factor = inputs['factor']!;
+      const id = idOf(backend, factor);
+      if (backend.tensorMap.get(factor.dataId).dtype === BF16) {
+        return handOver(backend, cast(backend, id, 'f32'));
+      }
+      backend.incRef(factor.dataId); // as tf.clone does
+      return { dataId: factor.dataId, shape: factor.shape, dtype: factor.dtype };
+    },
+  });
+  tf.registerKernel({
     kernelName: PRODUCT_KERNEL,
     backendName: BACKEND_NAME,
     kernelFunc: ({ inputs, attrs, backend: given }) => {
       const backend = given as unknown as TensorflowBackend;
-      const { transposeA, transposeB } = attrs as { transposeA: boolean; transposeB: boolean };
-      return productOf(backend, inputs['a']!, inputs['b']!, transposeA, transposeB);
+      const options = attrs as unknown as ProductOptions;
+      return productOf(backend, inputs['a']!, inputs['b']!, options);
     },
   });
+}
+
+interface ProductOptions {
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  /** The result stays in bf16. */
+  readonly isFactor: boolean;
 }
 
 function productOf(
   backend: TensorflowBackend,
   a: tensorflow.TensorInfo,
   b: tensorflow.TensorInfo,
-  transposeA: boolean,
-  transposeB: boolean,
+  { transposeA, transposeB, isFactor }: ProductOptions,
 ): tensorflow.TensorInfo {
   const own: Handle[] = [];
   const factor = (x: tensorflow.TensorInfo): number => {
@@ -63,6 +83,7 @@ function productOf(
       ],
       [factor(a), factor(b)],
     ) as [Handle];
+    if (isFactor) return handOver(backend, rounded);
     own.push(rounded);
     return handOver(backend, cast(backend, rounded.id, 'f32'));
   } finally {

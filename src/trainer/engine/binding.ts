@@ -33,6 +33,7 @@ interface Binding extends Readonly<Record<Attribute['kind'], number>> {
     inputs: readonly number[],
     outputs: number,
   ): Handle[];
+  createTensor(shape: readonly number[], dtype: number, values: Float32Array): number;
   deleteTensor(id: number): void;
 }
 
@@ -51,6 +52,7 @@ export interface TensorflowBackend {
     get(dataId: object): TensorData;
     set(dataId: object, data: TensorData & { readonly values: null }): void;
   };
+  incRef(dataId: object): void;
   getInputTensorIds(tensors: readonly TensorInfo[]): number[];
   createOutputTensor(handle: Handle): Tensor;
 }
@@ -82,6 +84,12 @@ export function deleteHandles({ binding }: TensorflowBackend, handles: Iterable<
     binding.deleteTensor(id);
     handleCount -= 1;
   }
+}
+
+/** The handle stays for the life of the process and counts no more. */
+export function keepForLife(handle: Handle): Handle {
+  handleCount -= 1;
+  return handle;
 }
 
 /** The handle becomes the data of a tensor of tfjs, with the type tfjs is told. */

@@ -1,9 +1,10 @@
 /** Compiles the addon between Node and TensorFlow from the sources that ship with tfjs. */
-import { symlink } from 'node:fs/promises';
+import { rm, symlink } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { hashFiles } from '#scripts/stamp';
+import { thisHost } from './platform.ts';
 import { runProgram } from './program.ts';
 import { LIBRARY_FILES } from './release.ts';
 
@@ -15,9 +16,9 @@ const BACKEND = 'tfjs_backend.so';
 export const ADDON = 'tfjs_binding.node';
 
 /** Sources lie in src/ also where this file runs from dist/. */
-const QUIET_BINDING = fileURLToPath(
-  new URL('../../../../src/trainer/engine/quiet-binding.cc', import.meta.url),
-);
+const SOURCES = fileURLToPath(new URL('../../../../src/trainer/engine/', import.meta.url));
+const QUIET_BINDING = 'quiet-binding.cc';
+const STEP_KERNELS = 'step-kernels.cc';
 
 /** The folder of the tfjs package that this installation of galore-swarm uses. */
 export function tfjsPackageDir(): string {
@@ -32,9 +33,9 @@ export function tfjsVersion(packageDir: string): string {
 export function addonSourcesHash(packageDir: string): string {
   const parts = [
     hashFiles(packageDir, ['binding']),
-    hashFiles(dirname(QUIET_BINDING), ['quiet-binding.cc']),
+    hashFiles(SOURCES, [QUIET_BINDING, STEP_KERNELS]),
     hashFiles(headersDir(), ['.']),
-    FLAGS.join(' '),
+    [...FLAGS, ...kernelFlags(thisHost().cpuFlags)].join(' '),
   ];
   return parts.join('\n');
 }
@@ -52,8 +53,24 @@ export async function compileAddon(packageDir: string, libraryDir: string, folde
   const includes = ['-I', headersDir(), '-I', join(libraryDir, 'include')];
   const sources = ['tfjs_backend.cc', 'tfjs_binding.cc'].map((name) => join(packageDir, 'binding', name));
   const libraries = [`-L${folder}`, '-ltensorflow', '-ltensorflow_framework'];
-  await runProgram('g++', [...FLAGS, ...includes, ...sources, ...libraries, '-o', join(folder, BACKEND)]);
-  await runProgram('g++', [...FLAGS, ...includes, QUIET_BINDING, '-ldl', '-o', join(folder, ADDON)]);
+  const kernels = join(folder, 'step-kernels.o');
+  const forKernels = ['-c', ...kernelFlags(thisHost().cpuFlags), join(SOURCES, STEP_KERNELS), '-o', kernels];
+  await runProgram('g++', [...FLAGS, ...includes, ...forKernels]);
+  const forBackend = ['-fopenmp', ...sources, kernels, ...libraries, '-o', join(folder, BACKEND)];
+  await runProgram('g++', [...FLAGS, ...includes, ...forBackend]);
+  await rm(kernels);
+  const forAddon = [join(SOURCES, QUIET_BINDING), '-ldl', '-o', join(folder, ADDON)];
+  await runProgram('g++', [...FLAGS, ...includes, ...forAddon]);
+}
+
+/** For loops over many numbers: as wide as this processor computes. The engine's key tells such builds apart. */
+function kernelFlags(cpuFlags: ReadonlySet<string>): string[] {
+  const flags = ['-O3', '-fopenmp'];
+  const has = (...names: readonly string[]): boolean => names.every((name) => cpuFlags.has(name));
+  if (has('avx512f', 'avx512bw', 'avx512cd', 'avx512dq', 'avx512vl', 'fma', 'bmi2')) {
+    return [...flags, '-march=skylake-avx512', '-mno-pku', '-mprefer-vector-width=512'];
+  }
+  return has('avx2', 'fma', 'bmi2', 'movbe') ? [...flags, '-march=haswell'] : flags;
 }
 
 /** The files in the folder that `compileAddon` makes. */

@@ -134,3 +134,21 @@ export class Doubles implements Disposable {
     return id;
   }
 }
+
+/** L^-1 for LL' = `gram`, with `share`, the smallest diagonal entry of L over the largest: 1 for orthonormal columns. */
+export function choleskyInverse(
+  doubles: Doubles,
+  gram: DoubleMatrix,
+): { readonly inverse: DoubleMatrix; readonly share: number } {
+  const lower = doubles.cholesky(gram);
+  const entries = doubles.toFloat32(lower);
+  const diagonal = Float32Array.from({ length: gram.cols }, (_, j) => entries[j * (gram.cols + 1)]!);
+  const share = diagonal.reduce((a, b) => Math.min(a, b)) / diagonal.reduce((a, b) => Math.max(a, b));
+  return { inverse: doubles.solveLower(lower, identity(doubles, gram.cols)), share };
+}
+
+function identity(doubles: Doubles, size: number): DoubleMatrix {
+  const values = new Float32Array(size * size);
+  for (let j = 0; j < size; j++) values[j * size + j] = 1;
+  return doubles.matrix(values, size, size);
+}

@@ -16,6 +16,7 @@ import { describeDevice, isOnGpu, type Device, type Precision } from './device.t
 import { placeOf } from './place.ts';
 import { thisHost, unsupportedPlatform } from './platform.ts';
 import type { ReadyDevice } from './ready-device.ts';
+import { installStepKernels } from './step-kernels.ts';
 
 export interface LoadOptions {
   /** bf16: matrix products in bf16 with f32 in and out, on processors that can; everything else in f32. */
@@ -92,6 +93,7 @@ async function load(options: LoadOptions): Promise<Engine> {
   const description = describeDevice(tf, { ...options, gpu: device?.gpu ?? null });
   const { kind, precision, isPrecisionNative } = description;
   installAdamwKernel(tf);
+  if (kind === 'cpu') installStepKernels(tf);
   if (kind === 'cpu' && precision === 'bf16' && isPrecisionNative) installBf16Products(tf);
   return { tf, device: description };
 }
@@ -135,6 +137,7 @@ function setEnvironment({ precision, threads, device }: LoadOptions): void {
       TF_NUM_INTRAOP_THREADS: String(threads),
       TF_NUM_INTEROP_THREADS: '1', // tfjs runs one operation at a time
       OMP_NUM_THREADS: String(threads),
+      OMP_WAIT_POLICY: 'passive', // threads that wait leave the cores to the other operations
       // Which products are in bf16 is for the program to say (bf16-products.ts), not for oneDNN.
       ONEDNN_DEFAULT_FPMATH_MODE: 'STRICT',
       NVIDIA_TF32_OVERRIDE: precision === 'bf16' ? '1' : '0', // without it "f32" on a GPU would be TF32

@@ -44,7 +44,8 @@ export interface LossSum {
 }
 
 /**
- * Receives a gradient, of the shape of the weight of that name. The tensor is the model's: it is
+ * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
+ * (product.ts) take it, other operations do not. The tensor is the model's: it is
  * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
  * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
  * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
@@ -61,7 +62,7 @@ export class LlamaModel {
   /** @throws TensorShapeError if `weights` lacks a tensor of the model or has it in another shape */
   constructor(config: LlamaConfig, weights: WeightStore, options: LlamaOptions) {
     for (const { name, shape } of llamaTensors(config)) {
-      const actual = weights.get(name).shape;
+      const actual = weights.shapeOf(name);
       if (actual.join() !== shape.join()) {
         throw new TensorShapeError(
           `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
@@ -108,7 +109,7 @@ export class LlamaModel {
       const gradient = embeddingBackward(ids, dx, vocabSize);
       return tieWordEmbeddings ? tf.add(gradient, dHead) : gradient;
     });
-    scope.free(dHead);
+    if (tieWordEmbeddings) scope.free(dHead); // otherwise the callback's
     emit('model.embed_tokens.weight', dEmbedding);
     return { lossSum: sumOf(losses), tokens: rows.length };
   }
@@ -215,7 +216,7 @@ export class LlamaModel {
         this.#options.lossChunk,
         gradientScale,
       );
-      const back = rmsNormBackward(dHidden, norm.saved);
+      const back = rmsNormBackward(dHidden, this.#normWeight(), norm.saved);
       return { losses, dx: unpickRows(back.dx, rows, labels.length), dNorm: back.dWeight, dHead: dWeight };
     });
   }
@@ -224,6 +225,7 @@ export class LlamaModel {
   #context(tokens: Tokens, offset: number, scope: TensorScope): DecoderContext {
     const { numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, headDim, rmsNormEps } = this.config;
     const { sequences, length } = tokens;
+    scope.atEnd(() => this.weights.release());
     if (this.#constants?.offset !== offset || this.#constants.length !== length) {
       const rotary = rotaryTables(this.config, offset, length);
       this.#constants = { offset, length, rotary, mask: causalMask(heads / keyValueHeads, offset, length) };
@@ -240,7 +242,9 @@ export class LlamaModel {
     };
   }
 
+  /** The weights of a layer, good until those of another are asked for or the scope of the call ends. */
   #layer(layer: number): DecoderLayerWeights {
+    this.weights.release();
     const matrix = (name: string): tf.Tensor2D => this.#weight(`model.layers.${layer}.${name}.weight`);
     const vector = (name: string): tf.Tensor1D => this.#weight(`model.layers.${layer}.${name}.weight`);
     return {

@@ -8,6 +8,7 @@ import * as tf from '@tensorflow/tfjs-core';
 /** Owns tensors, alone or nested in objects; what is left in it is disposed at the end of the block (`using`). */
 export class TensorScope implements Disposable {
   readonly #held = new Set<tf.TensorContainer>();
+  readonly #last: (() => void)[] = [];
 
   /** Takes ownership and returns what was given. */
   hold<T extends tf.TensorContainer>(tensors: T): T {
@@ -27,8 +28,14 @@ export class TensorScope implements Disposable {
     return tensors;
   }
 
+  /** Has something else done at the end of the block. */
+  atEnd(action: () => void): void {
+    this.#last.push(action);
+  }
+
   [Symbol.dispose](): void {
     for (const tensors of this.#held) tf.dispose(tensors);
     this.#held.clear();
+    for (const action of this.#last.splice(0)) action();
   }
 }

@@ -8,20 +8,38 @@ export interface WeightValues extends TensorSpec {
   readonly values: Float32Array;
 }
 
-/** Owns one tensor per name; names and shapes are fixed when the store is made. */
-export class WeightStore {
-  readonly #tensors: Map<string, tf.Tensor>;
+/** A weight that is not kept as a tensor but made of something else whenever it is used. */
+export interface WeightSource {
+  readonly shape: readonly number[];
+  /** What it is made of takes. */
+  readonly bytes: number;
+  /** A new tensor of that shape. */
+  materialise(): tf.Tensor;
+}
 
-  private constructor(tensors: Map<string, tf.Tensor>) {
-    this.#tensors = tensors;
-  }
+/** A weight by its source. */
+export interface SourcedWeight {
+  readonly name: string;
+  readonly source: WeightSource;
+}
+
+/**
+ * Owns one weight per name; names and shapes are fixed when the store is made. A weight is a tensor, or it has
+ * a source: then its tensor is made when it is asked for and lives until the next `release`.
+ */
+export class WeightStore {
+  readonly #shapes = new Map<string, readonly number[]>();
+  readonly #tensors = new Map<string, tf.Tensor>();
+  readonly #sources = new Map<string, WeightSource>();
+
+  private constructor() {}
 
   /**
    * Makes the store. The engine may go on using the arrays themselves: do not write to them afterwards.
    * @throws TensorShapeError if an array's length is not its shape's, or a name comes twice
    */
-  static fromArrays(weights: Iterable<WeightValues>): WeightStore {
-    const store = new WeightStore(new Map());
+  static fromArrays(weights: Iterable<WeightValues | SourcedWeight>): WeightStore {
+    const store = new WeightStore();
     try {
       for (const weight of weights) store.#add(weight);
     } catch (error) {
@@ -36,10 +54,15 @@ export class WeightStore {
    * engine copied (it shares those it can) nothing is held then, so a large model is not in memory twice.
    * @throws TensorShapeError as `fromArrays`, and what `weights` throws
    */
-  static async fromStream(weights: AsyncIterable<WeightValues>): Promise<WeightStore> {
-    const store = new WeightStore(new Map());
+  static async fromStream(
+    weights: AsyncIterable<WeightValues | SourcedWeight> | Iterable<WeightValues | SourcedWeight>,
+  ): Promise<WeightStore> {
+    const store = new WeightStore();
     try {
-      for await (const weight of weights) upload(store.#add(weight));
+      for await (const weight of weights) {
+        const tensor = store.#add(weight);
+        if (tensor !== null) upload(tensor);
+      }
     } catch (error) {
       store.dispose();
       throw error;
@@ -47,44 +70,102 @@ export class WeightStore {
     return store;
   }
 
-  #add({ name, shape, values }: WeightValues): tf.Tensor {
-    if (this.#tensors.has(name)) throw new TensorShapeError(`${name} is there twice`);
+  #add(weight: WeightValues | SourcedWeight): tf.Tensor | null {
+    const { name } = weight;
+    if (this.#shapes.has(name)) throw new TensorShapeError(`${name} is there twice`);
+    if ('source' in weight) {
+      this.#shapes.set(name, weight.source.shape);
+      this.#sources.set(name, weight.source);
+      return null;
+    }
+    const { shape, values } = weight;
     if (values.length !== sizeOf(shape)) {
       throw new TensorShapeError(
         `${name} has ${values.length} values; its shape [${shape.join(', ')}] needs ${sizeOf(shape)}`,
       );
     }
     const tensor = tf.keep(tf.tensor(values, [...shape], 'float32'));
+    this.#shapes.set(name, tensor.shape);
     this.#tensors.set(name, tensor);
     return tensor;
   }
 
-  /** The tensor of that name; it stays the store's: do not dispose it. */
+  /**
+   * The tensor of that name; it stays the store's: do not dispose it. That of a weight with a source is good
+   * until the next `release`.
+   */
   get(name: string): tf.Tensor {
     const tensor = this.#tensors.get(name);
-    if (tensor === undefined) throw new TensorShapeError(`the model has no weight named ${name}`);
-    return tensor;
+    if (tensor !== undefined) return tensor;
+    const source = this.#sources.get(name);
+    if (source === undefined) throw new TensorShapeError(`the model has no weight named ${name}`);
+    const made = tf.keep(source.materialise());
+    this.#tensors.set(name, made);
+    return made;
   }
 
-  /** Puts `tensor` in the place of the one of that name, which is disposed. The store owns it from then on. */
-  set(name: string, tensor: tf.Tensor): void {
-    const old = this.get(name);
-    if (old.shape.join() !== tensor.shape.join()) {
-      throw new TensorShapeError(`${name} is [${old.shape.join(', ')}], not [${tensor.shape.join(', ')}]`);
+  /** What the weight is made of; null: it is a tensor. */
+  sourceOf(name: string): WeightSource | null {
+    return this.#sources.get(name) ?? null;
+  }
+
+  /** Without making a tensor. */
+  shapeOf(name: string): readonly number[] {
+    const shape = this.#shapes.get(name);
+    if (shape === undefined) throw new TensorShapeError(`the model has no weight named ${name}`);
+    return shape;
+  }
+
+  /** Bytes the weight takes while nobody uses it. */
+  bytesOf(name: string): number {
+    return this.sourceOf(name)?.bytes ?? 4 * this.get(name).size;
+  }
+
+  /** Bytes of weights that have a source. */
+  get arrayBytes(): number {
+    return [...this.#sources.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** Puts `weight` in the place of the one of that name, whose tensor is disposed. The store owns it from then on. */
+  set(name: string, weight: tf.Tensor | WeightSource): void {
+    const shape = this.shapeOf(name);
+    if (shape.join() !== weight.shape.join()) {
+      throw new TensorShapeError(`${name} is [${shape.join(', ')}], not [${weight.shape.join(', ')}]`);
     }
-    this.#tensors.set(name, tf.keep(tensor));
-    if (old !== tensor) old.dispose();
+    const old = this.#tensors.get(name);
+    if (isSource(weight)) {
+      this.#sources.set(name, weight);
+      this.#tensors.delete(name);
+    } else {
+      this.#sources.delete(name);
+      this.#tensors.set(name, tf.keep(weight));
+    }
+    if (old !== weight) old?.dispose();
   }
 
   /** The names, in the order they were given. */
   names(): readonly string[] {
-    return [...this.#tensors.keys()];
+    return [...this.#shapes.keys()];
+  }
+
+  /** Frees the tensors of weights that have a source. */
+  release(): void {
+    for (const name of this.#sources.keys()) {
+      this.#tensors.get(name)?.dispose();
+      this.#tensors.delete(name);
+    }
   }
 
   dispose(): void {
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();
+    this.#sources.clear();
+    this.#shapes.clear();
   }
+}
+
+function isSource(weight: tf.Tensor | WeightSource): weight is WeightSource {
+  return 'materialise' in weight;
 }
 
 /** The engine takes an array over when its tensor is first used: so it is used. */

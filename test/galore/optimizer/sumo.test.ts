@@ -7,6 +7,7 @@ import { ruleFor } from '../../../src/galore/optimizer/rules.ts';
 import { symmetricEigen } from '../../../src/galore/optimizer/symmetric-eigen.ts';
 import type { MomentsRule } from '../../../src/galore/projection/transport.ts';
 import type { ProjectedSlot, Side } from '../../../src/galore/slot.ts';
+import { derive, randomNormal } from '../../../src/random.ts';
 import { OTHER_RULES } from '../apply-update.ts';
 import {
   maxDifference,
@@ -77,6 +78,31 @@ test('eigenvalues of special matrices: diagonal, zero, multiple, and both signs'
   );
   t.deepEqual(sorted([1, 1, 1, 1, 1, 1, 1, 1, 1], 3).map(Math.abs), [0, 0, 3]); // of rank 1
   t.deepEqual(sorted([0, 2, 2, 0], 2), [-2, 2]);
+});
+
+test('a matrix of low rank, most of which is rounding, converges', (t) => {
+  // Moments of a step of few tokens: XX' of f32 numbers, 128 x 128, of rank 2 or 3.
+  const size = 128;
+  for (const rank of [2, 3]) {
+    for (let seed = 0; seed < 6; seed++) {
+      const key = derive(seed, 'low rank', rank);
+      const scale = 10 ** (-5 * seed);
+      const numbers = Float32Array.from({ length: size * 32 }, (_, i) => {
+        const [row, column] = [Math.floor(i / 32), i % 32];
+        const terms = Array.from(
+          { length: rank },
+          (_, k) =>
+            1e-3 ** k * randomNormal(key, row * rank + k) * randomNormal(key, 1e6 + column * rank + k),
+        );
+        return scale * terms.reduce((sum, term) => sum + term, 0);
+      });
+      const x = matrix(size, 32, Float64Array.from(numbers));
+      const a = multiply(x, transpose(x));
+      const { values } = symmetricEigen(Float64Array.from(a.values), size);
+      const trace = values.reduce((sum, value) => sum + value, 0);
+      t.true(Math.abs(trace / squaredNorm(x) - 1) < 1e-12, `${rank} ${seed}`);
+    }
+  }
 });
 
 test('the polar factor is UV for singular values of six orders of magnitude, wide and tall', (t) => {

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { factorOf, product } from '../../../src/galore/product.ts';
+import { factorOf, numbersOf, product, productFactor } from '../../../src/galore/product.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import { derive, randomNormal } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
@@ -38,7 +38,9 @@ function gradientsOf(t: Parameters<typeof tinyModel>[0]): { lossSum: number; gra
   const config = tinyConfig();
   const gradients: Float32Array[] = [];
   const { lossSum } = tinyModel(t, config).forwardBackward(tinyBatch(config), 1, (_, gradient) => {
-    gradients.push(Float32Array.from(gradient.dataSync()));
+    const numbers = numbersOf(gradient);
+    gradients.push(Float32Array.from(numbers.dataSync()));
+    numbers.dispose();
   });
   return { lossSum, gradients };
 }
@@ -171,6 +173,19 @@ test.serial('a factor gives the product of the tensor it was made of, for as lon
   t.deepEqual(square.shape, [9, 9]);
   t.is(openHandles(), 0);
   tf.dispose([b, clone, direct, later, square]);
+  t.is(tf.memory().numTensors, before);
+});
+
+test.serial('a product that stays a factor has the numbers of one that does not', (t) => {
+  const before = tf.memory().numTensors;
+  const [a, b] = [random(9, 16, 'a'), random(16, 4, 'b')].map(tensorOf) as [Tensor2D, Tensor2D];
+  const expected = product(a, b);
+  const factor = productFactor(a, b);
+  const [first, again] = [numbersOf(factor), numbersOf(expected)];
+  expected.dispose();
+  t.deepEqual(first.dataSync(), again.dataSync());
+  t.is(openHandles(), 0);
+  tf.dispose([a, b, factor, first, again]);
   t.is(tf.memory().numTensors, before);
 });
 

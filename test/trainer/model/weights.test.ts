@@ -30,6 +30,33 @@ test('setting a weight disposes the old one and keeps the new one through a tidy
   store.dispose();
 });
 
+test('a weight with a source is a tensor only from when it is asked for until it is released', (t) => {
+  const before = tf.memory().numTensors;
+  const source = { shape: [2], bytes: 7, materialise: () => tf.tensor1d([1, 2]) };
+  const store = WeightStore.fromArrays([{ name: 'c', source }, a]);
+  t.deepEqual(store.names(), ['c', 'a']);
+  t.deepEqual(store.shapeOf('c'), [2]);
+  t.is(store.bytesOf('c'), 7);
+  t.is(tf.memory().numTensors, before + 1);
+  const made = tf.tidy(() => store.get('c'));
+  t.is(store.get('c'), made, 'made once');
+  t.deepEqual([...made.dataSync()], [1, 2]);
+  store.release();
+  t.true(made.isDisposed);
+  t.false(store.get('a').isDisposed);
+  t.throws(() => store.set('c', { ...source, shape: [3] }), { message: 'c is [2], not [3]' });
+  const again = store.get('c');
+  store.set('c', tf.tensor1d([3, 4]));
+  t.true(again.isDisposed);
+  t.is(store.sourceOf('c'), null);
+  store.release();
+  t.deepEqual([...store.get('c').dataSync()], [3, 4], 'a tensor stays');
+  store.set('a', { ...source, shape: [2, 2] });
+  store.get('c');
+  store.dispose();
+  t.is(tf.memory().numTensors, before);
+});
+
 test('a weight of another shape or name is refused and changes nothing', (t) => {
   const store = WeightStore.fromArrays([a, b]);
   const other = tf.zeros([4]);

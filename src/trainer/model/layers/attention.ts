@@ -10,7 +10,8 @@
  * backward is part of the product.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { factorOf, product } from '../../../galore/product.ts';
+import { factorOf, product, productFactor } from '../../../galore/product.ts';
+import { softmaxGradient, softmaxParts } from '../passes.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 import { rotateBackward, rotateForward } from './rotary.ts';
@@ -48,7 +49,7 @@ export type Heads = {
 /** What backward needs of forward. */
 export type AttentionSaved = Heads & {
   readonly input: tf.Tensor2D; // [N, D], h, a factor
-  readonly exponentials: tf.Tensor4D; // [B, K, G·S, S], e
+  readonly exponentials: tf.Tensor4D; // [B, K, G·S, S], e, a factor
   readonly sums: tf.Tensor4D; // [B, K, G·S, 1], z
   readonly attended: tf.Tensor4D; // [B, K, G·S, headDim], o
   readonly merged: tf.Tensor2D; // [N, H·headDim], o in rows, a factor
@@ -103,12 +104,7 @@ export function attend(
   mask: tf.Tensor2D, // [G·S, keys]
 ): Pick<AttentionSaved, 'exponentials' | 'sums' | 'attended'> {
   return tf.tidy(() => {
-    const scores: tf.Tensor4D = tf.tidy(() => tf.add(product(query, key, false, true), mask));
-    const shifted: tf.Tensor4D = tf.sub(scores, tf.max(scores, -1, true)); // [B, K, G·S, keys]
-    scores.dispose();
-    const exponentials: tf.Tensor4D = tf.exp(shifted);
-    shifted.dispose();
-    const sums = tf.sum<tf.Tensor4D>(exponentials, -1, true); // [B, K, G·S, 1]
+    const { exponentials, sums } = tf.tidy(() => softmaxParts(productFactor(query, key, false, true), mask)); // [B, K, G·S, keys], [B, K, G·S, 1]
     const attended: tf.Tensor4D = tf.div(product(exponentials, value), sums);
     return { exponentials, sums, attended };
   });
@@ -131,7 +127,7 @@ export function attentionBackward(
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
   const dAttended = scope.hold(tf.tidy(() => splitHeads(product(dOutput, weights.output), shape)));
-  const dOutputWeight = product(dOutput, saved.merged, true);
+  const dOutputWeight = productFactor(dOutput, saved.merged, true);
   scope.free(dOutput);
   emit('self_attn.o_proj.weight', dOutputWeight);
   const dRows = scope.hold(
@@ -162,12 +158,14 @@ function attendBackward(
 ): { dQuery: tf.Tensor4D; dKey: tf.Tensor4D; dValue: tf.Tensor4D } {
   const { query, key, value, exponentials, sums, attended } = saved;
   return tf.tidy(() => {
-    const divided: tf.Tensor4D = tf.div(dAttended, sums);
+    const [divided, delta] = tf.tidy(() => {
+      const exact: tf.Tensor4D = tf.div(dAttended, sums);
+      return [factorOf(exact), tf.sum<tf.Tensor4D>(tf.mul(exact, attended), -1, true)];
+    }) as [tf.Tensor4D, tf.Tensor4D]; // [B, K, G·S, headDim], [B, K, G·S, 1]
     const dValue: tf.Tensor4D = product(exponentials, divided, true); // [B, K, S, headDim]
-    const delta = tf.tidy(() => tf.sum(tf.mul(divided, attended), -1, true)); // [B, K, G·S, 1]
-    const difference = tf.tidy(() => tf.sub(product(divided, value, false, true), delta));
-    const dScores: tf.Tensor4D = tf.tidy(() => factorOf(tf.mul(exponentials, difference))); // [B, K, G·S, S]
-    difference.dispose();
+    const dScores: tf.Tensor4D = tf.tidy(() =>
+      softmaxGradient(exponentials, productFactor(divided, value, false, true), delta),
+    ); // [B, K, G·S, S]
     const dQuery: tf.Tensor4D = product(dScores, key); // [B, K, G·S, headDim]
     const dKey: tf.Tensor4D = product(dScores, query, true); // [B, K, S, headDim]
     return { dQuery, dKey, dValue };

@@ -107,7 +107,7 @@ export function decoderLayerBackward(
   using scope = new TensorScope();
   const dSecond = scope.hold(swigluBackward(dy, weights.mlp, saved.mlp, emit));
   tf.dispose(saved.mlp);
-  const second = rmsNormBackward(dSecond, saved.postAttentionNorm);
+  const second = rmsNormBackward(dSecond, weights.postAttentionNorm, saved.postAttentionNorm);
   scope.free(dSecond);
   scope.hold(second.dx);
   emit('post_attention_layernorm.weight', second.dWeight);
@@ -116,7 +116,7 @@ export function decoderLayerBackward(
   const dFirst = scope.hold(
     attentionBackward(dMiddle, weights.attention, context.shape, context.tables, saved.attention, emit),
   );
-  const first = rmsNormBackward(dFirst, saved.inputNorm);
+  const first = rmsNormBackward(dFirst, weights.inputNorm, saved.inputNorm);
   scope.hold(first.dx);
   emit('input_layernorm.weight', first.dWeight);
   return tf.add(dMiddle, first.dx);

@@ -12,7 +12,8 @@
  * weight gradients of two chunks are added: chunks save memory when N is well above 1.5·D.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { factorOf, product } from '../../../galore/product.ts';
+import { factorOf, product, productFactor } from '../../../galore/product.ts';
+import { crossEntropy, type CrossEntropy } from '../passes.ts';
 
 /** What one pass gives: the loss of each row and the gradients of `gradientScale` times their sum. */
 export type HeadResult = {
@@ -34,7 +35,7 @@ export function headLoss(
 ): tf.Tensor1D {
   return tf.tidy(() => {
     const losses = chunksOf(labels, chunk).map(({ start, part }) =>
-      tf.tidy(() => exponentiate(rowsOf(hidden, start, part.length), weight, targetsOf(part)).losses),
+      tf.tidy(() => fromHidden(rowsOf(hidden, start, part.length), weight, part).losses),
     );
     return joinRows(losses);
   });
@@ -73,14 +74,7 @@ function chunkGradients(
   gradientScale: number,
 ): HeadResult {
   return tf.tidy(() => {
-    const targets = targetsOf(labels);
-    const { exponentials, sums, losses } = exponentiate(hidden, weight, targets);
-    const numerators: tf.Tensor2D = tf.tidy(() => {
-      const atTarget = tf.gatherND(exponentials, targets); // [C]
-      const changed = tf.sub(atTarget, tf.squeeze(sums, [1]));
-      return factorOf(tf.tensorScatterUpdate<tf.Rank.R2>(exponentials, targets, changed));
-    }); // [C, V], z·dl
-    exponentials.dispose();
+    const { numerators, sums, losses } = fromHidden(hidden, weight, labels);
     const factor = tf.div<tf.Tensor2D>(gradientScale, sums); // [C, 1]
     const dHidden: tf.Tensor2D = tf.mul(product(numerators, weight), factor);
     const dWeight: tf.Tensor2D = product(numerators, tf.mul(hidden, factor), true);
@@ -88,33 +82,8 @@ function chunkGradients(
   });
 }
 
-function exponentiate(
-  hidden: tf.Tensor2D, // [C, D]
-  weight: tf.Tensor2D, // [V, D]
-  targets: tf.Tensor2D, // [C, 2]
-): { exponentials: tf.Tensor2D; sums: tf.Tensor2D; losses: tf.Tensor1D } {
-  return tf.tidy(() => {
-    const shifted: tf.Tensor2D = tf.tidy(() => {
-      const logits = product(hidden, weight, false, true);
-      return tf.sub(logits, tf.max(logits, -1, true));
-    }); // [C, V]
-    const atTarget = tf.gatherND(shifted, targets); // [C]
-    const exponentials: tf.Tensor2D = tf.exp(shifted);
-    shifted.dispose();
-    const sums = tf.sum<tf.Tensor2D>(exponentials, -1, true); // [C, 1]
-    const losses: tf.Tensor1D = tf.sub(tf.squeeze(tf.log(sums), [1]), atTarget);
-    return { exponentials, sums, losses };
-  });
-}
-
-/** Where the labels stand in a chunk of logits: [row, label] for each row. */
-function targetsOf(labels: Int32Array): tf.Tensor2D {
-  const indices = new Int32Array(2 * labels.length);
-  labels.forEach((label, row) => {
-    indices[2 * row] = row;
-    indices[2 * row + 1] = label;
-  });
-  return tf.tensor2d(indices, [labels.length, 2], 'int32');
+function fromHidden(hidden: tf.Tensor2D, weight: tf.Tensor2D, labels: Int32Array): CrossEntropy {
+  return tf.tidy(() => crossEntropy(productFactor(hidden, weight, false, true), labels));
 }
 
 function chunksOf(labels: Int32Array, chunk: number): { start: number; part: Int32Array }[] {

@@ -4,7 +4,8 @@
  *   g = h·Wgate',  u = h·Wup',  a = silu(g)·u,  y = a·Wdown',  silu(g) = g·σ(g)
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { factorOf, product } from '../../../galore/product.ts';
+import { factorOf, product, productFactor } from '../../../galore/product.ts';
+import { swiglu, swigluGradient } from '../passes.ts';
 import { TensorScope } from '../tensor-scope.ts';
 import type { Emit } from './emit.ts';
 
@@ -14,41 +15,35 @@ export interface SwigluWeights {
   readonly down: tf.Tensor2D; // [D, F]
 }
 
-/** What backward needs of forward. */
+/** What backward needs of forward; all of them factors (product.ts). */
 export type SwigluSaved = {
-  readonly input: tf.Tensor2D; // [N, D], h, a factor
-  readonly sigmoid: tf.Tensor2D; // [N, F], σ(g)
-  readonly silu: tf.Tensor2D; // [N, F]
+  readonly input: tf.Tensor2D; // [N, D], h
+  readonly gate: tf.Tensor2D; // [N, F], g
   readonly up: tf.Tensor2D; // [N, F], u
   readonly activation: tf.Tensor2D; // [N, F], a
-  readonly activationFactor: tf.Tensor2D; // [N, F], a as a factor
 };
 
-/** Computes a and the rest of what backward needs; `input`, a factor (product.ts), belongs to it from then on. */
+/** Computes a and the rest of what backward needs; `input`, a factor, belongs to it from then on. */
 export function swigluActivate(
   input: tf.Tensor2D, // [N, D]
   weights: SwigluWeights,
 ): SwigluSaved {
   return tf.tidy(() => {
-    const gate: tf.Tensor2D = product(input, weights.gate, false, true); // [N, F]
-    const sigmoid: tf.Tensor2D = tf.sigmoid(gate);
-    const silu: tf.Tensor2D = tf.mul(gate, sigmoid);
-    gate.dispose();
-    const up: tf.Tensor2D = product(input, weights.up, false, true); // [N, F]
-    const activation: tf.Tensor2D = tf.mul(silu, up);
-    return { input, sigmoid, silu, up, activation, activationFactor: factorOf(activation) };
+    const gate: tf.Tensor2D = productFactor(input, weights.gate, false, true); // [N, F]
+    const up: tf.Tensor2D = productFactor(input, weights.up, false, true); // [N, F]
+    return { input, gate, up, activation: swiglu(gate, up) };
   });
 }
 
 /** y = a·Wdown'. */
 export function swigluOutput(saved: SwigluSaved, weights: SwigluWeights): tf.Tensor2D {
-  return product(saved.activationFactor, weights.down, false, true); // [N, D]
+  return product(saved.activation, weights.down, false, true); // [N, D]
 }
 
 /**
  * Hands out the three weight gradients and returns dh.
  *
- *   da = dy·Wdown,  du = da·silu(g),  dg = da·u·silu'(g) = da·(σ·(u − a) + a)
+ *   da = dy·Wdown,  du = da·silu(g),  dg = da·u·silu'(g)
  */
 export function swigluBackward(
   dy: tf.Tensor2D, // [N, D]
@@ -56,26 +51,19 @@ export function swigluBackward(
   saved: SwigluSaved,
   emit: Emit,
 ): tf.Tensor2D {
-  const { input, sigmoid, silu, up, activation, activationFactor } = saved;
+  const { input, gate, up, activation } = saved;
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
-  const dActivation = scope.hold(product(dOutput, weights.down)); // [N, F]
-  const dDownWeight = product(dOutput, activationFactor, true);
+  const dActivation = scope.hold(productFactor(dOutput, weights.down)); // [N, F]
+  const dDownWeight = productFactor(dOutput, activation, true);
   scope.free(dOutput);
   emit('mlp.down_proj.weight', dDownWeight);
-  const dUp: tf.Tensor2D = scope.hold(tf.tidy(() => factorOf(tf.mul(dActivation, silu)))); // [N, F]
-  const dGate: tf.Tensor2D = scope.hold(
-    tf.tidy(() => {
-      const slope = tf.tidy(() => tf.mul(sigmoid, tf.sub(up, activation)));
-      const sum = tf.add(slope, activation);
-      return factorOf(tf.mul(dActivation, sum));
-    }),
-  ); // [N, F]
+  const { dGate, dUp } = scope.hold(swigluGradient(dActivation, gate, up)); // [N, F] each
   scope.free(dActivation);
   const dInput: tf.Tensor2D = scope.hold(
     tf.tidy(() => tf.add(product(dUp, weights.up), product(dGate, weights.gate))),
   ); // [N, D]
-  emit('mlp.up_proj.weight', product(dUp, input, true));
-  emit('mlp.gate_proj.weight', product(dGate, input, true));
+  emit('mlp.up_proj.weight', productFactor(dUp, input, true));
+  emit('mlp.gate_proj.weight', productFactor(dGate, input, true));
   return scope.release(dInput);
 }

@@ -30,18 +30,20 @@ function layerTest(title: string, run: (t: ExecutionContext) => void): void {
 layerTest('RMSNorm divides by the root of the mean square and multiplies by the weight', (t) => {
   // x = [3, 4], mean of squares 12.5, plus eps 0.06 = 12.56; weights 2 and 0.5
   const root = Math.sqrt(12.56);
-  const { y, saved } = rmsNormForward(tf.tensor2d([[3, 4]]), tf.tensor1d([2, 0.5]), 0.06);
+  const weight = tf.tensor1d([2, 0.5]);
+  const { y, saved } = rmsNormForward(tf.tensor2d([[3, 4]]), weight, 0.06);
   t.true(near(y, [6 / root, 2 / root]));
   // dy = [1, 0]: dx0 = 2/root - 3·(2·3/2)/root³, dx1 = -4·(2·3/2)/root³; dw = [3/root, 0]
-  const { dx, dWeight } = rmsNormBackward(tf.tensor2d([[1, 0]]), saved);
+  const { dx, dWeight } = rmsNormBackward(tf.tensor2d([[1, 0]]), weight, saved);
   t.true(near(dx, [2 / root - 9 / root ** 3, -12 / root ** 3]));
   t.true(near(dWeight, [3 / root, 0]));
 });
 
 layerTest('RMSNorm sums the weight gradient over rows', (t) => {
   // rows of equal numbers normalise to 1 (eps is nothing beside 4 and 9)
-  const { saved } = rmsNormForward(tf.tensor2d([[2, 2], [3, 3]]), tf.tensor1d([1, 1]), 1e-12); // prettier-ignore
-  const { dWeight } = rmsNormBackward(tf.tensor2d([[1, 10], [100, 1000]]), saved); // prettier-ignore
+  const weight = tf.tensor1d([1, 1]);
+  const { saved } = rmsNormForward(tf.tensor2d([[2, 2], [3, 3]]), weight, 1e-12); // prettier-ignore
+  const { dWeight } = rmsNormBackward(tf.tensor2d([[1, 10], [100, 1000]]), weight, saved); // prettier-ignore
   t.true(near(dWeight.div(1000), [0.101, 1.01]));
 });
 
