@@ -2,6 +2,7 @@
  * Rules between fields, each beside its reason. A rule sees only fields that are fine by themselves:
  * it is given `undefined` for the others and then has nothing to say. Pure.
  */
+import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
 import { METHOD_RULES } from './method-relations.ts';
@@ -152,6 +153,16 @@ const decayIsUsed: Rule = (read) => {
   return relationFault('optimizer.schedule.decay_steps', decaySteps, rule);
 };
 
+const phasesFitTheRun: Rule = (read) => {
+  const [steps, warmup] = [numberAt(read, 'steps'), numberAt(read, 'optimizer.schedule.warmup_steps')];
+  if (read('optimizer.schedule.type') !== 'wsd' || steps === undefined || warmup === undefined) return null;
+  const given = numberAt(read, 'optimizer.schedule.decay_steps');
+  const decay = given ?? defaultDecaySteps(steps);
+  if (warmup + decay <= steps || decay > steps) return null;
+  const rule = `it must be at most ${steps - decay}: the last ${decay} of ${steps} steps are the decay (decay_steps)`;
+  return relationFault('optimizer.schedule.warmup_steps', warmup, rule);
+};
+
 const localTrainersFit: Rule = (read) => {
   const start = numberAt(read, 'coordinator.start_trainers');
   const local = numberAt(read, 'coordinator.local_trainers');
@@ -194,6 +205,7 @@ const RULES: readonly Rule[] = [
   exactNeedsNoSketch('method.refresh.oversample'),
   decayIsUsed,
   atMost('optimizer.schedule.decay_steps', 'steps', 'the decay is the end of the run'),
+  phasesFitTheRun,
   heartbeatsHaveTime,
   atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
   atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),

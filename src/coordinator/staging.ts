@@ -58,10 +58,18 @@ export class Staging {
     this.#rounds = rounds;
   }
 
-  /** The ranks of some slots have changed: what comes from now on has these sizes. */
+  /**
+   * The ranks of some slots have changed: what comes from now on has these sizes, and what a trainer sent
+   * of a contribution before it could know them does not count.
+   */
   follow(slots: readonly Slot[], sizes: readonly SlotSizes[]): void {
     this.#slots = slots;
     this.#sizes = sizes;
+    for (const { tensors } of this.#trainers.values()) {
+      for (const [tensor, staged] of tensors.contribution) {
+        if (!this.#hasPayloadSize(tensor, staged)) tensors.contribution.delete(tensor);
+      }
+    }
   }
 
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
@@ -107,6 +115,7 @@ export class Staging {
       stage.checksum = crc32c(part.payload, stage.checksum);
     }
     if (complete === null || !isCurrent) return;
+    if (stream === 'contribution' && !this.#hasPayloadSize(part.tensor, complete)) return;
     this.#checkNumbers(complete);
     stage.tensors[stream].set(part.tensor, complete);
   }
@@ -131,6 +140,11 @@ export class Staging {
   /** CRC-32C over the payloads of the trainer's contribution so far. */
   checksumOf(trainerId: string): number {
     return this.#trainers.get(trainerId)?.checksum ?? 0;
+  }
+
+  #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
+    const payload = this.#sizes[tensor]?.payload;
+    return codec === payload?.codec && bytes.length === payload.totalBytes;
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */

@@ -12,6 +12,11 @@ export interface ScheduleOptions {
   };
 }
 
+/** How long `wsd` decays where the file does not say it: a tenth of the run. */
+export function defaultDecaySteps(totalSteps: number): number {
+  return Math.max(1, Math.round(totalSteps / 10));
+}
+
 /**
  * The learning rate of the step with this index, from 0 (step s has index s - 1), of `totalSteps`.
  * Warm-up is lr * index / warmup_steps as in Hugging Face transformers and GaLore's script, so that the
@@ -28,7 +33,7 @@ export function learningRate(options: ScheduleOptions, index: number, totalSteps
     case 'constant':
       return options.lr;
     case 'wsd': {
-      const decaySteps = options.schedule.decay_steps ?? Math.max(1, Math.round(totalSteps / 10));
+      const decaySteps = options.schedule.decay_steps ?? defaultDecaySteps(totalSteps);
       const left = Math.min(1, Math.max(0, totalSteps - index) / decaySteps);
       return options.lr * (floor + (1 - floor) * left);
     }

@@ -9,7 +9,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../errors.ts';
 import type { Semantics } from './optimizer/bias-correction.ts';
 import { lift, liftCore } from './projection/project-lift.ts';
-import { hasBasis, matrixShape, type Side, type Slot } from './slot.ts';
+import { hasBasis, matrixShape, type Slot } from './slot.ts';
 
 /** GaLore's alpha for a slot with a basis, 1 for one without. */
 export function scaleOf(slot: Slot, hyper: { readonly scale: number }): number {
@@ -28,14 +28,6 @@ export function liftOf(slot: Slot, direction: tf.Tensor, basis: tf.Tensor2D | nu
   return slot.policy === 'two-sided'
     ? liftCore(low, basis, matrixShape(slot)[0])
     : lift(low, basis, slot.side);
-}
-
-/**
- * R = P'G or GP of a summed gradient, for rules that project it themselves: always in f32, unlike a
- * trainer's own contribution, because every trainer must get the same.
- */
-export function projectSum(gradient: tf.Tensor2D, basis: tf.Tensor2D, side: Side): tf.Tensor2D {
-  return side === 'left' ? tf.matMul(basis, gradient, true, false) : tf.matMul(gradient, basis);
 }
 
 /** W minus the change, with decoupled weight decay in the order the semantics ask for. A new tensor. */

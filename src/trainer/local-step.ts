@@ -5,11 +5,10 @@
  * `galore bench memory` measure.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { ruleState } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
-import { ruleFor } from '../galore/optimizer/rules.ts';
+import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
-import { basisShape, hasBasis, sizeOf, type Slot } from '../galore/slot.ts';
+import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
 import { roundingKey, storeWeight } from './int8-weight.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
@@ -119,15 +118,6 @@ export class LocalStep {
       this.#bases.set(name, next.basis);
     }
   }
-}
-
-function zeroState(slot: Slot): RuleState {
-  return Object.fromEntries(
-    ruleState(slot).map(({ kind, shape, dtype }) => [
-      kind,
-      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
-    ]),
-  );
 }
 
 function bytesOf(values: readonly (tf.Tensor | Uint8Array)[]): number {

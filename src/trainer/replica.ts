@@ -11,7 +11,7 @@ import { quantiseWeight } from '../galore/int8-weight.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
-import { ruleFor } from '../galore/optimizer/rules.ts';
+import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
@@ -229,10 +229,6 @@ function weightOf(slot: Slot, state: ReadonlyMap<string, StateArray>): WeightVal
     name,
     source: new Int8Weight(shape, { codes, scales: part('w_scales'), zeros: part('w_zeros') }),
   };
-}
-
-function zeroState(slot: Slot): RuleState {
-  return Object.fromEntries(ruleState(slot).map((spec) => [spec.kind, stateValue(spec, undefined)]));
 }
 
 function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {

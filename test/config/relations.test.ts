@@ -263,6 +263,18 @@ const RULES: readonly {
     mended: ['optimizer.schedule={type: wsd, decay_steps: 60}'],
   },
   {
+    title: 'warm-up and decay fit into the run together',
+    broken: ['optimizer.schedule={type: wsd, warmup_steps: 31, decay_steps: 30}'],
+    field: 'optimizer.schedule.warmup_steps',
+    mended: ['optimizer.schedule={type: wsd, warmup_steps: 30, decay_steps: 30}'],
+  },
+  {
+    title: 'a decay of a tenth of the run leaves the rest for the warm-up',
+    broken: ['optimizer.schedule={type: wsd, warmup_steps: 55}'],
+    field: 'optimizer.schedule.warmup_steps',
+    mended: ['optimizer.schedule={type: wsd, warmup_steps: 54}'],
+  },
+  {
     title: 'the heartbeat timeout is more than two intervals',
     broken: ['coordinator.heartbeat_interval_ms=5000', 'coordinator.heartbeat_timeout_ms=10000'],
     field: 'coordinator.heartbeat_timeout_ms',

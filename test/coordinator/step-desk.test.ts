@@ -258,6 +258,26 @@ test('a basis of another allowed rank is taken, and from then on contributions h
   t.notThrows(() => desk.acceptPart('a', part(size / 2)));
 });
 
+test('a contribution that came before the new rank, whole or half, is no part of the sum', (t) => {
+  const size = ADAPTIVE.shape.sizes[TARGET]!.payload.totalBytes;
+  const header = { stream: 'contribution', step: 5, round: 0, tensor: TARGET } as const;
+  for (const isHalf of [false, true]) {
+    const desk = startLastRound();
+    const early = partsOf(header, new Uint8Array(size), isHalf ? size / 2 : size);
+    desk.acceptPart('a', early[0]!);
+    sendBasis(desk, basisOfRank(4));
+    desk.sealBases(PLACE, { type: 'commitBases', step: 5, slots: [TARGET], jobs: [JOB] });
+    desk.setRanks(new Map([[TARGET, 4]]));
+    if (isHalf) desk.acceptPart('a', early[1]!);
+    const rest = contributionOf(ADAPTIVE, 5, 'a').filter(({ tensor }) => tensor !== TARGET);
+    for (const part of rest) desk.acceptPart('a', part);
+    const checksum = [...early, ...rest].reduce((sum, { payload }) => crc32c(payload, sum), 0);
+    const message = { kind: 'contribution', step: 5, tokens: 9, lossSum: 1, checksum } as const;
+    const error = t.throws(() => desk.acceptContribution('a', message), { instanceOf: ProtocolError });
+    t.regex(error?.message ?? '', new RegExp(`lacks slot ${TARGET} `));
+  }
+});
+
 test('a basis of a wrong rank or size, not orthonormal or not finite, is refused with a reason', (t) => {
   const refusal = (values: Float32Array): readonly [number, string] => {
     const error = t.throws(() => sendBasis(startLastRound(), values), { instanceOf: ProtocolError });

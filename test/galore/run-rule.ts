@@ -1,10 +1,9 @@
 /** A slot through its rule for some steps, as a replica takes it: carry at a refresh, payload, step. */
-import { ruleState } from '../../src/galore/optimizer/rule-state.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../../src/galore/optimizer/rule.ts';
-import { ruleFor } from '../../src/galore/optimizer/rules.ts';
+import { ruleFor, zeroState } from '../../src/galore/optimizer/rules.ts';
 import { payloadOf } from '../../src/galore/projection/project-lift.ts';
 import type { MomentsRule } from '../../src/galore/projection/transport.ts';
-import { basisShape, hasBasis, sizeOf, type Slot } from '../../src/galore/slot.ts';
+import { basisShape, hasBasis, type Slot } from '../../src/galore/slot.ts';
 import { OTHER_RULES } from './apply-update.ts';
 import { tf, type Tensor, type Tensor2D } from './tensors.ts';
 
@@ -38,16 +37,6 @@ export interface RuleTrace {
   readonly weights: Float32Array[];
   /** After the last. */
   readonly state: Readonly<Record<string, ArrayLike<number>>>;
-}
-
-/** The state a slot starts with. */
-export function zeroState(slot: Slot): RuleState {
-  return Object.fromEntries(
-    ruleState(slot).map(({ kind, shape, dtype }) => [
-      kind,
-      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
-    ]),
-  );
 }
 
 /** Numbers of a state by kind. */

@@ -105,6 +105,7 @@ function isConverged(plan: SchedulePlan, basis: SlotBasis, step: number): boolea
   const { convergedRatio, updateProjGap } = plan;
   const { firstNorm, lastNorm, refreshedStep } = basis;
   if (convergedRatio === null || firstNorm === null || lastNorm === null) return false;
+  if (firstNorm === 0) return false; // there was nothing to shrink: no gradient reached the slot
   const leastGap = Math.ceil(updateProjGap * MIN_GAP_SHARE);
   return step >= refreshedStep + leastGap && lastNorm <= convergedRatio * firstNorm;
 }

@@ -7,7 +7,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
 import { carryMoments } from '../projection/transport.ts';
 import { matrixShape, type ProjectedSlot } from '../slot.ts';
-import { projectSum } from '../step-rule.ts';
+import { project } from '../projection/project-lift.ts';
 import { adamwStep, momentsOf, type Moments } from './adamw.ts';
 import { stepSizes } from './bias-correction.ts';
 import type { CarryInput, RuleInput, RuleState } from './rule.ts';
@@ -33,7 +33,7 @@ export function subspaceAdam(slot: ProjectedSlot, input: RuleInput): SubspaceAda
   const { basis, state, hyper } = input;
   if (basis === null) throw new TensorShapeError(`${slot.name} is projected but has no basis`);
   const gradient = input.payload as tf.Tensor2D;
-  const low = projectSum(gradient, basis, slot.side);
+  const low = project(gradient, basis, slot.side, tf.matMul);
   // N is wanted by itself also when the learning rate is 0: the step is made at rate 1 and divided out.
   const unit = stepSizes(1, hyper.betas, hyper.eps, hyper.step, hyper.semantics).stepSize;
   const { m, v, direction } = adamwStep(low, momentsOf(state), { ...hyper, learningRate: 1 }, 1 / unit);

@@ -10,11 +10,11 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { derive } from '../../random.ts';
 import { leadingBasis, orthonormalise } from '../projection/factorise.ts';
-import { lift } from '../projection/project-lift.ts';
+import { lift, project } from '../projection/project-lift.ts';
 import { signMatrix, unitBasis } from '../projection/sketch.ts';
 import { carryMoments, transportMoments } from '../projection/transport.ts';
 import { hasBasis, matrixShape, type ProjectedSlot } from '../slot.ts';
-import { projectSum, updatedWeight } from '../step-rule.ts';
+import { updatedWeight } from '../step-rule.ts';
 import { adamwRule, adamwStep, momentsOf, type Moments } from './adamw.ts';
 import { biasCorrection } from './bias-correction.ts';
 import type { Hyperparameters, OptimizerRule } from './rule.ts';
@@ -34,7 +34,7 @@ export const ldadamRule: OptimizerRule = {
         basis === null ? firstBasis(slot, gathered) : movedBasis(slot, gathered, old, basis, hyper);
       const change = { oldBasis: basis ?? next, newBasis: next, side: slot.side };
       const moments = transportMoments(old, change, 'transport', hyper.step - 1, hyper.betas);
-      const low = projectSum(gathered, next, slot.side);
+      const low = project(gathered, next, slot.side, tf.matMul);
       const { m, v, direction } = adamwStep(low, moments, hyper, hyper.scale);
       const error = postponed(slot, gathered, { low, old, moments, basis, next }, hyper);
       const lifted = lift(direction as tf.Tensor2D, next, slot.side);

@@ -1,12 +1,14 @@
-/** The optimizer rules by name. */
+/** The optimizer rules by name, and the state they begin with. */
+import * as tf from '@tensorflow/tfjs-core';
+import { sizeOf, type Slot } from '../slot.ts';
 import { adafactorRule } from './adafactor.ts';
 import { adamw8bitRule } from './adamw-8bit.ts';
 import { adamwRule } from './adamw.ts';
 import { apolloMiniRule, apolloRule } from './apollo.ts';
 import { firaRule } from './fira.ts';
 import { ldadamRule } from './ldadam.ts';
-import type { RuleName } from './rule-state.ts';
-import type { OptimizerRule } from './rule.ts';
+import { ruleState, type RuleName } from './rule-state.ts';
+import type { OptimizerRule, RuleState } from './rule.ts';
 import { sgdRule } from './sgd.ts';
 import { sumoRule } from './sumo.ts';
 
@@ -34,4 +36,14 @@ export function ruleFor(name: RuleName): OptimizerRule {
     case 'ldadam':
       return ldadamRule;
   }
+}
+
+/** What a slot's rule keeps before the first step; the caller disposes the tensors. */
+export function zeroState(slot: Slot): RuleState {
+  return Object.fromEntries(
+    ruleState(slot).map(({ kind, shape, dtype }) => [
+      kind,
+      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
+    ]),
+  );
 }

@@ -31,8 +31,8 @@ export const sgdRule: OptimizerRule = {
   },
 };
 
-/** The payload plus the payload that the decay would have sent. */
+/** The payload plus the payload that the decay would have sent: in f32, as every trainer must get the same. */
 function decayedGradient({ slot, weight, payload, basis, hyper }: RuleInput): tf.Tensor {
   if (hyper.weightDecay === 0) return payload;
-  return tf.tidy(() => tf.add(payload, tf.mul(payloadOf(slot, weight, basis), hyper.weightDecay)));
+  return tf.tidy(() => tf.add(payload, tf.mul(payloadOf(slot, weight, basis, tf.matMul), hyper.weightDecay)));
 }

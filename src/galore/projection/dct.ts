@@ -1,23 +1,16 @@
 /**
  * Bases whose columns are chosen from a fixed one, the discrete cosine transform (DCT-AdamW, arXiv 2505.17967):
- * only `rank` column numbers travel, and at a refresh the moments of the columns that stay are copied exactly.
+ * one round of sketches says which, and nothing is factorised. The basis travels like any other.
  * Column k of D is the cosine of k half-waves: D[j][k] = sqrt(2/n) cos(k (2j + 1) pi / (2n)), column 0 divided by
  * sqrt(2). Pure, row-major.
  */
 
 /**
- * D, `[n, n]`: orthonormal. The argument is reduced to the first quarter wave as an integer, so that entries that are
- * equal in exact arithmetic are equal here. `Math.cos` may differ in the last place between engines:
- * whoever chooses the columns may compute alone, but bases are compared by their column numbers.
+ * The columns of D with these numbers, in this order: a basis `[n, columns.length]`. The argument of the cosine is
+ * reduced to the first quarter wave as an integer, so that entries that are equal in exact arithmetic are
+ * equal here. `Math.cos` may differ in the last place between engines: one trainer computes the basis.
+ * @throws RangeError for a number outside D
  */
-export function dctMatrix(n: number): Float32Array {
-  return dctColumns(
-    n,
-    Array.from({ length: n }, (_, k) => k),
-  );
-}
-
-/** The columns of D with these numbers, in this order: a basis `[n, columns.length]`. @throws RangeError for a number outside D */
 export function dctColumns(n: number, columns: readonly number[]): Float32Array {
   for (const k of columns) {
     if (!(Number.isInteger(k) && k >= 0 && k < n)) throw new RangeError(`${k} is no column of 0 to ${n - 1}`);
@@ -111,10 +104,4 @@ function directTransform(x: Float64Array): Float64Array {
     for (let j = 0; j < n; j++) sum += x[j]! * cosine(quarter, k * (2 * j + 1));
     return sum;
   });
-}
-
-/** Which columns stay at a refresh: for each new column its place among the old ones, or -1 where it is new. */
-export function sharedColumns(oldColumns: readonly number[], newColumns: readonly number[]): Int32Array {
-  const places = new Map(oldColumns.map((k, place) => [k, place]));
-  return Int32Array.from(newColumns, (k) => places.get(k) ?? -1);
 }

@@ -49,18 +49,3 @@ export function stackPair({ left, right }: BasisPair): Float32Array {
   stacked.set(right, left.length);
   return stacked;
 }
-
-/** Views of U and V in a stacked `[rows + cols, rank]`. */
-export function unstackPair(stacked: Float32Array, rows: number, rank: number): BasisPair {
-  return { left: stacked.subarray(0, rows * rank), right: stacked.subarray(rows * rank) };
-}
-
-/** The pair of a slot whose first refresh saw only zeros: the first unit vectors, stacked. */
-export function unitPair(rows: number, cols: number, rank: number): Float32Array {
-  const stacked = new Float32Array((rows + cols) * rank);
-  for (let j = 0; j < rank; j++) {
-    stacked[j * rank + j] = 1;
-    stacked[(rows + j) * rank + j] = 1;
-  }
-  return stacked;
-}

@@ -92,6 +92,8 @@ test('a slot whose projected gradient has shrunk is refreshed at the next step, 
   t.deepEqual(refreshed[3], [1, 21]);
   const sudden = play(plan, 10, { normOf: (step) => (step === 1 ? 1 : 0.1) });
   t.deepEqual(sudden[8], [1, 3], 'a tenth of T, 2 steps, must have passed');
+  const silent = play(plan, 21, { normOf: () => 0 });
+  t.deepEqual(silent[8], [1, 21], 'a slot without gradient has not shrunk');
 });
 
 test('a zero gradient counts as a refresh and tells nothing of similarity', (t) => {

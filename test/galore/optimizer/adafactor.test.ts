@@ -13,7 +13,8 @@ import type { ProjectedSlot, Side, Slot } from '../../../src/galore/slot.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import { assertClose } from '../golden.ts';
 import { orthonormalMatrix, projectedSlot, randomMatrix } from '../matrices.ts';
-import { HYPER, runRule, valuesOf, zeroState } from '../run-rule.ts';
+import { zeroState } from '../../../src/galore/optimizer/rules.ts';
+import { HYPER, runRule, valuesOf } from '../run-rule.ts';
 import { assertNoLeak, tensorOf, tf } from '../tensors.ts';
 
 const OPTIONS = HYPER.adafactor;

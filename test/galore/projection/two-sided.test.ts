@@ -2,13 +2,7 @@ import test from 'ava';
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import { plainFactoriser } from '../../../src/galore/projection/factorise.ts';
 import { refreshPlan, sketchPlan } from '../../../src/galore/projection/sketch.ts';
-import {
-  leadingBasisPair,
-  stackPair,
-  unitPair,
-  unstackPair,
-  type BasisPair,
-} from '../../../src/galore/projection/two-sided.ts';
+import { leadingBasisPair, stackPair, type BasisPair } from '../../../src/galore/projection/two-sided.ts';
 import { matrixWithSpectrum, orthonormalityError, orthonormalMatrix, projectedSlot } from '../matrices.ts';
 
 /** U'GV */
@@ -73,8 +67,6 @@ test('a zero sum has no pair', (t) => {
 test('a pair stands in one matrix, U above V', (t) => {
   const pair = { left: Float32Array.of(1, 2, 3, 4), right: Float32Array.of(5, 6) }; // [2, 2] and [1, 2]
   t.deepEqual(stackPair(pair), Float32Array.of(1, 2, 3, 4, 5, 6));
-  t.deepEqual(unstackPair(stackPair(pair), 2, 2), pair);
-  t.deepEqual(unitPair(2, 3, 1), Float32Array.of(1, 0, 1, 0, 0));
 });
 
 test('the rounds are those of side left: the last sum is G times a factor', (t) => {

@@ -3,7 +3,15 @@ import { factorOf, numbersOf, product, productFactor } from '../../../src/galore
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import { derive, randomNormal } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
-import { matrixOf, tensorOf, tf, type Tensor2D } from '../../galore/tensors.ts';
+import { methodPlan } from '../../../src/galore/method.ts';
+import { buildSlots, basisShape, hasBasis, payloadShape, type Slot } from '../../../src/galore/slot.ts';
+import { ruleFor, zeroState } from '../../../src/galore/optimizer/rules.ts';
+import { METHODS, OPTIMIZERS } from '../../../src/config/schema.ts';
+import { hyperparametersOf } from '../../../src/trainer/hyperparameters.ts';
+import { resolve, MINIMAL } from '../../config/parse.ts';
+import { orthonormalMatrix } from '../../galore/matrices.ts';
+import { valuesOf } from '../../galore/run-rule.ts';
+import { matrixOf, tensorOf, tf, type Tensor, type Tensor2D } from '../../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyModel } from '../../helpers/tiny-llama.ts';
 
 const { installBf16Products } = await import('../../../src/trainer/engine/bf16-products.ts');
@@ -37,12 +45,70 @@ function gradientsOf(t: Parameters<typeof tinyModel>[0]): { lossSum: number; gra
   return { lossSum, gradients };
 }
 
+/** Two steps and a change of basis of a slot, as every trainer of a run does them from the same records. */
+function updatesOf(slot: Slot, config: ReturnType<typeof resolve>): unknown {
+  const rule = ruleFor(slot.rule);
+  const hyper = { ...hyperparametersOf(config), learningRate: 0.01 };
+  const [rows, cols] = hasBasis(slot) ? basisShape(slot) : [0, 0];
+  const half = slot.policy === 'two-sided' ? rows / 2 : rows;
+  const basisOf = (label: string): Tensor2D => {
+    const { values } = orthonormalMatrix(half, cols, label);
+    return tf.tensor2d(Float32Array.from(half === rows ? values : [...values, ...values]), [rows, cols]);
+  };
+  tf.engine().startScope();
+  try {
+    let weight: Tensor = tensorOf(random(24, 24, 'weight'));
+    let state = zeroState(slot);
+    let basis = hasBasis(slot) && slot.rule !== 'ldadam' ? basisOf('old') : null;
+    for (const step of [1, 2]) {
+      const [m, n] = payloadShape(slot);
+      const payload = tensorOf(random(m!, n!, `payload ${step}`));
+      const next = rule.step({ slot, weight, payload, state, basis, hyper: { ...hyper, step } });
+      ({ weight, state } = next);
+      basis = next.basis ?? basis;
+    }
+    if (hasBasis(slot) && basis !== null) {
+      const change = { oldBasis: basis, newBasis: basisOf('new'), side: slot.side };
+      const { betas } = hyper;
+      state = rule.carry({ slot, state, change, moments: 'rotate', completedSteps: 2, betas });
+    }
+    return [Array.from(weight.dataSync()), valuesOf(state)];
+  } finally {
+    tf.engine().endScope();
+  }
+}
+
+/** Of every method with every optimizer; weights decay. */
+function everyUpdate(): ReadonlyMap<string, unknown> {
+  const updates = new Map<string, unknown>();
+  for (const method of METHODS) {
+    for (const optimizer of OPTIMIZERS) {
+      const config = resolve(MINIMAL, 'optimizer.weight_decay=0.1');
+      const plan = methodPlan({
+        method: { ...config.method, name: method },
+        optimizer: { ...config.optimizer, name: optimizer },
+      });
+      const options = { ...plan, rank: 4, projType: 'std', targetModules: ['w'] } as const;
+      const [slot] = buildSlots([{ name: 'w', shape: [24, 24] }], options);
+      updates.set(`${method} ${optimizer}`, updatesOf(slot!, config));
+    }
+  }
+  return updates;
+}
+
+let f32Updates: ReadonlyMap<string, unknown>;
+
 test.serial('without bf16 a product is the f32 product, and a factor is the tensor itself', (t) => {
   const [a, b] = [random(7, 33, 'a'), random(33, 5, 'b')].map(tensorOf) as [Tensor2D, Tensor2D];
   const before = tf.memory().numTensors;
   tf.tidy(() => t.deepEqual(product(factorOf(a), b).dataSync(), tf.matMul(a, b).dataSync()));
   t.is(tf.memory().numTensors, before);
   tf.dispose([a, b]);
+});
+
+test.serial('before bf16 is installed: what every rule makes of the same payloads', (t) => {
+  f32Updates = everyUpdate();
+  t.is(f32Updates.size, METHODS.length * OPTIMIZERS.length);
 });
 
 test.serial('in bf16 the loss and the gradients of a model are those of f32 up to the rounding', (t) => {
@@ -142,4 +208,8 @@ test.serial('shapes that do not fit leave nothing behind', (t) => {
   t.is(openHandles(), 0);
   t.is(tf.memory().numTensors, before);
   tf.dispose([a, b]);
+});
+
+test.serial('a trainer in bf16 makes the same bytes of the same records as one in f32', (t) => {
+  for (const [name, update] of everyUpdate()) t.deepEqual(update, f32Updates.get(name), name);
 });
