@@ -6,6 +6,7 @@ import { CoordinatorServer } from '../src/coordinator/server.ts';
 import { SILENT_LOGGER } from '../src/log.ts';
 import { crc32c } from '../src/protocol/crc32c.ts';
 import { PartAssembler } from '../src/protocol/parts.ts';
+import { PROTOCOL_VERSIONS } from '../src/protocol/version.ts';
 import { Link } from '../src/trainer/link.ts';
 
 const [trainers = 1, megabytes = 40, repeats = 10] = process.argv.slice(2).map(Number);
@@ -32,7 +33,7 @@ const server = await CoordinatorServer.listen(
         states.set(connection.id, { assembler: new PartAssembler(() => payload), checksum: 0 });
         connection.send({
           kind: 'welcome',
-          protocolVersion: 1,
+          protocolVersion: PROTOCOL_VERSIONS[0]!,
           runId: 'r',
           runName: 'r',
           configJson: '{}',

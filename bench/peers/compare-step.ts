@@ -2,16 +2,18 @@
  * Whole training steps of galore-swarm and of PyTorch with galore-torch, in turns in the same minutes:
  *
  *     node dist/bench/peers/compare-step.js [--python PATH] [--rounds 7] [--steps 3] [--cases f32,bf16,9m]
- *     node dist/bench/peers/compare-step.js --ddp [--python PATH] [--steps 10]
+ *     node dist/bench/peers/compare-step.js --ddp [--python PATH] [--rounds 3] [--steps 6] [--cases f32,bf16]
  *
  * Without --python a Python environment is made in a temporary folder (python3 -m venv, pip install torch
  * transformers galore-torch) and removed at the end. PyTorch's process stays alive between its turns and
- * waits; ours is started for each. --ddp compares two processes joined by gloo with `galore train` and two
- * trainers, one after the other.
+ * waits; ours is started for each. --ddp compares two processes joined by gloo with whole runs: `galore train`, its
+ * coordinator and two trainers on this machine, the first two steps of each left out (all slots are refreshed in
+ * the first). Our steps have the staggered refreshes in them, PyTorch's have no refresh.
  */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -23,6 +25,7 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const GALORE = join(ROOT, 'bin', 'galore.js');
 const TORCH = join(ROOT, 'bench', 'peers', 'torch_galore.py');
 const TRAINERS = 2;
+const THREADS = Math.max(1, Math.floor(availableParallelism() / TRAINERS));
 
 interface Case {
   readonly model: string;
@@ -56,8 +59,8 @@ const { values: options } = parseArgs({
 const scratch = await mkdtemp(join(tmpdir(), 'galore-peers-'));
 try {
   const python = options.python ?? (await makeEnvironment(join(scratch, 'python')));
-  if (options.ddp) await compareRuns(python, Number(options.steps));
-  else for (const name of options.cases.split(',')) await compareSteps(name, python);
+  const compare = options.ddp ? compareRuns : compareSteps;
+  for (const name of options.cases.split(',')) await compare(caseOf(name), python);
 } finally {
   await rm(scratch, { recursive: true, force: true });
 }
@@ -72,10 +75,13 @@ async function makeEnvironment(folder: string): Promise<string> {
   return python;
 }
 
-async function compareSteps(name: string, python: string): Promise<void> {
+function caseOf(name: string): Case {
   const chosen = CASES[name];
-  if (chosen === undefined)
-    throw new RangeError(`there is no case ${name}: ${Object.keys(CASES).join(', ')}`);
+  if (chosen !== undefined) return chosen;
+  throw new RangeError(`there is no case ${name}: ${Object.keys(CASES).join(', ')}`);
+}
+
+async function compareSteps(chosen: Case, python: string): Promise<void> {
   const { model, batch, seq, rank, precision } = chosen;
   const flags = ['--model', model, '--batch', batch, '--seq', seq, '--rank', rank, '--precision', precision];
   const ours: number[] = [];
@@ -107,7 +113,7 @@ async function compareSteps(name: string, python: string): Promise<void> {
     if (peer.exitCode === null) await once(peer, 'exit');
   }
   const tokens = batch * seq;
-  console.log(`${name}: ${model}, ${batch} x ${seq} tokens, rank ${rank}, ${precision}`);
+  console.log(`${model}, ${batch} x ${seq} tokens, rank ${rank}, ${precision}`);
   console.log(`  galore   ${words(ours, tokens)}, ${(100 * median(fractions)).toFixed(0)} % of the peak`);
   console.log(`  pytorch  ${words(theirs, tokens)}`);
   const ratios = ours.map((seconds, round) => theirs[round]! / seconds);
@@ -115,20 +121,56 @@ async function compareSteps(name: string, python: string): Promise<void> {
   console.log(`  processor time of PyTorch's step by ours: ${median(cpuRatios).toFixed(2)}`);
 }
 
-/** Two processes each: DistributedDataParallel, and a whole run with its coordinator on this machine. */
-async function compareRuns(python: string, steps: number): Promise<void> {
-  const chosen = CASES['f32']!;
-  const torchrun = ['-m', 'torch.distributed.run', '--nproc-per-node', String(TRAINERS), TORCH];
-  const { stdout } = await run(python, [...torchrun, ...torchFlags(chosen), '--steps', String(steps)], {
-    env: {
-      ...process.env,
-      OMP_NUM_THREADS: String(Math.max(1, Math.floor(availableParallelism() / TRAINERS))),
-    },
-  });
-  const theirs = JSON.parse(stdout.trim().split('\n').at(-1)!) as {
-    seconds: number[];
-    tokensPerStep: number;
-  };
+/** Two processes each: DistributedDataParallel, and whole runs with their coordinator on this machine. */
+async function compareRuns(chosen: Case, python: string): Promise<void> {
+  const steps = Number(options.steps);
+  const peers = await joinedPeers(chosen, python);
+  const ours: number[] = [];
+  const theirs: number[] = [];
+  const ratios: number[] = [];
+  try {
+    const lines = createInterface({ input: peers[0]!.stdout })[Symbol.asyncIterator]();
+    await lines.next(); // they are ready
+    for (let round = 0; round < Number(options.rounds); round++) {
+      const mine = await secondsOfRun(chosen, steps);
+      for (const peer of peers) peer.stdin.write(`${steps}\n`);
+      const { value } = await lines.next();
+      const { seconds } = JSON.parse(String(value)) as { seconds: number[] };
+      ours.push(...mine);
+      theirs.push(...seconds);
+      ratios.push(median(seconds) / median(mine));
+    }
+  } finally {
+    for (const peer of peers) {
+      peer.stdin.end();
+      if (peer.exitCode === null) await once(peer, 'exit');
+    }
+  }
+  const { model, batch, seq, precision } = chosen;
+  const tokens = TRAINERS * batch * seq;
+  console.log(`${TRAINERS} processes: ${model}, ${TRAINERS} x ${batch} x ${seq} tokens, ${precision}`);
+  console.log(`  galore   ${words(ours, tokens)}, mean ${mean(ours).toFixed(3)} s`);
+  console.log(`  pytorch  ${words(theirs, tokens)}, mean ${mean(theirs).toFixed(3)} s`);
+  console.log(`  ratio    ${ratioWords(ratios)}`);
+}
+
+/** PyTorch's processes, joined by gloo, which wait for their turns. */
+async function joinedPeers(chosen: Case, python: string) {
+  const port = await freePort();
+  return Array.from({ length: TRAINERS }, (_, rank) =>
+    spawn(python, [TORCH, ...torchFlags(chosen)], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: {
+        ...process.env,
+        ...{ RANK: String(rank), LOCAL_RANK: String(rank), WORLD_SIZE: String(TRAINERS) },
+        ...{ MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port), OMP_NUM_THREADS: String(THREADS) },
+      },
+    }),
+  );
+}
+
+/** Seconds of the steps of a run of its own, behind the first two. */
+async function secondsOfRun(chosen: Case, steps: number): Promise<number[]> {
   const config = {
     name: 'compare',
     model: { size: chosen.model, vocab_size: 32_000 },
@@ -137,26 +179,28 @@ async function compareRuns(python: string, steps: number): Promise<void> {
     seq_len: chosen.seq,
     batch_size: TRAINERS * chosen.batch,
     method: { rank: chosen.rank },
-    wire: { codec: 'f32' },
-    coordinator: { port: 0 },
-    checkpoint: { every: 0 },
-    evaluation: { sequences: 1, every: 0 },
+    coordinator: { port: 0, local_trainers: TRAINERS },
+    trainer: { precision: chosen.precision },
+    checkpoint: { every: 0, keep: 1 },
+    evaluation: { sequences: 0, every: 0 },
     steps: steps + 2,
   };
   const path = join(scratch, 'run.yaml');
   await writeFile(path, JSON.stringify(config)); // JSON is YAML
   const dir = join(scratch, 'run');
-  const train = ['train', path, '--trainers', String(TRAINERS), '--dir', dir, '--log-json'];
-  const { stdout: log } = await run(process.execPath, [GALORE, ...train], { maxBuffer: 2 ** 26 });
-  const seconds = log
-    .split('\n')
-    .filter((line) => line.includes('"seconds"'))
-    .map((line) => (JSON.parse(line) as { seconds: number }).seconds)
-    .slice(2);
-  console.log(`two processes: ${chosen.model}, ${TRAINERS} x ${chosen.batch} x ${chosen.seq} tokens, f32`);
-  console.log(`  galore   ${words(seconds, theirs.tokensPerStep)}`);
-  console.log(`  pytorch  ${words(theirs.seconds, theirs.tokensPerStep)}`);
-  console.log(`  ratio    ${(median(theirs.seconds) / median(seconds)).toFixed(2)}`);
+  await run(process.execPath, [GALORE, 'train', path, '--dir', dir], { maxBuffer: 2 ** 26 });
+  const lines = (await readFile(join(dir, 'metrics.jsonl'), 'utf8')).trim().split('\n');
+  await rm(dir, { recursive: true });
+  return lines.slice(2).map((line) => (JSON.parse(line) as { seconds: number }).seconds);
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
 }
 
 function torchFlags({ dims, batch, seq, rank, precision }: Case): string[] {
@@ -173,6 +217,10 @@ function words(seconds: readonly number[], tokens: number): string {
 function ratioWords(ratios: readonly number[]): string {
   const range = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)}`;
   return `${median(ratios).toFixed(2)} times as many tokens a second (${range} in ${ratios.length} rounds)`;
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function median(values: readonly number[]): number {

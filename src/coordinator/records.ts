@@ -2,7 +2,7 @@
  * Makes records: the frames (Parts, then a Commit) that are journalled and then sent to every
  * trainer. Summation is in the order of the trainers given, in f64; each tensor is encoded once.
  */
-import { sumEncoded, clipFactor } from '../galore/aggregate/mean.ts';
+import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../galore/aggregate/mean.ts';
 import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
 import { hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
@@ -63,24 +63,20 @@ export interface UpdateInput {
  */
 export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
   const { slots, contributions, maxGradNorm } = input;
-  // One slot's sum exists at a time; clipping needs the norm of all of them first and so sums twice.
-  const largest = Math.max(...slots.map((slot) => sizeOf(payloadShape(slot))));
-  const scratch = new Float32Array(largest);
-  const clip = maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, contributions, scratch), maxGradNorm);
+  // Clipping needs the norm of all slots first and so sums twice.
+  const clip = maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, contributions), maxGradNorm);
   const parts: Uint8Array[] = [];
   let squaredNorm = 0;
   const slotNorms: number[] = [];
   for (const slot of slots) {
-    const slotSum = sumSlot(slot, contributions, scratch);
-    const { sum } = slotSum;
-    squaredNorm += slotSum.squaredNorm;
-    if (hasBasis(slot)) slotNorms.push(Math.sqrt(slotSum.squaredNorm));
-    if (clip !== 1) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! * clip;
+    const count = sizeOf(payloadShape(slot));
     const codec = codecOfSlot(payloadShape(slot), input.codec);
-    const key = derive(input.seed, 'update', place.step, slot.index);
-    const bytes = codecFor(codec).encode(sum, key);
+    const writer = codecFor(codec).writer(count, derive(input.seed, 'update', place.step, slot.index));
+    const squared = encodeSum(partsOf(slot, contributions), count, writer, clip);
+    squaredNorm += squared;
+    if (hasBasis(slot)) slotNorms.push(Math.sqrt(squared));
     const header = { stream: 'update', step: place.step, round: 0, tensor: slot.index, codec } as const;
-    for (const part of splitIntoParts(header, bytes)) parts.push(encodeEnvelope(part));
+    for (const part of splitIntoParts(header, writer.bytes)) parts.push(encodeEnvelope(part));
   }
   return seal(place, parts, {
     type: 'update',
@@ -135,28 +131,19 @@ export function sealGenerated(place: RecordPlace, slots: readonly number[]): Sea
 }
 
 /** Norm of the summed contributions of all slots together. */
-function normOf(
-  slots: readonly Slot[],
-  contributions: readonly WeightedTensors[],
-  scratch: Float32Array,
-): number {
-  let total = 0;
-  for (const slot of slots) total += sumSlot(slot, contributions, scratch).squaredNorm;
-  return Math.sqrt(total);
+function normOf(slots: readonly Slot[], contributions: readonly WeightedTensors[]): number {
+  const squares = slots.map((slot) =>
+    squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot))),
+  );
+  return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
 
-/** The sum lies at the beginning of `scratch`. */
-function sumSlot(
-  slot: Slot,
-  contributions: readonly WeightedTensors[],
-  scratch: Float32Array,
-): { sum: Float32Array; squaredNorm: number } {
-  const parts = contributions.flatMap(({ weight, tensors }) => {
+/** What the trainers sent for one slot. */
+function partsOf(slot: Slot, contributions: readonly WeightedTensors[]): EncodedPart[] {
+  return contributions.flatMap(({ weight, tensors }) => {
     const tensor = tensors.get(slot.index);
     return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight }];
   });
-  const count = sizeOf(payloadShape(slot));
-  return sumEncoded(parts, count, scratch.subarray(0, count));
 }
 
 function seal(

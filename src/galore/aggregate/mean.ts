@@ -4,6 +4,8 @@
  * depend on who was first. Plain arrays; no tensors.
  */
 import type { TensorCodec } from '../codec/codec.ts';
+import { blocksOf, chunk, CHUNK, kernels } from '../codec/kernels.ts';
+import type { TensorWriter } from '../codec/tensor-codec.ts';
 
 /** One trainer's share. The caller gives them in ascending trainer id. */
 export interface EncodedPart {
@@ -18,36 +20,61 @@ export interface EncodedSum {
   readonly squaredNorm: number;
 }
 
-/** Numbers summed at a time: their f64 sums stay in the cache and no long f64 array exists. */
-const BLOCK_COUNT = 8192;
-
 /**
- * Sums `parts` of `count` numbers each into `out`; without parts the sum is zero.
+ * Sums `parts` of `count` numbers each; without parts the sum is zero.
  * @throws ProtocolError for a part with a wrong length or numbers that are not finite.
  */
-export function sumEncoded(
+export function sumEncoded(parts: readonly EncodedPart[], count: number): EncodedSum {
+  const sum = new Float32Array(count);
+  const squaredNorm = forChunks(parts, count, (start, length) => {
+    sum.set(chunk.values.subarray(0, length), start);
+  });
+  return { sum, squaredNorm };
+}
+
+/**
+ * Sums `parts` and encodes `factor` times the sum in one pass through the cache.
+ * @returns the squared norm of the sum, before it is rounded and scaled
+ * @throws ProtocolError as `sumEncoded`; NotFiniteError if the sum of finite numbers is not finite.
+ */
+export function encodeSum(
   parts: readonly EncodedPart[],
   count: number,
-  out: Float32Array = new Float32Array(count),
-): EncodedSum {
+  writer: TensorWriter,
+  factor: number = 1,
+): number {
+  const { values } = chunk;
+  return forChunks(parts, count, (start, length) => {
+    if (factor !== 1) for (let i = 0; i < length; i++) values[i] = values[i]! * factor;
+    writer.write(start, length);
+  });
+}
+
+/** The squared norm of the sum of `parts`. @throws ProtocolError as `sumEncoded` */
+export function squaredNormOfSum(parts: readonly EncodedPart[], count: number): number {
+  return forChunks(parts, count, () => {});
+}
+
+/** Calls `visit` with the sum of each chunk, as f32 in `chunk.values`; returns the squared norm of all. */
+function forChunks(
+  parts: readonly EncodedPart[],
+  count: number,
+  visit: (start: number, length: number) => void,
+): number {
   for (const { weight } of parts) {
     if (!Number.isFinite(weight)) throw new RangeError(`a weight of the sum is ${weight}`);
   }
   const readers = parts.map(({ bytes, codec }) => codec.open(bytes, count));
-  const sums = new Float64Array(Math.min(BLOCK_COUNT, count));
   let squaredNorm = 0;
-  for (let start = 0; start < count; start += BLOCK_COUNT) {
-    const end = Math.min(count, start + BLOCK_COUNT);
-    sums.fill(0);
-    readers.forEach((reader, i) => reader.accumulate(start, end, parts[i]!.weight, sums));
-    for (let i = start; i < end; i++) {
-      const value = sums[i - start]!;
-      out[i] = value;
-      squaredNorm += value * value;
-    }
+  for (let start = 0; start < count; start += CHUNK) {
+    const length = Math.min(CHUNK, count - start);
+    chunk.sums.fill(0);
+    readers.forEach((reader, i) => reader.accumulate(start, parts[i]!.weight));
+    squaredNorm += kernels.round(blocksOf(length));
+    if (!Number.isFinite(squaredNorm)) for (const { bytes, codec } of parts) codec.check(bytes, count);
+    visit(start, length);
   }
-  if (!Number.isFinite(squaredNorm)) for (const { bytes, codec } of parts) codec.check(bytes, count);
-  return { sum: out, squaredNorm };
+  return squaredNorm;
 }
 
 /**

@@ -1,20 +1,22 @@
 /** Numbers as they are: 4 bytes each, IEEE 754 single precision. */
-import { NotFiniteError, ProtocolError } from '../../errors.ts';
+import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
-import type { TensorCodec, TensorReader } from './tensor-codec.ts';
+import { blocksOf, chunk, CHUNK, INT8_BLOCK, kernels } from './kernels.ts';
+import { findNotFinite, notFinite } from './finite.ts';
+import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
-const EXPONENT_BITS = 0x7f800000; // all set: NaN or infinity
+const chunkBytes = new Uint8Array(chunk.values.buffer, chunk.values.byteOffset, chunk.values.byteLength);
 
 export const f32Codec: TensorCodec = {
   name: 'f32',
   encodedBytes: (count) => 4 * count,
   encode(values) {
-    const bad = findNotFinite(values);
-    if (bad >= 0) throw notFinite(values, bad);
+    if (findNotFinite(values) >= 0) throw notFinite(values);
     const bytes = new Uint8Array(4 * values.length);
     bytes.set(new Uint8Array(values.buffer, values.byteOffset, bytes.length));
     return bytes;
   },
+  writer: write,
   open,
   check(bytes, count) {
     checkFinite(aligned(bytes, count));
@@ -29,39 +31,30 @@ export const f32Codec: TensorCodec = {
   decodeRange: (bytes, count, start, end, out) => open(bytes, count).read(start, end, out),
 };
 
-/** The error for a number that cannot be sent. */
-export function notFinite(values: Float32Array, index: number): NotFiniteError {
-  return new NotFiniteError(
-    `number ${index} of ${values.length} is ${values[index]}: the training has diverged; ` +
-      'start it anew with a smaller optimizer.lr',
-  );
-}
-
-/** Index of the first NaN or infinity, or -1. */
-export function findNotFinite(values: Float32Array): number {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
-    if ((bits[i]! & EXPONENT_BITS) === EXPONENT_BITS) return i;
-  }
-  return -1;
+function write(count: number): TensorWriter {
+  const bytes = new Uint8Array(4 * count);
+  const values = new Float32Array(bytes.buffer);
+  return {
+    bytes,
+    write(start, length) {
+      const part = chunk.values.subarray(0, length);
+      if (findNotFinite(part) >= 0) throw notFinite(part, start, count);
+      values.set(part, start);
+    },
+  };
 }
 
 function open(bytes: Uint8Array, count: number): TensorReader {
-  const values = aligned(bytes, count);
+  checkLength(bytes, count);
   return {
     read(start, end, out) {
-      out.set(values.subarray(start, end));
+      out.set(aligned(bytes, count).subarray(start, end));
     },
-    accumulate(start, end, weight, sums) {
-      let i = start;
-      let j = 0;
-      for (; i + 4 <= end; i += 4, j += 4) {
-        sums[j] = sums[j]! + weight * values[i]!;
-        sums[j + 1] = sums[j + 1]! + weight * values[i + 1]!;
-        sums[j + 2] = sums[j + 2]! + weight * values[i + 2]!;
-        sums[j + 3] = sums[j + 3]! + weight * values[i + 3]!;
-      }
-      for (; i < end; i++, j++) sums[j] = sums[j]! + weight * values[i]!;
+    accumulate(start, weight) {
+      const length = Math.min(CHUNK, count - start);
+      chunkBytes.set(bytes.subarray(4 * start, 4 * (start + length)));
+      chunk.values.fill(0, length, blocksOf(length) * INT8_BLOCK);
+      kernels.accumulateValues(blocksOf(length), weight);
     },
   };
 }

@@ -8,39 +8,26 @@
  */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
-import { mix32 } from '../../random.ts';
-import { notFinite, findNotFinite } from './f32.ts';
-import { findScales, maxScale, type LinearFormat } from './linear.ts';
-import type { TensorCodec, TensorReader } from './tensor-codec.ts';
+import type { RandomKey } from '../../random.ts';
+import { notFinite } from './finite.ts';
+import { blocksOf, chunk, CHUNK, INT8_BLOCK, kernels, MAX_SCALE } from './kernels.ts';
+import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
-/** Numbers that share a scale. */
-export const INT8_BLOCK = 256;
-
-/** The codes of linear.ts in 8 bits. */
-export const INT8_FORMAT: LinearFormat = { block: INT8_BLOCK, largest: 127 };
-const MAX_SCALE = maxScale(INT8_FORMAT);
+const INFINITY_BITS = 0x7f800000;
 
 export const int8Codec: TensorCodec = {
   name: 'int8',
   encodedBytes: (count) => 4 * blocksOf(count) + count,
   encode(values, key) {
-    const count = values.length;
-    const blocks = blocksOf(count);
-    const bytes = new Uint8Array(4 * blocks + count);
-    const codes = new Int8Array(bytes.buffer, 4 * blocks, count);
-    const scales = findScales(values, INT8_FORMAT);
-    if (scales === null) throw notFinite(values, findNotFinite(values));
-    new Float32Array(bytes.buffer, 0, blocks).set(scales);
-    const low = key.low | 0; // as int32 the hash below is integer arithmetic throughout
-    const high = key.high | 0;
-    for (let block = 0; block < blocks; block++) {
-      const scale = scales[block]!;
-      if (scale === 0) continue;
-      const start = block * INT8_BLOCK;
-      quantise(values, codes, start, Math.min(count, start + INT8_BLOCK), scale, low, high);
+    const writer = write(values.length, key);
+    for (let start = 0; start < values.length; start += CHUNK) {
+      const part = values.subarray(start, start + CHUNK);
+      chunk.values.set(part);
+      writer.write(start, part.length);
     }
-    return bytes;
+    return writer.bytes;
   },
+  writer: write,
   open,
   check(bytes, count) {
     open(bytes, count); // finite scales make finite numbers
@@ -53,25 +40,22 @@ export const int8Codec: TensorCodec = {
   decodeRange: (bytes, count, start, end, out) => open(bytes, count).read(start, end, out),
 };
 
-function blocksOf(count: number): number {
-  return Math.ceil(count / INT8_BLOCK);
-}
-
-/** Codes of the numbers `start` to `end`, which share `scale`. */
-function quantise(
-  values: Float32Array,
-  codes: Int8Array,
-  start: number,
-  end: number,
-  scale: number,
-  low: number,
-  high: number,
-): void {
-  for (let i = start; i < end; i++) {
-    const u = mix32((mix32(i ^ low) + high) | 0) / 0x100000000; // randomUniform(key, i)
-    const code = Math.floor(values[i]! / scale + u) | 0;
-    codes[i] = Math.max(-127, Math.min(127, code));
-  }
+function write(count: number, { low, high }: RandomKey): TensorWriter {
+  const blocks = blocksOf(count);
+  const bytes = new Uint8Array(4 * blocks + count);
+  const scales = new Float32Array(bytes.buffer, 0, blocks);
+  const codes = new Int8Array(bytes.buffer, 4 * blocks, count);
+  return {
+    bytes,
+    write(start, length) {
+      const chunkBlocks = blocksOf(length);
+      chunk.values.fill(0, length, chunkBlocks * INT8_BLOCK); // the rest of the last block
+      if (kernels.scales(chunkBlocks) >= INFINITY_BITS) throw notFinite(chunk.values, start, count);
+      kernels.quantise(chunkBlocks, start, low, high);
+      scales.set(chunk.scales.subarray(0, chunkBlocks), start / INT8_BLOCK);
+      codes.set(chunk.codes.subarray(0, length), start);
+    },
+  };
 }
 
 function open(bytes: Uint8Array, count: number): TensorReader {
@@ -87,53 +71,37 @@ function open(bytes: Uint8Array, count: number): TensorReader {
     }
   }
   const codes = new Int8Array(bytes.buffer, bytes.byteOffset + 4 * blocks, count);
+
+  /** Copies codes and scales into the chunk; returns the number of blocks. */
+  const load = (start: number): number => {
+    const end = Math.min(count, start + CHUNK);
+    const firstBlock = start / INT8_BLOCK;
+    const chunkBlocks = blocksOf(end - start);
+    chunk.scales.set(scales.subarray(firstBlock, firstBlock + chunkBlocks));
+    chunk.codes.set(codes.subarray(start, end));
+    chunk.codes.fill(0, end - start, chunkBlocks * INT8_BLOCK);
+    return chunkBlocks;
+  };
   return {
     read(start, end, out) {
-      forBlocks(start, end, (block, from, to) => {
-        const scale = scales[block]!;
-        for (let i = from; i < to; i++) out[i - start] = codes[i]! * scale;
-      });
+      for (let from = start; from < end;) {
+        const first = from - (from % CHUNK);
+        const to = Math.min(end, first + CHUNK);
+        const chunkBlocks = load(first);
+        let values: Float32Array | Float64Array = chunk.values;
+        if (out instanceof Float32Array) kernels.decode(chunkBlocks);
+        else {
+          values = chunk.sums.fill(0);
+          kernels.accumulate(chunkBlocks, 1);
+        }
+        out.set(values.subarray(from - first, to - first), from - start);
+        from = to;
+      }
     },
-    accumulate(start, end, weight, sums) {
-      forBlocks(start, end, (block, from, to) => {
-        addScaledCodes(sums, from - start, codes, from, to, weight * scales[block]!);
-      });
+    accumulate(start, weight) {
+      kernels.accumulate(load(start), weight);
     },
   };
-}
-
-/** sums[at + i] += factor * codes[from + i]. Four at a time: twice as fast. */
-function addScaledCodes(
-  sums: Float64Array,
-  at: number,
-  codes: Int8Array,
-  from: number,
-  to: number,
-  factor: number,
-): void {
-  let i = from;
-  let j = at;
-  for (; i + 4 <= to; i += 4, j += 4) {
-    sums[j] = sums[j]! + factor * codes[i]!;
-    sums[j + 1] = sums[j + 1]! + factor * codes[i + 1]!;
-    sums[j + 2] = sums[j + 2]! + factor * codes[i + 2]!;
-    sums[j + 3] = sums[j + 3]! + factor * codes[i + 3]!;
-  }
-  for (; i < to; i++, j++) sums[j] = sums[j]! + factor * codes[i]!;
-}
-
-/** Calls `visit` for each block that overlaps start..end, with the part of the range in it. */
-function forBlocks(
-  start: number,
-  end: number,
-  visit: (block: number, from: number, to: number) => void,
-): void {
-  for (let from = start; from < end;) {
-    const block = Math.floor(from / INT8_BLOCK);
-    const to = Math.min(end, (block + 1) * INT8_BLOCK);
-    visit(block, from, to);
-    from = to;
-  }
 }
 
 function malformed(reason: string): ProtocolError {

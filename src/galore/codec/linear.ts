@@ -1,9 +1,9 @@
 /**
  * Linear codes in blocks: scale = f32(largest magnitude of the block / largest code), code =
  * floor(x / scale + u) within +- the largest code, u = 1/2 for the nearest one or uniform in [0, 1) to keep
- * the expectation. The value of a code is code * scale. int8.ts is the wire format with 8 bits.
+ * the expectation. The value of a code is code * scale. kernels.ts has the same with 8 bits for the wire.
  */
-import { findNotFinite, notFinite } from './f32.ts';
+import { notFinite } from './finite.ts';
 
 /** How many numbers share a scale, and the largest code: 127 for 8 bits, 7 for 4. */
 export interface LinearFormat {
@@ -19,7 +19,7 @@ export interface LinearCodes {
 
 const MAX_F32 = (2 - 2 ** -23) * 2 ** 127;
 /** Scales below this have lost digits: such a block is all zeros. */
-const MIN_SCALE = 2 ** -126;
+export const MIN_SCALE = 2 ** -126;
 const INFINITY_BITS = 0x7f800000;
 
 /** Scales above this would overflow f32, the code beyond the largest included. */
@@ -38,7 +38,7 @@ export function quantiseLinear(
 ): LinearCodes {
   const { block, largest } = format;
   const scales = findScales(values, format);
-  if (scales === null) throw notFinite(values, findNotFinite(values));
+  if (scales === null) throw notFinite(values);
   const codes = new Int8Array(values.length);
   for (let i = 0; i < codes.length; i++) {
     const scale = scales[Math.floor(i / block)]!;

@@ -13,6 +13,8 @@ export interface TensorCodec {
    * @throws NotFiniteError for NaN or an infinity.
    */
   encode(values: Float32Array, key: RandomKey): Uint8Array;
+  /** Encodes `count` numbers a chunk at a time; the bytes are those of `encode`. */
+  writer(count: number, key: RandomKey): TensorWriter;
   /**
    * Opens bytes that came from a peer; they may lie at any offset of their buffer and must not change
    * while the reader is in use.
@@ -36,10 +38,22 @@ export interface TensorCodec {
   ): void;
 }
 
+/** Numbers on their way to bytes, by way of the chunk of kernels.ts. */
+export interface TensorWriter {
+  /** All bytes, once every chunk was written. */
+  readonly bytes: Uint8Array;
+  /**
+   * Encodes the first `length` numbers of `chunk.values` as those from `start` on, a multiple of CHUNK. Less
+   * than a chunk only at the end. The chunk is spent afterwards.
+   * @throws NotFiniteError for NaN or an infinity.
+   */
+  write(start: number, length: number): void;
+}
+
 /** Encoded numbers that can be read in pieces. The caller keeps 0 <= start <= end <= count. */
 export interface TensorReader {
   /** Writes numbers `start` to `end` to the beginning of `out`. */
   read(start: number, end: number, out: Float32Array | Float64Array): void;
-  /** Adds `weight` times numbers `start` to `end` to the beginning of `sums`. */
-  accumulate(start: number, end: number, weight: number, sums: Float64Array): void;
+  /** Adds `weight` times the numbers of the chunk that begins at `start`, a multiple of CHUNK, to `chunk.sums`. */
+  accumulate(start: number, weight: number): void;
 }

@@ -1,6 +1,6 @@
 import test from 'ava';
-import { ProtocolError } from '../../../src/errors.ts';
-import { clipFactor, sumEncoded, type EncodedPart } from '../../../src/galore/aggregate/mean.ts';
+import { NotFiniteError, ProtocolError } from '../../../src/errors.ts';
+import { clipFactor, encodeSum, sumEncoded, type EncodedPart } from '../../../src/galore/aggregate/mean.ts';
 import { codecFor, type CodecName } from '../../../src/galore/codec/codec.ts';
 import { derive, randomNormal } from '../../../src/random.ts';
 
@@ -67,11 +67,35 @@ test('parts sorted by trainer give the same bytes in whatever order they arrived
   t.deepEqual(encode(arrived), encode(arrived.toReversed()));
 });
 
-test('no parts sum to zero, and a given array is filled whatever it held', (t) => {
-  const out = new Float32Array(5).fill(7);
-  const result = sumEncoded([], 5, out);
-  t.is(result.sum, out);
-  t.deepEqual(result, { sum: new Float32Array(5), squaredNorm: 0 });
+test('no parts sum to zero', (t) => {
+  t.deepEqual(sumEncoded([], 5), { sum: new Float32Array(5), squaredNorm: 0 });
+});
+
+test('summing and encoding in one pass gives the bytes of one after the other', (t) => {
+  for (const codec of ['int8', 'f32'] as const) {
+    for (const count of [300, 8192, 20_001]) {
+      const parts = [part(normals(count, 1), 'int8', 0.75), part(normals(count, 2), 'f32', 0.25)];
+      const { sum, squaredNorm } = sumEncoded(parts, count);
+      const key = derive(6, codec);
+      for (const factor of [1, 0.3]) {
+        const writer = codecFor(codec).writer(count, key);
+        t.is(encodeSum(parts, count, writer, factor), squaredNorm);
+        const scaled = sum.map((x) => x * factor);
+        t.deepEqual(writer.bytes, codecFor(codec).encode(scaled, key));
+      }
+    }
+  }
+});
+
+test('a sum beyond f32 is refused with the place of its number', (t) => {
+  const values = new Float32Array(9000).fill(1);
+  values[8500] = 3e38;
+  const parts = [part(values, 'f32', 1), part(values, 'f32', 1)];
+  for (const codec of ['int8', 'f32'] as const) {
+    const writer = codecFor(codec).writer(9000, derive(6, codec));
+    const message = /number 8500 of 9000 is Infinity/;
+    t.throws(() => encodeSum(parts, 9000, writer), { instanceOf: NotFiniteError, message });
+  }
 });
 
 test('a part of a wrong length or with numbers that are not finite is refused', (t) => {

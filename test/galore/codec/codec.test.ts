@@ -9,7 +9,7 @@ import {
   wireOfCodec,
   type CodecName,
 } from '../../../src/galore/codec/codec.ts';
-import { INT8_BLOCK } from '../../../src/galore/codec/int8.ts';
+import { chunk, CHUNK, INT8_BLOCK } from '../../../src/galore/codec/kernels.ts';
 import type { Slot } from '../../../src/galore/slot.ts';
 import { CLOSE_CODES } from '../../../src/protocol/close-codes.ts';
 import { derive, randomNormal, randomUniform } from '../../../src/random.ts';
@@ -102,7 +102,7 @@ test('f32 returns every number as it was', (t) => {
 });
 
 test('int8 is the scales, then the codes, as defined', (t) => {
-  for (const count of [1, 255, 256, 257, 1000]) {
+  for (const count of [1, 255, 256, 257, 1000, CHUNK + 300]) {
     const values = normals(count, `plain ${count}`);
     const { scales, codes } = int8Plainly(values);
     const bytes = codecFor('int8').encode(values, KEY);
@@ -114,6 +114,26 @@ test('int8 is the scales, then the codes, as defined', (t) => {
     const decoded = codecFor('int8').decode(bytes, count);
     codes.forEach((code, i) => t.is(decoded[i], Math.fround(code * scales[Math.floor(i / 256)]!)));
   }
+});
+
+test('int8 of numbers over the whole range of f32, and of tiny ones, is as defined', (t) => {
+  const lowest = 2 ** -126;
+  const key = derive(3, 'range');
+  const values = Float32Array.from({ length: 256 * 60 }, (_, i) => {
+    const exponent = -149 + 4.6 * Math.floor(i / 256);
+    return randomNormal(key, i) * 2 ** Math.min(exponent, 125);
+  });
+  const { scales, codes } = int8Plainly(values);
+  const bytes = codecFor('int8').encode(values, KEY);
+  const found = new Float32Array(bytes.buffer, 0, scales.length);
+  const foundCodes = new Int8Array(bytes.buffer, 4 * scales.length);
+  scales.forEach((scale, block) => {
+    const isLost = scale < lowest;
+    t.is(found[block], isLost ? 0 : scale);
+    const [start, end] = [256 * block, 256 * (block + 1)];
+    const want = isLost ? codes.slice(start, end).fill(0) : codes.slice(start, end);
+    t.deepEqual([...foundCodes.subarray(start, end)], want);
+  });
 });
 
 test('int8 is wrong by less than a scale, block by block', (t) => {
@@ -155,12 +175,12 @@ test('stochastic rounding is unbiased', (t) => {
   const [count, draws] = [512, 1000];
   const values = normals(count, 'unbiased');
   const codec = codecFor('int8');
-  const sums = new Float64Array(count);
+  const sums = chunk.sums.fill(0).subarray(0, count);
   let scales: Float32Array = new Float32Array();
   for (let draw = 0; draw < draws; draw++) {
     const bytes = codec.encode(values, derive(draw, 'draw'));
     scales = new Float32Array(bytes.buffer.slice(0, 8));
-    codec.open(bytes, count).accumulate(0, count, 1 / draws, sums);
+    codec.open(bytes, count).accumulate(0, 1 / draws);
   }
   let chiSquared = 0;
   let used = 0;
@@ -256,10 +276,12 @@ test('bytes at any alignment decode alike, whole and in ranges', (t) => {
         const wide = new Float64Array(1000);
         codec.decodeRange(view, 1000, start, end, wide);
         t.deepEqual(Float32Array.from(wide.subarray(0, end - start)), want.subarray(start, end));
-        const sums = new Float64Array(end - start).fill(1);
-        codec.open(view, 1000).accumulate(start, end, 0.5, sums);
-        t.true(sums.every((sum, i) => Math.abs(sum - 1 - 0.5 * wide[i]!) < 1e-15));
       }
+      const wide = new Float64Array(1000);
+      codec.decodeRange(view, 1000, 0, 1000, wide);
+      chunk.sums.fill(1);
+      codec.open(view, 1000).accumulate(0, 0.5);
+      t.true(chunk.sums.subarray(0, 1000).every((sum, i) => Math.abs(sum - 1 - 0.5 * wide[i]!) < 1e-15));
     }
   }
 });

@@ -1,0 +1,22 @@
+/** Numbers that cannot be sent: NaN and infinities. */
+import { NotFiniteError } from '../../errors.ts';
+
+const EXPONENT_BITS = 0x7f800000; // all set: NaN or infinity
+
+/** The error for the first number of `values` that is not finite; they are `start` and those after it, of `count`. */
+export function notFinite(values: Float32Array, start = 0, count = values.length): NotFiniteError {
+  const index = findNotFinite(values);
+  return new NotFiniteError(
+    `number ${start + index} of ${count} is ${values[index]}: the training has diverged; ` +
+      'start it anew with a smaller optimizer.lr',
+  );
+}
+
+/** Index of the first NaN or infinity, or -1. */
+export function findNotFinite(values: Float32Array): number {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    if ((bits[i]! & EXPONENT_BITS) === EXPONENT_BITS) return i;
+  }
+  return -1;
+}
