@@ -1,8 +1,8 @@
 /**
  * Compares the methods on one small model: `node dist/bench/methods.js OUT [method…]`. Every run is a
  * real `galore train` of bench/methods.yaml. Each method is run at three learning rates with seed 0, then
- * its best one with two more seeds. Finished runs are kept in OUT/runs.jsonl and not repeated; the table
- * goes to standard output.
+ * its best one with two more seeds. Finished runs are kept in OUT/runs.jsonl and not repeated (those in
+ * bench/results/methods are a beginning); the table goes to standard output.
  */
 import { spawn } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
