@@ -1,26 +1,24 @@
 /** `galore bench memory`: what each method takes of memory, as allocated. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { MODEL_SIZES } from '../config/schema.ts';
-import type { DeviceWish } from '../device-name.ts';
 import type { RunMemoryBench } from '../trainer/bench-memory.ts';
-import type { Precision } from '../trainer/engine/device.ts';
 import type { KeptBytes, MemoryMeasurement } from '../trainer/measure-memory.ts';
-import { benchRun, type BenchRunFlags } from './bench-run.ts';
+import {
+  addMeasureOptions,
+  addModelOptions,
+  benchRun,
+  measuredModel,
+  type BenchRunFlags,
+  type MeasureFlags,
+} from './bench-run.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatCount } from './format.ts';
-import { debugOption, deviceOption, precisionOption, wholeNumber } from './options.ts';
+import { debugOption } from './options.ts';
 import { progressLine } from './progress.ts';
 
-interface BenchMemoryFlags extends Pick<BenchRunFlags, 'model' | 'vocab' | 'seq' | 'rank'> {
+interface BenchMemoryFlags extends MeasureFlags {
   readonly method?: readonly MethodRow[];
-  readonly batch: number;
-  readonly recompute?: true;
-  readonly lossChunk: number;
-  readonly device: DeviceWish;
-  readonly precision: Precision;
-  readonly threads?: number;
   readonly json?: true;
 }
 
@@ -71,28 +69,19 @@ export function registerBenchMemoryCommand(
   finish: (code: number) => void,
   run: RunMemoryBench = runMemoryBench,
 ): void {
-  group
+  const command = group
     .command('memory')
     .summary('measure the memory of each method')
     .description(
       'Runs two training steps of a model with random weights for each method, in a process of its own and\n' +
         'without network, and counts the bytes of weights, optimizer state and bases, and the most at once.',
-    )
-    .addOption(new Option('--model <size>', 'a size of the GaLore paper').choices(MODEL_SIZES).default('60m'))
-    .option('--vocab <n>', 'tokens of the vocabulary', wholeNumber(2, 10_000_000), 32_000)
-    .option('--batch <n>', 'sequences of a step', wholeNumber(1, 65_536), 1)
-    .option('--seq <n>', 'tokens of a sequence', wholeNumber(1, 1_048_576), 16)
-    .addOption(
-      new Option('--method <name>', 'a row of the table; may be repeated; default: all that differ')
-        .choices(ROW_NAMES)
-        .argParser(collectRows),
-    )
-    .option('--rank <n>', 'rank of the subspace; default: a quarter of the hidden size', wholeNumber(1))
-    .addOption(deviceOption())
-    .addOption(precisionOption())
-    .option('--recompute', 'compute the intermediates again in backward: less memory')
-    .option('--loss-chunk <n>', 'rows of the logits computed at once; 0: all', wholeNumber(0), 0)
-    .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    );
+  addModelOptions(command, { batch: 1, seq: 16 }).addOption(
+    new Option('--method <name>', 'a row of the table; may be repeated; default: all that differ')
+      .choices(ROW_NAMES)
+      .argParser(collectRows),
+  );
+  addMeasureOptions(command)
     .option('--json', 'print one JSON object')
     .addOption(debugOption())
     .addHelpText(
@@ -123,32 +112,21 @@ async function benchMemory(
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
   try {
     const names = flags.method ?? ROW_NAMES.filter((name) => !LIKE_GALORE.includes(name));
-    const { model: size, vocab, seq, rank: wanted, batch, lossChunk, precision } = flags;
+    const { model, vocab, seq, rank: wanted } = flags;
     const runs = names.map((name) => {
       const choice = ROWS[name] as Pick<BenchRunFlags, 'method' | 'optimizer' | 'targetModules'>;
       // APOLLO-Mini's rank is 1, whatever the others have.
       const rank = wanted === undefined || name === 'apollo-mini' ? {} : { rank: wanted };
-      return { name, ...benchRun({ model: size, vocab, seq, ...choice, ...rank }) };
+      return { name, bench: benchRun({ model, vocab, seq, ...choice, ...rank }) };
     });
     const [device] = await context.services.ensureEngine(flags.device);
     const rows: MeasuredRow[] = [];
-    for (const [index, { name, model, slots, hyper, rank }] of runs.entries()) {
+    for (const [index, { name, bench }] of runs.entries()) {
       display.status(
         progressLine({ type: 'progress', text: `measuring ${name}`, share: index / runs.length }),
       );
-      const measurement = await run({
-        model,
-        options: { recompute: flags.recompute ?? false, lossChunk },
-        sequences: batch,
-        length: seq,
-        slots,
-        hyper,
-        precision,
-        device,
-        threads: flags.threads ?? context.cores,
-        seed: 0,
-      });
-      rows.push({ name, rank, measurement });
+      const measurement = await run(measuredModel(flags, bench, device, context.cores));
+      rows.push({ name, rank: bench.rank, measurement });
     }
     display.clear();
     if (flags.json) display.line(JSON.stringify(asJson(flags, rows)));

@@ -1,24 +1,24 @@
 /** `galore bench step`: the speed of a whole training step on this machine. */
 import { Option, type Command } from 'commander';
-import { METHODS, MODEL_SIZES, OPTIMIZERS } from '../config/schema.ts';
-import type { DeviceWish } from '../device-name.ts';
-import type { Precision } from '../trainer/engine/device.ts';
+import { METHODS, OPTIMIZERS } from '../config/schema.ts';
 import type { StepMeasurement } from '../trainer/measure-step.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatBytes, formatCount } from './format.ts';
-import { benchRun, type BenchRunFlags } from './bench-run.ts';
-import { debugOption, deviceOption, precisionOption, wholeNumber } from './options.ts';
+import {
+  addMeasureOptions,
+  addModelOptions,
+  benchRun,
+  measuredModel,
+  type BenchRunFlags,
+  type MeasureFlags,
+} from './bench-run.ts';
+import { debugOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
 
-interface BenchStepFlags extends BenchRunFlags {
-  readonly batch: number;
-  readonly device: DeviceWish;
-  readonly precision: Precision;
-  readonly recompute?: true;
-  readonly lossChunk: number;
-  readonly threads?: number;
+interface BenchStepFlags extends BenchRunFlags, MeasureFlags {
+  readonly rank?: number;
   readonly steps: number;
   readonly json?: true;
 }
@@ -29,27 +29,19 @@ export function registerBenchStepCommand(
   context: CliContext,
   finish: (code: number) => void,
 ): void {
-  group
+  const command = group
     .command('step')
     .summary('time whole training steps')
     .description(
       'Times training steps of a model with random weights, in one process and without network: forward,\n' +
         'backward, projection, optimizer, lift and new weights. The bases are fixed: a refresh is not measured.',
-    )
-    .addOption(new Option('--model <size>', 'a size of the GaLore paper').choices(MODEL_SIZES).default('60m'))
-    .option('--vocab <n>', 'tokens of the vocabulary', wholeNumber(2, 10_000_000), 32_000)
-    .option('--batch <n>', 'sequences of a step', wholeNumber(1, 65_536), 2)
-    .option('--seq <n>', 'tokens of a sequence', wholeNumber(1, 1_048_576), 256)
+    );
+  addModelOptions(command, { batch: 2, seq: 256 })
     .addOption(
       new Option('--method <name>', 'method.name of the configuration').choices(METHODS).default('galore'),
     )
-    .addOption(new Option('--optimizer <name>', 'optimizer.name; default: by method').choices(OPTIMIZERS))
-    .addOption(deviceOption())
-    .option('--rank <n>', 'rank of the subspace; default: a quarter of the hidden size', wholeNumber(1))
-    .addOption(precisionOption())
-    .option('--recompute', 'compute the intermediates again in backward: less memory')
-    .option('--loss-chunk <n>', 'rows of the logits computed at once; 0: all', wholeNumber(0), 0)
-    .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
+    .addOption(new Option('--optimizer <name>', 'optimizer.name; default: by method').choices(OPTIMIZERS));
+  addMeasureOptions(command)
     .option('--steps <n>', 'steps that are timed, after 2 that are not', wholeNumber(1, 100_000), 7)
     .option('--json', 'print one JSON object')
     .addOption(debugOption())
@@ -71,20 +63,12 @@ Examples:
 async function benchStep(context: CliContext, flags: BenchStepFlags): Promise<number> {
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
   try {
-    const { model, slots, hyper, rank } = benchRun(flags);
+    const run = benchRun(flags);
+    const { rank } = run;
     const [device] = await context.services.ensureEngine(flags.device);
     const result = await context.services.measureStep({
-      model,
-      options: { recompute: flags.recompute ?? false, lossChunk: flags.lossChunk },
-      sequences: flags.batch,
-      length: flags.seq,
-      slots,
-      hyper,
-      device,
-      precision: flags.precision,
-      threads: flags.threads ?? context.cores,
+      ...measuredModel(flags, run, device, context.cores),
       steps: flags.steps,
-      seed: 0,
       onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
     });
     display.clear();

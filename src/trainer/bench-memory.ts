@@ -6,10 +6,11 @@ import { argv, execPath } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { EngineError } from '../errors.ts';
 import { runProgram } from './engine/program.ts';
-import type { MemoryMeasurement, MemoryMeasurementRequest } from './measure-memory.ts';
+import type { MemoryMeasurement } from './measure-memory.ts';
+import type { MeasuredModel } from './measured-model.ts';
 
 /** Measures in a new process. @throws EngineError with its last words if it fails */
-export type RunMemoryBench = (request: MemoryMeasurementRequest) => Promise<MemoryMeasurement>;
+export type RunMemoryBench = (request: MeasuredModel) => Promise<MemoryMeasurement>;
 
 const PROGRAM = fileURLToPath(import.meta.url);
 
@@ -22,6 +23,6 @@ export const benchMemory: RunMemoryBench = async (request) => {
 
 if (argv[1] === PROGRAM) {
   const { measureMemory } = await import('./measure-memory.ts');
-  const measurement = await measureMemory(JSON.parse(argv[2] ?? '{}') as MemoryMeasurementRequest);
+  const measurement = await measureMemory(JSON.parse(argv[2] ?? '{}') as MeasuredModel);
   process.stdout.write(`${JSON.stringify(measurement)}\n`);
 }

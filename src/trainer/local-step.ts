@@ -6,11 +6,11 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
-import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
+import { zeroState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
-import { roundingKey, storeWeight } from './int8-weight.ts';
+import { advanceSlot } from './advance-slot.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
 
@@ -105,18 +105,11 @@ export class LocalStep {
     const state = this.#states.get(name);
     if (slot === undefined || state === undefined) throw new RangeError(`${name} has no slot`);
     const basis = this.#bases.get(name) ?? null;
-    const weights = this.#model.weights;
     const payload = payloadOf(slot, gradient, basis);
     gradient.dispose();
-    const next = ruleFor(slot.rule).step({ slot, weight: weights.get(name), payload, state, basis, hyper });
-    payload.dispose();
-    tf.dispose(tensorsOf(state));
+    const next = advanceSlot(this.#model.weights, slot, payload, { state, basis }, hyper, 0);
     this.#states.set(name, next.state);
-    storeWeight(weights, slot, next.weight, roundingKey(0, hyper.step, slot));
-    if (next.basis !== undefined) {
-      basis?.dispose();
-      this.#bases.set(name, next.basis);
-    }
+    if (next.basis !== null) this.#bases.set(name, next.basis);
   }
 }
 

@@ -1,29 +1,13 @@
 /** Measures the memory of training steps of a model with random weights, in this process. SHELL. */
 import { sizeOf, matrixShape, hasBasis, type Slot } from '../galore/slot.ts';
-import type { LlamaConfig } from '../model/llama-config.ts';
 import { derive } from '../random.ts';
-import type { Device, Precision } from './engine/device.ts';
+import type { Device } from './engine/device.ts';
 import { loadEngine } from './engine/load.ts';
-import type { ReadyDevice } from './engine/ready-device.ts';
 import { TensorLedger } from './engine/tensor-ledger.ts';
-import { LocalStep, type LocalHyperparameters, type UpdateTime } from './local-step.ts';
-import { randomBatch, randomWeights } from './measure-step.ts';
-import { LlamaModel, type LlamaOptions } from './model/llama.ts';
+import { LocalStep, type UpdateTime } from './local-step.ts';
+import { randomBatch, randomWeights, type MeasuredModel } from './measured-model.ts';
+import { LlamaModel } from './model/llama.ts';
 import { WeightStore } from './model/weights.ts';
-
-/** What is to be measured; plain data, so that it can be sent to another process. */
-export interface MemoryMeasurementRequest {
-  readonly model: LlamaConfig;
-  readonly options: LlamaOptions;
-  readonly sequences: number;
-  readonly length: number;
-  readonly slots: readonly Slot[];
-  readonly hyper: LocalHyperparameters;
-  readonly precision: Precision;
-  readonly device?: ReadyDevice | undefined;
-  readonly threads: number;
-  readonly seed: number;
-}
 
 /** Bytes of tensors and arrays that live from step to step. */
 export interface KeptBytes {
@@ -56,7 +40,7 @@ export interface MemoryMeasurement extends KeptBytes {
 }
 
 /** Measures. @throws EngineError, TensorShapeError */
-export async function measureMemory(request: MemoryMeasurementRequest): Promise<MemoryMeasurement> {
+export async function measureMemory(request: MeasuredModel): Promise<MemoryMeasurement> {
   const { model: config, slots, sequences, length, seed } = request;
   const { precision, threads, device } = request;
   const engine = await loadEngine({ precision, threads, device });

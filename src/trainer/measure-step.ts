@@ -1,34 +1,20 @@
 /** Measures whole training steps of a model with random weights on random tokens, in this process. SHELL. */
 import { setImmediate } from 'node:timers/promises';
-import { quantiseWeight } from '../galore/int8-weight.ts';
 import { factorOf, product } from '../galore/product.ts';
-import { sizeOf, type Slot } from '../galore/slot.ts';
-import type { LlamaConfig } from '../model/llama-config.ts';
-import { derive, randomNormal, randomUint32 } from '../random.ts';
-import type { Device, Precision } from './engine/device.ts';
+import { sizeOf } from '../galore/slot.ts';
+import { derive } from '../random.ts';
+import type { Device } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
-import type { ReadyDevice } from './engine/ready-device.ts';
-import { Int8Weight } from './int8-weight.ts';
-import { LocalStep, type LocalHyperparameters } from './local-step.ts';
-import type { Batch } from './model/batch.ts';
-import { LlamaModel, type LlamaOptions } from './model/llama.ts';
-import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
+import { LocalStep } from './local-step.ts';
+import { randomBatch, randomWeights, type MeasuredModel } from './measured-model.ts';
+import { LlamaModel } from './model/llama.ts';
+import { WeightStore } from './model/weights.ts';
 import { stepFlops } from './step-flops.ts';
 
 /** What is to be measured. */
-export interface StepMeasurementRequest {
-  readonly model: LlamaConfig;
-  readonly options: LlamaOptions;
-  readonly sequences: number;
-  readonly length: number;
-  readonly slots: readonly Slot[];
-  readonly hyper: LocalHyperparameters;
-  readonly precision: Precision;
-  readonly device?: ReadyDevice | undefined;
-  readonly threads: number;
+export interface StepMeasurementRequest extends MeasuredModel {
   /** Steps that are timed, after `WARM_UP_STEPS` that are not. */
   readonly steps: number;
-  readonly seed: number;
   readonly onProgress: (text: string, share: number) => void;
 }
 
@@ -66,8 +52,6 @@ const PEAK_PRODUCTS = [
   [1024, 8192, 1024],
   [2048, 2048, 2048],
 ] as const;
-/** Weights repeat after so many numbers, because making each one takes longer than the measurement. */
-const DISTINCT_WEIGHTS = 2 ** 20;
 
 export const measureStep: MeasureStep = async (request) => {
   const { model: config, sequences, length, seed, onProgress } = request;
@@ -123,42 +107,6 @@ export const measureStep: MeasureStep = async (request) => {
     weights.dispose();
   }
 };
-
-/** Weights of the usual size, repeating, kept as the slots say; norms are 1. */
-export function* randomWeights(
-  slots: readonly Slot[],
-  config: LlamaConfig,
-  seed: number,
-): Generator<WeightValues | SourcedWeight> {
-  const key = derive(seed, 'weights');
-  const block = Float32Array.from(
-    { length: Math.min(DISTINCT_WEIGHTS, Math.max(...slots.map(({ shape }) => sizeOf(shape)))) },
-    (_, i) => config.initializerRange * randomNormal(key, i),
-  );
-  for (const { name, shape, weights } of slots) {
-    const values = new Float32Array(sizeOf(shape));
-    if (shape.length === 1) values.fill(1);
-    else {
-      for (let start = 0; start < values.length; start += block.length) {
-        values.set(block.subarray(0, values.length - start), start);
-      }
-    }
-    yield weights === 'int8'
-      ? { name, source: new Int8Weight(shape, quantiseWeight(values, null)) }
-      : { name, shape, values };
-  }
-}
-
-/** Random tokens, each labelled with its successor; the last of all with the first. */
-export function randomBatch(
-  { vocabSize }: LlamaConfig,
-  sequences: number,
-  length: number,
-  key: ReturnType<typeof derive>,
-): Batch {
-  const ids = Int32Array.from({ length: sequences * length }, (_, i) => randomUint32(key, i) % vocabSize);
-  return { ids, labels: ids.map((_, i) => ids[(i + 1) % ids.length]!), sequences, length };
-}
 
 function measurePeak({ tf }: Engine): number {
   let best = 0;

@@ -9,14 +9,15 @@ import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
 import { quantiseWeight } from '../galore/int8-weight.ts';
 import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
-import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { tensorsOf, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
+import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
-import { Int8Weight, roundingKey, storeWeight } from './int8-weight.ts';
+import { Int8Weight } from './int8-weight.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -123,8 +124,10 @@ export class Replica {
       const shape = payloadShape(slot);
       const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
       const payload = tf.tensor(values, [...shape]);
-      this.#step(slot, payload, hyper);
-      payload.dispose();
+      const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
+      const next = advanceSlot(this.weights, slot, payload, kept, hyper, this.#options.seed);
+      this.#states[index] = next.state;
+      this.#bases[index] = next.basis;
     }
   }
 
@@ -151,21 +154,6 @@ export class Replica {
     this.weights.dispose();
     for (const state of this.#states) tf.dispose(tensorsOf(state));
     for (const basis of this.#bases) basis?.dispose();
-  }
-
-  /** One slot's step: its state and weight are replaced. */
-  #step(slot: Slot, payload: tf.Tensor, hyper: Hyperparameters): void {
-    const state = this.#states[slot.index]!;
-    const basis = this.#bases[slot.index] ?? null;
-    const weight = this.weights.get(slot.name);
-    const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
-    tf.dispose(tensorsOf(state));
-    this.#states[slot.index] = next.state;
-    storeWeight(this.weights, slot, next.weight, roundingKey(this.#options.seed, hyper.step, slot));
-    if (next.basis !== undefined) {
-      basis?.dispose();
-      this.#bases[slot.index] = next.basis;
-    }
   }
 
   #replaceBasis(slot: ProjectedSlot, basis: tf.Tensor2D, step: number): void {

@@ -3,7 +3,8 @@ import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { Command } from 'commander';
 import { registerBenchMemoryCommand } from '../../src/cli/bench-memory.ts';
-import type { MemoryMeasurement, MemoryMeasurementRequest } from '../../src/trainer/measure-memory.ts';
+import type { MemoryMeasurement } from '../../src/trainer/measure-memory.ts';
+import type { MeasuredModel } from '../../src/trainer/measured-model.ts';
 import { world } from './fakes.ts';
 
 const MEASUREMENT: MemoryMeasurement = {
@@ -35,7 +36,7 @@ const MEASUREMENT: MemoryMeasurement = {
 
 function bench(t: ExecutionContext) {
   const w = world(t);
-  const asked: MemoryMeasurementRequest[] = [];
+  const asked: MeasuredModel[] = [];
   const program = new Command().exitOverride();
   registerBenchMemoryCommand(
     program,
