@@ -1,7 +1,8 @@
 /**
  * Compares the methods on one small model: `node dist/bench/methods.js OUT [method…]`. Every run is a
- * real `galore train` of bench/methods.yaml. Each method is run at three learning rates with seed 0, then
- * its best one with two more seeds. Finished runs are kept in OUT/runs.jsonl and not repeated (those in
+ * real `galore train` of bench/methods.yaml. Each method is run at three learning rates with seed 0, and at
+ * further ones, by factors of two, until its best lies between two others; then at its best with two more
+ * seeds. Finished runs are kept in OUT/runs.jsonl and not repeated (those in
  * bench/results/methods are a beginning); the table goes to standard output.
  */
 import { spawn } from 'node:child_process';
@@ -12,30 +13,32 @@ import { fileURLToPath } from 'node:url';
 interface Method {
   readonly name: string;
   readonly settings: readonly string[];
-  /** Learning rates to try, ascending. */
+  /** The first learning rates to try, ascending. */
   readonly rates: readonly number[];
 }
 
 const METHODS: readonly Method[] = [
   { name: 'full AdamW', settings: ['method.name=full'], rates: [0.0005, 0.001, 0.002] },
-  { name: 'galore, keep', settings: ['method.moments=keep'], rates: [0.0025, 0.005, 0.01] },
-  { name: 'galore, transport', settings: ['method.moments=transport'], rates: [0.0025, 0.005, 0.01] },
-  { name: 'adarankgrad', settings: ['method.name=adarankgrad'], rates: [0.0025, 0.005, 0.01] },
-  { name: 'galore, 8-bit', settings: ['optimizer.name=adamw-8bit'], rates: [0.0025, 0.005, 0.01] },
-  { name: 'fira', settings: ['method.name=fira'], rates: [0.0025, 0.005, 0.01] },
+  { name: 'galore, keep', settings: ['method.moments=keep'], rates: [0.005, 0.01, 0.02] },
+  { name: 'galore, transport', settings: ['method.moments=transport'], rates: [0.005, 0.01, 0.02] },
+  { name: 'adarankgrad', settings: ['method.name=adarankgrad'], rates: [0.005, 0.01, 0.02] },
+  { name: 'galore, 8-bit', settings: ['optimizer.name=adamw-8bit'], rates: [0.005, 0.01, 0.02] },
+  { name: 'fira', settings: ['method.name=fira'], rates: [0.005, 0.01, 0.02] },
   {
     name: 'apollo-mini',
     settings: ['method.name=apollo-mini', 'method.rank=1'],
-    rates: [0.001, 0.0025, 0.005],
+    rates: [0.0025, 0.005, 0.01],
   },
-  { name: 'sumo', settings: ['method.name=sumo'], rates: [0.001, 0.0025, 0.005] },
+  { name: 'sumo', settings: ['method.name=sumo'], rates: [0.0025, 0.005, 0.01] },
   {
     name: 'two-sided',
     settings: ['method.name=two-sided', 'method.rank=112'],
-    rates: [0.0025, 0.005, 0.01],
+    rates: [0.005, 0.01, 0.02],
   },
 ];
 const SEEDS = [0, 1, 2];
+/** A method whose best rate is still the lowest or the highest of so many is reported as it is. */
+const MAX_RATES = 7;
 /** Runs at once, each on one thread. */
 const PARALLEL = 2;
 
@@ -46,7 +49,9 @@ interface Run {
   /** Mean over all held-out sequences, nats per token; null: the run diverged or failed. */
   readonly loss: number | null;
   readonly seconds: number;
-  /** Bytes a trainer sent in a step, on average. */
+  /** Numbers in a trainer's contribution, mean over the steps. */
+  readonly numbers: number;
+  /** Bytes a trainer sent in a step, messages of the refreshes included, mean over the steps. */
   readonly bytesUp: number;
 }
 
@@ -62,7 +67,9 @@ const done: Run[] = existsSync(journal)
   : [];
 const methods = METHODS.filter(({ name }) => only.length === 0 || only.includes(name));
 
-await runAll(methods.flatMap((method) => method.rates.map((rate) => ({ method, rate, seed: SEEDS[0]! }))));
+for (let tasks = methods.flatMap(ratesToTry); tasks.length > 0; tasks = methods.flatMap(ratesToTry)) {
+  await runAll(tasks);
+}
 await runAll(
   methods.flatMap((method) => {
     const rate = bestRate(method);
@@ -75,6 +82,24 @@ interface Task {
   readonly method: Method;
   readonly rate: number;
   readonly seed: number;
+}
+
+/** The first rates; then, as long as the best one tried is the lowest or the highest, the next one beyond. */
+function ratesToTry(method: Method): Task[] {
+  const tried = triedRates(method);
+  const missing = method.rates.filter((rate) => !tried.includes(rate));
+  const best = bestRate(method);
+  if (missing.length === 0 && best !== null && tried.length < MAX_RATES) {
+    if (best === tried[0]) missing.push(best / 2);
+    if (best === tried.at(-1)) missing.push(best * 2);
+  }
+  return missing.map((rate) => ({ method, rate, seed: SEEDS[0]! }));
+}
+
+/** The learning rates that `method` was run at with the first seed, ascending. */
+function triedRates(method: Method): number[] {
+  const runs = done.filter(({ method: name, seed }) => name === method.name && seed === SEEDS[0]);
+  return runs.map(({ rate }) => rate).sort((a, b) => a - b);
 }
 
 async function runAll(tasks: readonly Task[]): Promise<void> {
@@ -111,9 +136,7 @@ async function train({ method, rate, seed }: Task): Promise<Run> {
   const metrics = existsSync(join(dir, 'metrics.jsonl'))
     ? readFileSync(join(dir, 'metrics.jsonl'), 'utf8').trim().split('\n')
     : [];
-  const bytes = metrics
-    .map((line) => JSON.parse(line) as { step?: number; bytesUp?: number })
-    .flatMap(({ bytesUp }) => bytesUp ?? []);
+  const steps = metrics.map((line) => JSON.parse(line) as { payloadNumbers?: number; bytesUp?: number });
   rmSync(dir, { recursive: true, force: true });
   return {
     method: method.name,
@@ -121,8 +144,13 @@ async function train({ method, rate, seed }: Task): Promise<Run> {
     seed,
     loss: code === 0 && loss !== undefined ? Number(loss) : null,
     seconds,
-    bytesUp: bytes.reduce((sum, value) => sum + value, 0) / Math.max(1, bytes.length),
+    numbers: mean(steps.flatMap(({ payloadNumbers }) => payloadNumbers ?? [])),
+    bytesUp: mean(steps.flatMap(({ bytesUp }) => bytesUp ?? [])),
   };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 }
 
 function find(method: Method, rate: number, seed: number): Run | undefined {
@@ -130,7 +158,7 @@ function find(method: Method, rate: number, seed: number): Run | undefined {
 }
 
 function bestRate(method: Method): number | null {
-  const runs = method.rates.flatMap((rate) => find(method, rate, SEEDS[0]!) ?? []);
+  const runs = triedRates(method).flatMap((rate) => find(method, rate, SEEDS[0]!) ?? []);
   const best = runs.filter(({ loss }) => loss !== null).sort((a, b) => a.loss! - b.loss!)[0];
   return best?.rate ?? null;
 }
@@ -138,19 +166,19 @@ function bestRate(method: Method): number | null {
 function table(): string {
   const rows = methods.map((method) => {
     const rate = bestRate(method);
-    if (rate === null) return `| ${method.name} | - | - | - | - | - |\n`;
+    if (rate === null) return `| ${method.name} | - | - | - | - | - | - |\n`;
     const losses = SEEDS.flatMap((seed) => find(method, rate, seed)?.loss ?? []);
-    const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
     const spread = `${Math.min(...losses).toFixed(4)} to ${Math.max(...losses).toFixed(4)}`;
-    const others = method.rates
+    const others = triedRates(method)
       .map((other) => `${other}: ${find(method, other, SEEDS[0]!)?.loss?.toFixed(4) ?? 'failed'}`)
       .join(', ');
-    const megabytes = (find(method, rate, SEEDS[0]!)!.bytesUp / 1e6).toFixed(2);
-    return `| ${method.name} | ${rate} | ${mean.toFixed(4)} | ${spread} | ${megabytes} | ${others} |\n`;
+    const { numbers, bytesUp } = find(method, rate, SEEDS[0]!)!;
+    const sent = `${(numbers / 1e6).toFixed(2)} | ${(bytesUp / 1e6).toFixed(2)}`;
+    return `| ${method.name} | ${rate} | ${mean(losses).toFixed(4)} | ${spread} | ${sent} | ${others} |\n`;
   });
   return (
-    '| method | lr | loss, mean of 3 seeds | spread | MB up a step | all rates, seed 0 |\n' +
-    '|---|---|---|---|---|---|\n' +
+    '| method | lr | loss, mean of 3 seeds | spread | numbers a step, millions | MB up a step | all rates, seed 0 |\n' +
+    '|---|---|---|---|---|---|---|\n' +
     rows.join('')
   );
 }
