@@ -5,12 +5,13 @@ import { join } from 'node:path';
 import { tapReader } from './tap.mjs';
 
 const SHOWN_OUTPUT_CHARACTERS = 20_000;
+const TIMEOUT_REPORT = new URL('ava-timeout.mjs', import.meta.url).href;
 
 /** The counts of the run; a run that breaks off counts as one more failure. */
 export async function runAva(root, args, env = {}) {
   const child = spawn(
     process.execPath,
-    [join(root, 'node_modules/ava/entrypoints/cli.mjs'), '--tap', ...args],
+    ['--import', TIMEOUT_REPORT, join(root, 'node_modules/ava/entrypoints/cli.mjs'), '--tap', ...args],
     {
       cwd: root,
       env: { ...process.env, TF_CPP_MIN_LOG_LEVEL: '2', ...env },
