@@ -182,7 +182,7 @@ async function secondsOfRun(chosen: Case, steps: number): Promise<number[]> {
     coordinator: { port: 0, local_trainers: TRAINERS },
     trainer: { precision: chosen.precision },
     checkpoint: { every: 0, keep: 1 },
-    evaluation: { sequences: 0, every: 0 },
+    evaluation: { sequences: 1, every: 0 },
     steps: steps + 2,
   };
   const path = join(scratch, 'run.yaml');
