@@ -5,7 +5,8 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { canonicalSigns } from '../galore/projection/canonical-signs.ts';
-import { signMatrix } from '../galore/projection/sketch.ts';
+import { FACTOR_TOLERANCE } from '../galore/projection/check.ts';
+import { portableNormal } from '../galore/projection/portable-normal.ts';
 import { derive } from '../random.ts';
 import { symmetricEigen } from './engine/decompositions.ts';
 import { choleskyInverse, Doubles } from './engine/doubles.ts';
@@ -13,8 +14,11 @@ import { finite, orNull } from './engine/kernel-failure.ts';
 
 /** A Gram matrix in f32 is wrong by about 1e-6 of its largest entry: shares below say nothing, and the second pass judges the first. */
 const SINGLE_SHARE = 1e-3;
-/** |Q'Qz - z| / |z| up to which one pass is enough: a third of what the coordinator takes (check.ts). */
-const LOOSE_DEVIATION = 0.03;
+/** The norm of Q'Q - I up to which one pass is enough: half of what the coordinator takes (check.ts). */
+const LOOSE_DEVIATION = FACTOR_TOLERANCE / 2;
+/** Vectors that the norm is estimated from. */
+const PROBES = 4;
+const PROBE_KEY = derive(0, 'deviation');
 /** Eigenvalues of a Gram matrix in f32 below this share of the largest are its rounding. */
 const SINGLE_EIGENVALUE = 1e-7;
 /** Largest eigenvalues between which all that count are normal numbers of f32, and none overflows on the way. */
@@ -80,12 +84,25 @@ function passOfCholesky(x: tf.Tensor2D, least: number): tf.Tensor2D | null {
   return tf.matMul(x, tf.tensor2d(doubles.toFloat32(inverse), [cols, cols]), false, true);
 }
 
-/** The largest |Q'Qz - z| / |z| of a few vectors z of signs; NaN where Q has one. */
+/**
+ * An estimate of the norm of E = Q'Q - I, which bounds |Ez| / |z| for every z; NaN where Q has one. From a few
+ * random z and, as one bad direction may be nearly at right angles to all of them, from their Ez again: what is left
+ * of it there grows by its full size.
+ */
 function deviation(q: tf.Tensor2D): number {
-  const signs = tf.tensor2d(signMatrix(derive(0, 'deviation'), q.shape[1], 2), [q.shape[1], 2]);
-  const off = tf.sub(tf.matMul(q, tf.matMul(q, signs), true, false), signs);
-  const squares = tf.mean(tf.square(off), 0).dataSync<'float32'>() as Float32Array;
-  return Math.sqrt(Math.max(...squares));
+  const cols = q.shape[1];
+  const values = Float32Array.from({ length: cols * PROBES }, (_, i) => portableNormal(PROBE_KEY, i));
+  const off = (z: tf.Tensor2D) => tf.sub(tf.matMul(q, tf.matMul(q, z), true, false), z) as tf.Tensor2D;
+  const z = tf.tensor2d(values, [cols, PROBES]);
+  const [first, second] = [off(z), off(off(z))];
+  const squares = tf.stack([z, first, second].map((columns) => tf.sum(tf.square(columns), 0)));
+  const norms = squares.dataSync<'float32'>() as Float32Array;
+  let largest = 0;
+  for (let i = 0; i < 2 * PROBES; i++) {
+    const [before, after] = [norms[i]!, norms[i + PROBES]!];
+    if (!(before === 0 && after === 0)) largest = Math.max(largest, Math.sqrt(after / before));
+  }
+  return largest;
 }
 
 /** Norms of 1, summed in f64: sums in f32 are short by up to 1e-6. In place, row-major. */

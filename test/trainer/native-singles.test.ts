@@ -94,6 +94,24 @@ test('one pass is enough for a factor between rounds while the columns are far f
   t.true(Math.abs(energy(strict, x, 400) / whole - 1) < 1e-6);
 });
 
+test('a factor is kept only if no direction at all is far from orthonormal', (t) => {
+  let kept = 0;
+  for (let seed = 0; seed < 300; seed++) {
+    const last = 10 ** (-3 - seed / 200);
+    const spectrum = Array.from({ length: 16 }, (_, j) => last ** (j / 15));
+    const q = looseFactor(singles(matrixWithSpectrum(32, 16, spectrum, `sweep ${seed}`)), 32, 16);
+    if (q === null) continue;
+    kept++;
+    const worst = tf.tidy(() => {
+      const columns = tf.tensor2d(q, [32, 16]);
+      const [values] = symmetricEigen(tf.sub(tf.matMul(columns, columns, true), tf.eye(16)));
+      return values.abs().max().dataSync()[0]!;
+    });
+    t.true(worst < FACTOR_TOLERANCE, `seed ${seed}: ${worst}`);
+  }
+  t.true(kept > 20 && kept < 280, `${kept} of 300 were kept`);
+});
+
 for (const [what, x] of [
   ['nearly dependent', falling(400, 1e-5)],
   ['dependent', singles(matrixWithSpectrum(400, 16, [3, 2, 1], 'three'))],
