@@ -6,13 +6,21 @@ import { CoordinatorServer } from '../src/coordinator/server.ts';
 import { SILENT_LOGGER } from '../src/log.ts';
 import { crc32c } from '../src/protocol/crc32c.ts';
 import { PartAssembler } from '../src/protocol/parts.ts';
+import { refreshPlan } from '../src/galore/projection/sketch.ts';
+import { buildSlots } from '../src/galore/slot.ts';
+import { sameCodec, slotSizes } from '../src/protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../src/protocol/version.ts';
 import { Link } from '../src/trainer/link.ts';
 
 const [trainers = 1, megabytes = 40, repeats = 10] = process.argv.slice(2).map(Number);
 const TENSORS = 20;
 const tensorBytes = Math.round((megabytes * 1e6) / TENSORS / 4) * 4;
-const payload = { codec: 'f32', totalBytes: tensorBytes } as const;
+const slots = buildSlots(
+  Array.from({ length: TENSORS }, (_, index) => ({ name: `tensor ${index}`, shape: [tensorBytes / 4] })),
+  { policy: null, rank: 1, projType: 'std', targetModules: [], rule: 'adamw', plainRule: 'adamw' },
+);
+const refresh = refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 });
+const sizes = slotSizes(slots, { codecs: sameCodec(slots, 'f32'), refresh, ranks: null });
 
 let received = 0;
 let onAll: () => void = () => {};
@@ -66,7 +74,7 @@ const links: Link[] = [];
 for (let index = 0; index < trainers; index++) {
   const link = Link.open({ url: `ws://${server.address}/`, trainerId: `t${index}`, logger: SILENT_LOGGER });
   for await (const event of link.events()) if (event.type === 'connected') break;
-  link.accept(Array.from({ length: TENSORS }, () => ({ payload, basis: null, sketches: [] })));
+  link.accept(sizes);
   links.push(link);
 }
 

@@ -5,7 +5,7 @@
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
 import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.ts';
-import { slotSizes, type RankLimits, type SlotSizes } from './protocol/slot-sizes.ts';
+import { slotSizes, type RankLimits, type SlotCodecs, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { buildSlots, type Slot } from './galore/slot.ts';
 
@@ -16,15 +16,18 @@ export interface RunShape {
   readonly refresh: RefreshPlan;
   /** Ranks that a refresh may choose; null: they stay as configured. */
   readonly ranks: RankLimits | null;
+  /** By slot index. */
+  readonly codecs: readonly SlotCodecs[];
   readonly sizes: readonly SlotSizes[];
 }
 
 /** GaLore's rank when the configuration names none: a quarter of the hidden size (algorithms 9.8). */
-const DEFAULT_RANK_SHARE = 1 / 4;
+const DEFAULT_RANK = 'd/4';
 
-/** The rank of a run that names none. */
-export function defaultRank(model: LlamaConfig): number {
-  return Math.max(1, Math.round(model.hiddenSize * DEFAULT_RANK_SHARE));
+/** A rank of the configuration for a model: a number, or a share of its hidden size such as `d/8`. */
+export function rankFor(model: LlamaConfig, rank: number | string = DEFAULT_RANK): number {
+  if (typeof rank === 'number') return rank;
+  return Math.max(1, Math.round(model.hiddenSize / Number(rank.slice('d/'.length))));
 }
 /** Columns of signs from which cosine columns are chosen: energies are known within sqrt(2/32), a quarter. */
 const DCT_COLUMNS = 32;
@@ -42,14 +45,26 @@ export function buildRunShape(
 ): RunShape {
   const { method, wire } = config;
   const { policy, rule, plainRule, basis } = methodPlan(config);
+  const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
   const slots = buildSlots(llamaTensors(model), {
     policy,
     rule,
     plainRule,
-    rank: method.rank ?? defaultRank(model),
+    rank: rankOf(method.rank ?? DEFAULT_RANK),
     projType: method.proj_type,
     targetModules: method.target_modules,
     weights: method.weights,
+    feedback: method.feedback,
+    buffers: { feedback: method.feedback_dtype, moment: method.moment_dtype },
+    groups: method.param_groups.map(({ match, policy: way, rank, scale, feedback }) => ({
+      ...{ match, policy: way, scale, feedback },
+      rank: rank === undefined ? undefined : rankOf(rank),
+    })),
+  });
+  const codecs = slots.map((slot): SlotCodecs => {
+    const group = method.param_groups.find(({ match }) => match.some((part) => slot.name.includes(part)));
+    const contribution = group?.codec ?? wire.codec;
+    return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
   });
   const refresh = refreshOf(method, basis);
   const ranks = limitsOf(method, basis);
@@ -58,7 +73,8 @@ export function buildRunShape(
     basis,
     refresh,
     ranks,
-    sizes: slotSizes(slots, { codec: wire.codec, refresh, ranks }),
+    codecs,
+    sizes: slotSizes(slots, { codecs, refresh, ranks }),
   };
 }
 

@@ -4,7 +4,7 @@ import { parseRunConfig } from '../config/load.ts';
 import { MODEL_SIZES, type RunConfig } from '../config/schema.ts';
 import type { Slot } from '../galore/slot.ts';
 import { llamaConfigFromFields, type LlamaConfig } from '../model/llama-config.ts';
-import { buildRunShape, defaultRank } from '../run-shape.ts';
+import { buildRunShape, rankFor } from '../run-shape.ts';
 import { hyperparametersOf } from '../trainer/hyperparameters.ts';
 import type { DeviceWish } from '../device-name.ts';
 import type { Precision } from '../trainer/engine/device.ts';
@@ -92,7 +92,7 @@ export function measuredModel(
 export function benchRun(flags: BenchRunFlags): BenchRun {
   const { model: size, vocab, seq, method, optimizer, targetModules } = flags;
   const model = llamaConfigFromFields({ size }, { vocabSize: vocab, maxPositionEmbeddings: seq });
-  const rank = flags.rank ?? (method === 'apollo-mini' ? 1 : defaultRank(model));
+  const rank = flags.rank ?? (method === 'apollo-mini' ? 1 : rankFor(model));
   const document = {
     ...{ name: 'bench', model: size, data: { path: 'none' }, steps: 1, seq_len: seq },
     method: { name: method, rank, ...(targetModules ? { target_modules: targetModules } : {}) },

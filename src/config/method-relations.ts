@@ -27,6 +27,7 @@ const BASES: Readonly<Record<MethodName, { readonly allowed: readonly Basis[]; r
   golore: { allowed: ['random'], why: 'which is galore with random bases' },
   flora: { allowed: ['gaussian'], why: 'which is galore with gaussian bases' },
   'q-galore': { allowed: ['svd', 'dct'], why: 'which compares each basis with the one before' },
+  power: { allowed: [], why: 'which has two factors that it moves itself in every step' },
 };
 
 /** Methods whose matrices are updated by a rule of their own, published with AdamW for the rest. */
@@ -67,7 +68,7 @@ function choose(read: FieldReader): Chosen | null {
 }
 
 function sourceOf(method: MethodName, basis: unknown): BasisSource {
-  if (method === 'full') return 'none';
+  if (method === 'full' || method === 'power') return 'none';
   return method === 'ldadam' ? 'power' : (basis as Basis);
 }
 

@@ -71,6 +71,7 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   golore: { ...GALORE, basis: 'random' },
   flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
   'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
+  power: { ...GALORE, scale: 0.12 },
 };
 
 const SUMO_MOMENTUM = 0.95;
@@ -128,7 +129,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
 
 /** Whether bases are singular vectors; `full` has none, and LDAdam makes its own. */
 function isFromSvd(name: Method['name'], basis: Method['basis']): boolean {
-  return basis === 'svd' && name !== 'full' && name !== 'ldadam';
+  return basis === 'svd' && name !== 'full' && name !== 'ldadam' && name !== 'power';
 }
 
 function fillRefresh(

@@ -126,7 +126,30 @@ export const METHODS = [
   'golore',
   'flora',
   'q-galore',
+  'power',
 ] as const;
+
+/** How a tensor may travel; `docs/methods.md` says what each is. */
+export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'frozen'] as const;
+/** How numbers may travel. */
+export const CODECS = ['f32', 'int8'] as const;
+const FEEDBACKS = ['none', 'payload', 'gradient'] as const;
+const BUFFER_DTYPES = ['f32', 'int8'] as const;
+
+const rank = z.union([
+  count,
+  z.string().regex(/^d\/[1-9][0-9]{0,3}$/, 'a number, or a share of the hidden size such as d/8'),
+]);
+
+const paramGroup = z.strictObject({
+  match: z.array(z.string().min(1)).min(1).describe('Tensors whose name contains one of these'),
+  policy: z.enum(POLICIES).optional().describe('How they travel; default: as method.name has it'),
+  rank: rank.optional().describe('Default: method.rank'),
+  scale: z.number().positive().optional().describe('Default: method.scale, for dense tensors 1'),
+  feedback: z.enum(FEEDBACKS).optional().describe('Default: method.feedback'),
+  codec: z.enum(CODECS).optional().describe('Default: wire.codec'),
+  update_codec: z.enum(CODECS).optional().describe('Default: the codec of the group, or wire.update_codec'),
+});
 
 const refresh = z.strictObject({
   type: z
@@ -186,7 +209,7 @@ const method = z.strictObject({
     .enum(['recommended', 'parity'])
     .default('recommended')
     .describe('What fields left out become; parity: as in the galore-torch package'),
-  rank: count.optional().describe('Rank of the subspace; default: a quarter of the hidden size'),
+  rank: rank.optional().describe('Rank of the subspace, or its share of the hidden size; default: d/4'),
   update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
   scale: z
     .number()
@@ -225,6 +248,23 @@ const method = z.strictObject({
     .describe('Growth of the update from step to step in Fira and APOLLO (1.01) and SUMO (1.1)'),
   adaptive_rank: adaptiveRank.prefault({}),
   refresh: refresh.prefault({}),
+  feedback: z
+    .enum(FEEDBACKS)
+    .default('none')
+    .describe(
+      'What a trainer keeps to send later: what the codec left out of the payload, or all that did not travel',
+    ),
+  feedback_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the error that power keeps'),
+  moment_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the first moment of power'),
+  update_clip: z
+    .number()
+    .positive()
+    .default(1)
+    .describe('Greatest root mean square of an update of power, before the learning rate'),
+  param_groups: z
+    .array(paramGroup)
+    .default([])
+    .describe('What is different for some tensors; of several groups that match the first counts'),
 });
 
 const schedule = z.strictObject({
@@ -291,10 +331,11 @@ const optimizer = z.strictObject({
 });
 
 const wire = z.strictObject({
-  codec: z
-    .enum(['f32', 'int8'])
-    .default('int8')
-    .describe('How numbers travel; f32 is exact and four times larger'),
+  codec: z.enum(CODECS).default('int8').describe('How numbers travel; f32 is exact and four times larger'),
+  update_codec: z
+    .enum(CODECS)
+    .optional()
+    .describe('From the coordinator to the trainers; default: wire.codec'),
 });
 
 const coordinator = z.strictObject({
@@ -392,7 +433,7 @@ export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' |
     Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,
     'refresh' | 'rank'
   > & {
-    readonly rank: number | undefined;
+    readonly rank: number | string | undefined;
     readonly refresh: FilledRefresh;
   };
   readonly optimizer: Filled<

@@ -29,7 +29,7 @@ function rankFaults({ method }: Pick<RunConfig, 'method'>, slots: readonly Slot[
   if (targets.length === 0) return [];
   const largest = Math.max(...targets.map((slot) => Math.min(...matrixShape(slot))));
   const { rank, adaptive_rank: adaptive } = method;
-  if (rank !== undefined && rank > largest) {
+  if (typeof rank === 'number' && rank > largest) {
     const allowed = `it must be at most ${largest}: no target matrix has a longer smaller side`;
     return [{ field: 'method.rank', value: String(rank), allowed }];
   }

@@ -3,12 +3,13 @@
  * trainer. Summation is in the order of the trainers given, in f64; each tensor is encoded once.
  */
 import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../galore/aggregate/mean.ts';
-import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
-import { hasBasis, payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
+import { carriesSums, hasBasis, payloadShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { recordDigest } from '../protocol/digest.ts';
-import type { BasisRecord, CodecName, CommitMessage, UpdateRecord } from '../protocol/messages.ts';
+import type { BasisRecord, CommitMessage, UpdateRecord } from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
+import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
 import type { Cursor, Received, Shard } from './core/state.ts';
 import type { StagedTensor } from './staging.ts';
@@ -44,7 +45,8 @@ export interface NewBasis {
 /** Everything an update record is made of. */
 export interface UpdateInput {
   readonly slots: readonly Slot[];
-  readonly codec: CodecName;
+  /** By slot index. */
+  readonly codecs: readonly SlotCodecs[];
   readonly seed: number;
   readonly learningRate: number;
   readonly maxGradNorm: number | undefined;
@@ -64,13 +66,14 @@ export interface UpdateInput {
 export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
   const { slots, contributions, maxGradNorm } = input;
   // Clipping needs the norm of all slots first and so sums twice.
-  const clip = maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, contributions), maxGradNorm);
+  const clip =
+    maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, place.step, contributions), maxGradNorm);
   const parts: Uint8Array[] = [];
   let squaredNorm = 0;
   const slotNorms: number[] = [];
-  for (const slot of slots) {
-    const count = sizeOf(payloadShape(slot));
-    const codec = codecOfSlot(payloadShape(slot), input.codec);
+  for (const slot of slots.filter(travels)) {
+    const count = sizeOf(payloadShape(slot, place.step));
+    const codec = codecOfPayload(count, input.codecs[slot.index]!.update);
     const writer = codecFor(codec).writer(count, derive(input.seed, 'update', place.step, slot.index));
     const squared = encodeSum(partsOf(slot, contributions), count, writer, clip);
     squaredNorm += squared;
@@ -131,9 +134,9 @@ export function sealGenerated(place: RecordPlace, slots: readonly number[]): Sea
 }
 
 /** Norm of the summed contributions of all slots together. */
-function normOf(slots: readonly Slot[], contributions: readonly WeightedTensors[]): number {
+function normOf(slots: readonly Slot[], step: number, contributions: readonly WeightedTensors[]): number {
   const squares = slots.map((slot) =>
-    squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot))),
+    squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot, step))),
   );
   return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
@@ -142,7 +145,8 @@ function normOf(slots: readonly Slot[], contributions: readonly WeightedTensors[
 function partsOf(slot: Slot, contributions: readonly WeightedTensors[]): EncodedPart[] {
   return contributions.flatMap(({ weight, tensors }) => {
     const tensor = tensors.get(slot.index);
-    return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight }];
+    if (tensor === undefined) return [];
+    return [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight: carriesSums(slot) ? 1 : weight }];
   });
 }
 

@@ -14,7 +14,7 @@ import {
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
-import { basisSize, type SlotSizes } from '../protocol/slot-sizes.ts';
+import { basisSize, payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
@@ -143,14 +143,19 @@ export class Staging {
   }
 
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
-    const payload = this.#sizes[tensor]?.payload;
-    return codec === payload?.codec && bytes.length === payload.totalBytes;
+    const sizes = this.#sizes[tensor];
+    if (sizes === undefined) return false;
+    const payload = payloadSize(sizes, 'contribution', this.#window.step);
+    return codec === payload.codec && bytes.length === payload.totalBytes;
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */
   #checkNumbers({ codec, bytes, tensor }: AssembledTensor): void {
     const slot = this.#slots[tensor];
-    const count = codec === 'f32' || slot === undefined ? bytes.length / 4 : sizeOf(payloadShape(slot));
+    const count =
+      codec === 'f32' || slot === undefined
+        ? bytes.length / 4
+        : sizeOf(payloadShape(slot, this.#window.step));
     codecFor(codec).check(bytes, count);
   }
 
@@ -188,7 +193,7 @@ export class Staging {
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
-    if (stream === 'contribution') return sizes.payload;
+    if (stream === 'contribution') return payloadSize(sizes, 'contribution', step);
     if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
     return (
       sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`

@@ -6,7 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
 import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { hasBasis, payloadShape, sizeOf, withRanks, type Slot } from '../galore/slot.ts';
+import { hasBasis, payloadShape, sizeOf, travels, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
@@ -58,7 +58,7 @@ export class StepDesk {
     this.#slots = shape.slots;
     this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
     this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
-    this.#allSlots = shape.slots.map((slot) => slot.index);
+    this.#allSlots = shape.slots.filter(travels).map((slot) => slot.index);
   }
 
   /** The ranks that refreshes have chosen so far; slots without an entry have the configured one. */
@@ -70,7 +70,7 @@ export class StepDesk {
 
   /** Numbers that a contribution has, over all slots, and the mean rank of those with a basis (0: none has). */
   get payload(): { readonly numbers: number; readonly meanRank: number } {
-    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot)), 0);
+    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, this.#step)), 0);
     const ranks = this.#slots.filter(hasBasis).map(({ rank }) => rank);
     return { numbers, meanRank: ranks.reduce((sum, rank) => sum + rank, 0) / Math.max(1, ranks.length) };
   }
@@ -199,11 +199,11 @@ export class StepDesk {
 
   /** The record of the summed contributions. */
   sealUpdate(place: RecordPlace, { step, received, shards, cursor }: EffectOf<'commitUpdate'>): SealedRecord {
-    const { method, optimizer, seed, wire } = this.#config;
+    const { method, optimizer, seed } = this.#config;
     const contributions = this.#weighted(received, 'contribution', this.#allSlots);
     return sealUpdate(place, {
       slots: this.#slots,
-      codec: wire.codec,
+      codecs: this.#shape.codecs,
       seed,
       learningRate: this.learningRate(step),
       maxGradNorm: optimizer.max_grad_norm,

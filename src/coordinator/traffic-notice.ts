@@ -1,6 +1,7 @@
 /** What a run should be told of its method before it starts. Pure. */
 import type { RunConfig } from '../config/schema.ts';
 import { hasBasis } from '../galore/slot.ts';
+import { payloadSize } from '../protocol/slot-sizes.ts';
 import type { RunShape } from '../run-shape.ts';
 
 /**
@@ -9,7 +10,7 @@ import type { RunShape } from '../run-shape.ts';
  */
 export function trafficNotice(config: Pick<RunConfig, 'method'>, { slots, sizes }: RunShape): string | null {
   if (!slots.some((slot) => hasBasis(slot) && slot.policy === 'dense')) return null;
-  const bytes = sizes.reduce((sum, { payload }) => sum + payload.totalBytes, 0);
+  const bytes = sizes.reduce((sum, slot) => sum + payloadSize(slot, 'contribution', 1).totalBytes, 0);
   return (
     `method ${config.method.name} needs whole gradients: every matrix travels dense, ` +
     `${inWords(bytes)} a trainer and step; made for a single trainer or a fast network`

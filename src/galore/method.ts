@@ -49,6 +49,8 @@ export function methodPlan(config: Pick<RunConfig, 'method' | 'optimizer'>): Met
       return { ...parts, rule: method.name, policy: 'dense', basis: method.basis };
     case 'ldadam':
       return { ...parts, rule: 'ldadam', policy: 'dense', basis: 'power' };
+    case 'power':
+      return { ...parts, rule: 'power', policy: 'power', basis: 'none' };
   }
 }
 

@@ -15,25 +15,58 @@ export interface TensorSpec {
 export type Side = 'left' | 'right';
 
 /**
- * How a slot's gradient travels: whole, projected on one side (GaLore), or as the core U'GV between two
- * bases (TSR-Adam, arXiv 2602.08007).
+ * How a slot's gradient travels: whole, projected on one side (GaLore), as the core U'GV between two bases
+ * (TSR-Adam, arXiv 2602.08007), as half a step of a power iteration with error feedback (power.ts), or not at
+ * all, because the tensor is not trained.
  */
-export type Policy = 'dense' | 'one-sided' | 'two-sided';
+export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'frozen';
+
+/**
+ * What a trainer keeps of its gradient to send it later: nothing, what the codec rounded away of the payload,
+ * or everything that did not travel, what the projection left out included.
+ */
+export type Feedback = 'none' | 'payload' | 'gradient';
+
+/** What a state that has a number for each of a matrix is kept as. */
+export type BufferDtype = 'f32' | 'int8';
 
 /** One trainable tensor: how it travels and which rule updates it. */
-export type Slot = PlainSlot | ProjectedSlot;
+export type Slot = PlainSlot | PowerSlot | ProjectedSlot;
 
 interface SlotBase extends TensorSpec {
   readonly index: number;
   readonly policy: Policy;
   readonly rule: RuleName;
+  /** Multiplies the update; left out: GaLore's alpha of the run for a slot with a basis, 1 for others. */
+  readonly scale?: number;
+  /** Left out: none. */
+  readonly feedback?: Feedback;
 }
 
-/** Has no basis: travels whole and is updated as it is. */
+/** Has no basis: travels whole and is updated as it is, or stays as it is. */
 export interface PlainSlot extends SlotBase {
-  readonly policy: 'dense';
+  readonly policy: 'dense' | 'frozen';
   readonly rank?: undefined;
   readonly weights?: undefined;
+}
+
+/** Travels as EW or P'E by turns; its rule keeps the factors P `[m, r]` and W `[n, r]`. */
+export interface PowerSlot extends SlotBase {
+  readonly policy: 'power';
+  readonly rule: 'power';
+  readonly feedback: 'gradient';
+  /** Effective rank: min(configured rank, m, n). */
+  readonly rank: number;
+  /** In steps s with s + phase odd the product EW `[m, r]` travels, in the others P'E `[r, n]`. */
+  readonly phase: 0 | 1;
+  readonly buffers: PowerBuffers;
+  readonly weights?: undefined;
+}
+
+/** What the two matrices that a power slot costs a trainer are kept as. */
+export interface PowerBuffers {
+  readonly feedback: BufferDtype;
+  readonly moment: BufferDtype;
 }
 
 /**
@@ -41,6 +74,7 @@ export interface PlainSlot extends SlotBase {
  * it (Fira, APOLLO), and the basis only shrinks the state.
  */
 export interface ProjectedSlot extends SlotBase {
+  readonly policy: 'dense' | 'one-sided' | 'two-sided';
   /** Of a two-sided slot always `left`. */
   readonly side: Side;
   /** Effective rank: min(configured rank, m, n); with adaptive ranks what the last refresh chose. */
@@ -51,17 +85,32 @@ export interface ProjectedSlot extends SlotBase {
 
 /** How the table is to be made; see `methodPlan`. */
 export interface SlotOptions {
-  /** How matrices with a basis travel; null: no matrix has one. */
+  /** How matrices that are compressed travel; null: none is. */
   readonly policy: Policy | null;
   readonly rank: number;
   readonly projType: ProjType;
-  /** A matrix whose name contains one of these gets a basis. */
+  /** A matrix whose name contains one of these is compressed. */
   readonly targetModules: readonly string[];
   /** How weights with a basis are kept; default: f32. */
   readonly weights?: 'f32' | 'int8';
   /** The rule of slots with a basis, and of all others. */
   readonly rule: RuleName;
   readonly plainRule: RuleName;
+  /** Of matrices that are compressed; default: none, with policy power gradient. */
+  readonly feedback?: Feedback;
+  /** Of power slots; default: int8. */
+  readonly buffers?: PowerBuffers;
+  /** What is different for some tensors; of several that match the first counts. */
+  readonly groups?: readonly SlotGroup[];
+}
+
+/** Other options for the tensors whose name contains one of `match`. */
+export interface SlotGroup {
+  readonly match: readonly string[];
+  readonly policy?: Policy | undefined;
+  readonly rank?: number | undefined;
+  readonly scale?: number | undefined;
+  readonly feedback?: Feedback | undefined;
 }
 
 /** GaLore's `proj_type` (algorithms: which side is projected, by the matrix' shape). */
@@ -69,12 +118,39 @@ export type ProjType = 'std' | 'reverse_std' | 'left' | 'right';
 
 /** Whether the slot has a basis. */
 export function hasBasis(slot: Slot): slot is ProjectedSlot {
-  return slot.rank !== undefined;
+  return 'side' in slot;
 }
 
-/** Shape of what travels each step: R or the core for a projected slot, the tensor's own shape otherwise. */
-export function payloadShape(slot: Slot): readonly number[] {
-  return slot.policy === 'dense' ? slot.shape : subspaceShape(slot);
+/**
+ * Shape of what travels in step `step`: R or the core for a projected slot, one of two products by turns for a
+ * power slot, the tensor's own shape otherwise, and nothing (`[0]`) of a frozen one.
+ */
+export function payloadShape(slot: Slot, step: number): readonly number[] {
+  switch (slot.policy) {
+    case 'frozen':
+      return [0];
+    case 'dense':
+      return slot.shape;
+    case 'power':
+      return isTallStep(slot, step) ? [matrixShape(slot)[0], slot.rank] : [slot.rank, matrixShape(slot)[1]];
+    default:
+      return subspaceShape(slot);
+  }
+}
+
+/** Whether anything of a slot travels. */
+export function travels({ policy }: Slot): boolean {
+  return policy !== 'frozen';
+}
+
+/** Whether a power slot sends EW `[m, r]` in this step, and not P'E `[r, n]`. */
+export function isTallStep(slot: PowerSlot, step: number): boolean {
+  return (step + slot.phase) % 2 === 1;
+}
+
+/** Whether the contributions of a slot are parts of a sum, not means to be weighted: what was kept for later is in them. */
+export function carriesSums({ feedback }: Slot): boolean {
+  return feedback !== undefined && feedback !== 'none';
 }
 
 /** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */
@@ -135,15 +211,46 @@ export function sideOf(projType: ProjType, m: number, n: number): Side {
  * (the reference's rule: `attn` and `mlp`); everything else is dense.
  */
 export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions): readonly Slot[] {
-  const { policy, targetModules, rule, plainRule } = options;
-  return tensors.map((tensor, index): Slot => {
-    const isTarget = tensor.shape.length === 2 && targetModules.some((part) => tensor.name.includes(part));
-    if (policy === null || !isTarget) return { ...tensor, index, policy: 'dense', rule: plainRule };
-    const [m, n] = matrixShape(tensor);
-    const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
-    const kept = options.weights === 'int8' ? { weights: 'int8' as const } : {};
-    return { ...tensor, index, policy, rule, side, rank: Math.min(options.rank, m, n), ...kept };
-  });
+  return inPhase(tensors.map((tensor, index) => buildSlot(tensor, index, options)));
+}
+
+function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slot {
+  const contains = (parts: readonly string[]): boolean => parts.some((part) => tensor.name.includes(part));
+  const group = options.groups?.find(({ match }) => contains(match));
+  const base = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
+  if (group?.policy === 'frozen') return { ...base, policy: 'frozen', rule: options.plainRule };
+  const policy = group?.policy ?? (contains(options.targetModules) ? options.policy : null);
+  const feedback = group?.feedback ?? options.feedback ?? 'none';
+  const kept = feedback === 'none' ? {} : { feedback };
+  if (tensor.shape.length !== 2) return { ...base, policy: 'dense', rule: options.plainRule };
+  if (policy === null || policy === 'frozen' || group?.policy === 'dense') {
+    return { ...base, policy: 'dense', rule: options.plainRule, ...kept };
+  }
+  const [m, n] = matrixShape(tensor);
+  const rank = Math.min(group?.rank ?? options.rank, m, n);
+  if (policy === 'power') {
+    const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
+    return { ...base, policy, rule: 'power', feedback: 'gradient', rank, phase: 0, buffers };
+  }
+  const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
+  const weights = options.weights === 'int8' ? { weights: 'int8' as const } : {};
+  return { ...base, policy, rule: options.rule, side, rank, ...weights, ...kept };
+}
+
+/** Gives power slots their phases so that odd and even steps send about as much. */
+function inPhase(slots: readonly Slot[]): readonly Slot[] {
+  const phases = new Map<number, 0 | 1>();
+  let lead = 0; // numbers that odd steps send more
+  const excess = (slot: PowerSlot): number => (matrixShape(slot)[0] - matrixShape(slot)[1]) * slot.rank;
+  const power = slots.filter((slot) => slot.policy === 'power');
+  for (const slot of power.sort((a, b) => Math.abs(excess(b)) - Math.abs(excess(a)) || a.index - b.index)) {
+    const phase = lead * excess(slot) > 0 ? 1 : 0;
+    phases.set(slot.index, phase);
+    lead += phase === 0 ? excess(slot) : -excess(slot);
+  }
+  return slots.map((slot) =>
+    slot.policy === 'power' ? { ...slot, phase: phases.get(slot.index) ?? 0 } : slot,
+  );
 }
 
 /** The table with other ranks, by slot index, as a refresh with adaptive ranks chose them. */
@@ -159,8 +266,12 @@ export function describeSlots(slots: readonly Slot[]): string {
   return slots
     .map((slot) => {
       const projection = hasBasis(slot) ? ` ${slot.side} ${slot.rank}` : '';
+      const factors = slot.policy === 'power' ? ` ${slot.rank} ${slot.phase} ${slot.buffers.moment}` : '';
       const kept = slot.weights === undefined ? '' : ` ${slot.weights}`;
-      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${slot.policy} ${slot.rule}${projection}${kept}\n`;
+      const scale = slot.scale === undefined ? '' : ` scale ${slot.scale}`;
+      const feedback = carriesSums(slot) ? ` feedback ${slot.feedback}` : '';
+      const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}`;
+      return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${way}\n`;
     })
     .join('');
 }

@@ -11,9 +11,9 @@ import type { Semantics } from './optimizer/bias-correction.ts';
 import { lift, liftCore } from './projection/project-lift.ts';
 import { hasBasis, matrixShape, type Slot } from './slot.ts';
 
-/** GaLore's alpha for a slot with a basis, 1 for one without. */
+/** What multiplies a slot's update: its own scale or, without one, GaLore's alpha for a slot that is compressed and 1 for one that is not. */
 export function scaleOf(slot: Slot, hyper: { readonly scale: number }): number {
-  return hasBasis(slot) ? hyper.scale : 1;
+  return slot.scale ?? (slot.rank === undefined ? 1 : hyper.scale);
 }
 
 /**

@@ -2,7 +2,7 @@
  * The exact size of every tensor that can travel for a slot. Pure. Both ends expect nothing else;
  * docs/protocol.md, "Refresh rounds", has the shapes in words.
  */
-import { codecFor, codecOfSlot } from '../galore/codec/codec.ts';
+import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
@@ -14,9 +14,21 @@ export interface RankLimits {
   readonly multiple: number;
 }
 
+/** How the payloads of a slot are encoded, if they are not very short. */
+export interface SlotCodecs {
+  readonly contribution: CodecName;
+  readonly update: CodecName;
+}
+
+/** The same codec for all that travels. */
+export function sameCodec(slots: readonly Slot[], codec: CodecName): readonly SlotCodecs[] {
+  return slots.map(() => ({ contribution: codec, update: codec }));
+}
+
 /** What of the configuration decides about sizes. */
 export interface SizeOptions {
-  readonly codec: CodecName;
+  /** By slot index. */
+  readonly codecs: readonly SlotCodecs[];
   readonly refresh: RefreshPlan;
   /** Of adaptive ranks; null: ranks are as configured. */
   readonly ranks: RankLimits | null;
@@ -24,8 +36,9 @@ export interface SizeOptions {
 
 /** Sizes of one slot. */
 export interface SlotSizes {
-  /** Streams CONTRIBUTION and UPDATE, at the slot's rank. */
-  readonly payload: ExpectedTensor;
+  /** At its rank of now. */
+  readonly slot: Slot;
+  readonly codecs: SlotCodecs;
   /** Stream BASIS, and FACTOR of the last round, at the slot's rank; null for a slot without a basis. */
   readonly basis: ExpectedTensor | null;
   /** Streams SKETCH and SKETCH_SUM, and FACTOR of all rounds but the last; [round - 1]. Empty for a dense slot. */
@@ -37,7 +50,6 @@ export interface SlotSizes {
 interface AdaptiveSize extends RankLimits {
   /** With the configured rank, which is the greatest. */
   readonly slot: ProjectedSlot;
-  readonly codec: CodecName;
 }
 
 /** Ranks by slot index. */
@@ -45,16 +57,26 @@ export type Ranks = ReadonlyMap<number, number>;
 
 /** The table, by slot index, at the configured ranks. */
 export function slotSizes(slots: readonly Slot[], options: SizeOptions): readonly SlotSizes[] {
-  const { codec, refresh, ranks } = options;
+  const { refresh, ranks } = options;
   return slots.map((slot): SlotSizes => {
-    const payload = sized(codecOfSlot(payloadShape(slot), codec), payloadShape(slot));
-    if (!hasBasis(slot)) return { payload, basis: null, sketches: [] };
+    const codecs = options.codecs[slot.index]!;
+    if (!hasBasis(slot)) return { slot, codecs, basis: null, sketches: [] };
     const sketches = Array.from({ length: refresh.rounds }, (_, index) =>
       factorSize(slot, index + 1, refresh),
     );
     const basis = sized('f32', basisShape(slot));
-    return { payload, basis, sketches, adaptive: ranks === null ? undefined : { ...ranks, slot, codec } };
+    return { slot, codecs, basis, sketches, adaptive: ranks === null ? undefined : { ...ranks, slot } };
   });
+}
+
+/** The size of a slot's tensor of stream CONTRIBUTION or UPDATE in step `step`; without bytes: none travels. */
+export function payloadSize(
+  { slot, codecs }: SlotSizes,
+  stream: keyof SlotCodecs,
+  step: number,
+): ExpectedTensor {
+  const shape = payloadShape(slot, step);
+  return sized(codecOfPayload(sizeOf(shape), codecs[stream]), shape);
 }
 
 /** The table at other ranks; slots whose rank is fixed stay as they are. */
@@ -65,9 +87,7 @@ export function sizesAt(table: readonly SlotSizes[], ranks: Ranks): readonly Slo
     const rank = ranks.get(index);
     if (adaptive === undefined || rank === undefined) return sizes;
     const slot = { ...adaptive.slot, rank };
-    const shape = payloadShape(slot);
-    const payload = sized(codecOfSlot(shape, adaptive.codec), shape);
-    return { ...sizes, payload, basis: sized('f32', basisShape(slot)) };
+    return { ...sizes, slot, basis: sized('f32', basisShape(slot)) };
   });
 }
 

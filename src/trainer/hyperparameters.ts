@@ -6,9 +6,14 @@ import type { Hyperparameters } from '../galore/optimizer/rule.ts';
 export function hyperparametersOf({
   method,
   optimizer,
-}: Pick<RunConfig, 'method' | 'optimizer'>): Omit<Hyperparameters, 'step' | 'learningRate'> {
+  seed,
+}: Pick<RunConfig, 'method' | 'optimizer' | 'seed'>): Omit<Hyperparameters, 'step' | 'learningRate'> {
   const { betas, eps, semantics, momentum, nesterov, adafactor } = optimizer;
   const { scale, limiter } = method;
   const weightDecay = optimizer.weight_decay;
-  return { betas, eps, semantics, momentum, nesterov, adafactor, scale, limiter, weightDecay };
+  const updateClip = method.update_clip;
+  return {
+    ...{ betas, eps, semantics, momentum, nesterov, adafactor },
+    ...{ scale, limiter, weightDecay, updateClip, seed },
+  };
 }

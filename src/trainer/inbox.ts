@@ -20,8 +20,10 @@ import {
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
+import { travels } from '../galore/slot.ts';
 import {
   basisSize,
+  payloadSize,
   rankOfBasis,
   ranksIn,
   sizesAt,
@@ -190,7 +192,7 @@ export class Inbox {
       return `Commit of ${kind.type}, step ${step}, after Parts of ${record.stream}, step ${record.step}`;
     }
     const present = new Set(record?.tensors.map(({ tensor }) => tensor));
-    const announced = announcedBy(kind, this.#sizes.length);
+    const announced = announcedBy(kind, this.#sizes);
     const missing = announced.find((slot) => !present.has(slot));
     if (missing !== undefined) return `slot ${missing} is missing`;
     if (present.size !== announced.length) return `${present.size} slots instead of ${announced.length}`;
@@ -224,7 +226,7 @@ export class Inbox {
         return `a record of ${record.stream}, step ${record.step}, is not complete`;
       }
       if (record?.tensors.some((earlier) => earlier.tensor === tensor) === true) return 'it came before';
-      if (stream === 'update') return sizes.payload;
+      if (stream === 'update') return updateSize(sizes, step);
     }
     if (stream === 'basis') return basisSize(sizes, totalBytes);
     return sizes.sketches[round - 1] ?? 'the slot is not projected, or there is no such round';
@@ -240,8 +242,15 @@ export class Inbox {
   }
 }
 
+/** What a slot's tensor of an update must be. */
+function updateSize(sizes: SlotSizes, step: number): PartVerdict {
+  return travels(sizes.slot) ? payloadSize(sizes, 'update', step) : 'the slot is frozen';
+}
+
 /** The slots whose tensors come with a record. */
-function announcedBy(record: CommitMessage['record'], slotCount: number): readonly number[] {
-  if (record.type === 'update') return [...Array(slotCount).keys()];
+function announcedBy(record: CommitMessage['record'], sizes: readonly SlotSizes[]): readonly number[] {
+  if (record.type === 'update') {
+    return sizes.filter(({ slot }) => travels(slot)).map(({ slot }) => slot.index);
+  }
   return record.isGenerated ? [] : record.slots;
 }

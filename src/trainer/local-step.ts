@@ -6,12 +6,14 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
-import { zeroState } from '../galore/optimizer/rules.ts';
+import { firstState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
+import { feedbackOf } from '../galore/feedback/rules.ts';
 import { advanceSlot } from './advance-slot.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
+import { LocalStates } from './local-states.ts';
 import type { LlamaModel } from './model/llama.ts';
 
 /** The optimizer's numbers that stay the same from step to step. */
@@ -42,6 +44,7 @@ export class LocalStep {
   readonly #updates: UpdateTime;
   readonly #states = new Map<string, RuleState>();
   readonly #bases = new Map<string, tf.Tensor2D>();
+  readonly #locals = new LocalStates();
   #step = 0;
 
   constructor(
@@ -55,7 +58,7 @@ export class LocalStep {
     this.#hyper = hyper;
     this.#updates = updates;
     for (const slot of slots) {
-      this.#states.set(slot.name, zeroState(slot));
+      this.#states.set(slot.name, firstState(slot, hyper.seed));
       if (!hasBasis(slot)) continue;
       const [rows, columns] = basisShape(slot);
       this.#bases.set(slot.name, tf.tensor2d(standInBasis(rows, columns, slot.index), [rows, columns]));
@@ -97,6 +100,7 @@ export class LocalStep {
     tf.dispose([...this.#bases.values()]);
     this.#states.clear();
     this.#bases.clear();
+    this.#locals.dispose();
   }
 
   /** Uses the gradient up: of a projected slot nothing is left of it when the update is lifted. */
@@ -105,11 +109,25 @@ export class LocalStep {
     const state = this.#states.get(name);
     if (slot === undefined || state === undefined) throw new RangeError(`${name} has no slot`);
     const basis = this.#bases.get(name) ?? null;
-    const payload = payloadOf(slot, gradient, basis);
+    const payload = this.#payload(slot, gradient, state, basis);
     gradient.dispose();
     const next = advanceSlot(this.#model.weights, slot, payload, { state, basis }, hyper, 0);
     this.#states.set(name, next.state);
     if (next.basis !== null) this.#bases.set(name, next.basis);
+  }
+
+  #payload(slot: Slot, gradient: tf.Tensor, state: RuleState, basis: tf.Tensor2D | null): tf.Tensor {
+    const rule = feedbackOf(slot);
+    if (rule === null) return payloadOf(slot, gradient, basis);
+    const key = derive(this.#hyper.seed, 'feedback', this.#step, slot.index);
+    const context = { slot, step: this.#step, basis, state, key };
+    this.#locals.begin(this.#step);
+    const open = rule.add(context, this.#locals.get(slot), gradient, true);
+    this.#locals.propose(slot, open);
+    const payload = rule.payload(context, open);
+    this.#locals.propose(slot, rule.settle(context, open, payload));
+    this.#locals.decide(this.#step, true);
+    return payload;
   }
 }
 

@@ -8,10 +8,10 @@ import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
 import { quantiseWeight } from '../galore/int8-weight.ts';
-import { ruleState, type StateSpec } from '../galore/optimizer/rule-state.ts';
+import { ruleState } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
-import { ruleFor, zeroState } from '../galore/optimizer/rules.ts';
+import { firstState, ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
@@ -63,11 +63,8 @@ export class Replica {
     this.#slots = [...slots];
     this.#options = options;
     this.weights = WeightStore.fromArrays(slots.map((slot) => weightOf(slot, state)));
-    this.#states = slots.map((slot) =>
-      Object.fromEntries(
-        ruleState(slot).map((spec) => [spec.kind, stateValue(spec, state.get(`${spec.kind}/${slot.name}`))]),
-      ),
-    );
+    const isFirst = [...state.keys()].every((name) => name.startsWith('weights/'));
+    this.#states = slots.map((slot) => (isFirst ? firstState(slot, options.seed) : stateOf(slot, state)));
     this.#bases = slots.map((slot) => {
       const values = state.get(`basis/${slot.name}`);
       return hasBasis(slot) && values !== undefined
@@ -86,6 +83,11 @@ export class Replica {
     const basis = this.#bases[slot.index];
     if (basis === null || basis === undefined) throw new Error(`${slot.name} has no basis yet`);
     return basis;
+  }
+
+  /** The optimizer's state of a slot. */
+  state(slot: Slot): RuleState {
+    return this.#states[slot.index]!;
   }
 
   /** How much of its basis a slot would keep with a new one, 0 to 1; -1: it has none yet. */
@@ -121,7 +123,7 @@ export class Replica {
     for (const [index, encoded] of tensors) {
       const slot = this.slots[index];
       if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
-      const shape = payloadShape(slot);
+      const shape = payloadShape(slot, step);
       const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
       const payload = tf.tensor(values, [...shape]);
       const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
@@ -172,7 +174,7 @@ export class Replica {
     } else {
       // Nothing has been learnt yet, at whatever rank.
       tf.dispose(tensorsOf(state));
-      this.#states[slot.index] = zeroState(slot);
+      this.#states[slot.index] = firstState(slot, this.#options.seed);
     }
     this.#bases[slot.index] = basis;
   }
@@ -219,9 +221,13 @@ function weightOf(slot: Slot, state: ReadonlyMap<string, StateArray>): WeightVal
   };
 }
 
-function stateValue({ shape, dtype }: StateSpec, values: StateArray | undefined): tf.Tensor | Uint8Array {
-  if (dtype === 'u8') return (values as Uint8Array | undefined) ?? new Uint8Array(sizeOf(shape));
-  return values === undefined ? tf.zeros([...shape]) : tf.tensor(values as Float32Array, [...shape]);
+function stateOf(slot: Slot, state: ReadonlyMap<string, StateArray>): RuleState {
+  return Object.fromEntries(
+    ruleState(slot).map(({ kind, shape, dtype }) => {
+      const values = state.get(`${kind}/${slot.name}`)!; // stateFault has seen that it is there
+      return [kind, dtype === 'u8' ? (values as Uint8Array) : tf.tensor(values as Float32Array, [...shape])];
+    }),
+  );
 }
 
 function bytesOf(tensor: tf.Tensor): Uint8Array {

@@ -4,7 +4,9 @@
  * `StepOutput` and knows nothing of sockets.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { codecFor, codecOfSlot, type CodecName } from '../galore/codec/codec.ts';
+import { codecFor, codecOfPayload, type CodecName } from '../galore/codec/codec.ts';
+import type { FeedbackRule } from '../galore/feedback/feedback.ts';
+import { feedbackOf } from '../galore/feedback/rules.ts';
 import { numbersOf } from '../galore/product.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { sketch } from '../galore/projection/sketch-gradient.ts';
@@ -18,10 +20,12 @@ import {
   type RefreshPlan,
   type SketchPlan,
 } from '../galore/projection/sketch.ts';
-import { hasBasis, payloadShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
+import type { LocalStates } from './local-states.ts';
 import type { Replica } from './replica.ts';
 
 /** Where the results of a step go. */
@@ -38,7 +42,10 @@ export interface StepTask {
   readonly seed: number;
   readonly trainerId: string;
   readonly refreshSlots: readonly number[];
-  readonly codec: CodecName;
+  /** By slot index. */
+  readonly codecs: readonly SlotCodecs[];
+  /** Tokens of the whole step if none is masked. A slot that carries sums adds its gradient times the trainer's share of them. */
+  readonly stepTokens: number;
   readonly refresh: RefreshPlan;
   /** The run's slots at their configured ranks, which sketches are made for. */
   readonly slots: readonly Slot[];
@@ -54,14 +61,16 @@ export class StepWork {
   isAnswered = false;
   #lossSum = 0;
   readonly #replica: Replica;
+  readonly #locals: LocalStates;
   readonly #output: StepOutput;
   /** Full gradients of the slots under refresh, until their new bases arrive. */
   readonly #held = new Map<number, tf.Tensor2D>();
   readonly #sums = new Map<number, tf.Tensor>();
 
-  constructor(task: StepTask, replica: Replica, output: StepOutput) {
+  constructor(task: StepTask, replica: Replica, locals: LocalStates, output: StepOutput) {
     this.task = task;
     this.#replica = replica;
+    this.#locals = locals;
     this.#output = output;
     this.tokens = task.batches.reduce((sum, batch) => sum + unmaskedRows(batch.labels).length, 0);
   }
@@ -76,6 +85,7 @@ export class StepWork {
    * refresh is sent as soon as its gradient is complete.
    */
   computeGradients(model: LlamaModel): void {
+    this.#locals.begin(this.task.step);
     if (this.tokens === 0) return;
     const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     this.task.batches.forEach((batch, position) => {
@@ -157,6 +167,9 @@ export class StepWork {
   }
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
+    if (!travels(slot)) return;
+    const feedback = feedbackOf(slot);
+    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
     if (this.task.refreshSlots.includes(slot.index)) {
       const numbers = numbersOf(gradient as tf.Tensor2D);
       this.#held.set(slot.index, accumulate(this.#held.get(slot.index), numbers) as tf.Tensor2D);
@@ -173,6 +186,27 @@ export class StepWork {
     }
   }
 
+  #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
+    const { seed, trainerId, step, stepTokens } = this.task;
+    const context = {
+      ...{ slot, step, basis: hasBasis(slot) ? this.#replica.basis(slot) : null },
+      state: this.#replica.state(slot),
+      key: derive(seed, 'feedback', trainerId, step, slot.index),
+    };
+    const share = tf.tidy(() => tf.mul(numbersOf(gradient), this.tokens / stepTokens));
+    const next = rule.add(context, this.#locals.get(slot), share, isLast);
+    share.dispose();
+    this.#locals.propose(slot, next);
+    if (!isLast) return;
+    const payload = rule.payload(context, next);
+    const shape = payload.shape;
+    const { codec, bytes } = this.#encoded(slot, payload);
+    const sent = tf.tensor(codecFor(codec).decode(bytes, sizeOf(shape)), shape);
+    this.#locals.propose(slot, rule.settle(context, next, sent));
+    sent.dispose();
+    this.#output.contribution(slot, codec, bytes);
+  }
+
   #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {
     const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
     return payloadOf(slot, gradient, needsBasis ? this.#replica.basis(slot) : null);
@@ -180,12 +214,18 @@ export class StepWork {
 
   /** Encodes and sends; disposes `low`. */
   #send(slot: Slot, low: tf.Tensor): void {
-    const { seed, trainerId, step } = this.task;
-    const codec = codecOfSlot(payloadShape(slot), this.task.codec);
+    const { codec, bytes } = this.#encoded(slot, low);
+    this.#output.contribution(slot, codec, bytes);
+  }
+
+  /** Disposes `low`. */
+  #encoded(slot: Slot, low: tf.Tensor): { readonly codec: CodecName; readonly bytes: Uint8Array } {
+    const { seed, trainerId, step, codecs } = this.task;
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
+    const codec = codecOfPayload(values.length, codecs[slot.index]!.contribution);
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    this.#output.contribution(slot, codec, codecFor(codec).encode(values, key));
+    return { codec, bytes: codecFor(codec).encode(values, key) };
   }
 }
 

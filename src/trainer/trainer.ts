@@ -28,6 +28,7 @@ import { toBatches } from './batches.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import { makeFactor } from './factor-job.ts';
+import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
 import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
@@ -60,6 +61,7 @@ class Trainer {
   /** Committed steps and records in the replica. */
   #step = 0;
   #sequence = 0;
+  readonly #locals = new LocalStates();
   #work: StepWork | null = null;
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
@@ -200,6 +202,11 @@ class Trainer {
     }
     this.#giveUpWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
+    const { trainerId } = this.#options;
+    this.#locals.decide(
+      step,
+      record.members.some((member) => member.trainerId === trainerId),
+    );
     this.#step = step;
     this.#sequence = sequence;
     this.#link.applied(sequence);
@@ -261,12 +268,14 @@ class Trainer {
         seed,
         trainerId: this.#options.trainerId,
         refreshSlots,
-        codec: config.wire.codec,
+        codecs: shape.codecs,
+        stepTokens: config.batch_size * config.seq_len,
         refresh: shape.refresh,
         slots: shape.slots,
         batches: toBatches(sequences, config.trainer.micro_batch),
       },
       replica,
+      this.#locals,
       this.#output(step),
     );
     this.#work = work;
@@ -388,6 +397,7 @@ class Trainer {
 
   #dropState(): void {
     this.#dropWork();
+    this.#locals.dispose();
     this.#replica?.dispose();
     this.#replica = null;
     this.#model = null;

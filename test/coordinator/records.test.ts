@@ -78,7 +78,7 @@ test('an update is the weighted sum of the contributions, slot by slot', (t) => 
   t.is(sums.length, ALL.length);
   for (const [index, sum] of sums.entries()) {
     const [a, b] = ['a', 'b'].map((id) =>
-      codecFor('f32').decode(bytesFor(shape.sizes[index]?.payload, id, 5, index), sum.length),
+      codecFor('f32').decode(bytesFor(payloadSize(shape.sizes[index]!, 'contribution', 5), id, 5, index), sum.length),
     );
     t.deepEqual(
       sum,

@@ -17,7 +17,7 @@ function staging(): Staging {
 }
 
 function contributionPart(tensor: number, fields: Partial<PartMessage> = {}): PartMessage {
-  const bytes = bytesFor(shape.sizes[tensor]?.payload ?? { codec: 'f32', totalBytes: 64 }, 'a');
+  const bytes = bytesFor(sizeOfTensor(tensor), 'a');
   const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor }, bytes);
   return { ...part!, ...fields };
 }
@@ -65,7 +65,7 @@ test('what a peer must not send closes its connection and leaves nothing behind'
 test('numbers that are not finite are refused while their sender is known', (t) => {
   const stage = staging();
   stage.open({ step: 5, round: 0 });
-  const bytes = bytesFor(shape.sizes[0]?.payload, 'a');
+  const bytes = bytesFor(payloadSize(shape.sizes[0]!, 'contribution', 5), 'a');
   new DataView(bytes.buffer).setFloat32(8, NaN, true);
   const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes);
   t.throws(() => stage.accept('a', part!), { instanceOf: ProtocolError, message: /number 2 .* is NaN/ });
@@ -104,7 +104,7 @@ test('parts of a step or round that is over are dropped without a word', (t) => 
 test('a tensor begun in a try that was given up does not count in the next try of the same step', (t) => {
   const stage = staging();
   stage.open({ step: 5, round: 0 });
-  const bytes = bytesFor(shape.sizes[0]?.payload, 'a');
+  const bytes = bytesFor(payloadSize(shape.sizes[0]!, 'contribution', 5), 'a');
   const [first, ...rest] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes, 100);
   stage.accept('a', first!);
   stage.close();
@@ -146,7 +146,7 @@ test('of a lost trainer what came whole stays and what is half there goes', (t) 
   const stage = staging();
   stage.open({ step: 5, round: 0 });
   stage.accept('a', contributionPart(0));
-  const bytes = bytesFor(shape.sizes[1]?.payload, 'a');
+  const bytes = bytesFor(payloadSize(shape.sizes[1]!, 'contribution', 5), 'a');
   const pieces = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 1 }, bytes, 16);
   stage.accept('a', pieces[0]!);
   stage.forgetHalf('a');

@@ -144,7 +144,7 @@ test('a sketch of an earlier try of the step is left to the core, not called inv
 
 test('a trainer whose contribution was half sent when the step was given up can send it in the next try', (t) => {
   const desk = startStep(['a']);
-  const bytes = bytesFor(shape.sizes[0]?.payload, 'a', 5, 0);
+  const bytes = bytesFor(payloadSize(shape.sizes[0]!, 'contribution', 5), 'a', 5, 0);
   const [first, ...rest] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes, 64);
   desk.acceptPart('a', first!);
   desk.discard();
@@ -252,14 +252,14 @@ test('a basis of another allowed rank is taken, and from then on contributions h
   const [rows] = basisShape(ADAPTIVE.shape.slots[TARGET] as ProjectedSlot);
   const part = (totalBytes: number) =>
     partsOf({ stream: 'contribution', step: 5, round: 0, tensor: TARGET }, new Uint8Array(totalBytes))[0]!;
-  const size = ADAPTIVE.shape.sizes[TARGET]!.payload.totalBytes;
+  const size = payloadSize(ADAPTIVE.shape.sizes[TARGET]!, 'contribution', 5).totalBytes;
   t.true(rows > 0);
   t.throws(() => desk.acceptPart('a', part(size)), { message: /expected: \d+ bytes of f32/ });
   t.notThrows(() => desk.acceptPart('a', part(size / 2)));
 });
 
 test('a contribution that came before the new rank, whole or half, is no part of the sum', (t) => {
-  const size = ADAPTIVE.shape.sizes[TARGET]!.payload.totalBytes;
+  const size = payloadSize(ADAPTIVE.shape.sizes[TARGET]!, 'contribution', 5).totalBytes;
   const header = { stream: 'contribution', step: 5, round: 0, tensor: TARGET } as const;
   for (const isHalf of [false, true]) {
     const desk = startLastRound();

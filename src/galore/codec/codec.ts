@@ -1,7 +1,6 @@
 /** The codecs by name, by number on the wire, and by slot. */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
-import { payloadShape, sizeOf, type Slot } from '../slot.ts';
 import { f32Codec } from './f32.ts';
 import { int8Codec } from './int8.ts';
 import type { CodecName, TensorCodec } from './tensor-codec.ts';
@@ -25,10 +24,9 @@ export function codecFor(name: CodecName | 'u8'): TensorCodec {
   return CODECS[name];
 }
 
-/** The codec that a slot's payload (the slot, or the payload's shape) travels in. */
-export function codecOfSlot(payload: Slot | readonly number[], configured: CodecName): CodecName {
-  const shape = 'policy' in payload ? payloadShape(payload) : payload;
-  return sizeOf(shape) < MIN_QUANTISED_COUNT ? 'f32' : configured;
+/** The codec that a payload of `count` numbers travels in. */
+export function codecOfPayload(count: number, configured: CodecName): CodecName {
+  return count < MIN_QUANTISED_COUNT ? 'f32' : configured;
 }
 
 /** The number of a codec in `Part.codec` and `TensorInfo.codec`. */

@@ -3,7 +3,8 @@
  * memory tables count. Pure: the coordinator reads it too. The rules themselves are in rule.ts.
  */
 import { WEIGHT_GROUP } from '../int8-weight.ts';
-import { hasBasis, sizeOf, subspaceShape, type Slot } from '../slot.ts';
+import { bufferSpec } from '../feedback/buffer-spec.ts';
+import { hasBasis, matrixShape, sizeOf, subspaceShape, type PowerSlot, type Slot } from '../slot.ts';
 
 /** One way to turn a slot's summed payload into its next weight. */
 export const RULE_NAMES = [
@@ -18,6 +19,7 @@ export const RULE_NAMES = [
   'apollo',
   'apollo-mini',
   'ldadam',
+  'power',
 ] as const;
 
 export type RuleName = (typeof RULE_NAMES)[number];
@@ -37,6 +39,8 @@ export const STATE_KINDS: readonly string[] = [
   'w_codes',
   'w_scales',
   'w_zeros',
+  'p',
+  'w',
 ];
 
 /** What a state tensor is made of: 32-bit floats, or one byte a number (codes of a block-wise quantiser). */
@@ -85,7 +89,25 @@ export function ruleState(slot: Slot): readonly StateSpec[] {
       return hasBasis(slot) ? [...moments(shape), f32('norm', [1])] : moments(shape);
     case 'ldadam':
       return hasBasis(slot) ? [...moments(shape), f32('error', slot.shape)] : moments(shape);
+    case 'power':
+      return slot.policy === 'power' ? powerState(slot) : moments(shape);
   }
+}
+
+/** What the first moment of a power slot is called: by what it is kept as. */
+export function momentKind({ shape, buffers }: PowerSlot): string {
+  return bufferSpec('m', shape, buffers.moment).kind;
+}
+
+function powerState(slot: PowerSlot): readonly StateSpec[] {
+  const [m, n] = matrixShape(slot);
+  return [
+    bufferSpec('m', slot.shape, slot.buffers.moment),
+    f32('v_row', [m]),
+    f32('v_col', [n]),
+    f32('p', [m, slot.rank]),
+    f32('w', [n, slot.rank]),
+  ];
 }
 
 /** What a weight is kept as, where that is not the f32 numbers themselves. */

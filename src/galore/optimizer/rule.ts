@@ -30,6 +30,10 @@ export interface Hyperparameters {
   /** Growth of the update's norm from step to step that Fira, APOLLO and SUMO allow. */
   readonly limiter: number;
   readonly adafactor: AdafactorOptions;
+  /** Greatest root mean square of a power slot's update, before the learning rate. */
+  readonly updateClip: number;
+  /** Of the run, for the dice of states of reduced precision. */
+  readonly seed: number;
 }
 
 /** The numbers of Adafactor (Shazeer & Stern, arXiv 1804.04235), by the names of its reference code. */

@@ -9,6 +9,7 @@ import { firaRule } from './fira.ts';
 import { ldadamRule } from './ldadam.ts';
 import { ruleState, type RuleName } from './rule-state.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
+import { firstFactors, powerRule } from './power.ts';
 import { sgdRule } from './sgd.ts';
 import { sumoRule } from './sumo.ts';
 
@@ -35,10 +36,21 @@ export function ruleFor(name: RuleName): OptimizerRule {
       return apolloMiniRule;
     case 'ldadam':
       return ldadamRule;
+    case 'power':
+      return powerRule;
   }
 }
 
-/** What a slot's rule keeps before the first step; the caller disposes the tensors. */
+/**
+ * What a slot's rule keeps before the first step: zeros, but for the factors of a power slot, which come from
+ * the run's seed. The caller disposes the tensors.
+ */
+export function firstState(slot: Slot, seed: number): RuleState {
+  const factors = slot.policy === 'power' ? firstFactors(slot, seed) : {};
+  return { ...zeroState(slot), ...factors };
+}
+
+/** All zeros. */
 export function zeroState(slot: Slot): RuleState {
   return Object.fromEntries(
     ruleState(slot).map(({ kind, shape, dtype }) => [

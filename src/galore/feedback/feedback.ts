@@ -1,0 +1,39 @@
+/**
+ * Error feedback: what of a gradient did not travel stays with the trainer and is sent later (Karimireddy et
+ * al., arXiv 1901.09847). One rule for each kind; rules.ts finds them. The parts of all trainers are summed, not
+ * averaged: a trainer adds its gradient times its share of the batch, so that everything that was ever sent
+ * and everything that is still kept add up to the sum of all gradients.
+ */
+import type * as tf from '@tensorflow/tfjs-core';
+import type { RandomKey } from '../../random.ts';
+import type { RuleState } from '../optimizer/rule.ts';
+import type { StateSpec } from '../optimizer/rule-state.ts';
+import type { Slot } from '../slot.ts';
+
+/** What is kept of a slot, by kind, as `FeedbackRule.state` lists it. Private to the trainer: no record changes it. */
+export type LocalState = Readonly<Record<string, tf.Tensor | Uint8Array>>;
+
+/** What stays the same while a slot's contribution of one step is made. */
+export interface FeedbackContext<S extends Slot = Slot> {
+  readonly slot: S;
+  readonly step: number;
+  /** Shared by all trainers: the slot's basis, or null, and its optimizer state. */
+  readonly basis: tf.Tensor2D | null;
+  readonly state: RuleState;
+  /** For the dice of a buffer of reduced precision. */
+  readonly key: RandomKey;
+}
+
+export interface FeedbackRule {
+  /** What it keeps of a slot; all zeros before the first step. */
+  state(slot: Slot): readonly StateSpec[];
+  /**
+   * Adds a gradient (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
+   * `settle` follow: until then the result may be kept in any precision.
+   */
+  add(context: FeedbackContext, local: LocalState, gradient: tf.Tensor, isLast: boolean): LocalState;
+  /** What is to be sent of it, `payloadShape`; a new tensor. */
+  payload(context: FeedbackContext, local: LocalState): tf.Tensor;
+  /** What is left when `sent`, the payload as its receivers decode it, has left. */
+  settle(context: FeedbackContext, local: LocalState, sent: tf.Tensor): LocalState;
+}
