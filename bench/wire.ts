@@ -8,7 +8,7 @@ import { crc32c } from '../src/protocol/crc32c.ts';
 import { PartAssembler } from '../src/protocol/parts.ts';
 import { refreshPlan } from '../src/galore/projection/sketch.ts';
 import { buildSlots } from '../src/galore/slot.ts';
-import { sameCodec, slotSizes } from '../src/protocol/slot-sizes.ts';
+import { payloadSize, sameCodec, slotSizes } from '../src/protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../src/protocol/version.ts';
 import { Link } from '../src/trainer/link.ts';
 
@@ -38,7 +38,10 @@ const server = await CoordinatorServer.listen(
     onMessage(connection, message) {
       if (message.kind === 'hello') {
         server.admit(connection, message.trainerId);
-        states.set(connection.id, { assembler: new PartAssembler(() => payload), checksum: 0 });
+        states.set(connection.id, {
+          assembler: new PartAssembler(({ tensor }) => payloadSize(sizes[tensor]!, 'contribution', 1)),
+          checksum: 0,
+        });
         connection.send({
           kind: 'welcome',
           protocolVersion: PROTOCOL_VERSIONS[0]!,

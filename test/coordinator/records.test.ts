@@ -10,6 +10,7 @@ import { codecFor } from '../../src/galore/codec/codec.ts';
 import { payloadShape, sizeOf } from '../../src/galore/slot.ts';
 import { FIRST_DIGEST, recordDigest } from '../../src/protocol/digest.ts';
 import { decodeEnvelope } from '../../src/protocol/envelope.ts';
+import { payloadSize, sameCodec } from '../../src/protocol/slot-sizes.ts';
 import { derive } from '../../src/random.ts';
 import { bytesFor, contributionOf, tinyRun } from './tiny-run.ts';
 
@@ -40,7 +41,7 @@ function staged(order: 'a first' | 'b first' | 'in turn'): WeightedTensors[] {
 function input(fields: Partial<UpdateInput> = {}): UpdateInput {
   return {
     slots: shape.slots,
-    codec: 'f32',
+    codecs: shape.codecs,
     seed: 1,
     learningRate: 0.01,
     maxGradNorm: undefined,
@@ -78,7 +79,10 @@ test('an update is the weighted sum of the contributions, slot by slot', (t) => 
   t.is(sums.length, ALL.length);
   for (const [index, sum] of sums.entries()) {
     const [a, b] = ['a', 'b'].map((id) =>
-      codecFor('f32').decode(bytesFor(payloadSize(shape.sizes[index]!, 'contribution', 5), id, 5, index), sum.length),
+      codecFor('f32').decode(
+        bytesFor(payloadSize(shape.sizes[index]!, 'contribution', 5), id, 5, index),
+        sum.length,
+      ),
     );
     t.deepEqual(
       sum,
@@ -132,12 +136,15 @@ test('without a basis for any slot a record is its Commit alone', (t) => {
 test('a quantised record is the same for the same step and another for the next', (t) => {
   const slot = { name: 'w', shape: [64, 64], index: 0, policy: 'dense', rule: 'adamw' } as const;
   const bytes = codecFor('f32').encode(
-    Float32Array.from({ length: sizeOf(payloadShape(slot)) }, (_, i) => Math.sin(i)),
+    Float32Array.from({ length: sizeOf(payloadShape(slot, 5)) }, (_, i) => Math.sin(i)),
     derive(1, 'values'),
   );
   const contributions = [{ weight: 1, tensors: new Map([[0, { codec: 'f32' as const, bytes }]]) }];
   const seal = (step: number) =>
-    sealUpdate({ ...PLACE, step }, input({ slots: [slot], codec: 'int8', contributions }));
+    sealUpdate(
+      { ...PLACE, step },
+      input({ slots: [slot], codecs: sameCodec([slot], 'int8'), contributions }),
+    );
   t.deepEqual(seal(5).frames, seal(5).frames);
   const [part, next] = [seal(5), seal(6)].map(({ frames }) => decodeEnvelope(frames[0]!, 'coordinator'));
   t.notDeepEqual(part?.kind === 'part' && part.payload, next?.kind === 'part' && next.payload);

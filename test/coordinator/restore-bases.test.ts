@@ -36,7 +36,7 @@ function makeRecords(): SealedRecord[] {
     records.push(
       sealUpdate(place(step), {
         slots: shape.slots,
-        codec: 'f32',
+        codecs: shape.codecs,
         seed: 1,
         learningRate: 0.1,
         maxGradNorm: undefined,

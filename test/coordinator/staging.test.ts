@@ -4,6 +4,7 @@ import { ProtocolError } from '../../src/errors.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
 import type { PartMessage } from '../../src/protocol/messages.ts';
+import { payloadSize } from '../../src/protocol/slot-sizes.ts';
 import { bytesFor, contributionOf, partsOf, tinyRun } from './tiny-run.ts';
 
 const RUN = tinyRun();
@@ -17,7 +18,7 @@ function staging(): Staging {
 }
 
 function contributionPart(tensor: number, fields: Partial<PartMessage> = {}): PartMessage {
-  const bytes = bytesFor(sizeOfTensor(tensor), 'a');
+  const bytes = bytesFor(payloadSize(shape.sizes[tensor] ?? shape.sizes[0]!, 'contribution', 5), 'a');
   const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor }, bytes);
   return { ...part!, ...fields };
 }

@@ -6,6 +6,7 @@ import { ProtocolError } from '../../src/errors.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
 import { decodeEnvelope } from '../../src/protocol/envelope.ts';
+import { payloadSize } from '../../src/protocol/slot-sizes.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
 import { bytesFor, contributionOf, partsOf, tinyRun } from './tiny-run.ts';
 

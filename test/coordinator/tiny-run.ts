@@ -5,6 +5,7 @@ import { codecFor } from '../../src/galore/codec/codec.ts';
 import type { ExpectedTensor, TensorHeader } from '../../src/protocol/parts.ts';
 import { splitIntoParts } from '../../src/protocol/parts.ts';
 import type { PartMessage } from '../../src/protocol/messages.ts';
+import { payloadSize } from '../../src/protocol/slot-sizes.ts';
 import { derive, randomUniform } from '../../src/random.ts';
 import { resolve, MINIMAL } from '../config/parse.ts';
 import { tinyConfig } from '../helpers/tiny-llama.ts';
@@ -58,7 +59,8 @@ export function partsOf(
 
 /** Every tensor of a trainer's contribution to `step`. */
 export function contributionOf({ shape }: TinyRun, step: number, trainerId: string): PartMessage[] {
-  return shape.sizes.flatMap(({ payload }, tensor) =>
-    partsOf({ stream: 'contribution', step, round: 0, tensor }, bytesFor(payload, trainerId, step, tensor)),
-  );
+  return shape.sizes.flatMap((sizes, tensor) => {
+    const bytes = bytesFor(payloadSize(sizes, 'contribution', step), trainerId, step, tensor);
+    return partsOf({ stream: 'contribution', step, round: 0, tensor }, bytes);
+  });
 }

@@ -6,10 +6,15 @@ import type { Slot } from '../../src/galore/slot.ts';
 import type { Tensor, Tensor2D } from './tensors.ts';
 
 /** What AdamW does not look at. */
-export const OTHER_RULES: Pick<Hyperparameters, 'momentum' | 'nesterov' | 'limiter' | 'adafactor'> = {
+export const OTHER_RULES: Pick<
+  Hyperparameters,
+  'momentum' | 'nesterov' | 'limiter' | 'adafactor' | 'updateClip' | 'seed'
+> = {
   momentum: 0.9,
   nesterov: false,
   limiter: 1.01,
+  updateClip: 1,
+  seed: 1,
   adafactor: {
     eps: [1e-30, 1e-3],
     clip_threshold: 1,

@@ -77,7 +77,7 @@ function batchesOf(slot: ProjectedSlot, step: number, tokens: readonly number[])
 /** Trains as the swarm does with the tokens of each step divided as given; refreshes every 5 steps. */
 function train(tokens: readonly number[], options: RunOptions): Matrix {
   const { slot, rule, semantics, refresh, steps, sum = weightedSum, adjust } = options;
-  const [rows = 0, cols = 0] = payloadShape(slot);
+  const [rows = 0, cols = 0] = payloadShape(slot, 1);
   const total = tokens.reduce((all, count) => all + count, 0);
   let state: ReferenceSlot = {
     weight: initialWeight(slot),

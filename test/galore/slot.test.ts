@@ -52,11 +52,11 @@ test('without a policy everything is dense', (t) => {
 
 test('payloads and bases have the shapes of their side', (t) => {
   const [embedding, query, gate, down, norm] = buildSlots(TENSORS, OPTIONS);
-  t.deepEqual(payloadShape(embedding!), [100, 8]);
-  t.deepEqual(payloadShape(norm!), [8]);
-  t.deepEqual(payloadShape(query!), [8, 4]);
-  t.deepEqual(payloadShape(gate!), [20, 4]);
-  t.deepEqual(payloadShape(down!), [4, 20]);
+  t.deepEqual(payloadShape(embedding!, 1), [100, 8]);
+  t.deepEqual(payloadShape(norm!, 1), [8]);
+  t.deepEqual(payloadShape(query!, 1), [8, 4]);
+  t.deepEqual(payloadShape(gate!, 1), [20, 4]);
+  t.deepEqual(payloadShape(down!, 1), [4, 20]);
   for (const slot of [query!, gate!, down!]) {
     t.deepEqual(slot.policy === 'one-sided' ? basisShape(slot) : null, [8, 4]);
   }

@@ -1,7 +1,16 @@
 import test from 'ava';
 import { refreshPlan, type RefreshOptions } from '../../src/galore/projection/sketch.ts';
 import { buildSlots } from '../../src/galore/slot.ts';
-import { basisSize, rankOfBasis, ranksIn, sizesAt, slotSizes } from '../../src/protocol/slot-sizes.ts';
+import {
+  basisSize,
+  payloadSize,
+  rankOfBasis,
+  ranksIn,
+  sameCodec,
+  sizesAt,
+  slotSizes,
+  type SlotSizes,
+} from '../../src/protocol/slot-sizes.ts';
 
 const slots = buildSlots(
   [
@@ -19,26 +28,34 @@ const slots = buildSlots(
     plainRule: 'adamw',
   },
 );
+/** The same in every step for slots that are not power. */
+function payloadOf(sizes: SlotSizes) {
+  return payloadSize(sizes, 'contribution', 1);
+}
+
 const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
 
 test('payloads under 4096 elements are f32 whatever the codec of the run', (t) => {
-  const sizes = slotSizes(slots, { codec: 'int8', refresh: refreshPlan(refresh), ranks: null });
-  t.deepEqual(
-    sizes.map(({ payload }) => payload),
-    [
-      { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // 100 x 64
-      { codec: 'f32', totalBytes: 4 * 32 * 96 }, // R = P'G, 3072 elements
-      { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // R = GP, 200 x 32
-      { codec: 'f32', totalBytes: 256 },
-    ],
-  );
+  const sizes = slotSizes(slots, {
+    codecs: sameCodec(slots, 'int8'),
+    refresh: refreshPlan(refresh),
+    ranks: null,
+  });
+  t.deepEqual(sizes.map(payloadOf), [
+    { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // 100 x 64
+    { codec: 'f32', totalBytes: 4 * 32 * 96 }, // R = P'G, 3072 elements
+    { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // R = GP, 200 x 32
+    { codec: 'f32', totalBytes: 256 },
+  ]);
 });
 
 test('the last of 2q + 1 rounds is on the side of the basis, the others alternate', (t) => {
   const sketchBytes = (options: Partial<RefreshOptions>): number[][] =>
-    slotSizes(slots, { codec: 'f32', refresh: refreshPlan({ ...refresh, ...options }), ranks: null }).map(
-      ({ sketches }) => sketches.map(({ totalBytes }) => totalBytes / 4),
-    );
+    slotSizes(slots, {
+      codecs: sameCodec(slots, 'f32'),
+      refresh: refreshPlan({ ...refresh, ...options }),
+      ranks: null,
+    }).map(({ sketches }) => sketches.map(({ totalBytes }) => totalBytes / 4));
   t.deepEqual(sketchBytes({}).slice(1, 3), [
     [64 * 40, 96 * 40, 64 * 40],
     [64 * 40, 200 * 40, 64 * 40],
@@ -49,7 +66,11 @@ test('the last of 2q + 1 rounds is on the side of the basis, the others alternat
 });
 
 test('only projected slots have a basis and sketches', (t) => {
-  const sizes = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh), ranks: null });
+  const sizes = slotSizes(slots, {
+    codecs: sameCodec(slots, 'f32'),
+    refresh: refreshPlan(refresh),
+    ranks: null,
+  });
   t.deepEqual(sizes[0]?.basis, null);
   t.deepEqual(sizes[0]?.sketches, []);
   t.deepEqual(sizes[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 32 });
@@ -60,7 +81,7 @@ test('only projected slots have a basis and sketches', (t) => {
 });
 
 const adaptive = slotSizes(slots, {
-  codec: 'int8',
+  codecs: sameCodec(slots, 'int8'),
   refresh: refreshPlan({ ...refresh, held_out_columns: 6 }),
   ranks: { minRank: 8, multiple: 8 },
 });
@@ -73,12 +94,12 @@ test('with adaptive ranks payload and basis follow the rank, sketches do not', (
       [2, 16],
     ]),
   );
-  t.deepEqual(table[1]?.payload, { codec: 'f32', totalBytes: 4 * 8 * 96 });
+  t.deepEqual(payloadOf(table[1]!), { codec: 'f32', totalBytes: 4 * 8 * 96 });
   t.deepEqual(table[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 8 });
   // 200 x 16 are fewer than 4096 numbers: f32 from here on.
-  t.deepEqual(table[2]?.payload, { codec: 'f32', totalBytes: 4 * 200 * 16 });
+  t.deepEqual(payloadOf(table[2]!), { codec: 'f32', totalBytes: 4 * 200 * 16 });
   for (const [index, { sketches }] of table.entries()) t.deepEqual(sketches, adaptive[index]?.sketches);
-  t.is(sizesAt(table, new Map([[2, 32]]))[2]?.payload.codec, 'int8', 'and grow again');
+  t.is(payloadOf(sizesAt(table, new Map([[2, 32]]))[2]!).codec, 'int8', 'and grow again');
   t.deepEqual(table[0], adaptive[0]);
 });
 
@@ -101,7 +122,11 @@ test('a new basis has an allowed rank, whatever the rank of now', (t) => {
 });
 
 test('a fixed rank allows no other', (t) => {
-  const fixed = slotSizes(slots, { codec: 'f32', refresh: refreshPlan(refresh), ranks: null });
+  const fixed = slotSizes(slots, {
+    codecs: sameCodec(slots, 'f32'),
+    refresh: refreshPlan(refresh),
+    ranks: null,
+  });
   t.deepEqual(basisSize(fixed[1]!, 4 * 64 * 8), fixed[1]!.basis);
   t.deepEqual(sizesAt(fixed, new Map([[1, 8]])), fixed);
 });

@@ -43,7 +43,12 @@ export const WELCOME: WelcomeMessage = {
 
 /** One dense slot of three numbers. */
 export const SIZES: readonly SlotSizes[] = [
-  { payload: { codec: 'f32', totalBytes: 12 }, basis: null, sketches: [] },
+  {
+    slot: { name: 'w', shape: [3], index: 0, policy: 'dense', rule: 'adamw' },
+    codecs: { contribution: 'f32', update: 'f32' },
+    basis: null,
+    sketches: [],
+  },
 ];
 
 /** What a test's handlers were told. */

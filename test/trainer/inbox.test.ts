@@ -5,17 +5,23 @@ import { CLOSE_CODES, type CloseReason } from '../../src/protocol/close-codes.ts
 import { FIRST_DIGEST, recordDigest } from '../../src/protocol/digest.ts';
 import { encodeEnvelope } from '../../src/protocol/envelope.ts';
 import type { CommitMessage, Message, PartMessage, WelcomeMessage } from '../../src/protocol/messages.ts';
-import type { SlotSizes } from '../../src/protocol/slot-sizes.ts';
+import { payloadSize, sameCodec, type SlotSizes } from '../../src/protocol/slot-sizes.ts';
 import { Inbox, type InboxItem, type StateHead } from '../../src/trainer/inbox.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { SAMPLES, sampleOf } from '../protocol/samples.ts';
 import { WELCOME } from '../support/wire.ts';
 
 /** A dense slot of two numbers and a projected one with two rounds of sketches. */
+const SLOTS = [
+  { name: 'a', shape: [2], index: 0, policy: 'dense', rule: 'adamw' },
+  { name: 'b', shape: [3, 4], index: 1, policy: 'one-sided', rule: 'adamw', side: 'right', rank: 1 },
+] as const;
+const [CODECS] = sameCodec(SLOTS, 'f32');
 const SIZES: readonly SlotSizes[] = [
-  { payload: { codec: 'f32', totalBytes: 8 }, basis: null, sketches: [] },
+  { slot: SLOTS[0], codecs: CODECS!, basis: null, sketches: [] },
   {
-    payload: { codec: 'f32', totalBytes: 12 },
+    slot: SLOTS[1],
+    codecs: CODECS!,
     basis: { codec: 'f32', totalBytes: 16 },
     sketches: [
       { codec: 'f32', totalBytes: 24 },
@@ -283,12 +289,16 @@ const { shape: ADAPTIVE, projected: PROJECTED } = tinyRun(
 );
 const [SLOT = 0] = PROJECTED;
 const FULL = ADAPTIVE.sizes[SLOT]!;
-/** Bytes of the slot's basis and payload at rank 4, a half of 8. */
-const HALF = { basis: FULL.basis!.totalBytes / 2, payload: FULL.payload.totalBytes / 2 };
+function payloadBytes(sizes: SlotSizes): number {
+  return payloadSize(sizes, 'update', 1).totalBytes;
+}
 
-function updateOf(payloadBytes: number): PartMessage[] {
-  return ADAPTIVE.sizes.map(({ payload }, index) =>
-    part('update', index, index === SLOT ? payloadBytes : payload.totalBytes),
+/** Bytes of the slot's basis and payload at rank 4, a half of 8. */
+const HALF = { basis: FULL.basis!.totalBytes / 2, payload: payloadBytes(FULL) / 2 };
+
+function updateOf(bytes: number): PartMessage[] {
+  return ADAPTIVE.sizes.map((sizes, index) =>
+    part('update', index, index === SLOT ? bytes : payloadBytes(sizes)),
   );
 }
 

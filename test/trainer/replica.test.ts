@@ -9,6 +9,7 @@ import {
   type ProjectedSlot,
 } from '../../src/galore/slot.ts';
 import { stateTensors } from '../../src/galore/state-table.ts';
+import { payloadSize } from '../../src/protocol/slot-sizes.ts';
 import type { EncodedTensor } from '../../src/trainer/replica.ts';
 import { bytesFor, tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
@@ -42,9 +43,9 @@ function bases(label: string, indices: readonly number[] = projected): Map<numbe
 
 function update(label: string): Map<number, EncodedTensor> {
   return new Map(
-    shape.sizes.map(({ payload }, index) => [
+    shape.sizes.map((sizes, index) => [
       index,
-      { codec: 'f32', bytes: bytesFor(payload, label, index) },
+      { codec: 'f32', bytes: bytesFor(payloadSize(sizes, 'update', 1), label, index) },
     ]),
   );
 }
@@ -154,7 +155,7 @@ function atRank(rank: number, label: string) {
   );
   const payload = new Map(
     ranked.map((slot) => {
-      const totalBytes = 4 * sizeOf(payloadShape(slot));
+      const totalBytes = 4 * sizeOf(payloadShape(slot, 1));
       return [
         slot.index,
         { codec: 'f32' as const, bytes: bytesFor({ codec: 'f32', totalBytes }, label, slot.index) },

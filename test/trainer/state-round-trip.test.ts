@@ -12,6 +12,7 @@ import { decodeEnvelope, encodeEnvelope } from '../../src/protocol/envelope.ts';
 import { PartAssembler, splitIntoParts, type TensorHeader } from '../../src/protocol/parts.ts';
 import { derive, randomUint32 } from '../../src/random.ts';
 import { buildRunShape } from '../../src/run-shape.ts';
+import { payloadSize } from '../../src/protocol/slot-sizes.ts';
 import type { EncodedTensor } from '../../src/trainer/replica.ts';
 import { runFacts } from '../coordinator/store/checkpoints.ts';
 import { bytesFor } from '../coordinator/tiny-run.ts';
@@ -236,7 +237,10 @@ function startRun(...settings: readonly string[]) {
   };
   const update = (step: number): Map<number, EncodedTensor> =>
     new Map(
-      shape.sizes.map(({ payload }, i) => [i, { codec: 'f32', bytes: bytesFor(payload, 'update', step, i) }]),
+      shape.sizes.map((sizes, i) => [
+        i,
+        { codec: 'f32', bytes: bytesFor(payloadSize(sizes, 'update', step), 'update', step, i) },
+      ]),
     );
   const start = (state: State): Started => new Replica(shape.slots, state, config);
   const first = (): State =>

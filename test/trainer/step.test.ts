@@ -17,6 +17,7 @@ import { orthonormalMatrix } from '../galore/matrices.ts';
 import { tf } from '../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
 
+const { LocalStates } = await import('../../src/trainer/local-states.ts');
 const { Replica } = await import('../../src/trainer/replica.ts');
 const { StepWork } = await import('../../src/trainer/step.ts');
 const { LlamaModel } = await import('../../src/trainer/model/llama.ts');
@@ -60,6 +61,8 @@ function startTrainer(t: ExecutionContext) {
   replica.installBases(1, bases('p'), []);
   t.teardown(() => replica.dispose());
   const model = new LlamaModel(MODEL, replica.weights, { recompute: false, lossChunk: 0 });
+  const locals = new LocalStates();
+  t.teardown(() => locals.dispose());
   const sent: Sent[] = [];
   const begin = (batches: readonly Batch[], fields: Partial<StepTask> = {}) =>
     new StepWork(
@@ -68,16 +71,18 @@ function startTrainer(t: ExecutionContext) {
         seed: 1,
         trainerId: 'a',
         refreshSlots: [],
-        codec: 'f32',
+        codecs: shape.codecs,
+        stepTokens: config.batch_size * config.seq_len,
         refresh: shape.refresh,
         slots,
         batches,
         ...fields,
       },
       replica,
+      locals,
       outputTo(sent),
     );
-  return { replica, model, sent, begin };
+  return { replica, locals, model, sent, begin };
 }
 
 const BATCH = tinyBatch(MODEL, 4);
@@ -161,13 +166,14 @@ test.serial(
 test.serial('a dense slot with a basis is sketched under refresh, and its gradient sent whole', (t) => {
   const { config: fira, shape: whole } = tinyRun('method.name=fira');
   const based = whole.slots.filter(hasBasis).map(({ index }) => index);
-  const { model, sent, begin } = startTrainer(t);
+  const { locals, model, sent, begin } = startTrainer(t);
   const replica = new Replica(whole.slots, firstState(), fira);
   t.teardown(() => replica.dispose());
   const before = tf.memory().numTensors;
   const work = new StepWork(
     { ...begin([BATCH]).task, step: 1, refreshSlots: based, slots: whole.slots },
     replica,
+    locals,
     outputTo(sent),
   );
   work.computeGradients(model);

@@ -9,7 +9,7 @@ import { ruleState, type RuleName } from '../../src/galore/optimizer/rule-state.
 import type { Hyperparameters, RuleState } from '../../src/galore/optimizer/rule.ts';
 import { ruleFor } from '../../src/galore/optimizer/rules.ts';
 import { payloadOf } from '../../src/galore/projection/project-lift.ts';
-import type { Policy, ProjectedSlot, Side } from '../../src/galore/slot.ts';
+import type { ProjectedSlot, Side } from '../../src/galore/slot.ts';
 import { OTHER_RULES } from '../galore/apply-update.ts';
 import { assertClose, hasGolden, readGolden, type GoldenArray, type Tolerance } from '../galore/golden.ts';
 import { tf, type Tensor, type Tensor2D } from '../galore/tensors.ts';
@@ -92,7 +92,7 @@ function hyperOf(hyper: Hyper, step: number): Hyperparameters {
 function slotOf(
   weights: GoldenArray,
   rule: RuleName,
-  policy: Policy,
+  policy: ProjectedSlot['policy'],
   side: Side,
   rank: number,
 ): ProjectedSlot {

@@ -3,14 +3,13 @@ import fc from 'fast-check';
 import { GaloreError, ProtocolError } from '../../../src/errors.ts';
 import {
   codecFor,
-  codecOfSlot,
+  codecOfPayload,
   codecOfWire,
   MIN_QUANTISED_COUNT,
   wireOfCodec,
   type CodecName,
 } from '../../../src/galore/codec/codec.ts';
 import { chunk, CHUNK, INT8_BLOCK } from '../../../src/galore/codec/kernels.ts';
-import type { Slot } from '../../../src/galore/slot.ts';
 import { CLOSE_CODES } from '../../../src/protocol/close-codes.ts';
 import { derive, randomNormal, randomUniform } from '../../../src/random.ts';
 import { galore } from '#messages';
@@ -69,24 +68,9 @@ test('names and wire numbers match the protocol', (t) => {
 
 test('payloads under 4096 numbers travel as f32 whatever is configured', (t) => {
   t.is(MIN_QUANTISED_COUNT, 4096);
-  t.is(codecOfSlot([4095], 'int8'), 'f32');
-  t.is(codecOfSlot([64, 64], 'int8'), 'int8');
-  t.is(codecOfSlot([64, 64], 'f32'), 'f32');
-  // 64 x 64 numbers, but what travels is 64 x 16.
-  const slot: Slot = {
-    name: 'mlp',
-    shape: [64, 64],
-    index: 0,
-    policy: 'one-sided',
-    rule: 'adamw',
-    side: 'right',
-    rank: 16,
-  };
-  t.is(codecOfSlot(slot, 'int8'), 'f32');
-  t.is(
-    codecOfSlot({ name: 'head', shape: [64, 64], index: 0, policy: 'dense', rule: 'adamw' }, 'int8'),
-    'int8',
-  );
+  t.is(codecOfPayload(4095, 'int8'), 'f32');
+  t.is(codecOfPayload(4096, 'int8'), 'int8');
+  t.is(codecOfPayload(4096, 'f32'), 'f32');
 });
 
 test('f32 returns every number as it was', (t) => {

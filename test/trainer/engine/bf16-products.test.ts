@@ -61,7 +61,7 @@ function updatesOf(slot: Slot, config: ReturnType<typeof resolve>): unknown {
     let state = zeroState(slot);
     let basis = hasBasis(slot) && slot.rule !== 'ldadam' ? basisOf('old') : null;
     for (const step of [1, 2]) {
-      const [m, n] = payloadShape(slot);
+      const [m, n] = payloadShape(slot, step);
       const payload = tensorOf(random(m!, n!, `payload ${step}`));
       const next = rule.step({ slot, weight, payload, state, basis, hyper: { ...hyper, step } });
       ({ weight, state } = next);
