@@ -120,7 +120,7 @@ export class LocalStep {
     const rule = feedbackOf(slot);
     if (rule === null) return payloadOf(slot, gradient, basis);
     const key = derive(this.#hyper.seed, 'feedback', this.#step, slot.index);
-    const context = { slot, step: this.#step, basis, state, key };
+    const context = { slot, step: this.#step, basis, state, share: 1, key };
     this.#locals.begin(this.#step);
     const open = rule.add(context, this.#locals.get(slot), gradient, true);
     this.#locals.propose(slot, open);

@@ -20,7 +20,9 @@ export interface FeedbackContext<S extends Slot = Slot> {
   /** Shared by all trainers: the slot's basis, or null, and its optimizer state. */
   readonly basis: tf.Tensor2D | null;
   readonly state: RuleState;
-  /** For the dice of a buffer of reduced precision. */
+  /** Multiplies the gradient: the trainer's part of the step's tokens. */
+  readonly share: number;
+  /** For the dice of a buffer of reduced precision; another for each gradient. */
   readonly key: RandomKey;
 }
 
@@ -28,7 +30,7 @@ export interface FeedbackRule {
   /** What it keeps of a slot; all zeros before the first step. */
   state(slot: Slot): readonly StateSpec[];
   /**
-   * Adds a gradient (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
+   * Adds a gradient, maybe a factor of product.ts, times the share (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
    * `settle` follow: until then the result may be kept in any precision.
    */
   add(context: FeedbackContext, local: LocalState, gradient: tf.Tensor, isLast: boolean): LocalState;

@@ -9,11 +9,12 @@ import type { FeedbackContext, FeedbackRule } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
   state: (slot) => [{ kind: 'residual', shape: shapeOf(slot), dtype: 'f32' }],
-  add({ slot, basis }, local, gradient) {
+  add({ slot, basis, share }, local, gradient) {
     const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
-    return tf.tidy(() => ({
-      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, needsBasis ? basis : null))),
-    }));
+    return tf.tidy(() => {
+      const part = tf.mul(payloadOf(slot, gradient, needsBasis ? basis : null), share);
+      return { residual: tf.keep(tf.add(residualOf(local), part)) };
+    });
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
   settle: (_context: FeedbackContext, local, sent) => ({ residual: tf.sub(residualOf(local), sent) }),
