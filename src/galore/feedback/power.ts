@@ -28,7 +28,8 @@ export const powerFeedback: FeedbackRule = {
     const kept = local[specOf(slot).kind];
     if (kept instanceof Uint8Array && hasPowerKernels()) {
       if (isLast) return { ...local, gradient: tf.keep(tf.clone(gradient)) };
-      return settleBytes({ error: kept, gradient, share: context.share }, nothing(slot), context);
+      const open = { error: kept, gradient, share: context.share };
+      return tf.tidy(() => settleBytes(open, nothing(slot), context));
     }
     const error = tf.tidy(() => {
       const share = tf.mul(numbersOf(gradient), context.share);
@@ -88,7 +89,7 @@ function openErrorOf({ slot, share }: FeedbackContext, local: LocalState): OpenE
 }
 
 function settleBytes(open: OpenError, factors: LiftFactors, { slot, key }: FeedbackContext): LocalState {
-  return tf.tidy(() => ({ [specOf(requirePower(slot)).kind]: settleError(open, factors, key) }));
+  return { [specOf(requirePower(slot)).kind]: settleError(open, factors, key) };
 }
 
 /** What lifts to nothing. */

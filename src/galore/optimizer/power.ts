@@ -185,8 +185,3 @@ function nextFactors({ x, rows, rank, gram }: TallPayload, isTall: boolean, stat
   const next = values === null ? tf.clone(isTall ? p : w) : tf.tensor2d(values, [rows, rank]);
   return isTall ? { p: next, w: tf.clone(w) } : { p: tf.clone(p), w: next };
 }
-
-/** Whether a slot's state does not begin as zeros. */
-export function isPower(slot: Slot): slot is PowerSlot {
-  return slot.policy === 'power';
-}
