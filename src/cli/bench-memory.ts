@@ -45,6 +45,7 @@ const ROWS = {
   apollo: { method: 'apollo' },
   'apollo-mini': { method: 'apollo-mini' },
   ldadam: { method: 'ldadam' },
+  power: { method: 'power' },
 } as const satisfies Readonly<Record<string, Pick<BenchRunFlags, 'method' | 'optimizer' | 'targetModules'>>>;
 
 type MethodRow = keyof typeof ROWS;

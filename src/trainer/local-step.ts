@@ -65,17 +65,17 @@ export class LocalStep {
     }
   }
 
-  /** Bytes of the optimizer's state and of the bases of some slots, as allocated. */
+  /** Bytes of the optimizer's state, errors that are kept for later included, and of the bases of some slots, as allocated. */
   bytesOf(slots: readonly Slot[]): { readonly stateBytes: number; readonly basisBytes: number } {
     return {
-      stateBytes: bytesOf(slots.flatMap(({ name }) => Object.values(this.#states.get(name) ?? {}))),
+      stateBytes: bytesOf(slots.flatMap((slot) => this.#stateOf(slot))),
       basisBytes: bytesOf(slots.flatMap(({ name }) => this.#bases.get(name) ?? [])),
     };
   }
 
-  /** Of the optimizer's state what is in plain arrays. */
+  /** Of them what is in plain arrays. */
   get arrayBytes(): number {
-    const values = [...this.#states.values()].flatMap((state) => Object.values(state));
+    const values = [...this.#slots.values()].flatMap((slot) => this.#stateOf(slot));
     return bytesOf(values.filter((value) => value instanceof Uint8Array));
   }
 
@@ -101,6 +101,11 @@ export class LocalStep {
     this.#states.clear();
     this.#bases.clear();
     this.#locals.dispose();
+  }
+
+  #stateOf(slot: Slot): (tf.Tensor | Uint8Array)[] {
+    const kept = feedbackOf(slot) === null ? {} : this.#locals.get(slot);
+    return [...Object.values(this.#states.get(slot.name) ?? {}), ...Object.values(kept)];
   }
 
   /** Uses the gradient up: of a projected slot nothing is left of it when the update is lifted. */

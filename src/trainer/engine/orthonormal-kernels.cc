@@ -13,13 +13,13 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 8, kVectors = 4;
+constexpr int kLanes = 8, kRows = 12;
 #elif defined(__AVX__)
-constexpr int kLanes = 4, kVectors = 2;
+constexpr int kLanes = 4, kRows = 6;
 #else
-constexpr int kLanes = 2, kVectors = 2;
+constexpr int kLanes = 2, kRows = 6;
 #endif
-constexpr int kRows = 6, kPanel = kLanes * kVectors;
+constexpr int kPanel = 2 * kLanes;
 constexpr int64_t kChunk = 64;              // rows that are widened to double at once
 constexpr int64_t kMinParallel = 1 << 20;  // products, below which one thread is faster
 typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double)), aligned(sizeof(double))));
@@ -27,20 +27,20 @@ typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double)), aligne
 // c [kRows, kPanel] += sum over k of a[k a_step + i a_stride] b[k b_stride + j]
 void AddProducts(const double* a, int64_t a_step, int64_t a_stride, const double* b, int64_t b_stride, int64_t depth,
                  double* c, int64_t c_stride) {
-  Lanes sums[kRows][kVectors];
-#pragma GCC unroll 6
+  Lanes sums[kRows][2];
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; i++) std::memcpy(sums[i], c + i * c_stride, sizeof sums[i]);
   for (int64_t k = 0; k < depth; k++, a += a_step, b += b_stride) {
-    Lanes right[kVectors];
-    std::memcpy(right, b, sizeof right);
-#pragma GCC unroll 6
+    const Lanes first = *reinterpret_cast<const Lanes*>(b);
+    const Lanes second = *reinterpret_cast<const Lanes*>(b + kLanes);
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; i++) {
-      const Lanes left = Lanes{} + a[i * a_stride];
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; j++) sums[i][j] += left * right[j];
+      const Lanes left = a[i * a_stride] - Lanes{};  // in all lanes
+      sums[i][0] += left * first;
+      sums[i][1] += left * second;
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; i++) std::memcpy(c + i * c_stride, sums[i], sizeof sums[i]);
 }
 

@@ -71,7 +71,7 @@ void MultiplyPanel(const float* a, int64_t a_stride, const float* b, int64_t dep
     const Lanes right = *reinterpret_cast<const Lanes*>(b + kLanes);
 #pragma GCC unroll 12
     for (int i = 0; i < kCount; i++) {
-      const Lanes x = Lanes{} + a[i * a_stride + k];
+      const Lanes x = a[i * a_stride + k] - Lanes{};  // in all lanes
       sums[i][0] += x * left;
       sums[i][1] += x * right;
     }
