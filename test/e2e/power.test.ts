@@ -20,13 +20,16 @@ test.serial('power, f32: two trainers have the losses and weights of one', async
   t.true(weights <= 1e-5, `weights differ by ${weights}`);
 });
 
-test.serial(
-  'power with its defaults, two trainers: it learns, and sends less than half of f32',
-  async (t) => {
-    const { metrics } = await train(t, 2, { method, wire: { codec: 'int8' } });
-    t.true(metrics.at(-1)!.loss < metrics[0]!.loss - 1, `${metrics[0]!.loss} to ${metrics.at(-1)!.loss}`);
-  },
-);
+test.serial('power with its defaults, two trainers: int8 learns as f32 does', async (t) => {
+  // At rank 16 the tall product of embedding and head has the 4096 numbers from which on int8 is int8.
+  const int8 = await train(t, 2, { method: { ...method, rank: 16 }, wire: { codec: 'int8' }, steps: 30 });
+  const f32 = await train(t, 1, { method: { ...EXACT, rank: 16 }, steps: 30 });
+  const [first, last, exact] = [int8.metrics[0]!, int8.metrics.at(-1)!, f32.metrics.at(-1)!];
+  t.true(last.loss < first.loss - 0.5, `${first.loss} to ${last.loss}`);
+  t.true(Math.abs(last.loss / exact.loss - 1) < 0.02, `${last.loss}, f32 ${exact.loss}`);
+  t.true(first.bytesUp < 0.8 * 4 * 2 * first.payloadNumbers);
+  t.log(`loss ${last.loss}, f32 ${exact.loss}; ${first.bytesUp} bytes for ${first.payloadNumbers} numbers`);
+});
 
 test.serial(
   'groups: a frozen tensor stays as it is and does not travel, another rank sends less',
@@ -58,7 +61,11 @@ test.serial(
     const norms = 2 * 3 * 32;
     t.is(small, attention + head + norms + 3 * 2 * (88 + 32));
     t.is(large, attention + 2 * head + norms + 3 * 8 * (88 + 32));
-    t.true(run.metrics[2]!.bytesUp < 2 * whole.metrics[2]!.bytesUp);
+    for (const { bytesUp, payloadNumbers, trainers } of [run.metrics[0]!, whole.metrics[0]!]) {
+      const overhead = bytesUp / trainers - 4 * payloadNumbers;
+      t.true(overhead > 0 && overhead < 2000, `nothing else travels: ${overhead} bytes of headers`);
+      t.log(`${bytesUp} bytes of ${trainers}, ${payloadNumbers} numbers`);
+    }
   },
 );
 
