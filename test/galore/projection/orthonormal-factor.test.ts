@@ -4,6 +4,7 @@ import { TensorShapeError } from '../../../src/errors.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import {
   formsOf,
+  GRAM_KERNEL,
   gramOf,
   plainGram,
   plainTimes,
