@@ -64,7 +64,7 @@ Examples:
   galore bench step
   galore bench step --model 60m --batch 2 --seq 256 --rank 128 --precision bf16 --json
   galore bench step --method power --rank 64 \
-    --set 'method.param_groups=[{match: [embed_tokens, lm_head], rank: 128}]'`,
+    --set 'method.param_groups=[{match: [embed_tokens, lm_head], policy: power, rank: 128}]'`,
     )
     .action(async (flags: BenchStepFlags) => finish(await benchStep(context, { ...flags, overrides })));
 }

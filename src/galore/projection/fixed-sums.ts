@@ -55,12 +55,17 @@ export function plainGram({ x, rows, cols, gram }: GramArguments): void {
 
 export function plainTimes({ x, rows, cols, t, isForm, out }: TimesArguments): void {
   const product = new Float64Array(cols);
+  // Zeros at the beginning of a row of T, as a triangle has, add nothing.
+  const firsts = Array.from({ length: cols }, (_, k) => {
+    const first = t.subarray(k * cols, (k + 1) * cols).findIndex((value) => value !== 0);
+    return first < 0 ? cols : first;
+  });
   for (let row = 0; row < rows; row++) {
     const start = row * cols;
     product.fill(0);
     for (let k = 0; k < cols; k++) {
       const factor = x[start + k]!;
-      for (let j = 0; j < cols; j++) product[j] = product[j]! + factor * t[k * cols + j]!;
+      for (let j = firsts[k]!; j < cols; j++) product[j] = product[j]! + factor * t[k * cols + j]!;
     }
     if (!isForm) {
       out.set(product, start);
