@@ -69,7 +69,7 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
   let squaredNorm = 0;
   const slotNorms: number[] = [];
   // The frames have copies of it.
-  const scratch = new Uint8Array(Math.max(...slots.map((slot) => encodedBytesOf(slot, input.codec))));
+  const scratch = new Uint8Array(Math.max(0, ...slots.map((slot) => encodedBytesOf(slot, input.codec))));
   for (const slot of slots) {
     const count = sizeOf(payloadShape(slot));
     const codec = codecOfSlot(payloadShape(slot), input.codec);
