@@ -14,8 +14,8 @@ test('a buffer that was given serves the next request of its length, and only on
 
 test('no more is kept than is allowed, and the oldest go first', (t) => {
   const pool = new BufferPool();
-  const [old, middle, last] = [4, 5, 6].map((length) => new Uint8Array(length));
-  pool.give([old!, middle!, last!], 11);
+  const [old, middle, last] = [new Uint8Array(4), new Uint8Array(5), new Uint8Array(6)];
+  pool.give([old, middle, last], 11);
   t.is(pool.bytesHeld, 11);
   t.not(pool.take(4), old);
   t.is(pool.take(5), middle);
