@@ -15,7 +15,7 @@ import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import type { Ranks, SlotSizes } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
-import { keepYoungGenerationSmall } from '../young-generation.ts';
+import { keepYoungGenerationSmall } from '../heap.ts';
 import { advanceSession, startSession } from './core/session.ts';
 import type {
   HeldState,
