@@ -187,9 +187,9 @@ export class StepWork {
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    const { encodedBytes, encode } = codecFor(codec);
-    const into = this.#output.allocate?.(encodedBytes(values.length));
-    this.#output.contribution(slot, codec, encode(values, key, into));
+    const tensorCodec = codecFor(codec);
+    const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));
+    this.#output.contribution(slot, codec, tensorCodec.encode(values, key, into));
   }
 }
 
