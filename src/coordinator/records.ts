@@ -68,10 +68,13 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
   const parts: Uint8Array[] = [];
   let squaredNorm = 0;
   const slotNorms: number[] = [];
+  // The frames have copies of it.
+  const scratch = new Uint8Array(Math.max(0, ...slots.map((slot) => encodedBytesOf(slot, input.codec))));
   for (const slot of slots) {
     const count = sizeOf(payloadShape(slot));
     const codec = codecOfSlot(payloadShape(slot), input.codec);
-    const writer = codecFor(codec).writer(count, derive(input.seed, 'update', place.step, slot.index));
+    const key = derive(input.seed, 'update', place.step, slot.index);
+    const writer = codecFor(codec).writer(count, key, scratch.subarray(0, encodedBytesOf(slot, input.codec)));
     const squared = encodeSum(partsOf(slot, contributions), count, writer, clip);
     squaredNorm += squared;
     if (hasBasis(slot)) slotNorms.push(Math.sqrt(squared));
@@ -136,6 +139,11 @@ function normOf(slots: readonly Slot[], contributions: readonly WeightedTensors[
     squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot))),
   );
   return Math.sqrt(squares.reduce((total, square) => total + square, 0));
+}
+
+function encodedBytesOf(slot: Slot, configured: CodecName): number {
+  const shape = payloadShape(slot);
+  return codecFor(codecOfSlot(shape, configured)).encodedBytes(sizeOf(shape));
 }
 
 /** What the trainers sent for one slot. */

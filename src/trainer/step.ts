@@ -26,6 +26,8 @@ import type { Replica } from './replica.ts';
 
 /** Where the results of a step go. */
 export interface StepOutput {
+  /** Where a contribution may be encoded; new memory without it. */
+  allocate?(byteLength: number): Uint8Array;
   /** The encoded contribution of one slot. */
   contribution(slot: Slot, codec: CodecName, bytes: Uint8Array): void;
   /** The sketch of one slot, f32. */
@@ -185,7 +187,9 @@ export class StepWork {
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    this.#output.contribution(slot, codec, codecFor(codec).encode(values, key));
+    const tensorCodec = codecFor(codec);
+    const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));
+    this.#output.contribution(slot, codec, tensorCodec.encode(values, key, into));
   }
 }
 
