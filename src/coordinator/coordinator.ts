@@ -6,9 +6,11 @@ import { randomInt } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
+import { expectFrames } from '../heap.ts';
 import { createChangeLogger, type ChangeLogger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
+import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
@@ -33,6 +35,7 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const run = await prepareRun(options);
+  expectFrames(contributionBytes(run.shape.sizes));
   try {
     return await new Coordinator(run, options).listen();
   } catch (error) {

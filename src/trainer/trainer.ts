@@ -8,6 +8,7 @@ import { generatedBasis } from '../galore/projection/generated-basis.ts';
 import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
 import { stateFault } from '../galore/state-table.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
+import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import type {
@@ -69,6 +70,8 @@ class Trainer {
   /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
+  /** Contributions are encoded where updates were: buffers go round between the threads. */
+  readonly #pool = new BufferPool();
   /** What the sketches of the round were asked for with. */
   #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
 
@@ -207,6 +210,10 @@ class Trainer {
     this.#locals.decide(
       step,
       record.members.some((member) => member.trainerId === trainerId),
+    );
+    this.#pool.give(
+      tensors.map(({ bytes }) => bytes),
+      tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
     );
     this.#step = step;
     this.#sequence = sequence;
@@ -359,6 +366,7 @@ class Trainer {
 
   #output(step: number): StepOutput {
     return {
+      allocate: (byteLength) => this.#pool.take(byteLength),
       contribution: (slot, codec, bytes) =>
         this.#link.sendTensor({ stream: 'contribution', step, round: 0, tensor: slot.index, codec }, bytes),
       sketch: (slot, round, values) =>

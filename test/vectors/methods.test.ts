@@ -92,7 +92,7 @@ interface Methods {
 }
 
 /** Our rules by their names there. */
-const TRANSPORTS = { rotate: 'rotate', ldadam: 'transport', adarank: 'adarank' } as const;
+const TRANSPORTS = { rotate: 'rotate', ldadam: 'ldadam', adarank: 'adarank' } as const;
 const RULES = { keep: 'keep', reset: 'reset', ...TRANSPORTS } as const;
 
 function matrixOf({ shape, data }: GoldenArray): Matrix {

@@ -18,8 +18,8 @@ const INFINITY_BITS = 0x7f800000;
 export const int8Codec: TensorCodec = {
   name: 'int8',
   encodedBytes: (count) => 4 * blocksOf(count) + count,
-  encode(values, key) {
-    const writer = write(values.length, key);
+  encode(values, key, into) {
+    const writer = write(values.length, key, into);
     for (let start = 0; start < values.length; start += CHUNK) {
       const part = values.subarray(start, start + CHUNK);
       chunk.values.set(part);
@@ -32,19 +32,19 @@ export const int8Codec: TensorCodec = {
   check(bytes, count) {
     open(bytes, count); // finite scales make finite numbers
   },
-  decode(bytes, count) {
-    const values = new Float32Array(count);
+  decode(bytes, count, into = new Float32Array(count)) {
+    const values = into.subarray(0, count);
     open(bytes, count).read(0, count, values);
     return values;
   },
   decodeRange: (bytes, count, start, end, out) => open(bytes, count).read(start, end, out),
 };
 
-function write(count: number, { low, high }: RandomKey): TensorWriter {
+function write(count: number, { low, high }: RandomKey, into?: Uint8Array): TensorWriter {
   const blocks = blocksOf(count);
-  const bytes = new Uint8Array(4 * blocks + count);
-  const scales = new Float32Array(bytes.buffer, 0, blocks);
-  const codes = new Int8Array(bytes.buffer, 4 * blocks, count);
+  const bytes = into ?? new Uint8Array(4 * blocks + count);
+  const scales = new Float32Array(bytes.buffer, bytes.byteOffset, blocks);
+  const codes = new Int8Array(bytes.buffer, bytes.byteOffset + 4 * blocks, count);
   return {
     bytes,
     write(start, length) {
