@@ -42,6 +42,8 @@ export interface StepTask {
   readonly seed: number;
   readonly trainerId: string;
   readonly refreshSlots: readonly number[];
+  /** Slots whose payload is sent as f32, so that no feedback of it is left. */
+  readonly flushSlots: readonly number[];
   /** By slot index. */
   readonly codecs: readonly SlotCodecs[];
   /** Tokens of the whole step if none is masked. A slot that carries sums adds its gradient times the trainer's share of them. */
@@ -152,9 +154,10 @@ export class StepWork {
   contributeHeld(): void {
     for (const [index, gradient] of this.#held) {
       const slot = this.#replica.slots[index]!;
-      const low = this.#payload(slot, gradient);
+      const feedback = feedbackOf(slot);
+      if (feedback === null) this.#send(slot, this.#payload(slot, gradient));
+      else this.#takeWithFeedback(feedback, slot, gradient, true);
       gradient.dispose();
-      this.#send(slot, low);
     }
     this.#held.clear();
   }
@@ -169,13 +172,13 @@ export class StepWork {
   #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
     if (!travels(slot)) return;
     const feedback = feedbackOf(slot);
-    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
     if (this.task.refreshSlots.includes(slot.index)) {
       const numbers = numbersOf(gradient as tf.Tensor2D);
       this.#held.set(slot.index, accumulate(this.#held.get(slot.index), numbers) as tf.Tensor2D);
       numbers.dispose();
       return;
     }
+    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
     const low = this.#payload(slot, gradient);
     this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
     low.dispose();
@@ -220,10 +223,11 @@ export class StepWork {
 
   /** Disposes `low`. */
   #encoded(slot: Slot, low: tf.Tensor): { readonly codec: CodecName; readonly bytes: Uint8Array } {
-    const { seed, trainerId, step, codecs } = this.task;
+    const { seed, trainerId, step, codecs, flushSlots } = this.task;
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
-    const codec = codecOfPayload(values.length, codecs[slot.index]!.contribution);
+    const isFlushed = flushSlots.includes(slot.index);
+    const codec = isFlushed ? 'f32' : codecOfPayload(values.length, codecs[slot.index]!.contribution);
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
     return { codec, bytes: codecFor(codec).encode(values, key) };
   }

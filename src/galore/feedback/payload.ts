@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
-import { hasBasis, payloadShape, type Slot } from '../slot.ts';
+import { liftOf } from '../step-rule.ts';
+import { hasBasis, isFlushed, payloadShape, type Slot } from '../slot.ts';
 import type { FeedbackContext, FeedbackRule } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
@@ -17,6 +18,15 @@ export const payloadFeedback: FeedbackRule = {
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
   settle: (_context: FeedbackContext, local, sent) => ({ residual: tf.sub(residualOf(local), sent) }),
+  // Of a slot that was flushed it is zero; a trainer that missed that step keeps what the new basis can hold.
+  carry({ oldSlot, oldBasis, newSlot, newBasis }, local) {
+    if (!isFlushed(oldSlot)) return { residual: tf.clone(residualOf(local)) };
+    return tf.tidy(() => ({
+      residual: tf.keep(
+        payloadOf(newSlot, liftOf(oldSlot, residualOf(local), oldBasis), newBasis, tf.matMul),
+      ),
+    }));
+  },
 };
 
 function residualOf(local: Readonly<Record<string, tf.Tensor | Uint8Array>>): tf.Tensor {
