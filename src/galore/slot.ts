@@ -155,7 +155,7 @@ export function carriesSums({ feedback }: Slot): boolean {
 
 /** Whether what its feedback keeps lies in the subspace of its basis, and has to be sent before the basis changes. */
 export function isFlushed(slot: Slot): boolean {
-  return slot.feedback === 'payload' && (slot.policy === 'one-sided' || slot.policy === 'two-sided');
+  return carriesSums(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided');
 }
 
 /** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */

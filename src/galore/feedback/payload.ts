@@ -5,19 +5,18 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
 import { liftOf } from '../step-rule.ts';
-import { hasBasis, isFlushed, payloadShape, type Slot } from '../slot.ts';
-import type { FeedbackContext, FeedbackRule } from './feedback.ts';
+import { isFlushed, payloadShape, type Slot } from '../slot.ts';
+import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
   state: (slot) => [{ kind: 'residual', shape: shapeOf(slot), dtype: 'f32' }],
   add({ slot, basis }, local, gradient) {
-    const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
     return tf.tidy(() => ({
-      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, needsBasis ? basis : null))),
+      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, basis))),
     }));
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
-  settle: (_context: FeedbackContext, local, sent) => ({ residual: tf.sub(residualOf(local), sent) }),
+  settle: (_context, local, sent) => ({ residual: tf.tidy(() => tf.keep(tf.sub(residualOf(local), sent))) }),
   // Of a slot that was flushed it is zero; a trainer that missed that step keeps what the new basis can hold.
   carry({ oldSlot, oldBasis, newSlot, newBasis }, local) {
     if (!isFlushed(oldSlot)) return { residual: tf.clone(residualOf(local)) };
@@ -29,7 +28,7 @@ export const payloadFeedback: FeedbackRule = {
   },
 };
 
-function residualOf(local: Readonly<Record<string, tf.Tensor | Uint8Array>>): tf.Tensor {
+function residualOf(local: LocalState): tf.Tensor {
   return local['residual'] as tf.Tensor;
 }
 
