@@ -17,6 +17,8 @@ import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
+import { nextRefreshSlots } from './core/refresh-schedule.ts';
+import { isFlushed } from '../galore/slot.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
@@ -194,7 +196,10 @@ class Coordinator {
   #assignStep(effect: EffectOf<'assignStep'>): void {
     const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
     if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
-    this.#steps.assigned(effect);
+    const { plan, bases } = this.#state;
+    const next = nextRefreshSlots(plan, step, bases, refreshSlots);
+    const flushSlots = next.filter((index) => isFlushed(this.#run.shape.slots[index]!));
+    this.#steps.assigned(effect, flushSlots);
     const { seed, data, seq_len: seqLen } = this.#run.config;
     const { train } = this.#run.dataset;
     const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
@@ -209,6 +214,7 @@ class Coordinator {
         seed,
         sequences,
         refreshSlots,
+        flushSlots,
         deadlineMs,
       });
     });

@@ -12,6 +12,7 @@ import type { PartCodec, PartMessage, StreamName } from '../protocol/messages.ts
 import {
   PartAssembler,
   type AssembledTensor,
+  type ExpectedTensor,
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
@@ -49,6 +50,8 @@ export class Staging {
   /** Buffers of the contributions of the step before. */
   readonly #pool = new BufferPool();
   #window: StagingWindow = { step: 0, round: 0 };
+  /** Slots whose contribution comes as f32 in this step. */
+  #flushSlots: ReadonlySet<number> = new Set();
   #isOpen = false;
   /** Numbers of the openings: of the step, for contributions, and of the round, for the rest. */
   #stepOpening = 0;
@@ -73,6 +76,11 @@ export class Staging {
         if (!this.#hasPayloadSize(tensor, staged)) tensors.contribution.delete(tensor);
       }
     }
+  }
+
+  /** These slots are flushed in the step under way. */
+  flush(slots: readonly number[]): void {
+    this.#flushSlots = new Set(slots);
   }
 
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
@@ -170,8 +178,12 @@ export class Staging {
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return false;
-    const payload = payloadSize(sizes, 'contribution', this.#window.step);
+    const payload = this.#contributionSize(sizes);
     return codec === payload.codec && bytes.length === payload.totalBytes;
+  }
+
+  #contributionSize(sizes: SlotSizes): ExpectedTensor {
+    return payloadSize(sizes, 'contribution', this.#window.step, this.#flushSlots.has(sizes.slot.index));
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */
@@ -221,7 +233,7 @@ export class Staging {
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
-    if (stream === 'contribution') return payloadSize(sizes, 'contribution', step);
+    if (stream === 'contribution') return this.#contributionSize(sizes);
     if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
     return (
       sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`

@@ -6,6 +6,7 @@ import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message } from '../protocol/messages.ts';
+import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
 import type { Connection } from './connection.ts';
@@ -129,7 +130,7 @@ export class TrainerDesk {
   }
 
   #welcome(connection: Connection, hello: HelloMessage): void {
-    const { runId, config, schemaHash, journal } = this.#run;
+    const { runId, config, shape, schemaHash, journal } = this.#run;
     const { logger, dispatch, onFailure } = this.#around;
     const { trainerId } = hello;
     const isReplacement = this.#sessions.has(trainerId);
@@ -137,6 +138,7 @@ export class TrainerDesk {
       runId,
       runName: config.name,
       schemaHash,
+      codecs: codecsInUse(shape.sizes),
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),

@@ -4,7 +4,7 @@
  * connection was lost in between. A step that was given up, or went on without this trainer, leaves no trace.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type { LocalState } from '../galore/feedback/feedback.ts';
+import type { LocalState, SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { sizeOf, type Slot } from '../galore/slot.ts';
 
@@ -35,6 +35,18 @@ export class LocalStates {
     this.#proposed.set(slot.index, state);
   }
 
+  /** A slot is about to get a new basis: what is kept of it moves there. Changes of the step under way go. */
+  carry(change: SlotBasisChange): void {
+    const { index } = change.newSlot;
+    disposeOf(this.#proposed.get(index));
+    this.#proposed.delete(index);
+    const kept = this.#kept.get(index);
+    const carried = kept && feedbackOf(change.newSlot)?.carry?.(change, kept);
+    if (carried === undefined) return;
+    disposeOf(kept);
+    this.#kept.set(index, carried);
+  }
+
   /** The record of a step came. @param isCounted whether a contribution of this trainer is in it */
   decide(step: number, isCounted: boolean): void {
     if (!isCounted || step !== this.#step) return this.#rollback();
@@ -43,15 +55,6 @@ export class LocalStates {
       this.#kept.set(index, state);
     }
     this.#proposed.clear();
-  }
-
-  /** These slots have new bases: what was kept in the old ones goes. */
-  forget(slots: readonly Slot[]): void {
-    for (const slot of slots) {
-      if (slot.policy === 'dense') continue; // keeps whole numbers
-      disposeOf(this.#kept.get(slot.index));
-      this.#kept.delete(slot.index);
-    }
   }
 
   dispose(): void {

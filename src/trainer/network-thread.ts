@@ -3,6 +3,7 @@
  * computes. It carries out the effects of core/session.ts and hands whole tensors, records and
  * messages to link.ts on the other side.
  */
+import { CODEC_NAMES } from '../galore/codec/codec.ts';
 import { Buffer } from 'node:buffer';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ProtocolError } from '../errors.ts';
@@ -233,6 +234,7 @@ class NetworkThread {
       sequence: held?.sequence ?? 0,
       digest: held === null ? new Uint8Array(0) : fromHex(held.digest),
       schemaHash,
+      codecs: CODEC_NAMES,
     });
   }
 

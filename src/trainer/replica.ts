@@ -5,6 +5,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
+import type { SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
 import { quantiseWeight } from '../galore/int8-weight.ts';
@@ -99,9 +100,15 @@ export class Replica {
 
   /**
    * Installs the new bases of a `basis` record in step `step` and carries the moments over. A kept slot
-   * (its gradient was zero) that has no basis yet gets the first unit vectors.
+   * (its gradient was zero) that has no basis yet gets the first unit vectors. `onChange` is told of each slot whose
+   * basis is about to be replaced.
    */
-  installBases(step: number, bases: ReadonlyMap<number, EncodedTensor>, keptSlots: readonly number[]): void {
+  installBases(
+    step: number,
+    bases: ReadonlyMap<number, EncodedTensor>,
+    keptSlots: readonly number[],
+    onChange: (change: SlotBasisChange) => void = () => {},
+  ): void {
     for (const [index, encoded] of bases) {
       const old = this.#projectedSlot(index);
       const [rows] = basisShape(old);
@@ -109,7 +116,10 @@ export class Replica {
       // The refresh may have chosen another rank.
       const slot = { ...old, rank: values.length / rows };
       this.#slots[index] = slot;
-      this.#replaceBasis(slot, tf.tensor2d(values, [...basisShape(slot)]), step);
+      const newBasis = tf.tensor2d(values, [...basisShape(slot)]);
+      const oldBasis = this.#bases[index] ?? null;
+      if (oldBasis !== null) onChange({ oldSlot: old, oldBasis, newSlot: slot, newBasis });
+      this.#replaceBasis(slot, newBasis, step);
     }
     for (const index of keptSlots) {
       const slot = this.#projectedSlot(index);

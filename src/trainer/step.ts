@@ -44,6 +44,8 @@ export interface StepTask {
   readonly seed: number;
   readonly trainerId: string;
   readonly refreshSlots: readonly number[];
+  /** Slots whose payload is sent as f32, so that no feedback of it is left. */
+  readonly flushSlots: readonly number[];
   /** By slot index. */
   readonly codecs: readonly SlotCodecs[];
   /** Tokens of the whole step if none is masked. A slot that carries sums adds its gradient times the trainer's share of them. */
@@ -227,10 +229,11 @@ export class StepWork {
 
   /** Disposes `low`. */
   #encoded(slot: Slot, low: tf.Tensor): { readonly codec: CodecName; readonly bytes: Uint8Array } {
-    const { seed, trainerId, step, codecs } = this.task;
+    const { seed, trainerId, step, codecs, flushSlots } = this.task;
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
-    const codec = codecOfPayload(values.length, codecs[slot.index]!.contribution);
+    const isFlushed = flushSlots.includes(slot.index);
+    const codec = isFlushed ? 'f32' : codecOfPayload(values.length, codecs[slot.index]!.contribution);
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
     const tensorCodec = codecFor(codec);
     const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));

@@ -197,8 +197,7 @@ class Trainer {
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
-      replica.installBases(step, bases, record.keptSlots);
-      this.#locals.forget([...bases.keys()].map((index) => replica.slots[index]!));
+      replica.installBases(step, bases, record.keptSlots, (change) => this.#locals.carry(change));
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -264,7 +263,7 @@ class Trainer {
     }
   }
 
-  #onStepAssignment({ step, seed, sequences, refreshSlots }: StepAssignmentMessage): void {
+  #onStepAssignment({ step, seed, sequences, refreshSlots, flushSlots }: StepAssignmentMessage): void {
     const { config, shape, replica, model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
@@ -276,6 +275,7 @@ class Trainer {
         seed,
         trainerId: this.#options.trainerId,
         refreshSlots,
+        flushSlots,
         codecs: shape.codecs,
         stepTokens: config.batch_size * config.seq_len,
         refresh: shape.refresh,

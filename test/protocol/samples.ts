@@ -35,6 +35,7 @@ export const SAMPLES: readonly Sample[] = [
       sequence: 17,
       digest: digest(3),
       schemaHash: digest(4),
+      codecs: ['f32', 'int8', 'int4'],
     },
   },
   {
@@ -88,6 +89,7 @@ export const SAMPLES: readonly Sample[] = [
       seed: 0xffffffff,
       sequences,
       refreshSlots: [0, 5],
+      flushSlots: [2],
       deadlineMs: 60_000,
     },
   },

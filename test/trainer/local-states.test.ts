@@ -55,7 +55,7 @@ test('a contribution that counts although the connection was lost is kept when i
   t.deepEqual(valuesOf(locals), [4, 4, 4]);
 });
 
-test('a new basis ends what was kept in the old one; whole numbers stay', (t) => {
+test('what was kept moves to a new basis as far as that can hold it; whole numbers stay', (t) => {
   const locals = new LocalStates();
   t.teardown(() => locals.dispose());
   const projected: Slot = {
@@ -65,8 +65,11 @@ test('a new basis ends what was kept in the old one; whole numbers stay', (t) =>
   work(locals, 1, 2);
   locals.propose(projected, { residual: tf.ones([4, 2]) });
   locals.decide(1, true);
+  // R = [4, 2] of ones lies on the first two of three coordinates; the new basis is the mean of the first and third.
   const atRank1 = { ...projected, rank: 1 };
-  locals.forget([SLOT, atRank1]);
+  const bases = [tf.eye(3, 2), tf.tensor2d([Math.SQRT1_2, 0, Math.SQRT1_2], [3, 1])];
+  locals.carry({ oldSlot: projected, oldBasis: bases[0]!, newSlot: atRank1, newBasis: bases[1]! });
+  tf.dispose(bases);
   t.deepEqual(valuesOf(locals), [2, 2, 2]);
-  t.deepEqual(valuesOf(locals, atRank1), [0, 0, 0, 0]);
+  t.deepEqual(valuesOf(locals, atRank1), Array(4).fill(Math.fround(Math.SQRT1_2)));
 });

@@ -2,7 +2,7 @@
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import type { RandomKey } from '../../random.ts';
-import { blocksOf, chunk, CHUNK, INT8_BLOCK, kernels } from './kernels.ts';
+import { chunk, CHUNK, groupsOf, kernels, padGroup } from './kernels.ts';
 import { findNotFinite, notFinite } from './finite.ts';
 import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
@@ -54,8 +54,8 @@ function open(bytes: Uint8Array, count: number): TensorReader {
     accumulate(start, weight) {
       const length = Math.min(CHUNK, count - start);
       chunkBytes.set(bytes.subarray(4 * start, 4 * (start + length)));
-      chunk.values.fill(0, length, blocksOf(length) * INT8_BLOCK);
-      kernels.accumulateValues(blocksOf(length), weight);
+      padGroup(length);
+      kernels.accumulateValues(groupsOf(length), weight);
     },
   };
 }
@@ -64,7 +64,7 @@ function aligned(bytes: Uint8Array, count: number): Float32Array {
   checkLength(bytes, count);
   return bytes.byteOffset % 4 === 0
     ? new Float32Array(bytes.buffer, bytes.byteOffset, count)
-    : new Float32Array(bytes.slice().buffer);
+    : new Float32Array(new Uint8Array(bytes).buffer);
 }
 
 function checkLength(bytes: Uint8Array, count: number): void {

@@ -2,7 +2,7 @@
 import type { RandomKey } from '../../random.ts';
 
 /** Name of a codec in the configuration. */
-export type CodecName = 'f32' | 'int8';
+export type CodecName = 'f32' | 'bf16' | 'int8' | 'int4';
 
 export interface TensorCodec {
   readonly name: CodecName;
@@ -10,7 +10,7 @@ export interface TensorCodec {
   encodedBytes(count: number): number;
   /**
    * The bytes, which may have been written to `into` (encodedBytes long, offset a multiple of 4) and are otherwise
-   * a new array. `key` names the stream of the stochastic rounding; f32 has no use for it.
+   * a new array. `key` names the stream of the stochastic rounding; f32 and bf16 have no use for it.
    * @throws NotFiniteError for NaN or an infinity.
    */
   encode(values: Float32Array, key: RandomKey, into?: Uint8Array): Uint8Array;

@@ -1,11 +1,11 @@
 /**
  * The error feedback of a payload that is rounded coarsely: what the codec left out of R (or of the core, or of a
- * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback, and so is
- * what is kept when a new basis comes: it was said in the old one.
+ * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
-import { payloadShape, type Slot } from '../slot.ts';
+import { liftOf } from '../step-rule.ts';
+import { isFlushed, payloadShape, type Slot } from '../slot.ts';
 import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
@@ -17,6 +17,15 @@ export const payloadFeedback: FeedbackRule = {
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
   settle: (_context, local, sent) => ({ residual: tf.tidy(() => tf.keep(tf.sub(residualOf(local), sent))) }),
+  // Of a slot that was flushed it is zero; a trainer that missed that step keeps what the new basis can hold.
+  carry({ oldSlot, oldBasis, newSlot, newBasis }, local) {
+    if (!isFlushed(oldSlot)) return { residual: tf.clone(residualOf(local)) };
+    return tf.tidy(() => ({
+      residual: tf.keep(
+        payloadOf(newSlot, liftOf(oldSlot, residualOf(local), oldBasis), newBasis, tf.matMul),
+      ),
+    }));
+  },
 };
 
 function residualOf(local: LocalState): tf.Tensor {
