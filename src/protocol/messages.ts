@@ -239,6 +239,8 @@ export interface SnapshotRequestMessage {
   readonly kind: 'snapshotRequest';
   readonly step: number;
   readonly sequence: number;
+  /** Another trainer sends what all share. */
+  readonly isLocalOnly: boolean;
 }
 
 export interface SnapshotEndMessage {

@@ -39,8 +39,16 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
     newestCheckpoint,
   };
   const facts: Fact[] = [];
+  const awaited = new Set<string>();
+  const received: string[] = [];
   const desk = new CheckpointDesk(run as unknown as PreparedRun, {
-    dispatch: (fact) => facts.push(fact),
+    dispatch: (fact) => {
+      facts.push(fact);
+      // As the core does: once nobody is waited for, everything is written.
+      if (fact.type !== 'snapshotReceived' || !awaited.delete(fact.trainerId)) return;
+      received.push(fact.trainerId);
+      if (awaited.size === 0) desk.write({ type: 'writeCheckpoint', step: STEP, trainerIds: received });
+    },
     onReport: () => {},
     logger: SILENT_LOGGER,
     nowMs: () => 0,
@@ -52,7 +60,8 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
       send: (message: Message) => sent.push(message),
     } as unknown as Connection;
     const session = new Session(trainerId, connection, (error) => t.fail(String(error)));
-    const request = (): void =>
+    const request = (): void => {
+      awaited.add(trainerId);
       desk.request(
         {
           type: 'requestSnapshot',
@@ -66,8 +75,15 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
         session,
         [trainerId],
       );
+    };
+    const send = (part: PartMessage): void => desk.acceptPart(session, part);
+    const end = (): void => desk.acceptEnd(session);
+    const requestLocal = (): void => {
+      awaited.add(trainerId);
+      desk.requestLocal(session);
+    };
     const flushed = (): Promise<void> => new Promise((resolve) => session.enqueue(resolve));
-    return { sent, request, flushed };
+    return { sent, request, requestLocal, flushed, send, end };
   };
   return { desk, facts, checkpointsDir, joining };
 }
@@ -77,9 +93,9 @@ test('a trainer is asked for its state and what it sends becomes the newest chec
   const a = joining('a');
   a.request();
   await a.flushed();
-  t.deepEqual(a.sent, [{ kind: 'snapshotRequest', step: STEP, sequence: 6 }]);
-  for (const part of UPLOAD) desk.acceptPart('a', part);
-  desk.acceptEnd('a');
+  t.deepEqual(a.sent, [{ kind: 'snapshotRequest', step: STEP, sequence: 6, isLocalOnly: false }]);
+  for (const part of UPLOAD) a.send(part);
+  a.end();
   await desk.close();
   t.deepEqual(
     facts.map(({ type }) => type).filter((type) => type !== 'snapshotProgressed'),
@@ -103,8 +119,8 @@ test('a trainer lost while the files are being made leaves none, and its heir is
   await Promise.all([a.flushed(), b.flushed(), abandoned]);
   t.deepEqual(a.sent, []);
   t.is(b.sent.length, 2);
-  for (const part of UPLOAD) desk.acceptPart('b', part);
-  desk.acceptEnd('b');
+  for (const part of UPLOAD) b.send(part);
+  b.end();
   await desk.close();
   t.is(facts.at(-1)?.type, 'checkpointWritten');
   t.deepEqual(await readdir(checkpointsDir), ['step-000003']);
@@ -112,14 +128,15 @@ test('a trainer lost while the files are being made leaves none, and its heir is
 
 test('an upload that ends before it is complete, or that nobody asked for, makes no checkpoint', async (t) => {
   const { desk, facts, checkpointsDir, joining } = await startDesk(t);
-  desk.acceptPart('a', UPLOAD[0]!);
-  desk.acceptEnd('a');
   const a = joining('a');
+  const notAsked = { instanceOf: ProtocolError, message: /not asked for/ };
+  t.throws(() => a.send(UPLOAD[0]!), notAsked);
+  t.throws(() => a.end(), notAsked);
   a.request();
   await a.flushed();
-  desk.acceptPart('a', UPLOAD[0]!);
-  t.throws(() => desk.acceptEnd('a'), { instanceOf: ProtocolError, message: /before all tensors/ });
-  desk.acceptEnd('b');
+  a.send(UPLOAD[0]!);
+  t.throws(() => a.end(), { instanceOf: ProtocolError, message: /before all tensors/ });
+  t.throws(() => a.end(), notAsked);
   await desk.close();
   t.deepEqual(facts, []);
   t.deepEqual(await readdir(checkpointsDir), ['step-000001']);
@@ -130,8 +147,8 @@ test('a checkpoint that is whole counts though what it makes superfluous cannot 
   const a = joining('a');
   a.request();
   await a.flushed();
-  for (const part of UPLOAD) desk.acceptPart('a', part);
-  desk.acceptEnd('a');
+  for (const part of UPLOAD) a.send(part);
+  a.end();
   await desk.close();
   t.is(facts.at(-1)?.type, 'checkpointWritten');
 });

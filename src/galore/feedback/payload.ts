@@ -4,11 +4,10 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
-import { hasBasis, payloadShape, type Slot } from '../slot.ts';
+import { hasBasis } from '../slot.ts';
 import type { FeedbackContext, FeedbackRule } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
-  state: (slot) => [{ kind: 'residual', shape: shapeOf(slot), dtype: 'f32' }],
   add({ slot, basis }, local, gradient) {
     const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
     return tf.tidy(() => ({
@@ -21,9 +20,4 @@ export const payloadFeedback: FeedbackRule = {
 
 function residualOf(local: Readonly<Record<string, tf.Tensor | Uint8Array>>): tf.Tensor {
   return local['residual'] as tf.Tensor;
-}
-
-/** Of these slots the shape is the same in every step. */
-function shapeOf(slot: Slot): readonly number[] {
-  return payloadShape(slot, 1);
 }

@@ -27,7 +27,7 @@ test('a checkpoint gives back tensors, facts and texts', async (t) => {
   t.is(info.path, join(dir, 'step-000060'));
   const checkpoint = (await openNewestCheckpoint(dir, unexpected)) as OpenCheckpoint;
   t.teardown(() => checkpoint.close());
-  t.deepEqual(checkpoint.run, { formatVersion: 1, ...runFacts(60) });
+  t.deepEqual(checkpoint.run, { formatVersion: 2, ...runFacts(60) });
   t.deepEqual(
     checkpoint.tensors.map(({ name, shape, totalBytes }) => [name, shape, totalBytes]),
     [
@@ -193,7 +193,7 @@ const DAMAGE: readonly (readonly [
   ],
   [
     'a manifest of a later format',
-    (path) => edit(path, 'manifest.json', { formatVersion: 2 }),
+    (path) => edit(path, 'manifest.json', { formatVersion: 3 }),
     /formatVersion: /,
   ],
   [
