@@ -200,7 +200,7 @@ test.serial(
       });
       const dir = join(temporaryDir(t), 'checkpoints');
       await t.throwsAsync(storeUpload(dir, slots, swapped), {
-        message: new RegExp(`got ${wrong} tensor ${index}`),
+        message: new RegExp(`of ${wrong}, tensor ${index} `),
       });
     }
   },
