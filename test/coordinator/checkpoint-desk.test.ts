@@ -61,6 +61,7 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
     } as unknown as Connection;
     const session = new Session(trainerId, connection, (error) => t.fail(String(error)));
     const request = (): void => {
+      awaited.clear();
       awaited.add(trainerId);
       desk.request(
         {
