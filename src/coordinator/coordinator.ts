@@ -272,7 +272,7 @@ class Coordinator {
     }
     const { step } = record.commit;
     this.#steps.discard();
-    const { numbers: payloadNumbers, meanRank } = this.#steps.payload;
+    const { numbers: payloadNumbers, meanRank } = this.#steps.payloadOf(step);
     const sizes = {
       payloadNumbers,
       meanRank,

@@ -68,9 +68,9 @@ export class StepDesk {
     this.#staging.follow(this.#slots, sizesAt(sizes, ranks));
   }
 
-  /** Numbers that a contribution has, over all slots, and the mean rank of those with a basis (0: none has). */
-  get payload(): { readonly numbers: number; readonly meanRank: number } {
-    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, this.#step)), 0);
+  /** Numbers that a contribution to a step has, over all slots, and the mean rank of those with a basis (0: none has). */
+  payloadOf(step: number): { readonly numbers: number; readonly meanRank: number } {
+    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, step)), 0);
     const ranks = this.#slots.filter(hasBasis).map(({ rank }) => rank);
     return { numbers, meanRank: ranks.reduce((sum, rank) => sum + rank, 0) / Math.max(1, ranks.length) };
   }

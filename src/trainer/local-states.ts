@@ -85,6 +85,15 @@ export class LocalStates {
     });
   }
 
+  /** These slots have new bases: what was kept in the old ones goes. */
+  forget(slots: readonly Slot[]): void {
+    for (const slot of slots) {
+      if (slot.policy === 'dense') continue; // keeps whole numbers
+      disposeOf(this.#kept.get(slot.index));
+      this.#kept.delete(slot.index);
+    }
+  }
+
   dispose(): void {
     this.#rollback();
     for (const state of this.#kept.values()) disposeOf(state);

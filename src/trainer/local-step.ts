@@ -8,7 +8,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { firstState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
-import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
+import { basisShape, hasBasis, travels, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { advanceSlot } from './advance-slot.ts';
@@ -83,6 +83,7 @@ export class LocalStep {
   run(batch: Batch): number {
     this.#step += 1;
     const hyper: Hyperparameters = { ...this.#hyper, step: this.#step };
+    this.#locals.begin(this.#step);
     const tokens = unmaskedRows(batch.labels).length;
     const held = new Map<string, tf.Tensor>();
     const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
@@ -91,6 +92,7 @@ export class LocalStep {
       else held.set(name, gradient);
     });
     for (const [name, gradient] of held) this.#apply(name, tf.clone(gradient), hyper);
+    this.#locals.decide(this.#step, true);
     tf.dispose([...held.values()]);
     return lossSum / tokens;
   }
@@ -108,6 +110,7 @@ export class LocalStep {
     const slot = this.#slots.get(name);
     const state = this.#states.get(name);
     if (slot === undefined || state === undefined) throw new RangeError(`${name} has no slot`);
+    if (!travels(slot)) return gradient.dispose();
     const basis = this.#bases.get(name) ?? null;
     const payload = this.#payload(slot, gradient, state, basis);
     gradient.dispose();
@@ -121,12 +124,10 @@ export class LocalStep {
     if (rule === null) return payloadOf(slot, gradient, basis);
     const key = derive(this.#hyper.seed, 'feedback', this.#step, slot.index);
     const context = { slot, step: this.#step, basis, state, key };
-    this.#locals.begin(this.#step);
     const open = rule.add(context, this.#locals.get(slot), gradient, true);
     this.#locals.propose(slot, open);
     const payload = rule.payload(context, open);
     this.#locals.propose(slot, rule.settle(context, open, payload));
-    this.#locals.decide(this.#step, true);
     return payload;
   }
 }

@@ -152,9 +152,10 @@ export class StepWork {
   contributeHeld(): void {
     for (const [index, gradient] of this.#held) {
       const slot = this.#replica.slots[index]!;
-      const low = this.#payload(slot, gradient);
+      const feedback = feedbackOf(slot);
+      if (feedback === null) this.#send(slot, this.#payload(slot, gradient));
+      else this.#takeWithFeedback(feedback, slot, gradient, true);
       gradient.dispose();
-      this.#send(slot, low);
     }
     this.#held.clear();
   }
@@ -168,14 +169,14 @@ export class StepWork {
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
     if (!travels(slot)) return;
-    const feedback = feedbackOf(slot);
-    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
     if (this.task.refreshSlots.includes(slot.index)) {
       const numbers = numbersOf(gradient as tf.Tensor2D);
       this.#held.set(slot.index, accumulate(this.#held.get(slot.index), numbers) as tf.Tensor2D);
       numbers.dispose();
       return;
     }
+    const feedback = feedbackOf(slot);
+    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
     const low = this.#payload(slot, gradient);
     this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
     low.dispose();
@@ -189,7 +190,7 @@ export class StepWork {
   #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
     const { seed, trainerId, step, stepTokens } = this.task;
     const context = {
-      ...{ slot, step, basis: hasBasis(slot) ? this.#replica.basis(slot) : null },
+      ...{ slot, step, basis: this.#projection(slot) },
       state: this.#replica.state(slot),
       key: derive(seed, 'feedback', trainerId, step, slot.index),
     };
@@ -208,8 +209,12 @@ export class StepWork {
   }
 
   #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {
-    const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
-    return payloadOf(slot, gradient, needsBasis ? this.#replica.basis(slot) : null);
+    return payloadOf(slot, gradient, this.#projection(slot));
+  }
+
+  /** The basis that the slot's gradient is projected with; null: none is. */
+  #projection(slot: Slot): tf.Tensor2D | null {
+    return hasBasis(slot) && slot.policy !== 'dense' ? this.#replica.basis(slot) : null;
   }
 
   /** Encodes and sends; disposes `low`. */

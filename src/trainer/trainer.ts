@@ -222,6 +222,7 @@ class Trainer {
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
       replica.installBases(step, bases, record.keptSlots);
+      this.#locals.forget([...bases.keys()].map((index) => replica.slots[index]!));
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);

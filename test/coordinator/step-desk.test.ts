@@ -244,12 +244,12 @@ const JOB = { trainerId: 'a', slots: [TARGET], isDone: true };
 
 test('a basis of another allowed rank is taken, and from then on contributions have its size', (t) => {
   const desk = startLastRound();
-  const before = desk.payload;
+  const before = desk.payloadOf(5);
   t.deepEqual(sendBasis(desk, basisOfRank(4)), [TARGET]);
   const { commit } = desk.sealBases(PLACE, { type: 'commitBases', step: 5, slots: [TARGET], jobs: [JOB] });
   t.like(commit.record, { slots: [TARGET], ranks: [4], similarities: [] });
   desk.setRanks(new Map([[TARGET, 4]]));
-  t.true(desk.payload.numbers < before.numbers && desk.payload.meanRank < before.meanRank);
+  t.true(desk.payloadOf(5).numbers < before.numbers && desk.payloadOf(5).meanRank < before.meanRank);
   const [rows] = basisShape(ADAPTIVE.shape.slots[TARGET] as ProjectedSlot);
   const part = (totalBytes: number) =>
     partsOf({ stream: 'contribution', step: 5, round: 0, tensor: TARGET }, new Uint8Array(totalBytes))[0]!;

@@ -1,11 +1,15 @@
 import test from 'ava';
+import { ruleState } from '../../src/galore/optimizer/rule-state.ts';
 import {
   basisShape,
   buildSlots,
   describeSlots,
   matrixShape,
+  isTallStep,
   payloadShape,
   sideOf,
+  sizeOf,
+  travels,
   type SlotOptions,
 } from '../../src/galore/slot.ts';
 
@@ -88,4 +92,81 @@ test('the description changes with everything both sides must agree on', (t) => 
 
 test('a vector has no matrix shape', (t) => {
   t.throws(() => matrixShape({ name: 'norm', shape: [8] }), { instanceOf: RangeError, message: /norm/ });
+});
+
+const POWER: SlotOptions = {
+  ...OPTIONS,
+  policy: 'power',
+  rule: 'power',
+  targetModules: ['attn', 'mlp', 'embed_tokens', 'lm_head'],
+};
+
+test('power slots send one of two products by turns, and odd and even steps send about as much', (t) => {
+  const slots = buildSlots(TENSORS, POWER);
+  const [embedding] = slots;
+  const shapes = [1, 2, 3].map((step) => payloadShape(embedding!, step));
+  t.deepEqual(shapes[0], shapes[2]);
+  t.deepEqual(
+    shapes.slice(0, 2).toSorted((a, b) => b[0]! - a[0]!),
+    [
+      [100, 4],
+      [4, 8],
+    ],
+  );
+  const numbers = [1, 2].map((step) =>
+    slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, step)), 0),
+  );
+  // embedding and head are 92 x 4 apart and have opposite phases; so are gate and down, 20 x 8 and 8 x 20, in one.
+  t.is(numbers[0], numbers[1]);
+  const phaseOf = (name: string) => slots.find((slot) => slot.name.includes(name))!;
+  const tall = (name: string) => {
+    const slot = phaseOf(name);
+    return slot.policy === 'power' && isTallStep(slot, 1);
+  };
+  t.not(tall('embed_tokens'), tall('lm_head'));
+  t.is(tall('gate_proj'), tall('down_proj'));
+});
+
+test('whatever the matrices, the two kinds of steps differ by no more than the largest of them', (t) => {
+  for (let count = 1; count <= 9; count++) {
+    const tensors = Array.from({ length: count }, (_, i) => ({
+      name: `attn ${i}`,
+      shape: [10 + ((7 * i) % 11) * 5, 16],
+    }));
+    const slots = buildSlots(tensors, POWER);
+    const [odd = 0, even = 0] = [1, 2].map((step) =>
+      slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, step)), 0),
+    );
+    const largest = Math.max(...tensors.map(({ shape: [m = 0, n = 0] }) => 4 * Math.abs(m - n)));
+    t.true(Math.abs(odd - even) <= largest, `${count}: ${odd} and ${even}`);
+  }
+});
+
+test('the first group that matches decides how a tensor travels, its rank, scale and feedback', (t) => {
+  const groups = [
+    { match: ['embed_tokens', 'norm'], policy: 'frozen' },
+    { match: ['q_proj'], rank: 2, scale: 0.5 },
+    { match: ['proj'], policy: 'one-sided', feedback: 'payload' },
+    { match: ['lm_head'], policy: 'dense' },
+  ] as const;
+  const slots = buildSlots(TENSORS, { ...POWER, groups });
+  t.deepEqual(
+    slots.map(({ policy, rank, scale, feedback }) => [policy, rank, scale, feedback]),
+    [
+      ['frozen', undefined, undefined, undefined],
+      ['power', 2, 0.5, 'gradient'],
+      ['one-sided', 4, undefined, 'payload'],
+      ['one-sided', 4, undefined, 'payload'],
+      ['frozen', undefined, undefined, undefined],
+      ['dense', undefined, undefined, undefined],
+    ],
+  );
+  t.deepEqual(slots.map(travels), [false, true, true, true, false, true]);
+  t.deepEqual(payloadShape(slots[0]!, 1), [0]);
+  t.deepEqual(ruleState(slots[0]!), [], 'nothing is kept of what is not trained');
+  const lines = describeSlots(slots).split('\n');
+  t.is(
+    lines[1],
+    '1 model.layers.0.self_attn.q_proj.weight [8,8] power power 2 0 int8 scale 0.5 feedback gradient',
+  );
 });

@@ -48,6 +48,23 @@ for (const method of ['galore', 'full'] as const) {
   );
 }
 
+test.serial('power slots with int8 buffers lower the loss, frozen ones stay, and no tensor is left', (t) => {
+  const options = { ...slotOptions('galore', 4), policy: 'power', rule: 'power' } as const;
+  const groups = [{ match: ['lm_head'], policy: 'frozen' as const }];
+  const slots = buildSlots(llamaTensors(config), { ...options, groups });
+  const model = tinyModel(t, config);
+  const weights = tf.memory().numTensors;
+  const local = new LocalStep(model, slots, HYPER);
+  const head = model.weights.get('lm_head.weight').dataSync().slice();
+  const held = tf.memory().numTensors;
+  const losses = Array.from({ length: 8 }, () => local.run(batch));
+  t.true(losses[7]! < losses[0]!, losses.join());
+  t.deepEqual(model.weights.get('lm_head.weight').dataSync(), head);
+  t.is(tf.memory().numTensors, held);
+  local.dispose();
+  t.is(tf.memory().numTensors, weights);
+});
+
 test.serial('the state is two moments a slot, and a basis where it is projected', (t) => {
   const slots = buildSlots(llamaTensors(config), slotOptions('galore', 4));
   const local = new LocalStep(tinyModel(t, config), slots, HYPER);

@@ -8,7 +8,7 @@ import {
   warmStart,
   type RefreshPlan,
 } from '../../src/galore/projection/sketch.ts';
-import { basisShape, hasBasis, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
+import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
 import type { StepOutput, StepTask } from '../../src/trainer/step.ts';
@@ -287,3 +287,90 @@ test.serial(
     work.dispose();
   },
 );
+
+/** A step of a run with the settings, from the first weights; what is sent. */
+function startOther(t: ExecutionContext, ...settings: readonly string[]) {
+  const run = tinyRun(...settings);
+  const replica = new Replica(run.shape.slots, firstState(), run.config);
+  t.teardown(() => replica.dispose());
+  const { model, locals, sent, begin } = startTrainer(t);
+  const { codecs } = run.shape;
+  const task = (fields: Partial<StepTask> = {}): StepTask => ({
+    ...begin([BATCH], fields).task,
+    ...{ slots: run.shape.slots, codecs, stepTokens: 2 * unmaskedRows(BATCH.labels).length },
+  });
+  const work = (fields: Partial<StepTask> = {}) =>
+    new StepWork(task(fields), replica, locals, outputTo(sent));
+  const taken = () => new Map(sent.splice(0).map(({ slot, values }) => [slot, values]));
+  return { run, replica, model, locals, work, taken };
+}
+
+test.serial(
+  'with payload feedback a slot under refresh is held, and sends its share and what was kept',
+  (t) => {
+    const { replica, model, locals, work, taken } = startOther(t, 'method.feedback=payload');
+    const plain = startTrainer(t);
+    plain.replica.installBases(1, bases('q'), []);
+    plain.begin([BATCH]).computeGradients(plain.model);
+    const means = new Map(plain.sent.map(({ slot, values }) => [slot, values]));
+    const first = work({ step: 1, refreshSlots: projected });
+    first.computeGradients(model);
+    const early = taken();
+    t.false(
+      projected.some((index) => early.has(index)),
+      'there is no basis yet',
+    );
+    replica.installBases(1, bases('q'), []);
+    first.contributeHeld();
+    const sums = taken();
+    t.deepEqual(
+      [...sums.keys()].sort((a, b) => a - b),
+      projected,
+    );
+    for (const [index, values] of sums) {
+      const mean = means.get(index)!;
+      t.true(
+        values.every((value, i) => Math.abs(value - mean[i]! / 2) < 1e-5),
+        `half of the step's tokens: ${index}`,
+      );
+    }
+    // As if the codec had lost all of it.
+    const slot = replica.slots[projected[0]!]!;
+    const payload = [...(Object.values(locals.get(slot))[0] as ReturnType<typeof tf.zeros>).shape];
+    locals.propose(slot, { residual: tf.tensor(sums.get(slot.index)!, payload) });
+    locals.decide(1, true);
+    work({ step: 2 }).computeGradients(model);
+    const later = taken().get(slot.index)!;
+    t.true(later.every((value, i) => Math.abs(value - means.get(slot.index)![i]!) < 1e-5));
+  },
+);
+
+test.serial('power: a step that is given up leaves no trace, and tall and wide products take turns', (t) => {
+  const { run, model, locals, work, taken } = startOther(
+    t,
+    'method.name=power',
+    'method.feedback_dtype=f32',
+    'method.param_groups=[{match: [lm_head], policy: frozen}]',
+  );
+  const { slots: table } = run.shape;
+  const head = table.find(({ name }) => name.includes('lm_head'))!;
+  work({ step: 1 }).computeGradients(model);
+  const once = taken();
+  t.false(once.has(head.index), 'nothing of a frozen tensor travels');
+  t.is(once.size, table.length - 1);
+  const held = tf.memory().numTensors;
+  work({ step: 1 }).computeGradients(model);
+  t.deepEqual(taken(), once);
+  t.is(tf.memory().numTensors, held);
+  locals.decide(1, false);
+  work({ step: 1 }).computeGradients(model);
+  t.deepEqual(taken(), once);
+  locals.decide(1, true);
+  work({ step: 1 }).computeGradients(model);
+  const kept = taken();
+  for (const slot of table.filter(({ policy }) => policy === 'power')) {
+    t.notDeepEqual(kept.get(slot.index), once.get(slot.index), 'what was kept is sent, too');
+  }
+  work({ step: 2 }).computeGradients(model);
+  for (const [index, values] of taken()) t.is(values.length, sizeOf(payloadShape(table[index]!, 2)));
+});

@@ -16,7 +16,7 @@ export type LocalState = Readonly<Record<string, tf.Tensor | Uint8Array>>;
 export interface FeedbackContext<S extends Slot = Slot> {
   readonly slot: S;
   readonly step: number;
-  /** Shared by all trainers: the slot's basis, or null, and its optimizer state. */
+  /** Shared by all trainers: the basis that the slot's gradient is projected with, or null, and its optimizer state. */
   readonly basis: tf.Tensor2D | null;
   readonly state: RuleState;
   /** For the dice of a buffer of reduced precision. */

@@ -1,23 +1,22 @@
 /**
  * The error feedback of a payload that is rounded coarsely: what the codec left out of R (or of the core, or of a
- * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback.
+ * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback, and so is
+ * what is kept when a new basis comes: it was said in the old one.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
-import { hasBasis } from '../slot.ts';
-import type { FeedbackContext, FeedbackRule } from './feedback.ts';
+import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
   add({ slot, basis }, local, gradient) {
-    const needsBasis = hasBasis(slot) && slot.policy !== 'dense';
     return tf.tidy(() => ({
-      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, needsBasis ? basis : null))),
+      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, basis))),
     }));
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
-  settle: (_context: FeedbackContext, local, sent) => ({ residual: tf.sub(residualOf(local), sent) }),
+  settle: (_context, local, sent) => ({ residual: tf.tidy(() => tf.keep(tf.sub(residualOf(local), sent))) }),
 };
 
-function residualOf(local: Readonly<Record<string, tf.Tensor | Uint8Array>>): tf.Tensor {
+function residualOf(local: LocalState): tf.Tensor {
   return local['residual'] as tf.Tensor;
 }

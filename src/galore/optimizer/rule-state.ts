@@ -67,6 +67,7 @@ export const MIN_8BIT_SIZE = 4096;
 
 /** The state `slot.rule` keeps of a slot, in the order it is stored. */
 export function ruleState(slot: Slot): readonly StateSpec[] {
+  if (slot.policy === 'frozen') return [];
   const shape = subspaceShape(slot);
   switch (slot.rule) {
     case 'adamw':

@@ -7,7 +7,7 @@ import { adamwRule } from './adamw.ts';
 import { apolloMiniRule, apolloRule } from './apollo.ts';
 import { firaRule } from './fira.ts';
 import { ldadamRule } from './ldadam.ts';
-import { ruleState, type RuleName } from './rule-state.ts';
+import { ruleState, type RuleName, type StateSpec } from './rule-state.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
 import { firstFactors, powerRule } from './power.ts';
 import { sgdRule } from './sgd.ts';
@@ -47,13 +47,17 @@ export function ruleFor(name: RuleName): OptimizerRule {
  */
 export function firstState(slot: Slot, seed: number): RuleState {
   const factors = slot.policy === 'power' ? firstFactors(slot, seed) : {};
-  return { ...zeroState(slot), ...factors };
+  return { ...zerosOf(ruleState(slot).filter(({ kind }) => !(kind in factors))), ...factors };
 }
 
 /** All zeros. */
 export function zeroState(slot: Slot): RuleState {
+  return zerosOf(ruleState(slot));
+}
+
+function zerosOf(specs: readonly StateSpec[]): RuleState {
   return Object.fromEntries(
-    ruleState(slot).map(({ kind, shape, dtype }) => [
+    specs.map(({ kind, shape, dtype }) => [
       kind,
       dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
     ]),

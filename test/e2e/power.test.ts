@@ -1,0 +1,83 @@
+/** Slots that travel as power, and groups of parameters, with real processes. */
+import test, { type ExecutionContext } from 'ava';
+import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/galore.ts';
+
+const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
+const method = { name: 'power', rank: 8, target_modules: ['attn', 'mlp', 'embed_tokens', 'lm_head'] };
+const EXACT = { ...method, feedback_dtype: 'f32', moment_dtype: 'f32' };
+
+function train(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
+  return new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more })).train(trainers);
+}
+
+test.serial('power, f32: two trainers have the losses and weights of one', async (t) => {
+  const [one, two] = [await train(t, 1, { method: EXACT }), await train(t, 2, { method: EXACT })];
+  t.true(two.metrics.every(({ trainers }) => trainers === 2));
+  const loss = Math.max(...one.metrics.map((line, i) => Math.abs(line.loss - two.metrics[i]!.loss)));
+  const weights = relativeDifference(two.weights(50), one.weights(50));
+  t.log(`losses within ${loss.toExponential(2)}, weights within ${weights.toExponential(2)}`);
+  t.true(loss <= 5e-5, `losses differ by ${loss}`);
+  t.true(weights <= 1e-5, `weights differ by ${weights}`);
+});
+
+test.serial('power with its defaults, two trainers: int8 learns as f32 does', async (t) => {
+  // At rank 16 the tall product of embedding and head has the 4096 numbers from which on int8 is int8.
+  const int8 = await train(t, 2, { method: { ...method, rank: 16 }, wire: { codec: 'int8' }, steps: 30 });
+  const f32 = await train(t, 1, { method: { ...EXACT, rank: 16 }, steps: 30 });
+  const [first, last, exact] = [int8.metrics[0]!, int8.metrics.at(-1)!, f32.metrics.at(-1)!];
+  t.true(last.loss < first.loss - 0.5, `${first.loss} to ${last.loss}`);
+  t.true(Math.abs(last.loss / exact.loss - 1) < 0.02, `${last.loss}, f32 ${exact.loss}`);
+  t.true(first.bytesUp < 0.8 * 4 * 2 * first.payloadNumbers);
+  t.log(`loss ${last.loss}, f32 ${exact.loss}; ${first.bytesUp} bytes for ${first.payloadNumbers} numbers`);
+});
+
+test.serial(
+  'groups: a frozen tensor stays as it is and does not travel, another rank sends less',
+  async (t) => {
+    const steps = 4;
+    const groups = [
+      { match: ['embed_tokens'], policy: 'frozen' },
+      { match: ['mlp'], rank: 2 },
+    ];
+    const run = await train(t, 2, {
+      method: { ...EXACT, param_groups: groups },
+      steps,
+      checkpoint: { every: 2 },
+    });
+    const [before, after] = [run.weights(2), run.weights(4)];
+    for (const [name, values] of after) {
+      const isEqual = values.every((value, i) => value === before.get(name)![i]);
+      t.is(isEqual, name.includes('embed_tokens'), name);
+    }
+    const vocab = after.get('model.embed_tokens.weight')!.length / 32;
+    // Tall: EW [m, r] of q, k, v, o (8) and the MLP (2), and of the head; norms whole. The other step: P'E [r, n].
+    const whole = await train(t, 1, { method: EXACT, steps });
+    const sizes = [run, whole].map(({ metrics }) =>
+      metrics.slice(0, 2).map(({ payloadNumbers }) => payloadNumbers),
+    );
+    const [small, large] = sizes.map(([first = 0, second = 0]) => first + second);
+    const attention = 4 * 8 * (32 + 32);
+    const head = 8 * (vocab + 32);
+    const norms = 2 * 3 * 32;
+    t.is(small, attention + head + norms + 3 * 2 * (88 + 32));
+    t.is(large, attention + 2 * head + norms + 3 * 8 * (88 + 32));
+    for (const { bytesUp, payloadNumbers, trainers } of [run.metrics[0]!, whole.metrics[0]!]) {
+      const overhead = bytesUp / trainers - 4 * payloadNumbers;
+      t.true(overhead > 0 && overhead < 2000, `nothing else travels: ${overhead} bytes of headers`);
+      t.log(`${bytesUp} bytes of ${trainers}, ${payloadNumbers} numbers`);
+    }
+  },
+);
+
+test.serial('galore with payload feedback, refreshes and int8: two trainers do what one does', async (t) => {
+  const more = {
+    method: { name: 'galore', rank: 8, update_proj_gap: 5, feedback: 'payload' },
+    steps: 12,
+    wire: { codec: 'int8' },
+  };
+  const [one, two] = [await train(t, 1, more), await train(t, 2, more)];
+  const worst = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(two.metrics[i]!.loss / loss - 1)));
+  t.log(`curves within ${(100 * worst).toFixed(2)}%`);
+  t.true(worst <= 0.01, `curves differ by ${worst}`);
+  t.true(two.metrics.at(-1)!.loss < two.metrics[0]!.loss - 0.5);
+});
