@@ -68,7 +68,9 @@ function asLines(numbers: number, codecs: readonly CodecMeasurement[]): string[]
     `${numbers} Gaussian numbers on one core, GB of f32 a second of processor time`,
     '',
     ...[head, ...rows].map((cells) =>
-      cells.map((cell, i) => (i === 0 ? cell.padEnd(6) : cell.padStart(Math.max(head[i]!.length, 8) + 2))).join(''),
+      cells
+        .map((cell, i) => (i === 0 ? cell.padEnd(6) : cell.padStart(Math.max(head[i]!.length, 8) + 2)))
+        .join(''),
     ),
   ];
 }

@@ -92,6 +92,7 @@ class Coordinator {
       evaluations: this.#evaluations,
       checkpoints: this.#checkpoints,
       dispatch,
+      committedStep: () => this.#state.step,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger,
@@ -182,6 +183,12 @@ class Coordinator {
         return this.#reportEvaluation(effect);
       case 'requestSnapshot':
         return this.#requestSnapshot(effect);
+      case 'requestLocalState': {
+        const session = this.#trainers.get(effect.trainerId);
+        return session === undefined ? undefined : this.#checkpoints.requestLocal(session);
+      }
+      case 'writeCheckpoint':
+        return this.#checkpoints.write(effect);
       case 'abandonCheckpoint':
         return void this.#checkpoints.abandon();
       case 'closeConnection':
