@@ -15,17 +15,14 @@ import {
 } from '../power-kernels.ts';
 import { numbersOf } from '../product.ts';
 import { isTallStep, matrixShape, type PowerSlot, type Slot } from '../slot.ts';
-import { bufferSpec } from './buffer-spec.ts';
 import { closeBuffer, openBuffer } from './buffer.ts';
 import type { FeedbackContext, FeedbackRule, LocalState } from './feedback.ts';
-
-const KIND = 'feedback';
+import { errorSpec } from './local-state.ts';
 
 export const powerFeedback: FeedbackRule = {
-  state: (slot) => [specOf(requirePower(slot))],
   add(context, local, gradient, isLast) {
     const slot = requirePower(context.slot);
-    const kept = local[specOf(slot).kind];
+    const kept = local[errorSpec(slot).kind];
     if (kept instanceof Uint8Array && hasPowerKernels()) {
       if (isLast) return { ...local, gradient: tf.keep(tf.clone(gradient)) };
       const open = { error: kept, gradient, share: context.share };
@@ -77,19 +74,15 @@ export function factorsOf(state: FeedbackContext['state']): { p: tf.Tensor2D; w:
   return { p: state['p'] as tf.Tensor2D, w: state['w'] as tf.Tensor2D };
 }
 
-function specOf({ shape, buffers }: PowerSlot) {
-  return bufferSpec(KIND, shape, buffers.feedback);
-}
-
 /** Null: the sum was made. */
 function openErrorOf({ slot, share }: FeedbackContext, local: LocalState): OpenError | null {
   const gradient = local['gradient'] as tf.Tensor | undefined;
   if (gradient === undefined) return null;
-  return { error: local[specOf(requirePower(slot)).kind] as Uint8Array, gradient, share };
+  return { error: local[errorSpec(requirePower(slot)).kind] as Uint8Array, gradient, share };
 }
 
 function settleBytes(open: OpenError, factors: LiftFactors, { slot, key }: FeedbackContext): LocalState {
-  return { [specOf(requirePower(slot)).kind]: settleError(open, factors, key) };
+  return { [errorSpec(requirePower(slot)).kind]: settleError(open, factors, key) };
 }
 
 /** What lifts to nothing. */
@@ -101,7 +94,7 @@ function nothing(slot: PowerSlot): LiftFactors {
 function close(slot: PowerSlot, error: tf.Tensor, { key }: FeedbackContext): LocalState {
   const value = closeBuffer(error, slot.buffers.feedback, key);
   error.dispose();
-  return { [specOf(slot).kind]: value };
+  return { [errorSpec(slot).kind]: value };
 }
 
 function requirePower(slot: Slot): PowerSlot {
