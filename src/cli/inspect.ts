@@ -115,13 +115,14 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
 }
 
 function methodRows(method: InspectedMethod): [string, string][] {
-  const { name, basis, rule, plainRule, slots, slotsWithBasis } = method;
+  const { name, basis, rule, plainRule, slots, slotsWithBasis, powerSlots } = method;
   const bases = method.states.filter(({ kind }) => kind === 'basis');
-  const rest = slots - slotsWithBasis;
+  const rest = slots - slotsWithBasis - powerSlots;
+  const power = powerSlots === 0 ? '' : `power for ${powerSlots} tensors, `;
   const rules =
     rule === plainRule || slotsWithBasis === 0
-      ? `${plainRule} for all ${slots} tensors, ${slotsWithBasis} of them with bases`
-      : `${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
+      ? `${power}${plainRule} for ${power === '' ? 'all' : 'the other'} ${slots - powerSlots} tensors, ${slotsWithBasis} of them with bases`
+      : `${power}${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
   return [
     ['method', `${name}; ${BASIS_WORDS[basis]}`],
     ['rules', rules],

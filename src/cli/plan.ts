@@ -9,7 +9,7 @@ import { buildRunShape } from '../run-shape.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatBytes, formatCount, table } from './format.ts';
-import { OverrideList } from './options.ts';
+import { debugOption, OverrideList } from './options.ts';
 import { prepareNewRun } from './run-file.ts';
 
 interface PlanFlags {
@@ -45,10 +45,11 @@ export function registerPlanCommand(
     .option('--up <rate>', 'what it sends with; default: --bandwidth', rate)
     .option('--down <rate>', 'what it receives with; default: --bandwidth', rate)
     .option('--json', 'print one JSON object')
+    .addOption(debugOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  $ galore plan run.yaml --bandwidth 100mbit\n' +
-        '  $ galore plan run.yaml --set preset=wan --up 20mbit --down 100mbit --json',
+      '\nExamples:\n  galore plan run.yaml --bandwidth 100mbit\n' +
+        '  galore plan run.yaml --set preset=wan --up 20mbit --down 100mbit --json',
     );
   command.action(async (file: string, flags: PlanFlags) => {
     const { config } = prepareNewRun(context, file, overrides.list, () => 0);
