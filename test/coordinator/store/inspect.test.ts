@@ -237,6 +237,7 @@ test('the method is shown with its rules, its state and bases as stored, and wha
     rule: 'fira',
     plainRule: 'adamw-8bit',
     slotsWithBasis: 14,
+    powerSlots: 0,
     slots: sizes.length,
     weightNumbers: payloadNumbers,
     states: ['m', 'm_codes', 'm_scales', 'norm', 'v', 'v_codes', 'v_scales', 'basis'].map(stored) as never,
