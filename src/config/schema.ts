@@ -239,9 +239,11 @@ const method = z.strictObject({
     .optional()
     .describe('How matrices with a basis are kept; int8: one byte a number; default: f32, for q-galore int8'),
   moments: z
-    .enum(['keep', 'reset', 'rotate', 'transport', 'adarank'])
+    .enum(['keep', 'reset', 'rotate', 'ldadam', 'transport', 'adarank'])
     .optional()
-    .describe('What happens to the moments at a refresh; transport is the rule of LDAdam'),
+    .describe(
+      'What happens to the moments at a refresh; transport is the rule of LDAdam, completed for directions that are new',
+    ),
   limiter: z
     .number()
     .min(1)

@@ -6,9 +6,11 @@ import { randomInt } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
+import { expectFrames } from '../heap.ts';
 import { createChangeLogger, type ChangeLogger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
+import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
@@ -36,6 +38,7 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const run = await prepareRun(options);
+  expectFrames(contributionBytes(run.shape.sizes));
   try {
     return await new Coordinator(run, options).listen();
   } catch (error) {
@@ -92,6 +95,7 @@ class Coordinator {
       evaluations: this.#evaluations,
       checkpoints: this.#checkpoints,
       dispatch,
+      committedStep: () => this.#state.step,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger,
@@ -185,6 +189,12 @@ class Coordinator {
         return this.#reportEvaluation(effect);
       case 'requestSnapshot':
         return this.#requestSnapshot(effect);
+      case 'requestLocalState': {
+        const session = this.#trainers.get(effect.trainerId);
+        return session === undefined ? undefined : this.#checkpoints.requestLocal(session);
+      }
+      case 'writeCheckpoint':
+        return this.#checkpoints.write(effect);
       case 'abandonCheckpoint':
         return void this.#checkpoints.abandon();
       case 'closeConnection':

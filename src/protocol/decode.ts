@@ -209,6 +209,7 @@ export const DECODERS: Decoders = {
     kind: 'snapshotRequest',
     step: checkUint(body.step, 'step'),
     sequence: checkUint(body.sequence, 'sequence'),
+    isLocalOnly: body.localOnly,
   }),
   snapshotEnd: (body, from) => ({
     kind: 'snapshotEnd',

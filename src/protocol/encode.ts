@@ -75,7 +75,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
     case 'evaluation':
       return { evaluation: message };
     case 'snapshotRequest':
-      return { snapshotRequest: message };
+      return { snapshotRequest: { ...message, localOnly: message.isLocalOnly } };
     case 'snapshotEnd':
       return { snapshotEnd: { ...message, tensors: message.tensors.map(tensorInfo) } };
     case 'stepRejected':

@@ -244,6 +244,8 @@ export interface SnapshotRequestMessage {
   readonly kind: 'snapshotRequest';
   readonly step: number;
   readonly sequence: number;
+  /** Another trainer sends what all share. */
+  readonly isLocalOnly: boolean;
 }
 
 export interface SnapshotEndMessage {

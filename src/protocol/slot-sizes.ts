@@ -91,6 +91,13 @@ export function payloadSize(
   return isFlushed ? sized('f32', shape) : sized(codecOfPayload(sizeOf(shape), codecs[stream]), shape);
 }
 
+/** Bytes of a whole contribution, of the larger one where odd and even steps differ. */
+export function contributionBytes(table: readonly SlotSizes[]): number {
+  const inStep = (step: number): number =>
+    table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
+  return Math.max(inStep(1), inStep(2));
+}
+
 /** The table at other ranks; slots whose rank is fixed stay as they are. */
 export function sizesAt(table: readonly SlotSizes[], ranks: Ranks): readonly SlotSizes[] {
   if (ranks.size === 0) return table;

@@ -19,6 +19,7 @@ import { stateFault, stateTensors, type StateTensor } from '../galore/state-tabl
 import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
+import { tensorOfCopy } from './tensor-of-copy.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -130,12 +131,13 @@ export class Replica {
   /** Applies the summed contribution of step `step` to every slot it carries. */
   applyUpdate(step: number, learningRate: number, tensors: ReadonlyMap<number, EncodedTensor>): void {
     const hyper = { ...hyperparametersOf(this.#options), step, learningRate };
+    const counts = [...tensors.keys()].map((index) => sizeOf(payloadShape(this.#slotAt(index), step)));
+    const scratch = new Float32Array(Math.max(0, ...counts));
     for (const [index, encoded] of tensors) {
-      const slot = this.slots[index];
-      if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
+      const slot = this.#slotAt(index);
       const shape = payloadShape(slot, step);
-      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
-      const payload = tf.tensor(values, [...shape]);
+      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape), scratch);
+      const payload = tensorOfCopy(values, shape);
       const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
       const next = advanceSlot(this.weights, slot, payload, kept, hyper, this.#options.seed);
       this.#states[index] = next.state;
@@ -187,6 +189,12 @@ export class Replica {
       this.#states[slot.index] = firstState(slot, this.#options.seed);
     }
     this.#bases[slot.index] = basis;
+  }
+
+  #slotAt(index: number): Slot {
+    const slot = this.slots[index];
+    if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
+    return slot;
   }
 
   #projectedSlot(index: number): ProjectedSlot {

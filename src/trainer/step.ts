@@ -30,6 +30,8 @@ import type { Replica } from './replica.ts';
 
 /** Where the results of a step go. */
 export interface StepOutput {
+  /** Where a contribution may be encoded; new memory without it. */
+  allocate?(byteLength: number): Uint8Array;
   /** The encoded contribution of one slot. */
   contribution(slot: Slot, codec: CodecName, bytes: Uint8Array): void;
   /** The sketch of one slot, f32. */
@@ -233,7 +235,9 @@ export class StepWork {
     const isFlushed = flushSlots.includes(slot.index);
     const codec = isFlushed ? 'f32' : codecOfPayload(values.length, codecs[slot.index]!.contribution);
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    return { codec, bytes: codecFor(codec).encode(values, key) };
+    const tensorCodec = codecFor(codec);
+    const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));
+    return { codec, bytes: tensorCodec.encode(values, key, into) };
   }
 }
 

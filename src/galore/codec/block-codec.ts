@@ -134,7 +134,7 @@ class BlockCodec {
   }
 
   #scalesOf(bytes: Uint8Array, blocks: number): Float32Array {
-    const kept = bytes.slice(0, this.#scaleBytes * blocks).buffer; // aligned
+    const kept = new Uint8Array(bytes.subarray(0, this.#scaleBytes * blocks)).buffer; // aligned; a Buffer's slice is no copy
     const scales = this.#scaleBytes === 4 ? new Float32Array(kept) : new Float32Array(blocks);
     if (this.#scaleBytes === 2) {
       const bits = new Uint32Array(scales.buffer);

@@ -64,7 +64,7 @@ function aligned(bytes: Uint8Array, count: number): Float32Array {
   checkLength(bytes, count);
   return bytes.byteOffset % 4 === 0
     ? new Float32Array(bytes.buffer, bytes.byteOffset, count)
-    : new Float32Array(bytes.slice().buffer);
+    : new Float32Array(new Uint8Array(bytes).buffer);
 }
 
 function checkLength(bytes: Uint8Array, count: number): void {

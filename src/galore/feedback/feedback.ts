@@ -7,10 +7,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { RandomKey } from '../../random.ts';
 import type { RuleState } from '../optimizer/rule.ts';
-import type { StateSpec } from '../optimizer/rule-state.ts';
 import type { ProjectedSlot, Slot } from '../slot.ts';
 
-/** What is kept of a slot, by kind, as `FeedbackRule.state` lists it. Private to the trainer: no record changes it. */
+/** What is kept of a slot, by kind, as local-state.ts lists it. Private to the trainer: no record changes it. */
 export type LocalState = Readonly<Record<string, tf.Tensor | Uint8Array>>;
 
 /** What stays the same while a slot's contribution of one step is made. */
@@ -33,8 +32,6 @@ export interface SlotBasisChange {
 }
 
 export interface FeedbackRule {
-  /** What it keeps of a slot; all zeros before the first step. */
-  state(slot: Slot): readonly StateSpec[];
   /**
    * Adds a gradient (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
    * `settle` follow: until then the result may be kept in any precision.

@@ -5,11 +5,10 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
 import { liftOf } from '../step-rule.ts';
-import { isFlushed, payloadShape, type Slot } from '../slot.ts';
+import { isFlushed } from '../slot.ts';
 import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
-  state: (slot) => [{ kind: 'residual', shape: shapeOf(slot), dtype: 'f32' }],
   add({ slot, basis }, local, gradient) {
     return tf.tidy(() => ({
       residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, basis))),
@@ -30,9 +29,4 @@ export const payloadFeedback: FeedbackRule = {
 
 function residualOf(local: LocalState): tf.Tensor {
   return local['residual'] as tf.Tensor;
-}
-
-/** Of these slots the shape is the same in every step. */
-function shapeOf(slot: Slot): readonly number[] {
-  return payloadShape(slot, 1);
 }

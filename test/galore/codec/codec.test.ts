@@ -350,6 +350,25 @@ test('input is not changed, and may be a view at any offset', (t) => {
   t.deepEqual(whole, copy);
 });
 
+test('memory that was used before makes no difference to bytes or numbers', (t) => {
+  const values = normals(CHUNK + 1001, 'again');
+  for (const name of NAMES) {
+    const codec = codecFor(name);
+    const want = codec.encode(values, KEY);
+    const dirty = (length: number) => new Uint8Array(length + 8).fill(0xa5).subarray(4, length + 4);
+    t.deepEqual(codec.encode(values, KEY, dirty(want.length)), want);
+    const writer = codec.writer(values.length, KEY, dirty(want.length));
+    for (let start = 0; start < values.length; start += CHUNK) {
+      const part = values.subarray(start, start + CHUNK);
+      chunk.values.set(part);
+      writer.write(start, part.length);
+    }
+    t.deepEqual(writer.bytes, want);
+    const into = new Float32Array(values.length + 5).fill(9);
+    t.deepEqual(codec.decode(want, values.length, into), codec.decode(want, values.length));
+  }
+});
+
 test('bytes at any alignment decode alike, whole and in ranges', (t) => {
   const values = normals(1000, 'aligned');
   for (const name of NAMES) {
