@@ -77,8 +77,8 @@ export function addTraffic(sum: TrafficReport, line: unknown): TrafficReport {
 /** Numbers at the same place in two trees of objects are added. */
 function addNumbers(a: unknown, b: unknown): unknown {
   if (typeof a === 'number' && typeof b === 'number') return a + b;
+  if (!isObject(b)) return typeof b === 'number' ? b : a;
   if (!isObject(a)) return b;
-  if (!isObject(b)) return a;
   const names = [...new Set([...Object.keys(a), ...Object.keys(b)])];
   return Object.fromEntries(names.map((name) => [name, addNumbers(a[name], b[name])]));
 }
