@@ -52,12 +52,13 @@ test('reports add up, and lines without one count as nothing', (t) => {
     undefined,
     null,
     7,
+    { trainers: { a: { up: { snapshot: 9 }, down: {} } } },
     report(3),
     { trainers: { b: { up: { other: 4 }, down: {} } } },
   ];
   t.deepEqual(lines.reduce<TrafficReport>(addTraffic, none), {
     trainers: {
-      a: { up: { contribution: 5 }, down: { update: 2 } },
+      a: { up: { contribution: 5, snapshot: 9 }, down: { update: 2 } },
       b: { up: { other: 4 }, down: {} },
     },
     policies: { dense: { up: 5, down: 2 } },
