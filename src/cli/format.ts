@@ -59,3 +59,11 @@ export function fitToColumns(text: string, columns: number): string {
   if (characters.length <= columns) return text;
   return columns < 1 ? '' : `${characters.slice(0, columns - 1).join('')}…`;
 }
+
+/** Columns as wide as they must be, the first to the left and the rest to the right. */
+export function table(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  return rows.map((row) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '),
+  );
+}

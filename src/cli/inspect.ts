@@ -3,7 +3,9 @@ import type { Command } from 'commander';
 import { inspectRun } from '../coordinator/store/inspect.ts';
 import type { InspectedMethod, InspectedState } from '../coordinator/store/inspect-method.ts';
 import type { InspectedCheckpoint, Inspection } from '../coordinator/store/inspect.ts';
-import { formatBytes } from './format.ts';
+import type { TrafficReport } from '../coordinator/traffic.ts';
+import { TRAFFIC_KINDS } from '../protocol/frame-kind.ts';
+import { formatBytes, table } from './format.ts';
 
 /** Exit code when `--verify` or the quick look finds damage. */
 const DAMAGED_EXIT_CODE = 3;
@@ -63,6 +65,7 @@ export function formatInspection(inspection: Inspection): string {
     rows.push(['', `${formatBytes(journal.tornBytes)} behind the last complete record`]);
   const width = Math.max(...rows.map(([label]) => label.length));
   const lines = rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`);
+  lines.push(...formatTraffic(inspection.traffic));
   if (inspection.checkpoints.length > 0) lines.push('', ...formatCheckpoints(inspection.checkpoints));
   if (journal.segments.length > 0) {
     lines.push('', 'journal file          records                 size');
@@ -94,6 +97,24 @@ function formatContribution({ payloadNumbers, meanRank, method }: Inspection): s
   return `${payloadNumbers.toLocaleString('en-US')} numbers${share}${ranks}`;
 }
 
+/** A row for each trainer and direction, then one for each policy. */
+function formatTraffic({ trainers, policies }: TrafficReport): string[] {
+  const rows = Object.entries(trainers).flatMap(([id, directions]) =>
+    (['up', 'down'] as const).map((direction) => [
+      `${id} ${direction}`,
+      ...TRAFFIC_KINDS.map((kind) => formatBytes(directions[direction][kind] ?? 0)),
+    ]),
+  );
+  const slots = Object.entries(policies).map(([policy, { up, down }]) => [
+    policy,
+    ...[up, down].map((bytes) => formatBytes(bytes)),
+  ]);
+  return [
+    ...(rows.length === 0 ? [] : ['', ...table([['traffic', ...TRAFFIC_KINDS], ...rows])]),
+    ...(slots.length === 0 ? [] : ['', ...table([['policy', 'up', 'down'], ...slots])]),
+  ];
+}
+
 function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[] {
   const lines = checkpoints.map(({ step, bytes, created, weightsSha256, fault }) => {
     if (fault !== null) return `${String(step).padEnd(10)}  damaged`;
@@ -104,13 +125,14 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
 }
 
 function methodRows(method: InspectedMethod): [string, string][] {
-  const { name, basis, rule, plainRule, slots, slotsWithBasis } = method;
+  const { name, basis, rule, plainRule, slots, slotsWithBasis, powerSlots } = method;
   const bases = method.states.filter(({ kind }) => kind === 'basis');
-  const rest = slots - slotsWithBasis;
+  const rest = slots - slotsWithBasis - powerSlots;
+  const power = powerSlots === 0 ? '' : `power for ${powerSlots} tensors, `;
   const rules =
     rule === plainRule || slotsWithBasis === 0
-      ? `${plainRule} for all ${slots} tensors, ${slotsWithBasis} of them with bases`
-      : `${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
+      ? `${power}${plainRule} for ${power === '' ? 'all' : 'the other'} ${slots - powerSlots} tensors, ${slotsWithBasis} of them with bases`
+      : `${power}${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
   return [
     ['method', `${name}; ${BASIS_WORDS[basis]}`],
     ['rules', rules],

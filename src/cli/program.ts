@@ -8,6 +8,7 @@ import { registerEvalCommand } from './eval.ts';
 import { describeError, EXIT_CODES, exitCodeOf } from './exit-codes.ts';
 import { registerExportCommand } from './export.ts';
 import { registerGenerateCommand } from './generate.ts';
+import { registerPlanCommand } from './plan.ts';
 import { registerResumeCommand } from './resume.ts';
 import { registerTrainCommand } from './train.ts';
 import { registerTrainerCommand } from './trainer.ts';
@@ -65,6 +66,7 @@ Examples:
 Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
 3 the run could not go on; 130 interrupted twice.`,
     );
+  registerPlanCommand(program, context, finish);
   registerTrainCommand(program, context, finish);
   registerCoordinatorCommand(program, context, finish);
   registerTrainerCommand(program, context, finish);

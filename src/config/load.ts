@@ -11,6 +11,7 @@ import { fieldsOf, schemaAt } from './json-schema.ts';
 import { isMapping, withOverride, type Mapping, type Override } from './overrides.ts';
 import { applyPreset } from './presets.ts';
 import { relationFaults } from './relations.ts';
+import { withRunPreset } from './run-presets.ts';
 import { runConfigSchema, type RunConfig } from './schema.ts';
 import { MAX_CONFIG_BYTES, readYaml } from './yaml-source.ts';
 
@@ -34,7 +35,7 @@ export function parseRunConfig(text: string, file: string, options: LoadOptions)
   const overrides = options.overrides ?? [];
   const readable = overrides.filter(({ problem }) => problem === undefined);
   const source = readYaml(text, file);
-  const given = withDefaultTokenizer(pruned(readable.reduce(withOverride, source.mapping)));
+  const given = withRunPreset(withDefaultTokenizer(pruned(readable.reduce(withOverride, source.mapping))));
 
   const checked = runConfigSchema.safeParse(given);
   const faults: readonly Fault[] = [

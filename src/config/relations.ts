@@ -6,6 +6,7 @@ import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
 import { METHOD_RULES } from './method-relations.ts';
+import { POLICY_RULES } from './policy-relations.ts';
 
 /** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
 export type FieldReader = (path: string) => unknown;
@@ -201,6 +202,7 @@ const RULES: readonly Rule[] = [
   modelKeepsItsTokens,
   rankFits,
   ...METHOD_RULES,
+  ...POLICY_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
   decayIsUsed,

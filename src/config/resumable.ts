@@ -18,6 +18,7 @@ const MAY_CHANGE_ON_RESUME = [
 ];
 
 const WHY_FIXED: Readonly<Record<string, string>> = {
+  preset: 'run.yaml spells out what it stood for',
   name: 'trainers and records know the run by it',
   model: 'the weights of the checkpoint have this shape',
   data: 'the place in the data would mean other texts',

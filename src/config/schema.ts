@@ -4,6 +4,7 @@
  * out here and is filled in by presets.ts.
  */
 import { z } from 'zod';
+import { RUN_PRESETS } from './run-presets.ts';
 import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
 
 /** Counts travel as uint32. */
@@ -404,6 +405,12 @@ export const runConfigSchema = z.strictObject({
     .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'letters, digits, "." "_" "-", at most 64, the first no sign')
     .describe('Name of the run'),
   dir: z.string().min(1).optional().describe('Run directory; default: runs/NAME'),
+  preset: z
+    .enum(RUN_PRESETS)
+    .optional()
+    .describe(
+      'How numbers travel from end to end; what the file says itself wins. docs/methods.md has the table',
+    ),
   model,
   data,
   tokenizer: tokenizer.prefault({}),

@@ -1,42 +1,95 @@
 /**
- * What of a method can only be checked against the model: the matrices that get bases, and their ranks.
- * Before anything of the run is written. Pure.
+ * What of a method can only be checked against the model: the names of its tensors, the sides of its
+ * matrices. Before anything of the run is written. Pure.
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import { methodPlan } from '../galore/method.ts';
-import { hasBasis, matrixShape, type Slot } from '../galore/slot.ts';
+import { matrixShape, travels, type Slot } from '../galore/slot.ts';
 
-/** @throws ConfigError that names every entry of target_modules no matrix has, and a rank no matrix can have */
+type Method = RunConfig['method'];
+type Group = Method['param_groups'][number];
+
+/** @throws ConfigError that names every entry of target_modules or param_groups that no tensor has, and ranks that none can have */
 export function checkTargets(config: Pick<RunConfig, 'method' | 'optimizer'>, slots: readonly Slot[]): void {
-  if (methodPlan(config).policy === null) return;
-  const faults = [...targetFaults(config, slots), ...rankFaults(config, slots)];
+  const isCompressed = methodPlan(config).policy !== null;
+  const { method } = config;
+  const faults = [
+    ...(isCompressed ? [...targetFaults(method, slots), ...rankFaults(method, slots)] : []),
+    ...method.param_groups.flatMap((group, index) => groupFaults(group, index, method, slots)),
+    ...frozenFaults(slots),
+  ];
   if (faults.length === 0) return;
   const sentences = faults.map(({ field, value, allowed }) => `${field} is ${value}; ${allowed}`);
   throw new ConfigError(sentences.join('\n'), faults);
 }
 
-function targetFaults({ method }: Pick<RunConfig, 'method'>, slots: readonly Slot[]): ConfigFault[] {
-  const matrices = slots.filter(({ shape }) => shape.length === 2).map(({ name }) => name);
-  const unknown = method.target_modules.filter((part) => !matrices.some((name) => name.includes(part)));
-  if (unknown.length === 0) return [];
-  const allowed = `no matrix of the model has that in its name; there are ${modulesOf(matrices).join(', ')}`;
-  return [{ field: 'method.target_modules', value: unknown.join(', '), allowed }];
+function targetFaults(method: Method, slots: readonly Slot[]): ConfigFault[] {
+  const names = slots.filter(({ shape }) => shape.length === 2).map(({ name }) => name);
+  return nameFaults('method.target_modules', 'matrix', method.target_modules, names);
 }
 
-function rankFaults({ method }: Pick<RunConfig, 'method'>, slots: readonly Slot[]): ConfigFault[] {
-  const targets = slots.filter(hasBasis);
-  if (targets.length === 0) return [];
-  const largest = Math.max(...targets.map((slot) => Math.min(...matrixShape(slot))));
-  const { rank, adaptive_rank: adaptive } = method;
+/** Of the parts of names in one list. */
+function nameFaults(field: string, what: string, parts: readonly string[], names: readonly string[]) {
+  const known = namesToMatch(parts, names);
+  const unknown = parts.filter((part) => !known.some((name) => name.includes(part)));
+  if (unknown.length === 0) return [];
+  const tied = unknown.includes(OUTPUT)
+    ? ' (embeddings are tied: embed_tokens is the output layer, too)'
+    : '';
+  const allowed = `no ${what} of the model has that in its name${tied}; there are ${modulesOf(names).join(', ')}`;
+  return [{ field, value: unknown.join(', '), allowed }];
+}
+
+const OUTPUT = 'lm_head';
+
+/** With tied embeddings a list that names both of them means the one there is. */
+function namesToMatch(parts: readonly string[], names: readonly string[]): readonly string[] {
+  const hasEmbeddings = parts.some((part) => names.some((name) => name.includes(part) && isEmbedding(name)));
+  return hasEmbeddings ? [...names, `${OUTPUT}.weight`] : names;
+}
+
+function isEmbedding(name: string): boolean {
+  return name.includes('embed_tokens');
+}
+
+function rankFaults({ rank, adaptive_rank: adaptive, param_groups }: Method, slots: readonly Slot[]) {
+  const targets = slots.filter((slot) => slot.rank !== undefined);
+  const ruled = targets.filter((slot) => groupOf(slot, param_groups)?.rank === undefined);
+  if (ruled.length === 0) return [];
+  const largest = Math.max(...ruled.map((slot) => Math.min(...matrixShape(slot))));
   if (typeof rank === 'number' && rank > largest) {
     const allowed = `it must be at most ${largest}: no target matrix has a longer smaller side`;
     return [{ field: 'method.rank', value: String(rank), allowed }];
   }
-  const greatest = Math.max(...targets.map((slot) => slot.rank));
+  const greatest = Math.max(...targets.map((slot) => slot.rank ?? 0));
   if (adaptive.threshold === undefined || adaptive.min_rank <= greatest) return [];
   const allowed = `it must be at most ${greatest}, the greatest rank (method.rank)`;
   return [{ field: 'method.adaptive_rank.min_rank', value: String(adaptive.min_rank), allowed }];
+}
+
+function groupFaults(group: Group, index: number, method: Method, slots: readonly Slot[]): ConfigFault[] {
+  const field = `method.param_groups[${index}]`;
+  const names = slots.map(({ name }) => name);
+  const unknown = nameFaults(`${field}.match`, 'tensor', group.match, names);
+  const sides = slots
+    .filter((slot) => groupOf(slot, method.param_groups) === group && slot.shape.length === 2)
+    .map((slot) => Math.min(...matrixShape(slot)));
+  const largest = Math.max(...sides);
+  if (typeof group.rank !== 'number' || sides.length === 0 || group.rank <= largest) return unknown;
+  const allowed = `it must be at most ${largest}: none of its matrices has a longer smaller side`;
+  return [...unknown, { field: `${field}.rank`, value: String(group.rank), allowed }];
+}
+
+/** The first group that matches counts. */
+function groupOf({ name }: Slot, groups: readonly Group[]): Group | undefined {
+  return groups.find(({ match }) => match.some((part) => name.includes(part)));
+}
+
+function frozenFaults(slots: readonly Slot[]): ConfigFault[] {
+  if (slots.some(travels)) return [];
+  const allowed = 'at least one tensor must be trained: every one is frozen';
+  return [{ field: 'method.param_groups', value: 'policy: frozen for all tensors', allowed }];
 }
 
 /** `mlp.up_proj` for all the layers' `model.layers.3.mlp.up_proj.weight`. */

@@ -26,6 +26,7 @@ import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { StepDesk } from './step-desk.ts';
+import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
 /** How often the core hears what time it is. */
@@ -56,6 +57,7 @@ class Coordinator {
   readonly #checkpoints: CheckpointDesk;
   readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
+  readonly #traffic: Traffic;
   readonly #logNote: ChangeLogger;
   readonly #logWaiting: ChangeLogger;
   readonly #facts: Fact[] = [];
@@ -80,6 +82,7 @@ class Coordinator {
     const dispatch: Dispatch = (fact) => this.#dispatch(fact);
     const onFailure = (error: unknown): void => this.#fail(error);
     this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
+    this.#traffic = new Traffic(shape.slots);
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
@@ -113,6 +116,9 @@ class Coordinator {
       {
         onMessage: (connection, message) => this.#trainers.receive(connection, message),
         onClose: (connection, code, reason) => this.#trainers.closed(connection, code, reason),
+        onFrame: ({ trainerId }, direction, frame) => {
+          if (trainerId !== null) this.#traffic.count(trainerId, direction, frame);
+        },
         onFatal: (error) => this.#fail(error),
       },
     );
@@ -287,6 +293,7 @@ class Coordinator {
       meanRank,
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
+      traffic: this.#traffic.take(),
     };
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });

@@ -17,7 +17,10 @@ import {
 const DEFAULT_CONTEXT = 1024;
 
 /** The model of a new run: from a Hugging Face folder, or from the sizes in the configuration. */
-export async function newModel(config: RunConfig, tokenizer: Tokenizer): Promise<LlamaConfig> {
+export async function newModel(
+  config: RunConfig,
+  tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosId'>,
+): Promise<LlamaConfig> {
   const { path, ...fields } = config.model;
   if (path !== undefined) return readModelConfig(path);
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);

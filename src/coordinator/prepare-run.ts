@@ -20,7 +20,8 @@ import { newModel, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
-import { trafficNotice } from './traffic-notice.ts';
+import { planNotice, trafficNotice } from './traffic-notice.ts';
+import { trafficPlan } from './traffic-plan.ts';
 import {
   openNewestCheckpoint,
   removeCheckpointLeftovers,
@@ -134,6 +135,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   closers.add(() => evaluations.close());
   const notice = trafficNotice(config, shape);
   if (notice !== null) onNotice(notice);
+  if (mode === 'new') onNotice(planNotice(trafficPlan(config, shape, config.coordinator.start_trainers)));
   // What was changed for going on holds the next time too.
   if (mode === 'resume') {
     const path = join(run.path, 'run.yaml');

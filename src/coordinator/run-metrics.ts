@@ -4,6 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
+import type { TrafficReport } from './traffic.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
 /** Weight of the newest step in the estimate of the time left. */
@@ -24,6 +25,8 @@ export interface StepSizes {
   readonly coordinatorResidentBytes: number;
   /** By trainer id, as the last heartbeats said. */
   readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
+  /** Since the line before. */
+  readonly traffic: TrafficReport;
 }
 
 export class RunMetrics {

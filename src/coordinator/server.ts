@@ -64,6 +64,8 @@ export interface ServerHandlers {
    * else those of its Goodbye or close frame; 1006 without any.
    */
   onClose(connection: Connection, code: number, reason: string): void;
+  /** A frame was given to the socket of a connection (`down`), or came from it (`up`). Must not throw. */
+  onFrame?(connection: Connection, direction: 'up' | 'down', frame: Uint8Array): void;
   /** A bug of ours: log it and end the process. */
   onFatal(error: unknown): void;
   /** Any HTTP request that is no upgrade; without it the answer is 404. */
@@ -259,7 +261,10 @@ export class CoordinatorServer {
 
   #connect(webSocket: WebSocket, socket: Socket): void {
     const { handshakeTimeoutMs, now, logger } = this.#options;
-    const connection = new SocketConnection(this.#nextId++, webSocket, socket, this.#options);
+    const connection = new SocketConnection(this.#nextId++, webSocket, socket, {
+      ...this.#options,
+      onSent: (frame) => this.#handlers.onFrame?.(connection, 'down', frame),
+    });
     const handshakeTimer = setTimeout(
       () => connection.close('TIMEOUT', `no Hello was accepted within ${handshakeTimeoutMs} ms`),
       handshakeTimeoutMs,
@@ -293,6 +298,7 @@ export class CoordinatorServer {
 
   #receive(peer: Peer, frame: Buffer, isBinary: boolean): void {
     const { connection } = peer;
+    this.#handlers.onFrame?.(connection, 'up', frame);
     const message = this.#check(peer, () => {
       this.#countMessage(peer);
       if (!isBinary) throw protocolError('MALFORMED_MESSAGE', 'a text message; all messages are binary');

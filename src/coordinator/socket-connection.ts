@@ -23,6 +23,8 @@ const NORMAL_CLOSURE = 1000;
 export interface ConnectionLimits {
   readonly maxUnsentBytes: number;
   readonly drainTimeoutMs: number;
+  /** Told of every frame that is given to the socket. */
+  readonly onSent: (frame: Uint8Array) => void;
 }
 
 /** Why a connection ended. */
@@ -90,6 +92,7 @@ export class SocketConnection implements Connection {
     const isFrame = message instanceof Uint8Array;
     const frame = isFrame ? message : encodeEnvelope(message);
     if (!isFrame && MESSAGE_RULES[message.kind].mayOvertake) {
+      this.#limits.onSent(frame);
       this.#webSocket.send(frame);
       return;
     }
@@ -119,9 +122,9 @@ export class SocketConnection implements Connection {
     if (this.#closeCause !== null) return;
     const { code } = CLOSE_CODES[reason];
     if (this.#webSocket.readyState === WebSocket.OPEN) {
-      this.#webSocket.send(
-        encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) }),
-      );
+      const frame = encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) });
+      this.#limits.onSent(frame);
+      this.#webSocket.send(frame);
     }
     this.#end({ code, reason: text });
   }
@@ -215,6 +218,7 @@ export class SocketConnection implements Connection {
     item.unflushedFrames++;
     item.takenBytes += frame.length;
     if (item.countedBytes === null) this.#unsentBytes += frame.length;
+    this.#limits.onSent(frame);
     this.#webSocket.send(frame, (error) => {
       if (error !== null && error !== undefined) return; // the close event follows and settles
       item.unflushedFrames--;

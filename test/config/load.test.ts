@@ -91,7 +91,7 @@ test('a field of another section is pointed to', (t) => {
   t.regex(refusal(`${MINIMAL}lr: 1\n`).message, /unknown field lr; did you mean optimizer\.lr\?/);
   t.regex(refusal(`${MINIMAL}warmup: 1\n`).message, /did you mean optimizer\.schedule\.warmup_steps\?/);
   t.regex(refusal(`${MINIMAL}batch: 1\n`).message, /did you mean batch_size\?/);
-  t.regex(refusal(`${MINIMAL}zzz: 1\n`).message, /unknown field zzz; known here: name, dir, model/);
+  t.regex(refusal(`${MINIMAL}zzz: 1\n`).message, /unknown field zzz; known here: name, dir, preset, model/);
 });
 
 test('a number no counter holds is refused with the largest allowed', (t) => {

@@ -2,11 +2,16 @@ import test from 'ava';
 import { checkTargets } from '../../src/coordinator/check-targets.ts';
 import { trafficNotice } from '../../src/coordinator/traffic-notice.ts';
 import { ConfigError } from '../../src/errors.ts';
-import { tinyRun } from './tiny-run.ts';
+import { buildRunShape } from '../../src/run-shape.ts';
+import { tinyConfig } from '../helpers/tiny-llama.ts';
+import { tinyRun, type TinyRun } from './tiny-run.ts';
 
 /** The fields and the words of what is wrong; hidden size 16, MLP 24, two of four heads for keys and values. */
 function faultsOf(...settings: readonly string[]): [string, string][] {
-  const { config, shape } = tinyRun(...settings);
+  return faultsOfRun(tinyRun(...settings));
+}
+
+function faultsOfRun({ config, shape }: Pick<TinyRun, 'config' | 'shape'>): [string, string][] {
   try {
     checkTargets(config, shape.slots);
     return [];
@@ -42,6 +47,59 @@ test('the least of adaptive ranks is held against the rank that follows from the
   t.deepEqual(faultsOf('method={rank: null, adaptive_rank: {threshold: 0.1, min_rank: 5}}'), [
     ['method.adaptive_rank.min_rank', '5; it must be at most 4, the greatest rank (method.rank)'],
   ]);
+});
+
+const group = (fields: string): string => `method={name: galore, rank: 4, param_groups: [${fields}]}`;
+
+test('a group that matches nothing is named, with the tensors there are', (t) => {
+  t.deepEqual(faultsOf(group('{match: [norm]}')), []);
+  const [[field, words] = ['', '']] = faultsOf(
+    group('{match: [mlp], rank: 2}, {match: [attn, ffn, experts]}'),
+  );
+  t.is(field, 'method.param_groups[1].match');
+  t.regex(
+    words,
+    /^ffn, experts; no tensor of the model has that in its name; there are embed_tokens, self_attn.q_proj,.* input_layernorm,/,
+  );
+  t.is(faultsOf('method={name: full, param_groups: [{match: [ffn], scale: 2}]}').length, 1);
+});
+
+test('a rank above the sides of the matrices of a group is refused, whatever its policy', (t) => {
+  t.deepEqual(faultsOf(group('{match: [k_proj], rank: 8}')), []);
+  for (const policy of ['one-sided', 'two-sided', 'power']) {
+    t.deepEqual(faultsOf(group(`{match: [k_proj], policy: ${policy}, rank: 9}`)), [
+      [
+        'method.param_groups[0].rank',
+        '9; it must be at most 8: none of its matrices has a longer smaller side',
+      ],
+    ]);
+  }
+  t.deepEqual(
+    faultsOf('method={name: power, rank: 17}').map(([field]) => field),
+    ['method.rank'],
+  );
+});
+
+test('a run in which everything is frozen is refused', (t) => {
+  t.deepEqual(faultsOf(group('{match: [model, lm_head], policy: frozen}')), [
+    [
+      'method.param_groups',
+      'policy: frozen for all tensors; at least one tensor must be trained: every one is frozen',
+    ],
+  ]);
+});
+
+test('tied embeddings are matched by embed_tokens; lm_head beside it is no fault, alone it is', (t) => {
+  const tied = (settings: string): [string, string][] => {
+    const { config } = tinyRun(settings);
+    return faultsOfRun({ config, shape: buildRunShape(config, tinyConfig({ tieWordEmbeddings: true })) });
+  };
+  t.deepEqual(tied(group('{match: [embed_tokens, lm_head], policy: power}')), []);
+  t.deepEqual(tied('method={name: power, rank: 4, target_modules: [attn, embed_tokens, lm_head]}'), []);
+  const alone = tied(group('{match: [lm_head], policy: power}'));
+  t.is(alone[0]?.[0], 'method.param_groups[0].match');
+  t.regex(alone[0]?.[1] ?? '', /embeddings are tied: embed_tokens is the output layer, too/);
+  t.is(tied('method={name: power, rank: 4, target_modules: [attn, lm_head]}').length, 1);
 });
 
 test('methods that need whole gradients say how much travels', (t) => {

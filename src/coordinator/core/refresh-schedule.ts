@@ -60,6 +60,19 @@ export function nextRefreshSlots(
   return refreshSlots(plan, step + 1, foldBases(bases, step, facts, plan));
 }
 
+/**
+ * How often each of the plan's slots is refreshed in the first `steps` steps if its gap stays as configured, in
+ * the plan's order.
+ */
+export function refreshCounts(plan: SchedulePlan, steps: number): readonly number[] {
+  return plan.projectedSlots.map((_, k) => {
+    const offset = offsetOf(plan, k);
+    // Step 1, and steps 1 + offset + i T.
+    const later = Math.max(0, Math.floor((steps - 1 - offset) / plan.updateProjGap) + 1);
+    return offset === 0 ? later : 1 + later;
+  });
+}
+
 /** After a basis record of step `step`. Pure, and so the same when it is read back from the journal. */
 export function foldBases(
   bases: readonly SlotBasis[],

@@ -32,6 +32,8 @@ export interface InspectedMethod {
   readonly plainRule: RuleName;
   /** Tensors with a basis, and all tensors that are trained. */
   readonly slotsWithBasis: number;
+  /** Tensors that travel as power, by the rule of that name. */
+  readonly powerSlots: number;
   readonly slots: number;
   /** Numbers in all the weights. */
   readonly weightNumbers: number;
@@ -55,6 +57,7 @@ export async function inspectMethod(configYaml: string, path: string): Promise<I
       rule,
       plainRule,
       slotsWithBasis: slots.filter(hasBasis).length,
+      powerSlots: slots.filter(({ policy }) => policy === 'power').length,
       slots: slots.length,
       weightNumbers: slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       states: await statesOf(path),

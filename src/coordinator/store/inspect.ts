@@ -14,6 +14,8 @@ import type { InspectedMethod } from './inspect-method.ts';
 import { scanJournal } from './journal-scan.ts';
 import type { JournalScan } from './journal-scan.ts';
 import { readMetrics } from './metrics-log.ts';
+import { addTraffic } from '../traffic.ts';
+import type { TrafficReport } from '../traffic.ts';
 import { readRunDirectory } from './run-directory.ts';
 import type { RunDirectoryPaths } from './run-directory.ts';
 
@@ -77,6 +79,8 @@ export interface Inspection {
   readonly seconds: number;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** The same by trainer, direction, kind and policy. */
+  readonly traffic: TrafficReport;
   readonly checkpoints: readonly InspectedCheckpoint[];
   readonly journal: InspectedJournal;
 }
@@ -120,6 +124,7 @@ export async function inspectRun(
     seconds: metrics.seconds,
     bytesUp: metrics.bytesUp,
     bytesDown: metrics.bytesDown,
+    traffic: metrics.traffic,
     checkpoints,
     journal: describeJournal(scan, fault),
   };
@@ -199,6 +204,7 @@ interface MetricsSummary {
   readonly seconds: number;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  readonly traffic: TrafficReport;
 }
 
 async function sumMetrics(path: string): Promise<MetricsSummary> {
@@ -207,17 +213,19 @@ async function sumMetrics(path: string): Promise<MetricsSummary> {
   let trainers = 0;
   let payloadNumbers: number | null = null;
   let meanRank: number | null = null;
+  let traffic: TrafficReport = { trainers: {}, policies: {} };
   for await (const line of readMetrics(path)) {
     for (const field of ['tokens', 'seconds', 'bytesUp', 'bytesDown'] as const) {
       const value = line[field];
       if (typeof value === 'number' && Number.isFinite(value)) sums[field] += value;
     }
+    traffic = addTraffic(traffic, line['traffic']);
     if (typeof line['loss'] === 'number') loss = line['loss'];
     if (typeof line['trainers'] === 'number') trainers = line['trainers'];
     if (typeof line['payloadNumbers'] === 'number') payloadNumbers = line['payloadNumbers'];
     if (typeof line['meanRank'] === 'number') meanRank = line['meanRank'];
   }
-  return { loss, trainers, payloadNumbers, meanRank, ...sums };
+  return { loss, trainers, payloadNumbers, meanRank, traffic, ...sums };
 }
 
 /** The few facts of run.yaml that are shown; a file that cannot be read leaves them unknown. */

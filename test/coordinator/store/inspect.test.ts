@@ -39,6 +39,10 @@ async function makeRun(t: ExecutionContext): Promise<RunDirectory> {
       bytesUp: 1000 * step,
       bytesDown: 2048,
       trainers: 2,
+      traffic: {
+        trainers: { a: { up: { contribution: 900 * step }, down: { update: 2000 } } },
+        policies: { dense: { up: 900 * step, down: 2000 } },
+      },
     });
     if (step === 2) await journal.startSegment();
   }
@@ -89,7 +93,15 @@ test('a run is shown with its step, traffic, checkpoints and journal, and nothin
     seconds: 1.5,
     bytesUp: 6000,
     bytesDown: 6144,
+    traffic: {
+      trainers: { a: { up: { contribution: 5400 }, down: { update: 6000 } } },
+      policies: { dense: { up: 5400, down: 6000 } },
+    },
   });
+  const shown = formatInspection(inspection);
+  t.regex(shown, /^traffic +contribution +update +refresh +data +snapshot +other$/m);
+  t.regex(shown, /^a up +5\.4 kB +0 B +0 B/m);
+  t.regex(shown, /^dense +5\.4 kB +6\.0 kB$/m);
   t.deepEqual(
     inspection.checkpoints.map(({ step, sequence, fault }) => [step, sequence, fault]),
     [
@@ -225,6 +237,7 @@ test('the method is shown with its rules, its state and bases as stored, and wha
     rule: 'fira',
     plainRule: 'adamw-8bit',
     slotsWithBasis: 14,
+    powerSlots: 0,
     slots: sizes.length,
     weightNumbers: payloadNumbers,
     states: ['m', 'm_codes', 'm_scales', 'norm', 'v', 'v_codes', 'v_scales', 'basis'].map(stored) as never,

@@ -1,0 +1,76 @@
+/**
+ * Presets of a whole run: how numbers travel from end to end, in one word. A preset is a piece of
+ * configuration that lies beneath what the file says, before anything is checked: fields that the file gives
+ * win, and a list such as `method.param_groups` counts as one field. What each costs in bytes and memory is
+ * in docs/methods.md. Pure.
+ */
+import { isMapping, type Mapping } from './overrides.ts';
+
+/** The presets by name. */
+export const RUN_PRESETS = ['exact', 'lean', 'balanced', 'wan', 'extreme'] as const;
+
+export type RunPreset = (typeof RUN_PRESETS)[number];
+
+const EMBEDDINGS = ['embed_tokens', 'lm_head'];
+const LAYERS = ['attn', 'mlp'];
+/** The learning rate of linear layers as a share of `optimizer.lr`, which embeddings and norms have whole. */
+const LAYER_SCALE = 0.12;
+const OPTIMIZER = { lr: 0.01, betas: [0.9, 0.99] };
+
+/** Every matrix travels as power. */
+function power(layerRank: string, embeddingRank: string, codec: string): Mapping {
+  return {
+    method: {
+      name: 'power',
+      rank: layerRank,
+      scale: LAYER_SCALE,
+      update_clip: 1,
+      target_modules: [...LAYERS, ...EMBEDDINGS],
+      param_groups: [{ match: EMBEDDINGS, rank: embeddingRank, scale: 1 }],
+    },
+    optimizer: OPTIMIZER,
+    wire: { codec },
+  };
+}
+
+const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
+  exact: {
+    method: { name: 'full', param_groups: [{ match: LAYERS, scale: LAYER_SCALE }] },
+    optimizer: OPTIMIZER,
+    wire: { codec: 'f32' },
+  },
+  lean: {
+    method: { name: 'galore', rank: 'd/4', moments: 'transport' },
+    optimizer: OPTIMIZER,
+    wire: { codec: 'int8' },
+  },
+  balanced: power('d/8', 'd/4', 'int8'),
+  wan: power('d/16', 'd/8', 'int8'),
+  extreme: power('d/32', 'd/32', 'int4'),
+};
+
+/** What a preset says, as the mapping a file would have. */
+export function runPreset(name: RunPreset): Mapping {
+  return PRESETS[name];
+}
+
+/** Whether it is the name of a preset. */
+export function isRunPreset(name: unknown): name is RunPreset {
+  return RUN_PRESETS.some((known) => known === name);
+}
+
+/** `given` with its preset beneath it; unchanged without one, or with one that there is not. */
+export function withRunPreset(given: Mapping): Mapping {
+  const name = given['preset'];
+  return isRunPreset(name) ? laidOver(PRESETS[name], given) : given;
+}
+
+/** `above` with the fields it does not have from `beneath`. */
+function laidOver(beneath: Mapping, above: Mapping): Mapping {
+  const merged: Mapping = { ...structuredClone(beneath), ...above };
+  for (const [name, value] of Object.entries(beneath)) {
+    const given = above[name];
+    if (isMapping(value) && isMapping(given)) merged[name] = laidOver(value, given);
+  }
+  return merged;
+}

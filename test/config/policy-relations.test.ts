@@ -1,0 +1,214 @@
+import test from 'ava';
+import { resolvedYaml } from '../../src/config/load.ts';
+import { MINIMAL, refusal, resolve } from './parse.ts';
+
+const GROUPS = 'method.param_groups';
+const group = (name: string, fields: string): string =>
+  `method={name: ${name}, param_groups: [{match: [embed_tokens], ${fields}}]}`;
+
+/** Settings that break one rule, the field that is blamed, words of the sentence, and a setting that mends it. */
+const RULES: readonly {
+  readonly title: string;
+  readonly broken: readonly string[];
+  readonly field: string;
+  readonly words: RegExp;
+  readonly mended: readonly string[];
+}[] = [
+  {
+    title: 'preset and method say the same',
+    broken: ['preset=exact', 'method.name=power'],
+    field: 'method.name',
+    words: /method\.name is power; with preset: exact it is full; leave it out, or leave preset out/,
+    mended: ['preset=balanced', 'method.name=power'],
+  },
+  {
+    title: 'exact is f32 up and down',
+    broken: ['preset=exact', 'wire.update_codec=int8'],
+    field: 'wire.update_codec',
+    words: /with preset: exact it is f32/,
+    mended: ['preset=exact', 'wire={codec: f32, update_codec: f32}'],
+  },
+  {
+    title: 'a preset is one that there is',
+    broken: ['preset=fast'],
+    field: 'preset',
+    words: /exact, lean, balanced, wan, extreme/,
+    mended: ['preset=wan'],
+  },
+  {
+    title: 'power has no bases for one-sided groups; galore has power for others',
+    broken: [group('power', 'policy: one-sided')],
+    field: GROUPS,
+    words:
+      /param_groups\[0\]\.policy is one-sided; it must be power, dense or frozen .*use method\.name: galore/,
+    mended: [group('galore', 'policy: power')],
+  },
+  {
+    title: 'a rule that needs whole gradients does not get projected ones',
+    broken: [group('fira', 'policy: two-sided')],
+    field: GROUPS,
+    words: /must be power, dense or frozen with method\.name: fira/,
+    mended: [group('galore', 'policy: two-sided')],
+  },
+  {
+    title: 'two-sided groups need the second round',
+    broken: ['method={refresh: {power_iterations: 0}, param_groups: [{match: [mlp], policy: two-sided}]}'],
+    field: GROUPS,
+    words: /power_iterations of at least 1/,
+    mended: ['method={refresh: {power_iterations: 1}, param_groups: [{match: [mlp], policy: two-sided}]}'],
+  },
+  {
+    title: 'two-sided groups need singular vectors',
+    broken: ['method={basis: dct, param_groups: [{match: [mlp], policy: two-sided}]}'],
+    field: GROUPS,
+    words: /needs method\.basis: svd, not dct/,
+    mended: ['method={basis: dct, param_groups: [{match: [mlp], policy: one-sided}]}'],
+  },
+  {
+    title: 'a dense group has no rank',
+    broken: [group('galore', 'policy: dense, rank: 4')],
+    field: GROUPS,
+    words: /param_groups\[0\]\.rank is 4; it must be left out: the policy is dense/,
+    mended: [group('galore', 'policy: dense')],
+  },
+  {
+    title: 'nor has any of full rank',
+    broken: [group('full', 'rank: d/4')],
+    field: GROUPS,
+    words: /rank is d\/4; it must be left out/,
+    mended: [group('full', 'rank: d/4, policy: power')],
+  },
+  {
+    title: 'a rank of a group is at most the hidden size',
+    broken: ['model.hidden_size=64', group('power', 'rank: 65')],
+    field: GROUPS,
+    words: /at most model\.hidden_size \(64\)/,
+    mended: ['model.hidden_size=64', group('power', 'rank: 64')],
+  },
+  {
+    title: 'the rank of APOLLO-Mini is 1, however it is written',
+    broken: ['method={name: apollo-mini, rank: d/4}'],
+    field: 'method.rank',
+    words: /must be 1/,
+    mended: ['method={name: apollo-mini, rank: 1}'],
+  },
+  {
+    title: 'also in a group',
+    broken: [group('apollo-mini', 'rank: d/4')],
+    field: GROUPS,
+    words: /must be 1/,
+    mended: [group('apollo-mini', 'rank: 1')],
+  },
+  {
+    title: 'what is frozen has no codec',
+    broken: [group('galore', 'policy: frozen, codec: int8')],
+    field: GROUPS,
+    words: /codec is int8; it must be left out with policy: frozen/,
+    mended: [group('galore', 'policy: frozen')],
+  },
+  {
+    title: 'power is made of feedback',
+    broken: [group('power', 'feedback: none')],
+    field: GROUPS,
+    words: /feedback is none; it must be gradient/,
+    mended: [group('power', 'feedback: gradient')],
+  },
+  {
+    title: 'what a projection leaves out is kept by power alone, in a group',
+    broken: [group('galore', 'policy: one-sided, feedback: gradient')],
+    field: GROUPS,
+    words: /cannot be gradient with policy: one-sided.*use payload/,
+    mended: [group('galore', 'policy: one-sided, feedback: payload')],
+  },
+  {
+    title: 'and for the whole method',
+    broken: ['method={name: two-sided, feedback: gradient}'],
+    field: 'method.feedback',
+    words: /use payload or none/,
+    mended: ['method={name: two-sided, feedback: payload}'],
+  },
+  {
+    title: 'sums of power are not cut',
+    broken: ['method.name=power', 'optimizer.max_grad_norm=1'],
+    field: 'optimizer.max_grad_norm',
+    words: /left out with power: what it cuts off the sum no trainer keeps; method\.update_clip/,
+    mended: ['method={name: power, update_clip: 1}'],
+  },
+  {
+    title: 'nor are those of error feedback',
+    broken: ['method.feedback=payload', 'optimizer.max_grad_norm=1'],
+    field: 'optimizer.max_grad_norm',
+    words: /left out with error feedback/,
+    mended: ['optimizer.max_grad_norm=1'],
+  },
+  {
+    title: 'which comes with int4',
+    broken: ['wire.codec=int4', 'optimizer.max_grad_norm=1'],
+    field: 'optimizer.max_grad_norm',
+    words: /left out with codec int4/,
+    mended: ['wire.codec=bf16', 'optimizer.max_grad_norm=1'],
+  },
+  {
+    title: 'power has a rule of its own',
+    broken: ['method.name=power', 'optimizer.name=sgd'],
+    field: 'optimizer.name',
+    words: /adamw or adamw-8bit with method\.name: power/,
+    mended: ['method.name=power', 'optimizer.name=adamw-8bit'],
+  },
+  {
+    title: 'in a group, too',
+    broken: [group('galore', 'policy: power'), 'optimizer.name=adafactor'],
+    field: 'optimizer.name',
+    words: /a group with policy: power/,
+    mended: [group('galore', 'policy: power')],
+  },
+  ...(
+    [
+      ['method.proj_type', 'left', 'std'],
+      ['method.weights', 'int8', 'f32'],
+      ['method.moments', 'reset', 'transport'],
+      ['method.refresh.type', 'exact', 'sketch'],
+      ['method.refresh.stagger', 'false', 'true'],
+      ['method.refresh.oversample', '4', '8'],
+      ['method.refresh.power_iterations', '2', '1'],
+    ] as const
+  ).map(([field, value, mended]) => ({
+    title: `power has no use for ${field}`,
+    broken: ['method.name=power', `${field}=${value}`],
+    field,
+    words: /must be left out with method\.name: power/,
+    mended: ['method.name=power', `${field}=${mended}`],
+  })),
+  {
+    title: 'power has no adaptive ranks',
+    broken: ['method={name: power, adaptive_rank: {threshold: 0.1}}'],
+    field: 'method.adaptive_rank.threshold',
+    words: /left out with method\.name: power/,
+    mended: ['method={name: power}'],
+  },
+  {
+    title: 'buffers of power are for power',
+    broken: ['method.moment_dtype=f32'],
+    field: 'method.moment_dtype',
+    words: /only with method\.name: power or a group with policy: power/,
+    mended: ['method={moment_dtype: f32, param_groups: [{match: [lm_head], policy: power}]}'],
+  },
+];
+
+for (const { title, broken, field, words, mended } of RULES) {
+  test(title, (t) => {
+    const { faults, message } = refusal(MINIMAL, ...broken);
+    t.deepEqual(
+      faults.map((fault) => fault.field),
+      [field],
+      message,
+    );
+    t.regex(message, words);
+    const config = resolve(MINIMAL, ...mended);
+    t.deepEqual(resolve(resolvedYaml(config)), config);
+  });
+}
+
+test('int4 without feedback is had by saying so', (t) => {
+  t.notThrows(() => resolve(MINIMAL, 'wire.codec=int4', group('galore', 'feedback: none')));
+});

@@ -1,0 +1,79 @@
+import test from 'ava';
+import { refreshCounts, refreshSlots } from '../../src/coordinator/core/refresh-schedule.ts';
+import { trafficPlan, type TrafficPlan } from '../../src/coordinator/traffic-plan.ts';
+import { planNotice } from '../../src/coordinator/traffic-notice.ts';
+import { RUN_PRESETS } from '../../src/config/run-presets.ts';
+import { llamaConfigFromFields } from '../../src/model/llama-config.ts';
+import { buildRunShape } from '../../src/run-shape.ts';
+import { MINIMAL, resolve } from '../config/parse.ts';
+import { tinyRun } from './tiny-run.ts';
+
+function plan60m(...settings: readonly string[]): TrafficPlan {
+  const config = resolve(MINIMAL, 'steps=2400', 'batch_size=4', 'seq_len=256', ...settings);
+  const model = llamaConfigFromFields({ size: '60m' }, { vocabSize: 32_000, maxPositionEmbeddings: 256 });
+  return trafficPlan(config, buildRunShape(config, model), 2);
+}
+
+test('refreshes are counted as the schedule has them', (t) => {
+  for (const isStaggered of [false, true]) {
+    for (const updateProjGap of [1, 3, 7]) {
+      const gaps = { updateProjGap, isStaggered, lazyThreshold: null, convergedRatio: null };
+      const plan = { ...gaps, projectedSlots: [2, 5, 6, 9] };
+      for (const steps of [1, 2, 6, 20]) {
+        const times = plan.projectedSlots.map(() => 0);
+        for (let step = 1; step <= steps; step++) {
+          for (const slot of refreshSlots(plan, step)) times[plan.projectedSlots.indexOf(slot)]! += 1;
+        }
+        t.deepEqual(refreshCounts(plan, steps), times, `T ${updateProjGap}, ${steps} steps, ${isStaggered}`);
+      }
+    }
+  }
+});
+
+test('the bytes of presets at 60M keep what their names promise', (t) => {
+  const [exact, lean, balanced, wan, extreme] = RUN_PRESETS.map((name) => plan60m(`preset=${name}`));
+  const least = ({ ratio }: TrafficPlan): number => Math.min(ratio.up, ratio.down);
+  t.true(least(exact!) > 0.99 && least(exact!) < 1);
+  t.true(least(lean!) > 4);
+  t.true(least(balanced!) >= 30, `balanced: ${least(balanced!)}`);
+  t.true(least(wan!) >= 60, `wan: ${least(wan!)}`);
+  t.true(least(extreme!) >= 250, `extreme: ${least(extreme!)}`);
+});
+
+test('memory: 16 bytes a number of AdamW are 12 without the gradient, power keeps two of one byte', (t) => {
+  const { parameters, trainerMemory } = plan60m('preset=exact');
+  t.deepEqual(trainerMemory, {
+    weights: 4 * parameters,
+    optimizer: 8 * parameters,
+    bases: 0,
+    feedback: 0,
+    total: 12 * parameters,
+  });
+  const power = plan60m('preset=balanced').trainerMemory;
+  t.true(power.feedback / parameters > 1 && power.feedback / parameters < 1.03);
+  t.true(power.optimizer / parameters > 1 && power.optimizer / parameters < 1.03);
+});
+
+test('a slot that is flushed before a refresh pays for it, one without feedback does not', (t) => {
+  const group = 'method.param_groups=[{match: [mlp], codec: int4, feedback: FEEDBACK}]';
+  const [none, kept] = ['none', 'payload'].map((feedback) =>
+    plan60m('method.update_proj_gap=10', group.replace('FEEDBACK', feedback)),
+  );
+  t.true(kept!.contribution > 1.01 * none!.contribution);
+  t.is(kept!.update, none!.update);
+});
+
+test('more trainers share the sums of a refresh and the data, not what each sends', (t) => {
+  const { config, shape } = tinyRun();
+  const [one, four] = [trafficPlan(config, shape, 1), trafficPlan(config, shape, 4)];
+  t.is(one.contribution, four.contribution);
+  t.true(four.refresh.down < one.refresh.down && four.data < one.data);
+  t.true(four.coordinatorStaging > 2 * one.coordinatorStaging);
+});
+
+test('the notice says it in one line', (t) => {
+  t.regex(
+    planNotice(plan60m('preset=balanced')),
+    /^a trainer sends 6\.8 MB a step \(34x less than dense f32\), receives 6\.8 MB \(34x .*\) and keeps 40\d MB; more: galore plan$/,
+  );
+});
