@@ -51,6 +51,7 @@ export const SIMULATED_PLAN: RunPlan = {
   stepDeadlineMs: 3_000,
   heartbeatTimeoutMs: 2_000,
   batchSequences: 8,
+  isAdaptive: false,
   projectedSlots: [0, 1, 2],
   updateProjGap: 3,
   isStaggered: false,
