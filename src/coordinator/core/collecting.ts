@@ -18,7 +18,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
-import { stopClock } from './pace.ts';
+import { stopClock, stopClocksLate } from './pace.ts';
 import { abandonStep, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
@@ -47,7 +47,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline passed without ${nameSome(missing)}`;
-        const late = missing.reduce(stopClock, markLagging(draft, missing));
+        const late = stopClocksLate(markLagging(draft, missing), missing);
         return settleContributions(remark(late, note), { ...phase, shards }, 'late');
       }
       const { step, received, shards } = phase;

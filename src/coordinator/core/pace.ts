@@ -37,17 +37,32 @@ export function startClocks(draft: Draft, step: number, shards: readonly Shard[]
 }
 
 /**
- * The trainer's first answer to its assignment is here (a sketch in a step with a refresh, else the
- * contribution), or its time is up. Later answers of the step count for nothing: they were asked for when
- * the slowest member had given the one before.
+ * The trainer's first answer to its assignment is here: a sketch in a step with a refresh, else the
+ * contribution. Later answers of the step count for nothing: they were asked for when the slowest member
+ * had given the one before.
  */
 export function stopClock(draft: Draft, trainerId: string): Draft {
+  return observe(draft, trainerId, (before, newest) => [...before, newest].slice(-PACE_WINDOW));
+}
+
+/**
+ * The trainers missed the deadline. What was known of them is void: they get little until they answer again,
+ * and by the answer what is right.
+ */
+export function stopClocksLate(draft: Draft, trainerIds: readonly string[]): Draft {
+  return trainerIds.reduce((next, trainerId) => observe(next, trainerId, (_, newest) => [newest]), draft);
+}
+
+function observe(
+  draft: Draft,
+  trainerId: string,
+  join: (before: readonly Observation[], newest: Observation) => readonly Observation[],
+): Draft {
   const trainer = findTrainer(draft.state, trainerId);
   if (trainer === undefined || trainer.asked === null) return draft;
   const { step, sequences, atMs } = trainer.asked;
-  const observation = { step, sequences, elapsedMs: draft.state.nowMs - atMs };
-  const observed = [...trainer.observed, observation].slice(-PACE_WINDOW);
-  return patchTrainer(draft, trainerId, { asked: null, observed });
+  const newest = { step, sequences, elapsedMs: draft.state.nowMs - atMs };
+  return patchTrainer(draft, trainerId, { asked: null, observed: join(trainer.observed, newest) });
 }
 
 /** Shares these positions out among the ready trainers, as the plan says. */
@@ -104,7 +119,7 @@ function fixedCost(observed: readonly Observation[]): number {
       .map((b) => (b.elapsedMs - a.elapsedMs) / (b.sequences - a.sequences)),
   );
   if (slopes.length === 0) return 0;
-  const slope = lowerMedian(slopes);
+  const slope = -lowerMedian(slopes.map((each) => -each)); // of two the one with the lower fixed cost
   const start = lowerMedian(observed.map(({ sequences, elapsedMs }) => elapsedMs - slope * sequences));
   const most = MOST_FIXED * Math.min(...observed.map(({ elapsedMs }) => elapsedMs));
   return Math.min(Math.max(start, 0), most);

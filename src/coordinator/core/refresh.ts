@@ -22,7 +22,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
-import { stopClock } from './pace.ts';
+import { stopClock, stopClocksLate } from './pace.ts';
 import type { FactorJob } from './state.ts';
 import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 
@@ -52,7 +52,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without ${nameSome(missing)}`;
-        const late = missing.reduce(stopClock, markLagging(draft, missing));
+        const late = stopClocksLate(markLagging(draft, missing), missing);
         return settleSketches(remark(late, note), { ...phase, shards }, 'late');
       }
       const { step, round, shards } = phase;
