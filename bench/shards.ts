@@ -50,10 +50,19 @@ const CONFIG = {
   steps,
 };
 
+interface Round {
+  readonly fast: number;
+  readonly slow: number;
+  readonly equal: number;
+  readonly adaptive: number;
+  readonly equalShare: number;
+  readonly adaptiveShare: number;
+}
+
 const scratch = await mkdtemp(join(tmpdir(), 'galore-shards-'));
 const started = new Set<ChildProcess>();
 try {
-  const results = [];
+  const results: Round[] = [];
   for (let round = 1; round <= rounds; round++) {
     const fast = await tokensPerSecond(['fast'], 'equal');
     const slow = await tokensPerSecond(['slow'], 'equal');
@@ -63,7 +72,7 @@ try {
     results.push({ fast, slow, equal, adaptive, equalShare: equal / sum, adaptiveShare: adaptive / sum });
     process.stderr.write(`round ${round}: ${JSON.stringify(results.at(-1))}\n`);
   }
-  const middle = (name: keyof (typeof results)[number]): number => median(results.map((each) => each[name]));
+  const middle = (name: keyof Round): number => median(results.map((each) => each[name]));
   const summary = {
     ...{ ratio, batch, steps, rounds },
     fastTokensPerSecond: middle('fast'),
@@ -86,7 +95,7 @@ async function tokensPerSecond(trainers: readonly string[], sharding: string): P
   await writeFile(path, JSON.stringify(CONFIG)); // JSON is YAML
   const settings = ['--set', `coordinator.sharding=${sharding}`, '--trainers', String(trainers.length)];
   const coordinator = galore(['coordinator', path, '--dir', join(dir, 'run'), ...settings]);
-  const url = await printed(coordinator, /ws:\/\/\S+/);
+  const url = await printed(coordinator, /ws:\/\/[\w.:]+\//);
   const stops = trainers.map((id) => {
     const trainer = galore(['trainer', url, '--id', id, '--threads', '1', '--device', 'cpu', '--quiet']);
     trainer.child.stdout!.resume();
