@@ -22,8 +22,6 @@ try {
   process.stderr.write(`galore: ${error.message}\n`);
   process.exit(1);
 }
-const { keepYoungGenerationSmall } = await import(
-  new URL('../dist/src/young-generation.js', import.meta.url).href
-);
+const { keepYoungGenerationSmall } = await import(new URL('../dist/src/heap.js', import.meta.url).href);
 keepYoungGenerationSmall(); // before the modules of the command fill it
 await import(command.href);

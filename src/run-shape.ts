@@ -7,7 +7,8 @@ import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
 import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.ts';
 import { slotSizes, type RankLimits, type SlotCodecs, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
-import { buildSlots, type Slot } from './galore/slot.ts';
+import { codecOfPayload } from './galore/codec/codec.ts';
+import { buildSlots, carriesSums, payloadShape, sizeOf, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
   readonly slots: readonly Slot[];
@@ -46,7 +47,14 @@ export function buildRunShape(
   const { method, wire } = config;
   const { policy, rule, plainRule, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
-  const slots = buildSlots(llamaTensors(model), {
+  const groupOf = (name: string) =>
+    method.param_groups.find(({ match }) => match.some((part) => name.includes(part)));
+  const codecsOf = (name: string): SlotCodecs => {
+    const group = groupOf(name);
+    const contribution = group?.codec ?? wire.codec;
+    return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
+  };
+  const table = buildSlots(llamaTensors(model), {
     policy,
     rule,
     plainRule,
@@ -61,10 +69,10 @@ export function buildRunShape(
       rank: rank === undefined ? undefined : rankOf(rank),
     })),
   });
-  const codecs = slots.map((slot): SlotCodecs => {
-    const group = method.param_groups.find(({ match }) => match.some((part) => slot.name.includes(part)));
-    const contribution = group?.codec ?? wire.codec;
-    return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
+  const codecs = table.map(({ name }) => codecsOf(name));
+  const slots = table.map((slot) => {
+    const isOpen = groupOf(slot.name)?.feedback === undefined;
+    return isOpen ? withDefaultFeedback(slot, codecs[slot.index]!) : slot;
   });
   const refresh = refreshOf(method, basis);
   const ranks = limitsOf(method, basis);
@@ -76,6 +84,14 @@ export function buildRunShape(
     codecs,
     sizes: slotSizes(slots, { codecs, refresh, ranks }),
   };
+}
+
+/** A payload that is rounded to 4 bits keeps what was rounded away, unless its group of parameters says otherwise. */
+function withDefaultFeedback(slot: Slot, { contribution }: SlotCodecs): Slot {
+  const isPlain = !carriesSums(slot) && slot.policy !== 'frozen' && slot.policy !== 'power';
+  if (!isPlain) return slot;
+  const codec = codecOfPayload(sizeOf(payloadShape(slot, 1)), contribution);
+  return codec === 'int4' ? { ...slot, feedback: 'payload' } : slot;
 }
 
 function refreshOf(

@@ -1,5 +1,6 @@
 /** `galore bench`: a group of commands that measure this machine; each is in a file of its own. */
 import type { Command } from 'commander';
+import { registerBenchCodecCommand } from './bench-codec.ts';
 import { registerBenchMemoryCommand } from './bench-memory.ts';
 import { registerBenchRefreshCommand } from './bench-refresh.ts';
 import { registerBenchStepCommand } from './bench-step.ts';
@@ -12,6 +13,7 @@ export function registerBenchCommand(
   finish: (code: number) => void,
 ): void {
   const group = program.command('bench').description('measure what this machine can do');
+  registerBenchCodecCommand(group, context, finish);
   registerBenchMemoryCommand(group, context, finish);
   registerBenchRefreshCommand(group, context, finish);
   registerBenchStepCommand(group, context, finish);

@@ -53,6 +53,7 @@ export function formatInspection(inspection: Inspection): string {
     ['codec, seed', `${inspection.codec ?? '-'}, ${inspection.seed ?? '-'}`],
     ['checkpoint', checkpoint],
     ['weights', inspection.weightsSha256 ?? '-'],
+    ...feedbackRows(inspection),
     [
       'journal',
       `${journal.records} records, ${formatBytes(journal.bytes)}, ${journal.segments.length} files`,
@@ -73,6 +74,15 @@ export function formatInspection(inspection: Inspection): string {
   const faults = faultsOf(inspection);
   if (faults.length > 0) lines.push('', ...faults.map((fault) => `damaged: ${fault}`));
   return lines.join('\n');
+}
+
+/** What trainers kept of their gradients, in the newest good checkpoint: `a 1.2 MB, b 1.2 MB`. */
+function feedbackRows({ checkpoints }: Inspection): [string, string][] {
+  const newest = checkpoints.findLast(({ fault }) => fault === null);
+  const kept = Object.entries(newest?.feedbackBytes ?? {}).map(
+    ([id, bytes]) => `${id} ${formatBytes(bytes)}`,
+  );
+  return kept.length === 0 ? [] : [['feedback', kept.join(', ')]];
 }
 
 /** `1,204,224 numbers, 42.1% of the weights, mean rank 96.5` */

@@ -171,13 +171,13 @@ const momentsFitRanks: MethodRule = (chosen) => {
   const moments = momentsOf(chosen);
   if (chosen.rankThreshold === undefined || moments !== 'keep') return null;
   const rule =
-    'it must be reset, rotate, transport or adarank with adaptive ranks: kept moments have the old rank';
+    'it must be reset, rotate, ldadam, transport or adarank with adaptive ranks: kept moments have the old rank';
   return relationFault('method.moments', moments, rule);
 };
 
 const momentsFitBasis: MethodRule = (chosen) => {
   const moments = momentsOf(chosen);
-  if (chosen.basis !== 'gaussian' || (moments !== 'transport' && moments !== 'adarank')) return null;
+  if (chosen.basis !== 'gaussian' || !isOneOf(['ldadam', 'transport', 'adarank'], moments)) return null;
   const rule = 'it must be keep, reset or rotate with gaussian bases, which are not orthonormal';
   return relationFault('method.moments', moments, rule);
 };

@@ -132,9 +132,9 @@ export const METHODS = [
 /** How a tensor may travel; `docs/methods.md` says what each is. */
 export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'frozen'] as const;
 /** How numbers may travel. */
-export const CODECS = ['f32', 'int8'] as const;
+export const CODECS = ['f32', 'bf16', 'int8', 'int4'] as const;
 const FEEDBACKS = ['none', 'payload', 'gradient'] as const;
-const BUFFER_DTYPES = ['f32', 'int8'] as const;
+const BUFFER_DTYPES = ['f32', 'bf16', 'int8'] as const;
 
 const rank = z.union([
   count,
@@ -238,9 +238,11 @@ const method = z.strictObject({
     .optional()
     .describe('How matrices with a basis are kept; int8: one byte a number; default: f32, for q-galore int8'),
   moments: z
-    .enum(['keep', 'reset', 'rotate', 'transport', 'adarank'])
+    .enum(['keep', 'reset', 'rotate', 'ldadam', 'transport', 'adarank'])
     .optional()
-    .describe('What happens to the moments at a refresh; transport is the rule of LDAdam'),
+    .describe(
+      'What happens to the moments at a refresh; transport is the rule of LDAdam, completed for directions that are new',
+    ),
   limiter: z
     .number()
     .min(1)
@@ -331,7 +333,10 @@ const optimizer = z.strictObject({
 });
 
 const wire = z.strictObject({
-  codec: z.enum(CODECS).default('int8').describe('How numbers travel; f32 is exact and four times larger'),
+  codec: z
+    .enum(CODECS)
+    .default('int8')
+    .describe('How numbers travel: 4, 2, 1.02 or 0.53 bytes each; int4 with error feedback'),
   update_codec: z
     .enum(CODECS)
     .optional()

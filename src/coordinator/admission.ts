@@ -4,7 +4,7 @@
  */
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
-import type { HelloMessage } from '../protocol/messages.ts';
+import type { CodecName, HelloMessage } from '../protocol/messages.ts';
 import { negotiateVersion, PROTOCOL_VERSIONS } from '../protocol/version.ts';
 
 /** What the coordinator knows about its run. */
@@ -12,6 +12,8 @@ export interface AdmissionContext {
   readonly runId: string;
   readonly runName: string;
   readonly schemaHash: Uint8Array;
+  /** In which tensors of the run travel. */
+  readonly codecs: readonly CodecName[];
   readonly trainerCount: number;
   readonly maxTrainers: number;
   /** Digest of a record (0: of the start) if the journal has all that came after it; null otherwise. */
@@ -44,10 +46,23 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
         `${hex(hello.schemaHash)} instead of ${hex(context.schemaHash)}`,
     );
   }
+  const missing = context.codecs.filter((codec) => !codecsOf(hello).includes(codec));
+  if (missing.length > 0) {
+    return refuse(
+      'SCHEMA_MISMATCH',
+      `run "${context.runName}" sends numbers as ${missing.join(' and ')}, which the trainer ` +
+        `(${hello.software || 'of unknown software'}) does not know: it needs a newer version`,
+    );
+  }
   if (context.trainerCount >= context.maxTrainers) {
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
   }
   return { isAdmitted: true, version, heldSequence: heldSequence(hello, context) };
+}
+
+/** Before version 3 a trainer did not say it. */
+function codecsOf({ codecs }: HelloMessage): readonly CodecName[] {
+  return codecs.length === 0 ? ['f32', 'int8'] : codecs;
 }
 
 function heldSequence(hello: HelloMessage, context: AdmissionContext): number | null {

@@ -1,27 +1,27 @@
 /**
- * Checkpoints during a run: asks one trainer for the state, writes it to disk as it comes, beside the
- * steps, and drops what the new checkpoint makes superfluous. The core says when and from whom.
+ * Checkpoints during a run: asks one trainer for the state, and all for what they alone have, writes it to disk as it
+ * comes, beside the steps, and drops what the new checkpoint makes superfluous. The core says when, from whom, and
+ * what is no longer waited for.
  */
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import type { PartMessage } from '../protocol/messages.ts';
 import { ProtocolError } from '../errors.ts';
 import { withRanks } from '../galore/slot.ts';
-import { stateTensors } from '../galore/state-table.ts';
+import { localTensors, stateTensors } from '../galore/state-table.ts';
 import type { Logger } from '../log.ts';
 import type { RunReport } from './api.ts';
+import { CheckpointJob } from './checkpoint-job.ts';
 import type { Effect } from './core/state.ts';
 import type { Dispatch } from './dispatch.ts';
 import { factsOf, type PreparedRun } from './prepare-run.ts';
 import { ranksOf } from './restore-bases.ts';
 import type { Session } from './session.ts';
-import { SnapshotIntake } from './snapshot-intake.ts';
 import {
   beginCheckpoint,
   openNewestCheckpoint,
   pruneCheckpoints,
   type CheckpointInfo,
-  type CheckpointWriter,
   type OpenCheckpoint,
 } from './store/checkpoint.ts';
 
@@ -43,9 +43,8 @@ export class CheckpointDesk {
   readonly #run: PreparedRun;
   readonly #around: CheckpointSurroundings;
   /** What the core waits for; null: nothing, or it was given up. */
-  #awaited: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
-  #intake: SnapshotIntake | null = null;
-  /** Ends when all files that were opened are closed, but for those of `#intake`. */
+  #job: CheckpointJob | null = null;
+  /** Ends when all files that were opened are closed, but for those of `#job`. */
   #pending: Promise<unknown> = Promise.resolve();
   #reportedMs = 0;
   #newest: NewestCheckpoint;
@@ -73,28 +72,28 @@ export class CheckpointDesk {
     session: Session,
     members: readonly string[],
   ): void {
-    const { trainerId, step, sequence, refreshedStep, bases, cursor } = effect;
+    const { step, sequence, refreshedStep, bases, cursor } = effect;
     const { journal, shape, checkpointsDir, texts } = this.#run;
-    const table = stateTensors(withRanks(shape.slots, ranksOf(bases)));
+    const slots = withRanks(shape.slots, ranksOf(bases));
+    const shared = stateTensors(slots);
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
     const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, bases, cursor }, members);
-    this.#awaited = effect;
-    session.enqueue(() =>
-      this.#track(async () => {
-        let writer: CheckpointWriter;
-        try {
-          writer = await beginCheckpoint(checkpointsDir, step, table, texts);
-        } catch (error) {
-          if (this.#awaited === effect) this.#failed(step, error);
-          return;
-        }
-        const intake = new SnapshotIntake(trainerId, facts, table, writer);
-        // The trainer may have been lost, and another asked, while the files were being made.
-        if (this.#awaited !== effect) return this.#discard(intake);
-        this.#intake = intake;
-        session.connection.send({ kind: 'snapshotRequest', step, sequence });
-      }),
-    );
+    const begun = beginCheckpoint(checkpointsDir, step, shared, texts);
+    const job = new CheckpointJob({ facts, shared, local: localTensors(slots) }, begun);
+    this.#job = job;
+    void this.#track(async () => {
+      try {
+        await begun;
+      } catch (error) {
+        if (this.#job === job) this.#failed(step, error);
+      }
+    });
+    this.#ask(job, session, false);
+  }
+
+  /** Asks another trainer for what it keeps of its gradients, for the checkpoint requested last. */
+  requestLocal(session: Session): void {
+    if (this.#job !== null) this.#ask(this.#job, session, true);
   }
 
   /** Opens the newest checkpoint. One that is deleted meanwhile was replaced by a newer one: that is opened then. */
@@ -110,34 +109,44 @@ export class CheckpointDesk {
   }
 
   /** Takes a part of stream snapshot. @throws ProtocolError */
-  acceptPart(trainerId: string, part: PartMessage): void {
-    if (this.#intake?.trainerId !== trainerId) return;
-    this.#intake.accept(part);
+  acceptPart(session: Session, part: PartMessage): void {
+    const { trainerId } = session;
+    const job = this.#jobOf(session);
+    const intake = job?.intakeOf(trainerId);
+    if (job === null || intake === undefined) return;
+    intake.accept(part);
     const nowMs = this.#around.nowMs();
     if (nowMs - this.#reportedMs < PROGRESS_INTERVAL_MS) return;
     this.#reportedMs = nowMs;
-    this.#around.dispatch({ type: 'snapshotProgressed', trainerId, step: this.#intake.step });
+    this.#around.dispatch({ type: 'snapshotProgressed', trainerId, step: job.step });
   }
 
   /** The trainer has sent everything. @throws ProtocolError if it has not */
-  acceptEnd(trainerId: string): void {
-    const intake = this.#intake;
-    if (intake?.trainerId !== trainerId) return;
+  acceptEnd(session: Session): void {
+    const { trainerId } = session;
+    const job = this.#jobOf(session);
+    session.uploadsOwed--;
+    const intake = job?.intakeOf(trainerId);
+    if (job === null || intake === undefined) return;
     if (!intake.isComplete) {
       const text = 'the snapshot ended before all tensors were sent';
       throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
     }
-    this.#intake = null;
-    this.#around.dispatch({ type: 'snapshotReceived', trainerId, step: intake.step });
-    void this.#track(() => this.#store(intake));
+    this.#around.dispatch({ type: 'snapshotReceived', trainerId, step: job.step });
   }
 
-  /** Deletes what the trainer sent so far; what has arrived whole is written all the same. */
+  /** Seals the checkpoint: everything that is waited for is here. */
+  write({ trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
+    const job = this.#job;
+    this.#job = null;
+    if (job !== null) void this.#track(() => this.#store(job, trainerIds));
+  }
+
+  /** Deletes what was sent so far; what is being sealed is written all the same. */
   async abandon(): Promise<void> {
-    const intake = this.#intake;
-    this.#awaited = null;
-    this.#intake = null;
-    if (intake !== null) await this.#track(() => this.#discard(intake));
+    const job = this.#job;
+    this.#job = null;
+    if (job !== null) await this.#track(() => this.#discard(job));
   }
 
   /** Gives up what is on its way and waits until no file is being written any more. */
@@ -146,11 +155,37 @@ export class CheckpointDesk {
     await this.#pending;
   }
 
+  /** Sends the request in its turn, once there are files. */
+  #ask(job: CheckpointJob, session: Session, isLocalOnly: boolean): void {
+    job.expect(session.trainerId, isLocalOnly);
+    session.enqueue(async () => {
+      // The checkpoint may have been given up while the files were being made.
+      if (!(await job.isBegun) || this.#job !== job) return;
+      session.uploadsOwed++;
+      session.connection.send({
+        kind: 'snapshotRequest',
+        step: job.step,
+        sequence: job.sequence,
+        isLocalOnly,
+      });
+    });
+  }
+
+  /** What a trainer sends is for; null: for a checkpoint that was given up. @throws ProtocolError unless it was asked */
+  #jobOf({ uploadsOwed }: Session): CheckpointJob | null {
+    if (uploadsOwed === 0) {
+      const text = 'a snapshot that was not asked for';
+      throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
+    }
+    // A trainer answers one request after the other, each with one SnapshotEnd.
+    return uploadsOwed === 1 ? this.#job : null;
+  }
+
   /** Must not reject: nobody may be waiting. */
-  async #store(intake: SnapshotIntake): Promise<void> {
-    const { step } = intake;
+  async #store(job: CheckpointJob, trainerIds: readonly string[]): Promise<void> {
+    const { step } = job;
     try {
-      this.#newest = await intake.finish();
+      this.#newest = await job.finish(trainerIds);
       this.#failure = null;
     } catch (error) {
       return this.#failed(step, error);
@@ -172,11 +207,11 @@ export class CheckpointDesk {
   }
 
   /** What cannot be deleted now goes when the run is opened next. */
-  async #discard(intake: SnapshotIntake): Promise<void> {
+  async #discard(job: CheckpointJob): Promise<void> {
     try {
-      await intake.abandon();
+      await job.abandon();
     } catch (error) {
-      this.#around.logger.warn('checkpoint.abandon', { step: intake.step }, String(error));
+      this.#around.logger.warn('checkpoint.abandon', { step: job.step }, String(error));
     }
   }
 

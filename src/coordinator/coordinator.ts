@@ -6,15 +6,19 @@ import { randomInt } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
+import { expectFrames } from '../heap.ts';
 import { createChangeLogger, type ChangeLogger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
+import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
+import { nextRefreshSlots } from './core/refresh-schedule.ts';
+import { isFlushed } from '../galore/slot.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
@@ -33,6 +37,7 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const run = await prepareRun(options);
+  expectFrames(contributionBytes(run.shape.sizes));
   try {
     return await new Coordinator(run, options).listen();
   } catch (error) {
@@ -87,6 +92,7 @@ class Coordinator {
       evaluations: this.#evaluations,
       checkpoints: this.#checkpoints,
       dispatch,
+      committedStep: () => this.#state.step,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger,
@@ -177,6 +183,12 @@ class Coordinator {
         return this.#reportEvaluation(effect);
       case 'requestSnapshot':
         return this.#requestSnapshot(effect);
+      case 'requestLocalState': {
+        const session = this.#trainers.get(effect.trainerId);
+        return session === undefined ? undefined : this.#checkpoints.requestLocal(session);
+      }
+      case 'writeCheckpoint':
+        return this.#checkpoints.write(effect);
       case 'abandonCheckpoint':
         return void this.#checkpoints.abandon();
       case 'closeConnection':
@@ -191,7 +203,10 @@ class Coordinator {
   #assignStep(effect: EffectOf<'assignStep'>): void {
     const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
     if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
-    this.#steps.assigned(effect);
+    const { plan, bases } = this.#state;
+    const next = nextRefreshSlots(plan, step, bases, refreshSlots);
+    const flushSlots = next.filter((index) => isFlushed(this.#run.shape.slots[index]!));
+    this.#steps.assigned(effect, flushSlots);
     const { seed, data, seq_len: seqLen } = this.#run.config;
     const { train } = this.#run.dataset;
     const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
@@ -206,6 +221,7 @@ class Coordinator {
         seed,
         sequences,
         refreshSlots,
+        flushSlots,
         deadlineMs,
       });
     });

@@ -1,7 +1,7 @@
 /** The core's plan from the configuration. Pure. */
 import type { RunConfig } from '../config/schema.ts';
 import { hasRefreshRounds, isGenerated } from '../galore/method.ts';
-import { hasBasis } from '../galore/slot.ts';
+import { carriesSums, hasBasis } from '../galore/slot.ts';
 import type { RunShape } from '../run-shape.ts';
 import type { GapPlan, RunPlan } from './core/state.ts';
 
@@ -26,6 +26,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     evaluationSequences: Math.min(wanted, validationSequences),
     checkpointEvery: checkpoint.every,
     hashEvery: method.update_proj_gap,
+    hasLocalState: shape.slots.some(carriesSums),
   };
 }
 

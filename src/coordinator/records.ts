@@ -71,10 +71,16 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
   const parts: Uint8Array[] = [];
   let squaredNorm = 0;
   const slotNorms: number[] = [];
-  for (const slot of slots.filter(travels)) {
+  const travelling = slots.filter(travels).map((slot) => {
     const count = sizeOf(payloadShape(slot, place.step));
     const codec = codecOfPayload(count, input.codecs[slot.index]!.update);
-    const writer = codecFor(codec).writer(count, derive(input.seed, 'update', place.step, slot.index));
+    return { slot, count, codec, encodedBytes: codecFor(codec).encodedBytes(count) };
+  });
+  // The frames have copies of it.
+  const scratch = new Uint8Array(Math.max(0, ...travelling.map(({ encodedBytes }) => encodedBytes)));
+  for (const { slot, count, codec, encodedBytes } of travelling) {
+    const key = derive(input.seed, 'update', place.step, slot.index);
+    const writer = codecFor(codec).writer(count, key, scratch.subarray(0, encodedBytes));
     const squared = encodeSum(partsOf(slot, contributions), count, writer, clip);
     squaredNorm += squared;
     if (hasBasis(slot)) slotNorms.push(Math.sqrt(squared));

@@ -12,6 +12,8 @@ export class Session {
   liveSequence: number | null = null;
   /** The last record the trainer says it has applied. */
   readySequence = -1;
+  /** Snapshots that it was asked for and has not ended. */
+  uploadsOwed = 0;
   #outbox: Promise<void> = Promise.resolve();
   readonly #onFailure: (error: unknown) => void;
 

@@ -1,30 +1,41 @@
 /**
- * Takes the state a trainer uploads for a checkpoint and writes it straight to disk, piece by piece,
- * in the order it comes. One upload at a time.
+ * Takes what one trainer uploads for a checkpoint and hands it on piece by piece, in the order it comes: the
+ * state that all share, what the trainer keeps of its gradients, or the one and behind it the other. Of what it
+ * keeps it sends all or nothing.
  */
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import type { PartMessage } from '../protocol/messages.ts';
 import { ProtocolError } from '../errors.ts';
 import type { StateTensor } from '../galore/state-table.ts';
-import type { CheckpointInfo, CheckpointWriter, RunFacts } from './store/checkpoint.ts';
 
-export class SnapshotIntake {
+/** Where the pieces go. */
+export interface IntakeFiles {
+  writeShared(tensor: number, offset: number, bytes: Uint8Array): Promise<void>;
+  writeLocal(tensor: number, offset: number, bytes: Uint8Array): Promise<void>;
+}
+
+/** What is asked of a trainer. */
+export interface IntakePlan {
   readonly trainerId: string;
   readonly step: number;
-  readonly #run: RunFacts;
-  readonly #table: readonly StateTensor[];
-  readonly #writer: CheckpointWriter;
-  #tensor = 0;
+  readonly shared: readonly StateTensor[];
+  /** Numbered behind `shared`. */
+  readonly local: readonly StateTensor[];
+  readonly isLocalOnly: boolean;
+}
+
+export class SnapshotIntake {
+  readonly #plan: IntakePlan;
+  readonly #files: IntakeFiles;
+  #tensor: number;
   #offset = 0;
   #writes: Promise<void> = Promise.resolve();
   #failure: Error | null = null;
 
-  constructor(trainerId: string, run: RunFacts, table: readonly StateTensor[], writer: CheckpointWriter) {
-    this.trainerId = trainerId;
-    this.step = run.step;
-    this.#run = run;
-    this.#table = table;
-    this.#writer = writer;
+  constructor(plan: IntakePlan, files: IntakeFiles) {
+    this.#plan = plan;
+    this.#files = files;
+    this.#tensor = plan.isLocalOnly ? plan.shared.length : 0;
   }
 
   /**
@@ -32,20 +43,24 @@ export class SnapshotIntake {
    * @throws ProtocolError when it is not the next one.
    */
   accept(part: PartMessage): void {
-    const expected = this.#table[this.#tensor];
+    const { step, shared, local } = this.#plan;
+    const expected =
+      this.#tensor < shared.length ? shared[this.#tensor] : local[this.#tensor - shared.length];
     const isNext =
       expected !== undefined &&
-      part.step === this.step &&
+      part.step === step &&
       part.tensor === this.#tensor &&
       part.codec === expected.dtype &&
       part.offset === this.#offset &&
       part.totalBytes === expected.totalBytes &&
       part.offset + part.payload.length <= expected.totalBytes;
     if (!isNext) {
+      const wanted =
+        expected === undefined ? 'nothing more' : `${expected.totalBytes} bytes of ${expected.dtype}`;
       throw new ProtocolError(
         CLOSE_CODES.UNEXPECTED_MESSAGE.code,
-        `snapshot of step ${this.step}: expected ${expected?.dtype ?? 'no'} tensor ${this.#tensor} from byte ${this.#offset}, ` +
-          `got ${part.codec} tensor ${part.tensor} of step ${part.step} from byte ${part.offset}`,
+        `snapshot of step ${step}: expected tensor ${this.#tensor} from byte ${this.#offset}, ${wanted}; ` +
+          `got ${part.totalBytes} bytes of ${part.codec}, tensor ${part.tensor} of step ${part.step} from byte ${part.offset}`,
       );
     }
     const { tensor, offset, payload } = part;
@@ -55,32 +70,33 @@ export class SnapshotIntake {
       this.#offset = 0;
     }
     this.#writes = this.#writes
-      .then(() => (this.#failure === null ? this.#writer.write(tensor, offset, payload) : undefined))
+      .then(() => (this.#failure === null ? this.#write(tensor, offset, payload) : undefined))
       .catch((error: unknown) => {
         this.#failure ??= error as Error;
       });
   }
 
-  /** True once every tensor arrived whole. */
+  /** True once the upload may end. */
   get isComplete(): boolean {
-    return this.#tensor === this.#table.length;
+    const { shared } = this.#plan;
+    return this.#offset === 0 && (this.#tensor === shared.length || this.hasLocal);
   }
 
-  /** Waits for the writes, seals the checkpoint; if that fails nothing of it is left. */
-  async finish(): Promise<CheckpointInfo> {
-    await this.#writes;
-    try {
-      if (this.#failure !== null) throw this.#failure;
-      return await this.#writer.finish(this.#run);
-    } catch (error) {
-      await this.#writer.abandon();
-      throw error;
-    }
+  /** True once all that the trainer keeps is there. */
+  get hasLocal(): boolean {
+    const { shared, local } = this.#plan;
+    return local.length > 0 && this.#tensor === shared.length + local.length;
   }
 
-  /** Deletes what was written. */
-  async abandon(): Promise<void> {
+  /** Waits for the writes. @throws the first error there was */
+  async flushed(): Promise<void> {
     await this.#writes;
-    await this.#writer.abandon();
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  async #write(tensor: number, offset: number, bytes: Uint8Array): Promise<void> {
+    const first = this.#plan.shared.length;
+    if (tensor < first) await this.#files.writeShared(tensor, offset, bytes);
+    else await this.#files.writeLocal(tensor - first, offset, bytes);
   }
 }

@@ -5,12 +5,14 @@
 import { ProtocolError } from '../errors.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { BufferPool } from '../protocol/buffer-pool.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
 import type { PartCodec, PartMessage, StreamName } from '../protocol/messages.ts';
 import {
   PartAssembler,
   type AssembledTensor,
+  type ExpectedTensor,
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
@@ -45,7 +47,11 @@ export class Staging {
   #sizes: readonly SlotSizes[];
   readonly #rounds: number;
   readonly #trainers = new Map<string, TrainerStage>();
+  /** Buffers of the contributions of the step before. */
+  readonly #pool = new BufferPool();
   #window: StagingWindow = { step: 0, round: 0 };
+  /** Slots whose contribution comes as f32 in this step. */
+  #flushSlots: ReadonlySet<number> = new Set();
   #isOpen = false;
   /** Numbers of the openings: of the step, for contributions, and of the round, for the rest. */
   #stepOpening = 0;
@@ -72,9 +78,15 @@ export class Staging {
     }
   }
 
+  /** These slots are flushed in the step under way. */
+  flush(slots: readonly number[]): void {
+    this.#flushSlots = new Set(slots);
+  }
+
   /** Opens the window for a step or the next round of its refresh; what was staged for another goes. */
   open(window: StagingWindow): void {
     const isNewStep = !this.#isOpen || window.step !== this.#window.step;
+    if (isNewStep) this.#reuseContributions();
     for (const stage of this.#trainers.values()) {
       if (isNewStep) forgetTensors(stage);
       stage.tensors.sketch.clear();
@@ -86,8 +98,12 @@ export class Staging {
     this.#isOpen = true;
   }
 
-  /** Closes the window: the step is committed or was given up. Parts of it that still come are dropped. */
+  /**
+   * Closes the window: the step is committed or was given up. Parts of it that still come are dropped. What
+   * `take` returned of it is void.
+   */
   close(): void {
+    this.#reuseContributions();
     for (const [trainerId, stage] of this.#trainers) {
       forgetTensors(stage);
       if (stage.assembler.bytesHeld === 0) this.#trainers.delete(trainerId);
@@ -142,11 +158,32 @@ export class Staging {
     return this.#trainers.get(trainerId)?.checksum ?? 0;
   }
 
+  /** Bytes of buffers that wait for the next step: at most what contributions had in the last step with any. */
+  get bytesPooled(): number {
+    return this.#pool.bytesHeld;
+  }
+
+  /** To be called before the contributions are forgotten. */
+  #reuseContributions(): void {
+    const arrays = [...this.#trainers.values()].flatMap(({ tensors }) =>
+      [...tensors.contribution.values()].map(({ bytes }) => bytes),
+    );
+    if (arrays.length === 0) return;
+    this.#pool.give(
+      arrays,
+      arrays.reduce((sum, { length }) => sum + length, 0),
+    );
+  }
+
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return false;
-    const payload = payloadSize(sizes, 'contribution', this.#window.step);
+    const payload = this.#contributionSize(sizes);
     return codec === payload.codec && bytes.length === payload.totalBytes;
+  }
+
+  #contributionSize(sizes: SlotSizes): ExpectedTensor {
+    return payloadSize(sizes, 'contribution', this.#window.step, this.#flushSlots.has(sizes.slot.index));
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */
@@ -167,7 +204,10 @@ export class Staging {
     const existing = this.#trainers.get(trainerId);
     if (existing !== undefined) return existing;
     const stage: TrainerStage = {
-      assembler: new PartAssembler((place, totalBytes) => this.#expect(trainerId, place, totalBytes)),
+      assembler: new PartAssembler(
+        (place, totalBytes) => this.#expect(trainerId, place, totalBytes),
+        (byteLength) => this.#pool.take(byteLength),
+      ),
       tensors: { contribution: new Map(), sketch: new Map(), factor: new Map() },
       begun: { contribution: 0, sketch: 0, factor: 0 },
       checksum: 0,
@@ -193,7 +233,7 @@ export class Staging {
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
-    if (stream === 'contribution') return payloadSize(sizes, 'contribution', step);
+    if (stream === 'contribution') return this.#contributionSize(sizes);
     if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
     return (
       sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`

@@ -80,12 +80,13 @@ export class StepDesk {
     return learningRate(this.#config.optimizer, step - 1, this.#config.steps);
   }
 
-  /** A trainer is about to be given sequences of a step. */
-  assigned({ trainerId, step, positions }: EffectOf<'assignStep'>): void {
+  /** A trainer is about to be given sequences of a step in which these slots are flushed. */
+  assigned({ trainerId, step, positions }: EffectOf<'assignStep'>, flushSlots: readonly number[] = []): void {
     if (step !== this.#step) {
       this.#assignedTokens.clear();
       this.#openWindow(step, 0);
     }
+    this.#staging.flush(flushSlots);
     this.#assignedTokens.set(trainerId, positions.length * this.#config.seq_len);
   }
 

@@ -6,6 +6,7 @@ import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message } from '../protocol/messages.ts';
+import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
 import type { Connection } from './connection.ts';
@@ -29,6 +30,8 @@ export interface TrainerSurroundings {
   readonly evaluations: EvaluationDesk;
   readonly checkpoints: CheckpointDesk;
   readonly dispatch: Dispatch;
+  /** The last one. */
+  readonly committedStep: () => number;
   /** Gives a connection its trainer id; an older one with the same id is closed. */
   readonly adopt: (connection: Connection, trainerId: string) => void;
   readonly onFailure: (error: unknown) => void;
@@ -98,7 +101,7 @@ export class TrainerDesk {
         return dispatch({ type: 'trainerSeen', trainerId });
       }
       case 'part':
-        if (message.stream === 'snapshot') return checkpoints.acceptPart(trainerId, message);
+        if (message.stream === 'snapshot') return checkpoints.acceptPart(session, message);
         return steps.acceptPart(trainerId, message);
       case 'sketch': {
         steps.acceptSketch(trainerId, message);
@@ -122,14 +125,14 @@ export class TrainerDesk {
         return dispatch({ type: 'stateHashReceived', trainerId, step: message.step, weightsSha256 });
       }
       case 'snapshotEnd':
-        return checkpoints.acceptEnd(trainerId);
+        return checkpoints.acceptEnd(session);
       default:
         return; // a Goodbye: the close frame behind it tells the rest
     }
   }
 
   #welcome(connection: Connection, hello: HelloMessage): void {
-    const { runId, config, schemaHash, journal } = this.#run;
+    const { runId, config, shape, schemaHash, journal } = this.#run;
     const { logger, dispatch, onFailure } = this.#around;
     const { trainerId } = hello;
     const isReplacement = this.#sessions.has(trainerId);
@@ -137,6 +140,7 @@ export class TrainerDesk {
       runId,
       runName: config.name,
       schemaHash,
+      codecs: codecsInUse(shape.sizes),
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),
@@ -168,6 +172,8 @@ export class TrainerDesk {
     let snapshot: OpenCheckpoint | null = null;
     try {
       if (heldSequence === null) snapshot = await this.#around.checkpoints.openNewest();
+      // Behind a checkpoint that is older than the run, what a trainer kept is not what it would have by now.
+      if (snapshot?.step === this.#around.committedStep()) await snapshot.includeFeedback(session.trainerId);
     } catch (error) {
       // The trainers that have the state can go on, and give a good checkpoint, without this one.
       const others = [...this.#sessions.values()].filter((other) => other !== session);

@@ -28,7 +28,7 @@ export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'frozen';
 export type Feedback = 'none' | 'payload' | 'gradient';
 
 /** What a state that has a number for each of a matrix is kept as. */
-export type BufferDtype = 'f32' | 'int8';
+export type BufferDtype = 'f32' | 'bf16' | 'int8';
 
 /** One trainable tensor: how it travels and which rule updates it. */
 export type Slot = PlainSlot | PowerSlot | ProjectedSlot;
@@ -151,6 +151,11 @@ export function isTallStep(slot: PowerSlot, step: number): boolean {
 /** Whether the contributions of a slot are parts of a sum, not means to be weighted: what was kept for later is in them. */
 export function carriesSums({ feedback }: Slot): boolean {
   return feedback !== undefined && feedback !== 'none';
+}
+
+/** Whether what its feedback keeps lies in the subspace of its basis, and has to be sent before the basis changes. */
+export function isFlushed(slot: Slot): boolean {
+  return carriesSums(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided');
 }
 
 /** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */

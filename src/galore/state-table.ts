@@ -2,6 +2,7 @@
  * The training state as a list of named tensors: what a snapshot holds, in the order both sides
  * number it (`Part.tensor` of stream SNAPSHOT). Pure.
  */
+import { localState } from './feedback/local-state.ts';
 import { ruleState, weightState, type StateDtype } from './optimizer/rule-state.ts';
 import { basisShape, hasBasis, sizeOf, type Slot } from './slot.ts';
 
@@ -32,6 +33,16 @@ export function stateTensors(slots: readonly Slot[]): readonly StateTensor[] {
   return [...weights, ...optimizer, ...bases];
 }
 
+/** What names of `localTensors` begin with where they are among those of the state all share. */
+export const LOCAL_PREFIX = 'local/';
+
+/** Every tensor of the state that each trainer has for itself (local-state.ts), in slot order; not part of the state above. */
+export function localTensors(slots: readonly Slot[]): readonly StateTensor[] {
+  return slots.flatMap((slot) =>
+    localState(slot).map(({ kind, shape, dtype }) => entry(kind, slot, shape, dtype)),
+  );
+}
+
 /** Bytes of a state tensor, in memory, on the wire and on disk. */
 export function stateBytes(dtype: StateDtype, shape: readonly number[]): number {
   return (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
@@ -54,7 +65,21 @@ export function stateFault(
   given: readonly GivenTensor[],
   step: number,
 ): string | null {
-  const table = new Map(stateTensors(slots).map((tensor) => [tensor.name, tensor]));
+  const isFirst = step === 0 && given.every(({ name }) => name.startsWith('weights/'));
+  return tableFault(stateTensors(slots), given, (name) => !isFirst || name.startsWith('weights/'));
+}
+
+/** The same of a trainer's own state, which is whole or not there at all. */
+export function localFault(slots: readonly Slot[], given: readonly GivenTensor[]): string | null {
+  return given.length === 0 ? null : tableFault(localTensors(slots), given, () => true);
+}
+
+function tableFault(
+  tensors: readonly StateTensor[],
+  given: readonly GivenTensor[],
+  isNeeded: (name: string) => boolean,
+): string | null {
+  const table = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const missing = new Set(table.keys());
   for (const { name, codec, totalBytes } of given) {
     const expected = table.get(name);
@@ -65,8 +90,7 @@ export function stateFault(
     }
     missing.delete(name);
   }
-  const isFirst = step === 0 && given.every(({ name }) => name.startsWith('weights/'));
-  const [lost] = [...missing].filter((name) => !isFirst || name.startsWith('weights/'));
+  const lost = [...missing].find(isNeeded);
   return lost === undefined ? null : `the snapshot has no ${lost}`;
 }
 

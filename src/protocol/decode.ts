@@ -24,6 +24,7 @@ import {
 } from './checks.ts';
 import { NUMBER_CODECS, STATE_CODECS, STREAM_NUMBERS } from './enums.ts';
 import {
+  MAX_CODECS,
   MAX_DIMENSIONS,
   MAX_JSON_LENGTH,
   MAX_MEMBERS,
@@ -38,6 +39,7 @@ import {
 import {
   STREAM_SENDERS,
   type BasisRecord,
+  type CodecName,
   type CursorInfo,
   type Member,
   type Message,
@@ -97,6 +99,7 @@ export const DECODERS: Decoders = {
       sequence: checkUint(body.sequence, 'sequence'),
       digest: runId === '' ? checkBytes(body.digest, 'digest', 0) : checkDigest(body.digest, 'digest'),
       schemaHash: checkOptionalDigest(body.schemaHash, 'schema_hash'),
+      codecs: knownCodecs(body.codecs),
     };
   },
   welcome: (body) => ({
@@ -137,6 +140,7 @@ export const DECODERS: Decoders = {
     seed: checkUint(body.seed, 'seed'),
     sequences: sequences(body.sequences),
     refreshSlots: checkSlots(body.refreshSlots, 'refresh_slots'),
+    flushSlots: checkSlots(body.flushSlots, 'flush_slots'),
     deadlineMs: checkUint(body.deadlineMs, 'deadline_ms'),
   }),
   sketchRequest: (body) => ({
@@ -205,6 +209,7 @@ export const DECODERS: Decoders = {
     kind: 'snapshotRequest',
     step: checkUint(body.step, 'step'),
     sequence: checkUint(body.sequence, 'sequence'),
+    isLocalOnly: body.localOnly,
   }),
   snapshotEnd: (body, from) => ({
     kind: 'snapshotEnd',
@@ -254,6 +259,12 @@ function decodePart(body: galore.v1.Part, from: Peer): PartMessage {
 function checkVersions(versions: readonly number[]): readonly number[] {
   checkUint(versions.length, 'length of protocol_versions', 1, MAX_VERSIONS);
   return checkList(versions, 'protocol_versions', MAX_VERSIONS, (value, field) => checkUint(value, field, 1));
+}
+
+/** Those of the codecs that this build knows; the trainer may know more. */
+function knownCodecs(numbers: readonly number[]): readonly CodecName[] {
+  checkList(numbers, 'codecs', MAX_CODECS, (value) => value);
+  return (Object.keys(NUMBER_CODECS) as CodecName[]).filter((name) => numbers.includes(NUMBER_CODECS[name]));
 }
 
 function checkStep(step: number): number {

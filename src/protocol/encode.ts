@@ -17,7 +17,13 @@ export type EnvelopeFields = galore.v1.Envelope.$Properties;
 export function toEnvelope(message: Message): EnvelopeFields {
   switch (message.kind) {
     case 'hello':
-      return { hello: { ...message, protocolVersions: [...message.protocolVersions] } };
+      return {
+        hello: {
+          ...message,
+          protocolVersions: [...message.protocolVersions],
+          codecs: message.codecs.map((codec) => CODEC_NUMBERS[codec]),
+        },
+      };
     case 'welcome':
       return { welcome: { ...message, snapshot: message.snapshot && header(message.snapshot) } };
     case 'goodbye':
@@ -38,6 +44,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
           ...message,
           sequences: sequences(message.sequences),
           refreshSlots: [...message.refreshSlots],
+          flushSlots: [...message.flushSlots],
         },
       };
     case 'sketchRequest':
@@ -68,7 +75,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
     case 'evaluation':
       return { evaluation: message };
     case 'snapshotRequest':
-      return { snapshotRequest: message };
+      return { snapshotRequest: { ...message, localOnly: message.isLocalOnly } };
     case 'snapshotEnd':
       return { snapshotEnd: { ...message, tensors: message.tensors.map(tensorInfo) } };
     case 'stepRejected':

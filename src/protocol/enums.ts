@@ -17,7 +17,9 @@ export const STREAM_NUMBERS = {
 /** Codecs of the streams whose tensors are numbers: all but SNAPSHOT. */
 export const NUMBER_CODECS = {
   f32: Codec.CODEC_F32,
+  bf16: Codec.CODEC_BF16,
   int8: Codec.CODEC_INT8,
+  int4: Codec.CODEC_INT4,
 } as const satisfies Record<CodecName, number>;
 
 /** Codecs of stream SNAPSHOT. */

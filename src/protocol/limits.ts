@@ -26,6 +26,8 @@ export const MAX_DIMENSIONS = 8;
 export const MAX_TENSOR_NAME_LENGTH = 200;
 /** Protocol versions in a Hello. */
 export const MAX_VERSIONS = 16;
+/** Of `Hello.codecs`. */
+export const MAX_CODECS = 32;
 /** Trainers of one step. */
 export const MAX_MEMBERS = 4096;
 /** Positions in one list: sequences of a trainer, positions returned to the data order. */

@@ -2,6 +2,7 @@
  * The messages as plain values, and who may send which. Pure. The bytes are proto/galore.proto's and
  * made in envelope.ts; when each is sent and what it means is in docs/protocol.md.
  */
+import type { CodecName } from '../galore/codec/tensor-codec.ts';
 import type { StateDtype } from '../galore/optimizer/rule-state.ts';
 import {
   MAX_FRAME_BYTES,
@@ -17,7 +18,7 @@ export type Peer = 'trainer' | 'coordinator';
 export type StreamName = 'snapshot' | 'sketch' | 'sketchSum' | 'factor' | 'contribution' | 'update' | 'basis';
 
 /** How a tensor's numbers are written. */
-export type CodecName = 'f32' | 'int8';
+export type { CodecName };
 
 /** How a tensor of a snapshot is written: by its dtype in the state table. */
 export type StateCodec = StateDtype;
@@ -99,6 +100,8 @@ export interface HelloMessage {
   readonly sequence: number;
   readonly digest: Uint8Array; // 32 bytes with a runId, else empty
   readonly schemaHash: Uint8Array; // 32 bytes or empty
+  /** Every codec of numbers it can read and write. */
+  readonly codecs: readonly CodecName[];
 }
 
 export interface WelcomeMessage {
@@ -162,6 +165,8 @@ export interface StepAssignmentMessage {
   readonly seed: number;
   readonly sequences: Sequences;
   readonly refreshSlots: readonly number[];
+  /** Slots that are likely to get a new basis in the next step: what feedback kept of them is sent as f32. */
+  readonly flushSlots: readonly number[];
   readonly deadlineMs: number;
 }
 
@@ -239,6 +244,8 @@ export interface SnapshotRequestMessage {
   readonly kind: 'snapshotRequest';
   readonly step: number;
   readonly sequence: number;
+  /** Another trainer sends what all share. */
+  readonly isLocalOnly: boolean;
 }
 
 export interface SnapshotEndMessage {

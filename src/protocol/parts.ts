@@ -44,6 +44,9 @@ export type PartVerdict = ExpectedTensor | IgnoredTensor | string;
  */
 export type ExpectPart = (place: TensorPlace, totalBytes: number) => PartVerdict;
 
+/** An array of this length with a buffer of its own; every byte of it will be written. */
+export type AllocateBytes = (byteLength: number) => Uint8Array<ArrayBuffer>;
+
 interface OpenTensor {
   readonly header: TensorHeader;
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -67,11 +70,14 @@ export function* splitIntoParts(header: TensorHeader, bytes: Uint8Array): Genera
  */
 export class PartAssembler {
   readonly #expect: ExpectPart;
+  readonly #allocate: AllocateBytes;
   readonly #open = new Map<StreamName, OpenTensor>();
   #bytesHeld = 0;
 
-  constructor(expect: ExpectPart) {
+  /** @param allocate where tensors are put together; by default each gets new memory */
+  constructor(expect: ExpectPart, allocate: AllocateBytes = (byteLength) => new Uint8Array(byteLength)) {
     this.#expect = expect;
+    this.#allocate = allocate;
   }
 
   /** Bytes allocated for tensors that are not complete yet. */
@@ -128,7 +134,7 @@ export class PartAssembler {
     }
     const open = {
       header: { stream, step, round, tensor, codec },
-      bytes: new Uint8Array(totalBytes),
+      bytes: this.#allocate(totalBytes),
       filledBytes: 0,
     };
     this.#open.set(stream, open);

@@ -69,14 +69,33 @@ export function slotSizes(slots: readonly Slot[], options: SizeOptions): readonl
   });
 }
 
-/** The size of a slot's tensor of stream CONTRIBUTION or UPDATE in step `step`; without bytes: none travels. */
+/** Every codec in which contributions and updates travel in some step. */
+export function codecsInUse(table: readonly SlotSizes[]): readonly CodecName[] {
+  const streams = ['contribution', 'update'] as const;
+  const codecs = table.flatMap(({ slot, codecs: configured }) =>
+    streams.flatMap((stream) =>
+      [1, 2].map((step) => codecOfPayload(sizeOf(payloadShape(slot, step)), configured[stream])),
+    ),
+  );
+  return [...new Set(codecs)];
+}
+
+/** The size of a slot's tensor of stream CONTRIBUTION or UPDATE in step `step`; without bytes: none travels. Flushed it is f32 whatever the codec. */
 export function payloadSize(
   { slot, codecs }: SlotSizes,
   stream: keyof SlotCodecs,
   step: number,
+  isFlushed = false,
 ): ExpectedTensor {
   const shape = payloadShape(slot, step);
-  return sized(codecOfPayload(sizeOf(shape), codecs[stream]), shape);
+  return isFlushed ? sized('f32', shape) : sized(codecOfPayload(sizeOf(shape), codecs[stream]), shape);
+}
+
+/** Bytes of a whole contribution, of the larger one where odd and even steps differ. */
+export function contributionBytes(table: readonly SlotSizes[]): number {
+  const inStep = (step: number): number =>
+    table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
+  return Math.max(inStep(1), inStep(2));
 }
 
 /** The table at other ranks; slots whose rank is fixed stay as they are. */

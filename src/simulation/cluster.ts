@@ -65,6 +65,7 @@ export const SIMULATED_PLAN: RunPlan = {
   evaluationSequences: 6,
   checkpointEvery: 2,
   hashEvery: 1,
+  hasLocalState: true,
 };
 
 const TICK_INTERVAL_MS = 250;

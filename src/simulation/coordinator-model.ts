@@ -76,6 +76,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   /** Cancels the checkpoint being written. */
   let cancelWriting = (): void => {};
   let requested: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
+  /** What was sent for it, by trainer id. */
+  const uploads = new Map<string, Extract<UpMessage, { type: 'snapshot' }>>();
 
   /** Runs later, unless the process is gone by then. */
   const later = (delayMs: number, action: () => void): (() => void) =>
@@ -132,7 +134,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   };
 
   const commit = (
-    record: Pick<SimulatedRecord, 'kind' | 'step' | 'content'>,
+    record: Pick<SimulatedRecord, 'kind' | 'step' | 'content' | 'members'>,
     entry: Partial<Omit<JournalEntry, 'record'>>,
   ): void => {
     const { kind, step } = record;
@@ -190,7 +192,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const factors = rounds === 0 ? slots : [staging.factorsOf(step, rounds, slots, jobs)];
         const content = fold('basis', step, ...factors);
         const bases = slots.map((slot) => factOf(content, slot));
-        commit({ kind: 'basis', step, content }, { bases });
+        commit({ kind: 'basis', step, content, members: [] }, { bases });
         break;
       }
       case 'commitUpdate': {
@@ -202,7 +204,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const shares = shards.map((shard) => `${shard.trainerId}:${shard.positions.length}`);
         const committed = { step, trainerIds, shares, positions, cursor };
         const norms = plan.projectedSlots.map((slot) => ({ slot, norm: 1 + (fold(content, slot) % 100) }));
-        commit({ kind: 'update', step, content }, { committed, norms });
+        commit({ kind: 'update', step, content, members: trainerIds }, { committed, norms });
         break;
       }
       case 'announceRecord':
@@ -227,9 +229,18 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       case 'requestSnapshot': {
         const { step, sequence } = effect;
         requested = effect;
+        uploads.clear();
         send(effect.trainerId, { type: 'requestSnapshot', step, sequence });
         break;
       }
+      case 'requestLocalState': {
+        const { step, sequence } = effect;
+        send(effect.trainerId, { type: 'requestSnapshot', step, sequence });
+        break;
+      }
+      case 'writeCheckpoint':
+        writeCheckpoint(effect);
+        break;
       case 'abandonCheckpoint':
         cancelWriting();
         requested = null;
@@ -339,18 +350,24 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         feed({ type: 'snapshotProgressed', trainerId, step: message.step });
         break;
       case 'snapshot':
-        receiveSnapshot(trainerId, message.step, message.state);
+        if (state.checkpoint?.awaited.includes(trainerId) === true) uploads.set(trainerId, message);
+        feed({ type: 'snapshotReceived', trainerId, step: message.step });
         break;
       default:
         message satisfies never;
     }
   };
 
-  const receiveSnapshot = (trainerId: string, step: number, snapshot: SimulatedState): void => {
+  const writeCheckpoint = ({ step, trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void => {
     const asked = requested;
-    feed({ type: 'snapshotReceived', trainerId, step });
-    const isTaken = state.checkpoint?.status === 'writing' && state.checkpoint.trainerId === trainerId;
-    if (asked === null || !isTaken || requested !== asked) return;
+    const snapshot = asked === null ? undefined : uploads.get(asked.trainerId)?.state;
+    const locals = new Map(
+      trainerIds.map((trainerId) => [trainerId, uploads.get(trainerId)?.local ?? []] as const),
+    );
+    if (asked?.step !== step || snapshot === undefined) {
+      invariants.violate(`a checkpoint of step ${step} is to be written that nobody has sent`);
+      return;
+    }
     requested = null;
     if (snapshot.sequence !== asked.sequence) {
       invariants.violate(
@@ -363,7 +380,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         return;
       }
       const { cursor, refreshedStep, bases } = asked;
-      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases });
+      disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases, locals });
       feed({ type: 'checkpointWritten', step });
     });
   };
@@ -389,7 +406,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       held.runId === RUN_ID &&
       held.sequence <= state.sequence &&
       disk.stateAfter(held.sequence)?.digest === held.digest;
-    const { state: snapshot } = disk.checkpoints.reduce((a, b) =>
+    const { state: snapshot, locals } = disk.checkpoints.reduce((a, b) =>
       b.state.sequence > a.state.sequence ? b : a,
     );
     const sentSequence = isKnown ? held.sequence : snapshot.sequence;
@@ -398,7 +415,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     feed({ type: 'trainerJoined', trainerId });
     if (peer.isGone) return null;
     socket.send({ type: 'welcome', runId: RUN_ID, hasSnapshot: !isKnown });
-    if (!isKnown) socket.send({ type: 'snapshot', state: snapshot });
+    const local = snapshot.step === state.step ? (locals.get(trainerId) ?? []) : [];
+    if (!isKnown) socket.send({ type: 'snapshot', state: snapshot, local });
     feedLoading(peer);
     return peer;
   };

@@ -3,7 +3,13 @@ import type { StartingPoint } from '../coordinator/core/advance.ts';
 import { foldBases, foldNorms, type BasisFact, type SlotNorm } from '../coordinator/core/refresh-schedule.ts';
 import type { Cursor, GapPlan, SlotBasis } from '../coordinator/core/state.ts';
 import { createInvariants, type CommittedStep, type Invariants } from './invariants.ts';
-import { applyRecord, chainDigest, type SimulatedRecord, type SimulatedState } from './messages.ts';
+import {
+  applyRecord,
+  chainDigest,
+  type LocalSteps,
+  type SimulatedRecord,
+  type SimulatedState,
+} from './messages.ts';
 
 export interface JournalEntry {
   readonly record: SimulatedRecord;
@@ -18,6 +24,8 @@ export interface Checkpoint {
   readonly cursor: Cursor;
   readonly refreshedStep: number;
   readonly bases: readonly SlotBasis[];
+  /** By trainer id. */
+  readonly locals: ReadonlyMap<string, LocalSteps>;
 }
 
 export interface Disk {
@@ -37,7 +45,7 @@ export function createDisk(initial: SimulatedState): Disk {
   const journal: JournalEntry[] = [];
   const states: SimulatedState[] = [initial];
   const checkpoints: Checkpoint[] = [
-    { state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0, bases: [] },
+    { state: initial, cursor: { next: 0, returned: [] }, refreshedStep: 0, bases: [], locals: new Map() },
   ];
   const invariants = createInvariants((sequence) => states[sequence]?.weights);
   return {
@@ -45,11 +53,11 @@ export function createDisk(initial: SimulatedState): Disk {
     checkpoints,
     invariants,
     stateAfter: (sequence) => states[sequence],
-    append({ kind, step, content, ranks }, entry) {
+    append({ kind, step, content, ranks, members }, entry) {
       const before = states.at(-1) as SimulatedState;
       const sequence = before.sequence + 1;
       const digest = chainDigest(before.digest, sequence, step, content);
-      const record = { sequence, step, kind, content, digest, ranks };
+      const record = { sequence, step, kind, content, digest, ranks, members };
       journal.push({ record, ...entry });
       states.push(applyRecord(before, record));
       invariants.recordWritten(record, entry.committed);
@@ -60,6 +68,9 @@ export function createDisk(initial: SimulatedState): Disk {
         invariants.violate(
           `the checkpoint of step ${checkpoint.state.step} has other weights than the journal`,
         );
+      }
+      for (const [trainerId, local] of checkpoint.locals) {
+        invariants.localKept(trainerId, checkpoint.state.step, local);
       }
       checkpoints.push(checkpoint);
     },

@@ -3,7 +3,7 @@
  * right. The checks see everything, more than any process of the run does.
  */
 import type { Cursor } from '../coordinator/core/state.ts';
-import type { Fingerprint, SimulatedRecord } from './messages.ts';
+import type { Fingerprint, LocalSteps, SimulatedRecord } from './messages.ts';
 
 /** One committed update, as the journal has it. */
 export interface CommittedStep {
@@ -22,11 +22,15 @@ export interface Invariants {
   recordWritten(record: SimulatedRecord, committed: CommittedStep | null): void;
   /** All trainers have the same weights after the same record. */
   stateReached(trainerId: string, sequence: number, weights: Fingerprint): void;
+  /** What a trainer keeps lacks none of the steps that counted it, up to this one, since it began with zeros. */
+  localKept(trainerId: string, step: number, local: LocalSteps): void;
 }
 
 export function createInvariants(expectedWeights: (sequence: number) => Fingerprint | undefined): Invariants {
   const violations: string[] = [];
   const used = new Set<number>();
+  /** Steps by the trainers that they counted. */
+  const counted = new Map<string, number[]>();
   let sequence = 0;
   let step = 0;
   let refreshedStep = 0;
@@ -48,6 +52,9 @@ export function createInvariants(expectedWeights: (sequence: number) => Fingerpr
       }
       if (committed.step !== step + 1) violate(`step ${committed.step} is committed after step ${step}`);
       step = committed.step;
+      for (const trainerId of committed.trainerIds) {
+        counted.set(trainerId, [...(counted.get(trainerId) ?? []), step]);
+      }
       for (const position of committed.positions) {
         if (used.has(position)) violate(`position ${position} is used again in step ${committed.step}`);
         used.add(position);
@@ -60,6 +67,14 @@ export function createInvariants(expectedWeights: (sequence: number) => Fingerpr
           violate(`position ${position} is ${what} after step ${committed.step}`);
         }
       }
+    },
+    localKept(trainerId, at, local) {
+      const steps = (counted.get(trainerId) ?? []).filter((each) => each <= at);
+      const right = local.length === 0 ? [] : steps.slice(-local.length);
+      if (local.join() === right.join()) return;
+      violate(
+        `${trainerId} keeps what is left of steps ${local.join()} after step ${at}, not ${right.join()}`,
+      );
     },
     stateReached(trainerId, at, weights) {
       const expected = expectedWeights(at);

@@ -28,7 +28,15 @@ export interface SimulatedRecord {
   readonly digest: string;
   /** Of a basis record: each slot's new rank, which follows from the summed sketches. */
   readonly ranks: readonly SlotRank[];
+  /** Of an update: whose contributions are in it. */
+  readonly members: readonly string[];
 }
+
+/**
+ * What a trainer keeps of its gradients: the steps whose contributions it has settled it by since it began with
+ * zeros. Good as long as no step that counted the trainer is missing between them.
+ */
+export type LocalSteps = readonly number[];
 
 /** The rank a refresh has chosen. */
 export interface SlotRank {
@@ -120,14 +128,19 @@ export type UpMessage =
     }
   | { readonly type: 'stateHash'; readonly step: number; readonly weights: Fingerprint }
   | { readonly type: 'snapshotPiece'; readonly step: number }
-  | { readonly type: 'snapshot'; readonly step: number; readonly state: SimulatedState };
+  | {
+      readonly type: 'snapshot';
+      readonly step: number;
+      readonly state: SimulatedState;
+      readonly local: LocalSteps;
+    };
 
 /** From the coordinator. */
 export type DownMessage =
   | { readonly type: 'welcome'; readonly runId: string; readonly hasSnapshot: boolean }
   | { readonly type: 'goodbye'; readonly code: number; readonly text: string }
   | { readonly type: 'ping' }
-  | { readonly type: 'snapshot'; readonly state: SimulatedState }
+  | { readonly type: 'snapshot'; readonly state: SimulatedState; readonly local: LocalSteps }
   | { readonly type: 'record'; readonly record: SimulatedRecord }
   | {
       readonly type: 'assignStep';

@@ -19,6 +19,7 @@ import {
   fold,
   tokensOf,
   type DownMessage,
+  type LocalSteps,
   type Provenance,
   type SimulatedRecord,
   type SimulatedState,
@@ -63,6 +64,9 @@ interface Assignment {
 export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   const { trainerId, clock, network, dice, invariants, msPerSequence } = options;
   let state: SimulatedState | null = null;
+  /** What is kept of the gradients, and the step by which that is about to change. */
+  let local: LocalSteps = [];
+  let proposedStep = 0;
   let assignment: Assignment | null = null;
   let socket: Socket<UpMessage> | null = null;
   let session: SessionState;
@@ -93,8 +97,11 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
     tell({ type: 'stateApplied', sequence: state.sequence });
   };
 
-  const applySnapshot = (snapshot: SimulatedState): void => {
+  const applySnapshot = (snapshot: SimulatedState, kept: LocalSteps): void => {
     state = snapshot;
+    local = kept;
+    proposedStep = 0;
+    invariants.localKept(trainerId, snapshot.step, local);
     assignment = null;
     isCorrupted = false;
   };
@@ -110,10 +117,18 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
       if (assignment?.step === record.step && assignment.isRefreshed) contribute(assignment);
       return;
     }
+    decideLocal(record);
     if (assignment !== null && assignment.step <= record.step) assignment = null;
     if (options.hashEvery > 0 && record.step % options.hashEvery === 0) {
       socket?.send({ type: 'stateHash', step: record.step, weights: state.weights });
     }
+  };
+
+  /** As LocalStates.decide does. */
+  const decideLocal = ({ step, members }: SimulatedRecord): void => {
+    if (members.includes(trainerId)) local = proposedStep === step ? [...local, step] : [];
+    proposedStep = 0;
+    invariants.localKept(trainerId, step, local);
   };
 
   /** Sends a result, unless the connection it was asked on is gone. */
@@ -157,6 +172,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         const { step, positions } = message;
         enqueue(connection, step, msPerSequence * positions.length, () => {
           if (!isAt(connection, step - 1, message.sequence)) return;
+          proposedStep = step;
           assignment = { connection, step, positions, isRefreshed: message.refreshSlots.length > 0 };
           if (!assignment.isRefreshed) contribute(assignment);
         });
@@ -198,10 +214,12 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         const { step } = message;
         enqueue(connection, step, 1, () => {
           if (state === null || !isAt(connection, step)) return;
-          const copy = state;
+          const [copy, kept] = [state, local];
           answer(connection, { type: 'snapshotPiece', step });
           // The upload goes on beside the steps.
-          later(60 + 200 * dice(), () => answer(connection, { type: 'snapshot', step, state: copy }));
+          later(60 + 200 * dice(), () =>
+            answer(connection, { type: 'snapshot', step, state: copy, local: kept }),
+          );
         });
         break;
       }
@@ -258,6 +276,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
       case 'discardState':
         queue.cancel(() => true, true);
         state = null;
+        local = [];
         assignment = null;
         break;
       case 'report':
@@ -285,7 +304,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
       case 'snapshot': {
         const { sequence, digest } = message.state;
         tell({ type: 'snapshotReceived', connection, sequence, digest });
-        if (isCurrent(connection)) enqueue(null, 0, 15, () => applySnapshot(message.state));
+        if (isCurrent(connection)) enqueue(null, 0, 15, () => applySnapshot(message.state, message.local));
         return;
       }
       case 'record':

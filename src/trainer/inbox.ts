@@ -16,6 +16,7 @@ import type {
 } from '../protocol/messages.ts';
 import {
   PartAssembler,
+  type AllocateBytes,
   type AssembledTensor,
   type PartVerdict,
   type TensorPlace,
@@ -67,12 +68,14 @@ export class Inbox {
    * @param head of the state at hand, @param ranks that refreshes have chosen up to it; both are ignored when
    * the Welcome announces a snapshot
    * @param sizes at the configured ranks
+   * @param allocate where tensors are put together
    */
   constructor(
     welcome: WelcomeMessage,
     head: StateHead | null,
     sizes: readonly SlotSizes[],
     ranks: Ranks = new Map(),
+    allocate?: AllocateBytes,
   ) {
     const header = welcome.snapshot;
     this.#configured = sizes;
@@ -80,7 +83,7 @@ export class Inbox {
     this.#sizes = sizesAt(sizes, this.#ranks);
     this.#snapshot = header === null ? null : { header, missing: new Set(header.tensors.keys()) };
     this.#head = header === null ? head : null;
-    this.#assembler = new PartAssembler((place, totalBytes) => this.#expect(place, totalBytes));
+    this.#assembler = new PartAssembler((place, totalBytes) => this.#expect(place, totalBytes), allocate);
   }
 
   /** The ranks that refreshes have chosen up to the last record. */

@@ -23,6 +23,8 @@ export interface LineHandlers {
   onClose(line: Line, code: number, text: string): void;
   /** Tensor bytes that left or were dropped. */
   onFlushed(bytes: number): void;
+  /** A tensor that was given to the outbox and is not needed there any more. */
+  onFramed(bytes: Uint8Array): void;
 }
 
 export class Line {
@@ -49,7 +51,11 @@ export class Line {
       ...{ closeTimeout: CLOSE_GRACE_MS },
     });
     this.#webSocket = webSocket;
-    this.outbox = new Outbox(webSocket, (bytes) => handlers.onFlushed(bytes));
+    this.outbox = new Outbox(
+      webSocket,
+      (bytes) => handlers.onFlushed(bytes),
+      (bytes) => handlers.onFramed(bytes),
+    );
     webSocket.on('upgrade', (response) => (this.#socket = response.socket));
     webSocket.on('open', () => handlers.onOpen(this));
     webSocket.on('message', (data: RawData, isBinary: boolean) =>

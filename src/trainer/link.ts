@@ -6,7 +6,7 @@
 import { Worker } from 'node:worker_threads';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { WORKER_YOUNG_GENERATION_MB } from '../young-generation.ts';
+import { WORKER_YOUNG_GENERATION_MB } from '../heap.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
   CommitMessage,

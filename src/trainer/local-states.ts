@@ -2,11 +2,15 @@
  * What a trainer keeps of its gradients to send later (galore/feedback), slot by slot. A step's changes are
  * proposed while its contribution is made and become real when its record counts this trainer in, even if the
  * connection was lost in between. A step that was given up, or went on without this trainer, leaves no trace.
+ * Checkpoints hold what is kept, so that a run that goes on from one loses nothing of it.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type { LocalState } from '../galore/feedback/feedback.ts';
+import type { LocalState, SlotBasisChange } from '../galore/feedback/feedback.ts';
+import { localState } from '../galore/feedback/local-state.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { sizeOf, type Slot } from '../galore/slot.ts';
+import { localTensors, type StateTensor } from '../galore/state-table.ts';
+import type { StateArray, StateValue } from './replica.ts';
 
 export class LocalStates {
   readonly #kept = new Map<number, LocalState>();
@@ -35,29 +39,70 @@ export class LocalStates {
     this.#proposed.set(slot.index, state);
   }
 
-  /** The record of a step came. @param isCounted whether a contribution of this trainer is in it */
-  decide(step: number, isCounted: boolean): void {
-    if (!isCounted || step !== this.#step) return this.#rollback();
+  /** A slot is about to get a new basis: what is kept of it moves there. Changes of the step under way go. */
+  carry(change: SlotBasisChange): void {
+    const { index } = change.newSlot;
+    disposeOf(this.#proposed.get(index));
+    this.#proposed.delete(index);
+    const kept = this.#kept.get(index);
+    const carried = kept && feedbackOf(change.newSlot)?.carry?.(change, kept);
+    if (carried === undefined) return;
+    disposeOf(kept);
+    this.#kept.set(index, carried);
+  }
+
+  /**
+   * The record of a step came. False: what was kept is of an earlier step than the contribution that counts (this
+   * process did not make it), so it is no good; it is all zeros now.
+   * @param isCounted whether a contribution of this trainer is in the record
+   */
+  decide(step: number, isCounted: boolean): boolean {
+    if (!isCounted) {
+      this.#rollback();
+      return true;
+    }
+    if (step !== this.#step) {
+      const isGood = this.#kept.size === 0;
+      this.dispose();
+      return isGood;
+    }
     for (const [index, state] of this.#proposed) {
       disposeOf(this.#kept.get(index));
       this.#kept.set(index, state);
     }
     this.#proposed.clear();
+    return true;
   }
 
-  /** These slots have new bases: what was kept in the old ones goes. */
-  forget(slots: readonly Slot[]): void {
+  /** Takes over what a checkpoint has of this trainer: all of `localTensors`, by name. */
+  restore(slots: readonly Slot[], values: ReadonlyMap<string, StateArray>): void {
+    this.dispose();
     for (const slot of slots) {
-      if (slot.policy === 'dense') continue; // keeps whole numbers
-      disposeOf(this.#kept.get(slot.index));
-      this.#kept.delete(slot.index);
+      const specs = localState(slot);
+      if (specs.length === 0) continue;
+      const state = specs.map(({ kind, shape }) => {
+        const value = values.get(`${kind}/${slot.name}`)!;
+        return [kind, value instanceof Uint8Array ? value : tf.keep(tf.tensor(value, [...shape]))] as const;
+      });
+      this.#kept.set(slot.index, Object.fromEntries(state));
     }
+  }
+
+  /** Handles on what is kept after the last record, in the order of `localTensors`; none if that is all zeros. */
+  clone(slots: readonly Slot[]): StateValue[] {
+    if (this.#kept.size === 0) return [];
+    return localTensors(slots).map((tensor) => {
+      const value = this.#kept.get(tensor.slot.index)?.[tensor.kind];
+      if (value === undefined) return zeroOf(tensor);
+      return value instanceof tf.Tensor ? tf.clone(value) : value;
+    });
   }
 
   dispose(): void {
     this.#rollback();
     for (const state of this.#kept.values()) disposeOf(state);
     this.#kept.clear();
+    this.#step = 0;
   }
 
   #rollback(): void {
@@ -67,13 +112,16 @@ export class LocalStates {
 }
 
 function zeroState(slot: Slot): LocalState {
-  const specs = feedbackOf(slot)?.state(slot) ?? [];
   return Object.fromEntries(
-    specs.map(({ kind, shape, dtype }) => [
-      kind,
-      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.keep(tf.zeros([...shape])),
-    ]),
+    localState(slot).map((spec) => {
+      const value = zeroOf(spec);
+      return [spec.kind, value instanceof tf.Tensor ? tf.keep(value) : value];
+    }),
   );
+}
+
+function zeroOf({ shape, dtype }: Pick<StateTensor, 'shape' | 'dtype'>): tf.Tensor | Uint8Array {
+  return dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]);
 }
 
 function disposeOf(state: LocalState | undefined): void {

@@ -3,18 +3,20 @@
  * computes. It carries out the effects of core/session.ts and hands whole tensors, records and
  * messages to link.ts on the other side.
  */
+import { CODEC_NAMES } from '../galore/codec/codec.ts';
 import { Buffer } from 'node:buffer';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ProtocolError } from '../errors.ts';
+import { BufferPool } from '../protocol/buffer-pool.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { Message, WelcomeMessage } from '../protocol/messages.ts';
-import type { Ranks, SlotSizes } from '../protocol/slot-sizes.ts';
+import { contributionBytes, type Ranks, type SlotSizes } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
-import { keepYoungGenerationSmall } from '../young-generation.ts';
+import { keepYoungGenerationSmall } from '../heap.ts';
 import { advanceSession, startSession } from './core/session.ts';
 import type {
   HeldState,
@@ -49,6 +51,8 @@ class NetworkThread {
   /** Ranks that refreshes have chosen up to the last record that came. */
   #ranks: Ranks = new Map();
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
+  /** Updates are put together where contributions were: buffers go round between the threads. */
+  readonly #pool = new BufferPool();
   #lastItem = 0;
   #applied: { readonly item: number; readonly sequence: number } | null = null;
   #undeliveredBytes = 0;
@@ -187,6 +191,7 @@ class NetworkThread {
       onFrame: (line, frame, isBinary) => this.#receive(line, frame, isBinary),
       onClose: (line, code, text) => this.#closed(line, code, text),
       onFlushed: (bytes) => this.#post({ type: 'flushed', bytes }, []),
+      onFramed: (bytes) => this.#pool.give([bytes], this.#payloadBytes()),
     });
     this.#openLines.add(this.#line);
   }
@@ -229,6 +234,7 @@ class NetworkThread {
       sequence: held?.sequence ?? 0,
       digest: held === null ? new Uint8Array(0) : fromHex(held.digest),
       schemaHash,
+      codecs: CODEC_NAMES,
     });
   }
 
@@ -298,7 +304,9 @@ class NetworkThread {
     this.#accepted = { key: keyOf(line.welcome), sizes };
     const { held } = this.#session;
     const head = held && { sequence: held.sequence, digest: fromHex(held.digest) };
-    line.inbox = new Inbox(line.welcome, head, sizes, this.#ranks);
+    line.inbox = new Inbox(line.welcome, head, sizes, this.#ranks, (byteLength) =>
+      this.#pool.take(byteLength),
+    );
     for (const { message, frame } of line.early.splice(0)) {
       if (line === this.#line) this.#deliver(line, line.inbox, message, frame);
     }
@@ -372,6 +380,11 @@ class NetworkThread {
   #emit(event: LinkEvent, item = 0, transfer: ArrayBuffer[] = []): void {
     const bytes = transfer.reduce((sum, buffer) => sum + buffer.byteLength, 0);
     this.#post({ type: 'event', event, connection: this.#session.connection, item, bytes }, transfer);
+  }
+
+  /** Bytes of a contribution at the configured ranks. */
+  #payloadBytes(): number {
+    return contributionBytes(this.#accepted?.sizes ?? []);
   }
 
   #countTraffic(): void {

@@ -26,6 +26,7 @@ interface QueueItem {
 export class Outbox {
   readonly #webSocket: WebSocket;
   readonly #onFlushed: (tensorBytes: number) => void;
+  readonly #onFramed: (bytes: Uint8Array) => void;
   readonly #ordered: QueueItem[] = [];
   readonly #snapshot: QueueItem[] = [];
   /** Handed to the socket and not yet taken by the operating system. */
@@ -33,10 +34,18 @@ export class Outbox {
   #contributionChecksum = 0;
   #isClosed = false;
 
-  /** @param onFlushed told of tensor bytes that left, or were dropped by `close` */
-  constructor(webSocket: WebSocket, onFlushed: (tensorBytes: number) => void) {
+  /**
+   * @param onFlushed told of tensor bytes that left, or were dropped by `close`
+   * @param onFramed gets the bytes of a tensor that are not needed any more: all frames of it are made
+   */
+  constructor(
+    webSocket: WebSocket,
+    onFlushed: (tensorBytes: number) => void,
+    onFramed: (bytes: Uint8Array) => void = () => {},
+  ) {
     this.#webSocket = webSocket;
     this.#onFlushed = onFlushed;
+    this.#onFramed = onFramed;
   }
 
   /** Queues a message; the checksum of a Contribution is filled in when its turn comes. */
@@ -95,6 +104,7 @@ export class Outbox {
       }
       yield { frame: encodeEnvelope(part), tensorBytes: part.payload.length };
     }
+    this.#onFramed(bytes);
   }
 
   #pump(): void {

@@ -5,6 +5,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
+import type { SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import type { PartCodec } from '../protocol/messages.ts';
 import { quantiseWeight } from '../galore/int8-weight.ts';
@@ -18,6 +19,7 @@ import { stateFault, stateTensors, type StateTensor } from '../galore/state-tabl
 import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
+import { tensorOfCopy } from './tensor-of-copy.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -98,9 +100,15 @@ export class Replica {
 
   /**
    * Installs the new bases of a `basis` record in step `step` and carries the moments over. A kept slot
-   * (its gradient was zero) that has no basis yet gets the first unit vectors.
+   * (its gradient was zero) that has no basis yet gets the first unit vectors. `onChange` is told of each slot whose
+   * basis is about to be replaced.
    */
-  installBases(step: number, bases: ReadonlyMap<number, EncodedTensor>, keptSlots: readonly number[]): void {
+  installBases(
+    step: number,
+    bases: ReadonlyMap<number, EncodedTensor>,
+    keptSlots: readonly number[],
+    onChange: (change: SlotBasisChange) => void = () => {},
+  ): void {
     for (const [index, encoded] of bases) {
       const old = this.#projectedSlot(index);
       const [rows] = basisShape(old);
@@ -108,7 +116,10 @@ export class Replica {
       // The refresh may have chosen another rank.
       const slot = { ...old, rank: values.length / rows };
       this.#slots[index] = slot;
-      this.#replaceBasis(slot, tf.tensor2d(values, [...basisShape(slot)]), step);
+      const newBasis = tf.tensor2d(values, [...basisShape(slot)]);
+      const oldBasis = this.#bases[index] ?? null;
+      if (oldBasis !== null) onChange({ oldSlot: old, oldBasis, newSlot: slot, newBasis });
+      this.#replaceBasis(slot, newBasis, step);
     }
     for (const index of keptSlots) {
       const slot = this.#projectedSlot(index);
@@ -120,12 +131,13 @@ export class Replica {
   /** Applies the summed contribution of step `step` to every slot it carries. */
   applyUpdate(step: number, learningRate: number, tensors: ReadonlyMap<number, EncodedTensor>): void {
     const hyper = { ...hyperparametersOf(this.#options), step, learningRate };
+    const counts = [...tensors.keys()].map((index) => sizeOf(payloadShape(this.#slotAt(index), step)));
+    const scratch = new Float32Array(Math.max(0, ...counts));
     for (const [index, encoded] of tensors) {
-      const slot = this.slots[index];
-      if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
+      const slot = this.#slotAt(index);
       const shape = payloadShape(slot, step);
-      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape));
-      const payload = tf.tensor(values, [...shape]);
+      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape), scratch);
+      const payload = tensorOfCopy(values, shape);
       const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
       const next = advanceSlot(this.weights, slot, payload, kept, hyper, this.#options.seed);
       this.#states[index] = next.state;
@@ -177,6 +189,12 @@ export class Replica {
       this.#states[slot.index] = firstState(slot, this.#options.seed);
     }
     this.#bases[slot.index] = basis;
+  }
+
+  #slotAt(index: number): Slot {
+    const slot = this.slots[index];
+    if (slot === undefined) throw new RangeError(`there is no slot ${index}`);
+    return slot;
   }
 
   #projectedSlot(index: number): ProjectedSlot {

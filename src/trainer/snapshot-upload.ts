@@ -19,37 +19,54 @@ export class SnapshotUpload {
   readonly #link: SnapshotLink;
   readonly #step: number;
   readonly #sequence: number;
-  #isCancelled = false;
+  /** Index of the next tensor. */
+  #next: number;
+  #isOver = false;
 
-  /** @param tensors values in the order of the state table; this object disposes them */
-  constructor(tensors: StateValue[], link: SnapshotLink, step: number, sequence: number) {
+  /**
+   * @param tensors values in the order of the state table, from number `first` on; this object disposes them
+   */
+  constructor(tensors: StateValue[], link: SnapshotLink, step: number, sequence: number, first = 0) {
     this.#tensors = tensors;
     this.#link = link;
     this.#step = step;
     this.#sequence = sequence;
+    this.#next = first;
   }
 
   /** Sends everything; resolves early when cancelled. */
   async run(): Promise<void> {
-    for (let index = 0; this.#tensors.length > 0; index++) {
+    while (this.#tensors.length > 0) {
       await this.#link.drained(AHEAD_BYTES);
-      if (this.#isCancelled) return;
+      if (this.#isOver) return;
       const value = this.#tensors.shift()!;
       const tensor = typeof value === 'function' ? value() : value;
       const codec = tensor instanceof Uint8Array ? 'u8' : 'f32';
       const bytes = copyOf(tensor);
       if (!(tensor instanceof Uint8Array)) tensor.dispose();
-      const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: index, codec } as const;
+      const header = { stream: 'snapshot', step: this.#step, round: 0, tensor: this.#next++, codec } as const;
       this.#link.sendTensor(header, bytes);
     }
-    this.#link.send({ kind: 'snapshotEnd', step: this.#step, sequence: this.#sequence, tensors: [] });
+    this.#end();
+  }
+
+  /** Gives up what is not sent yet and says so: every request is answered by one SnapshotEnd. */
+  cutShort(): void {
+    if (this.#isOver) return;
+    this.cancel();
+    this.#end();
   }
 
   /** Gives up what is not sent yet. */
   cancel(): void {
-    this.#isCancelled = true;
+    this.#isOver = true;
     tf.dispose(this.#tensors.filter((value) => value instanceof tf.Tensor));
     this.#tensors.length = 0;
+  }
+
+  #end(): void {
+    this.#isOver = true;
+    this.#link.send({ kind: 'snapshotEnd', step: this.#step, sequence: this.#sequence, tensors: [] });
   }
 }
 

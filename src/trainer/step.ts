@@ -30,6 +30,8 @@ import type { Replica } from './replica.ts';
 
 /** Where the results of a step go. */
 export interface StepOutput {
+  /** Where a contribution may be encoded; new memory without it. */
+  allocate?(byteLength: number): Uint8Array;
   /** The encoded contribution of one slot. */
   contribution(slot: Slot, codec: CodecName, bytes: Uint8Array): void;
   /** The sketch of one slot, f32. */
@@ -42,6 +44,8 @@ export interface StepTask {
   readonly seed: number;
   readonly trainerId: string;
   readonly refreshSlots: readonly number[];
+  /** Slots whose payload is sent as f32, so that no feedback of it is left. */
+  readonly flushSlots: readonly number[];
   /** By slot index. */
   readonly codecs: readonly SlotCodecs[];
   /** Tokens of the whole step if none is masked. A slot that carries sums adds its gradient times the trainer's share of them. */
@@ -225,12 +229,15 @@ export class StepWork {
 
   /** Disposes `low`. */
   #encoded(slot: Slot, low: tf.Tensor): { readonly codec: CodecName; readonly bytes: Uint8Array } {
-    const { seed, trainerId, step, codecs } = this.task;
+    const { seed, trainerId, step, codecs, flushSlots } = this.task;
     const values = low.dataSync<'float32'>() as Float32Array;
     low.dispose();
-    const codec = codecOfPayload(values.length, codecs[slot.index]!.contribution);
+    const isFlushed = flushSlots.includes(slot.index);
+    const codec = isFlushed ? 'f32' : codecOfPayload(values.length, codecs[slot.index]!.contribution);
     const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    return { codec, bytes: codecFor(codec).encode(values, key) };
+    const tensorCodec = codecFor(codec);
+    const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));
+    return { codec, bytes: tensorCodec.encode(values, key, into) };
   }
 }
 

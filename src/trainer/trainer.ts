@@ -5,9 +5,10 @@
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { generatedBasis } from '../galore/projection/generated-basis.ts';
-import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
-import { stateFault } from '../galore/state-table.ts';
+import { carriesSums, describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
+import { LOCAL_PREFIX, localFault, stateFault, stateTensors } from '../galore/state-table.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
+import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import type {
@@ -69,6 +70,8 @@ class Trainer {
   /** Sums to factorise, and the factors of the refresh round before, by slot. */
   readonly #sums = new Map<number, Float32Array>();
   readonly #factors = new Map<number, Float32Array>();
+  /** Contributions are encoded where updates were: buffers go round between the threads. */
+  readonly #pool = new BufferPool();
   /** What the sketches of the round were asked for with. */
   #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
 
@@ -179,8 +182,11 @@ class Trainer {
     this.#dropState();
     const model = modelOf(this.#welcome!);
     const ranks = ranksIn(this.#welcome!.snapshot?.tensors ?? [], shape.sizes);
-    this.#replica = new Replica(withRanks(shape.slots, ranks), this.#snapshot, config);
+    const slots = withRanks(shape.slots, ranks);
+    const { shared, local } = splitState(this.#snapshot);
     this.#snapshot.clear();
+    this.#replica = new Replica(slots, shared, config);
+    this.#restoreLocals(step, local);
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
     this.#step = step;
@@ -189,13 +195,36 @@ class Trainer {
     this.#activity('ready');
   }
 
+  /** What a checkpoint has of this very trainer; without it everything that was held back is lost. */
+  #restoreLocals(step: number, local: ReadonlyMap<string, StateArray>): void {
+    const { slots } = this.#replica!;
+    if (!slots.some(carriesSums) || step === 0) return;
+    const given = [...local].map(([name, values]) => ({
+      name,
+      codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
+      totalBytes: values.byteLength,
+    }));
+    const fault =
+      given.length === 0 ? `no checkpoint of step ${step} has any of it` : localFault(slots, given);
+    if (fault === null) {
+      this.#locals.restore(slots, local);
+      const text = `goes on with what it had kept of its gradients after step ${step}`;
+      return this.#options.logger.info('trainer.feedback', { step }, text);
+    }
+    this.#sayFeedbackIsLost(step, fault);
+  }
+
+  #sayFeedbackIsLost(step: number, reason: string): void {
+    const text = `what it keeps of its gradients begins with zeros after step ${step}: ${reason}`;
+    this.#options.logger.info('trainer.feedback', { step }, text);
+  }
+
   #onRecord({ record, sequence, step }: CommitMessage, tensors: readonly AssembledTensor[]): void {
     const { config, replica } = this.#running();
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
-      replica.installBases(step, bases, record.keptSlots);
-      this.#locals.forget([...bases.keys()].map((index) => replica.slots[index]!));
+      replica.installBases(step, bases, record.keptSlots, (change) => this.#locals.carry(change));
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -204,9 +233,13 @@ class Trainer {
     this.#giveUpWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
     const { trainerId } = this.#options;
-    this.#locals.decide(
-      step,
-      record.members.some((member) => member.trainerId === trainerId),
+    const isCounted = record.members.some((member) => member.trainerId === trainerId);
+    if (!this.#locals.decide(step, isCounted)) {
+      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
+    }
+    this.#pool.give(
+      tensors.map(({ bytes }) => bytes),
+      tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
     );
     this.#step = step;
     this.#sequence = sequence;
@@ -257,7 +290,7 @@ class Trainer {
     }
   }
 
-  #onStepAssignment({ step, seed, sequences, refreshSlots }: StepAssignmentMessage): void {
+  #onStepAssignment({ step, seed, sequences, refreshSlots, flushSlots }: StepAssignmentMessage): void {
     const { config, shape, replica, model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
@@ -269,6 +302,7 @@ class Trainer {
         seed,
         trainerId: this.#options.trainerId,
         refreshSlots,
+        flushSlots,
         codecs: shape.codecs,
         stepTokens: config.batch_size * config.seq_len,
         refresh: shape.refresh,
@@ -343,13 +377,17 @@ class Trainer {
     this.#link.send({ kind: 'evaluation', step, lossSum, tokens });
   }
 
-  #onSnapshotRequest({ step, sequence }: SnapshotRequestMessage): void {
+  #onSnapshotRequest({ step, sequence, isLocalOnly }: SnapshotRequestMessage): void {
     const { replica } = this.#running();
-    this.#upload?.cancel();
+    this.#upload?.cutShort();
     if (sequence !== this.#sequence) {
       return this.#link.spoiled(`the state of record ${sequence} was asked for at record ${this.#sequence}`);
     }
-    const upload = new SnapshotUpload(replica.cloneState(), this.#link, step, sequence);
+    const locals = this.#locals.clone(replica.slots);
+    const [values, first] = isLocalOnly
+      ? [locals, stateTensors(replica.slots).length]
+      : [[...replica.cloneState(), ...locals], 0];
+    const upload = new SnapshotUpload(values, this.#link, step, sequence, first);
     this.#upload = upload;
     upload.run().catch((error: unknown) => {
       upload.cancel();
@@ -359,6 +397,7 @@ class Trainer {
 
   #output(step: number): StepOutput {
     return {
+      allocate: (byteLength) => this.#pool.take(byteLength),
       contribution: (slot, codec, bytes) =>
         this.#link.sendTensor({ stream: 'contribution', step, round: 0, tensor: slot.index, codec }, bytes),
       sketch: (slot, round, values) =>
@@ -425,7 +464,24 @@ function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
 /** Seen before the first of its bytes comes. */
 function snapshotFault({ slots, sizes }: RunShape, { snapshot }: WelcomeMessage): string | null {
   if (snapshot === null) return null;
-  return stateFault(withRanks(slots, ranksIn(snapshot.tensors, sizes)), snapshot.tensors, snapshot.step);
+  const shared = snapshot.tensors.filter(({ name }) => !name.startsWith(LOCAL_PREFIX));
+  return stateFault(withRanks(slots, ranksIn(snapshot.tensors, sizes)), shared, snapshot.step);
+}
+
+/** What all trainers have, and what is this one's alone, by their names in the two tables. */
+function splitState(values: ReadonlyMap<string, StateArray>): {
+  readonly shared: ReadonlyMap<string, StateArray>;
+  readonly local: ReadonlyMap<string, StateArray>;
+} {
+  const isLocal = (name: string): boolean => name.startsWith(LOCAL_PREFIX);
+  return {
+    shared: new Map([...values].filter(([name]) => !isLocal(name))),
+    local: new Map(
+      [...values].flatMap(([name, array]) =>
+        isLocal(name) ? [[name.slice(LOCAL_PREFIX.length), array] as const] : [],
+      ),
+    ),
+  };
 }
 
 function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {

@@ -7,8 +7,9 @@ import type { Connection } from '../../src/coordinator/connection.ts';
 import type { Fact } from '../../src/coordinator/dispatch.ts';
 import type { PreparedRun } from '../../src/coordinator/prepare-run.ts';
 import { Session } from '../../src/coordinator/session.ts';
+import { describeCheckpoint, openCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
 import { ProtocolError } from '../../src/errors.ts';
-import { stateTensors } from '../../src/galore/state-table.ts';
+import { localTensors, stateTensors } from '../../src/galore/state-table.ts';
 import { SILENT_LOGGER } from '../../src/log.ts';
 import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
 import type { Message, PartMessage } from '../../src/protocol/messages.ts';
@@ -16,7 +17,8 @@ import { temporaryDir } from '../temporary-dir.ts';
 import { writeCheckpoint } from './store/checkpoints.ts';
 import { bytesFor, partsOf, tinyRun } from './tiny-run.ts';
 
-const { config, shape } = tinyRun('checkpoint.keep=1');
+const PLAIN = tinyRun('checkpoint.keep=1');
+const { config, shape } = PLAIN;
 const STEP = 3;
 const UPLOAD: readonly PartMessage[] = stateTensors(shape.slots).flatMap(({ totalBytes }, tensor) =>
   partsOf(
@@ -25,7 +27,11 @@ const UPLOAD: readonly PartMessage[] = stateTensors(shape.slots).flatMap(({ tota
   ),
 );
 
-async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
+async function startDesk(
+  t: ExecutionContext,
+  prune: () => Promise<void> = () => Promise.resolve(),
+  { config, shape } = PLAIN,
+) {
   const checkpointsDir = join(temporaryDir(t), 'checkpoints');
   const newestCheckpoint = await writeCheckpoint(checkpointsDir, 1);
   const journal = { digestOf: () => FIRST_DIGEST, startSegment: prune, removeSegmentsBefore: prune };
@@ -39,8 +45,20 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
     newestCheckpoint,
   };
   const facts: Fact[] = [];
+  const awaited = new Set<string>();
+  const received: string[] = [];
+  const lose = (trainerId: string): void => {
+    if (!awaited.delete(trainerId) || awaited.size > 0) return;
+    desk.write({ type: 'writeCheckpoint', step: STEP, trainerIds: received });
+  };
   const desk = new CheckpointDesk(run as unknown as PreparedRun, {
-    dispatch: (fact) => facts.push(fact),
+    dispatch: (fact) => {
+      facts.push(fact);
+      // As the core does: once nobody is waited for, everything is written.
+      if (fact.type !== 'snapshotReceived') return;
+      received.push(fact.trainerId);
+      lose(fact.trainerId);
+    },
     onReport: () => {},
     logger: SILENT_LOGGER,
     nowMs: () => 0,
@@ -52,7 +70,9 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
       send: (message: Message) => sent.push(message),
     } as unknown as Connection;
     const session = new Session(trainerId, connection, (error) => t.fail(String(error)));
-    const request = (): void =>
+    const request = (): void => {
+      awaited.clear();
+      awaited.add(trainerId);
       desk.request(
         {
           type: 'requestSnapshot',
@@ -66,10 +86,17 @@ async function startDesk(t: ExecutionContext, prune = () => Promise.resolve()) {
         session,
         [trainerId],
       );
+    };
+    const send = (part: PartMessage): void => desk.acceptPart(session, part);
+    const end = (): void => desk.acceptEnd(session);
+    const requestLocal = (): void => {
+      awaited.add(trainerId);
+      desk.requestLocal(session);
+    };
     const flushed = (): Promise<void> => new Promise((resolve) => session.enqueue(resolve));
-    return { sent, request, flushed };
+    return { sent, request, requestLocal, flushed, send, end };
   };
-  return { desk, facts, checkpointsDir, joining };
+  return { desk, facts, checkpointsDir, joining, lose };
 }
 
 test('a trainer is asked for its state and what it sends becomes the newest checkpoint', async (t) => {
@@ -77,9 +104,9 @@ test('a trainer is asked for its state and what it sends becomes the newest chec
   const a = joining('a');
   a.request();
   await a.flushed();
-  t.deepEqual(a.sent, [{ kind: 'snapshotRequest', step: STEP, sequence: 6 }]);
-  for (const part of UPLOAD) desk.acceptPart('a', part);
-  desk.acceptEnd('a');
+  t.deepEqual(a.sent, [{ kind: 'snapshotRequest', step: STEP, sequence: 6, isLocalOnly: false }]);
+  for (const part of UPLOAD) a.send(part);
+  a.end();
   await desk.close();
   t.deepEqual(
     facts.map(({ type }) => type).filter((type) => type !== 'snapshotProgressed'),
@@ -103,8 +130,9 @@ test('a trainer lost while the files are being made leaves none, and its heir is
   await Promise.all([a.flushed(), b.flushed(), abandoned]);
   t.deepEqual(a.sent, []);
   t.is(b.sent.length, 2);
-  for (const part of UPLOAD) desk.acceptPart('b', part);
-  desk.acceptEnd('b');
+  b.end(); // of the request that was given up
+  for (const part of UPLOAD) b.send(part);
+  b.end();
   await desk.close();
   t.is(facts.at(-1)?.type, 'checkpointWritten');
   t.deepEqual(await readdir(checkpointsDir), ['step-000003']);
@@ -112,14 +140,15 @@ test('a trainer lost while the files are being made leaves none, and its heir is
 
 test('an upload that ends before it is complete, or that nobody asked for, makes no checkpoint', async (t) => {
   const { desk, facts, checkpointsDir, joining } = await startDesk(t);
-  desk.acceptPart('a', UPLOAD[0]!);
-  desk.acceptEnd('a');
   const a = joining('a');
+  const notAsked = { instanceOf: ProtocolError, message: /not asked for/ };
+  t.throws(() => a.send(UPLOAD[0]!), notAsked);
+  t.throws(() => a.end(), notAsked);
   a.request();
   await a.flushed();
-  desk.acceptPart('a', UPLOAD[0]!);
-  t.throws(() => desk.acceptEnd('a'), { instanceOf: ProtocolError, message: /before all tensors/ });
-  desk.acceptEnd('b');
+  a.send(UPLOAD[0]!);
+  t.throws(() => a.end(), { instanceOf: ProtocolError, message: /before all tensors/ });
+  t.throws(() => a.end(), notAsked);
   await desk.close();
   t.deepEqual(facts, []);
   t.deepEqual(await readdir(checkpointsDir), ['step-000001']);
@@ -130,8 +159,8 @@ test('a checkpoint that is whole counts though what it makes superfluous cannot 
   const a = joining('a');
   a.request();
   await a.flushed();
-  for (const part of UPLOAD) desk.acceptPart('a', part);
-  desk.acceptEnd('a');
+  for (const part of UPLOAD) a.send(part);
+  a.end();
   await desk.close();
   t.is(facts.at(-1)?.type, 'checkpointWritten');
 });
@@ -155,4 +184,130 @@ test('a trainer can join while the newest checkpoint is replaced by a newer one'
   const checkpoint = await new CheckpointDesk(run, around).openNewest();
   t.is(checkpoint?.step, 2);
   await checkpoint?.close();
+});
+
+const POWER = tinyRun('checkpoint.keep=1', 'method.name=power', 'method.rank=2');
+const SHARED = stateTensors(POWER.shape.slots);
+const LOCAL = localTensors(POWER.shape.slots);
+
+/** What a trainer sends of its own; `salt` makes it another's. */
+function localUpload(salt: number, step = STEP): readonly PartMessage[] {
+  return LOCAL.flatMap(({ totalBytes, dtype }, i) =>
+    partsOf(
+      { stream: 'snapshot', step, round: 0, tensor: SHARED.length + i },
+      bytesFor({ codec: 'f32', totalBytes }, salt, i),
+    ).map((part) => ({ ...part, codec: dtype })),
+  );
+}
+
+function sharedUpload(): readonly PartMessage[] {
+  return SHARED.flatMap(({ totalBytes, dtype }, tensor) =>
+    partsOf(
+      { stream: 'snapshot', step: STEP, round: 0, tensor },
+      bytesFor({ codec: 'f32', totalBytes }, tensor),
+    ).map((part) => ({ ...part, codec: dtype })),
+  );
+}
+
+test('what each trainer keeps is in the checkpoint, in a file of its own, and read back for it alone', async (t) => {
+  const { desk, checkpointsDir, joining } = await startDesk(t, undefined, POWER);
+  const [a, b, c] = [joining('a'), joining('b'), joining('c')];
+  a.request();
+  b.requestLocal();
+  c.requestLocal();
+  await Promise.all([a.flushed(), b.flushed(), c.flushed()]);
+  t.deepEqual(b.sent, [{ kind: 'snapshotRequest', step: STEP, sequence: 6, isLocalOnly: true }]);
+  for (const part of localUpload(2)) b.send(part);
+  b.end();
+  for (const part of [...sharedUpload(), ...localUpload(1)]) a.send(part);
+  a.end();
+  c.end(); // it keeps nothing yet
+  await desk.close();
+  const path = join(checkpointsDir, 'step-000003');
+  t.deepEqual((await readdir(join(path, 'feedback'))).sort(), ['a.safetensors', 'b.safetensors']);
+  const described = await describeCheckpoint(checkpointsDir, STEP);
+  t.deepEqual(Object.keys(described.feedbackBytes), ['a', 'b']);
+  for (const [trainerId, salt] of [
+    ['a', 1],
+    ['b', 2],
+    ['c', null],
+  ] as const) {
+    const checkpoint = await openCheckpoint(checkpointsDir, STEP);
+    await checkpoint.includeFeedback(trainerId);
+    const local = checkpoint.tensors.slice(SHARED.length);
+    t.is(local.length, salt === null ? 0 : LOCAL.length);
+    for (const [i, { name, totalBytes, dtype }] of local.entries()) {
+      const at = LOCAL.findIndex((tensor) => name === `local/${tensor.name}`);
+      t.is(dtype, LOCAL[at]!.dtype);
+      const sent = bytesFor({ codec: 'f32', totalBytes }, salt!, at);
+      t.deepEqual(await checkpoint.read(SHARED.length + i, 0, totalBytes), sent, name);
+    }
+    await checkpoint.close();
+  }
+});
+
+test('what is not what a trainer keeps, or comes twice or unasked, is refused, and the checkpoint goes without it', async (t) => {
+  const { desk, facts, checkpointsDir, joining, lose } = await startDesk(t, undefined, POWER);
+  const a = joining('a');
+  a.request();
+  const hostile = Array.from({ length: 6 }, (_, i) => joining(`h${i}`));
+  for (const trainer of hostile) trainer.requestLocal();
+  await Promise.all([a, ...hostile].map((trainer) => trainer.flushed()));
+  const [first, ...rest] = localUpload(3) as [PartMessage, ...PartMessage[]];
+  const wrong: readonly Partial<PartMessage>[] = [
+    { totalBytes: first.totalBytes + 4 },
+    { codec: first.codec === 'u8' ? 'f32' : 'u8' },
+    { tensor: SHARED.length + LOCAL.length },
+    { tensor: 0 },
+    { step: STEP - 1 },
+  ];
+  const refused = { instanceOf: ProtocolError, message: /expected tensor/ };
+  for (const [i, fields] of wrong.entries()) {
+    t.throws(() => hostile[i]!.send({ ...first, ...fields }), refused, JSON.stringify(fields));
+    lose(`h${i}`);
+  }
+  const twice = hostile[5]!;
+  for (const part of [first, ...rest]) twice.send(part);
+  t.throws(() => twice.send(rest.at(-1) ?? first), refused);
+  lose('h5');
+  const stranger = joining('stranger');
+  t.throws(() => stranger.send(first), { instanceOf: ProtocolError, message: /not asked for/ });
+  for (const part of sharedUpload()) a.send(part);
+  for (const part of localUpload(1).slice(0, -1)) a.send(part);
+  t.throws(() => a.end(), { message: /before all tensors/ }, 'half of what it keeps is nothing');
+  await desk.abandon();
+  t.false(facts.some(({ type }) => type === 'snapshotReceived'));
+
+  const b = joining('b');
+  b.request();
+  const half = joining('half');
+  half.requestLocal();
+  await Promise.all([b.flushed(), half.flushed()]);
+  half.send(first);
+  lose('half');
+  for (const part of [...sharedUpload(), ...localUpload(1)]) b.send(part);
+  b.end();
+  await desk.close();
+  t.is(facts.at(-1)?.type, 'checkpointWritten');
+  t.deepEqual(await readdir(join(checkpointsDir, 'step-000003', 'feedback')), ['b.safetensors']);
+});
+
+test('what is still on its way for a checkpoint that was given up does not spoil the next one of the same step', async (t) => {
+  const { desk, checkpointsDir, joining } = await startDesk(t, undefined, POWER);
+  const [a, b] = [joining('a'), joining('b')];
+  a.request();
+  b.requestLocal();
+  await Promise.all([a.flushed(), b.flushed()]);
+  const parts = localUpload(2);
+  b.send(parts[0]!);
+  await desk.abandon(); // a is lost
+  b.send(parts[1]!);
+  b.request();
+  await b.flushed();
+  b.send(parts[2]!);
+  b.end(); // of the first request
+  for (const part of [...sharedUpload(), ...parts]) b.send(part);
+  b.end();
+  await desk.close();
+  t.deepEqual(await readdir(join(checkpointsDir, 'step-000003', 'feedback')), ['b.safetensors']);
 });

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { SnapshotIntake } from '../../src/coordinator/snapshot-intake.ts';
+import { CheckpointJob } from '../../src/coordinator/checkpoint-job.ts';
 import {
   beginCheckpoint,
   openCheckpoint,
@@ -32,17 +32,20 @@ async function startIntake(
 ) {
   const dir = join(temporaryDir(t), 'checkpoints');
   const writer = await beginCheckpoint(dir, STEP, TABLE, { configJson: '{}' });
-  return { dir, intake: new SnapshotIntake('a', runFacts(STEP), TABLE, change(writer)) };
+  const contents = { facts: runFacts(STEP), shared: TABLE, local: [] };
+  const job = new CheckpointJob(contents, Promise.resolve(change(writer)));
+  job.expect('a', false);
+  return { dir, job, intake: job.intakeOf('a')! };
 }
 
 test('an upload becomes a checkpoint with the same bytes', async (t) => {
-  const { dir, intake } = await startIntake(t);
+  const { dir, job, intake } = await startIntake(t);
   for (const part of upload()) {
     t.false(intake.isComplete);
     intake.accept(part);
   }
   t.true(intake.isComplete);
-  await intake.finish();
+  await job.finish(['a']);
   const checkpoint = await openCheckpoint(dir, STEP);
   t.teardown(() => checkpoint.close());
   for (const [index, { name, totalBytes }] of checkpoint.tensors.entries()) {
@@ -57,7 +60,7 @@ test('an upload becomes a checkpoint with the same bytes', async (t) => {
 
 test('a part that is not the next one is refused', async (t) => {
   const [first, second] = upload() as [PartMessage, PartMessage];
-  const { intake } = await startIntake(t);
+  const { job, intake } = await startIntake(t);
   intake.accept(first);
   const wrong: Partial<PartMessage>[] = [
     { offset: 0 },
@@ -74,36 +77,37 @@ test('a part that is not the next one is refused', async (t) => {
     t.is(error?.closeCode, CLOSE_CODES.UNEXPECTED_MESSAGE.code, JSON.stringify(fields));
   }
   t.notThrows(() => intake.accept(second));
-  await intake.abandon();
+  await job.abandon();
 });
 
 test('nothing may follow the last tensor', async (t) => {
-  const { intake } = await startIntake(t);
+  const { job, intake } = await startIntake(t);
   const parts = upload();
   for (const part of parts) intake.accept(part);
   t.throws(() => intake.accept({ ...parts.at(-1)!, tensor: TABLE.length }), { instanceOf: ProtocolError });
-  await intake.finish();
+  await job.finish(['a']);
 });
 
 test('an upload that is given up leaves nothing on disk', async (t) => {
-  const { dir, intake } = await startIntake(t);
+  const { dir, job, intake } = await startIntake(t);
   for (const part of upload().slice(0, 5)) intake.accept(part);
-  await intake.abandon();
+  await job.abandon();
   t.deepEqual(await readdir(dir), []);
 });
 
 test('when a piece or the end cannot be written the first error is told and nothing is left', async (t) => {
   const failing = () => Promise.reject(new Error('the disk is full'));
   for (const method of ['write', 'finish'] as const) {
-    const { dir, intake } = await startIntake(t, (writer) => ({
+    const { dir, job, intake } = await startIntake(t, (writer) => ({
       step: writer.step,
       write: writer.write.bind(writer),
+      beginFeedback: writer.beginFeedback.bind(writer),
       finish: writer.finish.bind(writer),
       abandon: writer.abandon.bind(writer),
       [method]: failing,
     }));
     for (const part of upload()) intake.accept(part);
-    await t.throwsAsync(intake.finish(), { message: 'the disk is full' });
+    await t.throwsAsync(job.finish(['a']), { message: 'the disk is full' });
     t.deepEqual(await readdir(dir), [], method);
   }
 });

@@ -4,7 +4,7 @@ import { ProtocolError } from '../../src/errors.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
 import type { PartMessage } from '../../src/protocol/messages.ts';
-import { payloadSize } from '../../src/protocol/slot-sizes.ts';
+import { contributionBytes, payloadSize } from '../../src/protocol/slot-sizes.ts';
 import { bytesFor, contributionOf, partsOf, tinyRun } from './tiny-run.ts';
 
 const RUN = tinyRun();
@@ -154,4 +154,87 @@ test('of a lost trainer what came whole stays and what is half there goes', (t) 
   t.is(stage.take('a', 'contribution', [0]).size, 1);
   for (const piece of pieces) stage.accept('a', piece);
   t.is(stage.take('a', 'contribution', [0, 1]).size, 2);
+});
+
+const CONTRIBUTION_BYTES = contributionBytes(shape.sizes);
+
+/** The arrays that hold what a trainer has sent whole. */
+function arraysOf(stage: Staging, trainerId: string): Uint8Array[] {
+  return [...stage.take(trainerId, 'contribution', ALL).values()].map(({ bytes }) => bytes);
+}
+
+test('the contributions of a step are put together where those of the step before were', (t) => {
+  const stage = staging();
+  const used = new Set<Uint8Array>();
+  for (let step = 5; step < 9; step++) {
+    stage.open({ step, round: 0 });
+    for (const trainerId of ['a', 'b']) {
+      for (const part of contributionOf(RUN, step, trainerId)) stage.accept(trainerId, part);
+    }
+    t.is(stage.bytesPooled, 0, 'all of it is in use');
+    for (const trainerId of ['a', 'b']) {
+      const arrays = arraysOf(stage, trainerId);
+      for (const bytes of arrays) used.add(bytes);
+      const expected = contributionOf(RUN, step, trainerId).map(({ payload }) => Buffer.from(payload));
+      t.true(Buffer.concat(arrays).equals(Buffer.concat(expected)), `${trainerId} in step ${step}`);
+    }
+    stage.close();
+    t.is(stage.bytesPooled, 2 * CONTRIBUTION_BYTES);
+  }
+  t.is(used.size, 2 * ALL.length);
+});
+
+test('what was staged stays as it is until its step is over, whatever else comes', (t) => {
+  const stage = staging();
+  stage.open({ step: 4, round: 0 });
+  for (const part of contributionOf(RUN, 4, 'a')) stage.accept('a', part);
+  stage.open({ step: 5, round: 1 });
+  for (const part of contributionOf(RUN, 5, 'a')) stage.accept('a', part);
+  const before = Buffer.concat(arraysOf(stage, 'a'));
+  stage.open({ step: 5, round: 2 });
+  for (const trainerId of ['b', 'c']) {
+    for (const part of contributionOf(RUN, 5, trainerId)) stage.accept(trainerId, part);
+  }
+  for (const part of contributionOf(RUN, 4, 'b')) stage.accept('b', part); // late
+  stage.forgetHalf('b');
+  t.true(Buffer.concat(arraysOf(stage, 'a')).equals(before));
+});
+
+test('memory is that of the last contributions: a trainer that goes takes its share with it', (t) => {
+  const stage = staging();
+  const trainerIds = ['a', 'b', 'c'];
+  for (let step = 5; step < 8; step++) {
+    stage.open({ step, round: 0 });
+    for (const trainerId of trainerIds) {
+      for (const part of contributionOf(RUN, step, trainerId)) stage.accept(trainerId, part);
+    }
+    stage.close();
+    t.is(stage.bytesPooled, trainerIds.length * CONTRIBUTION_BYTES);
+    trainerIds.pop();
+  }
+});
+
+test('a peer cannot make memory grow with tensors of wrong lengths, twice, late, or half', (t) => {
+  const stage = staging();
+  for (let step = 5; step < 25; step++) {
+    stage.open({ step, round: 0 });
+    for (const part of contributionOf(RUN, step, 'a')) stage.accept('a', part);
+    for (const part of contributionOf(RUN, step, 'b')) stage.accept('b', part);
+    const attacks = [
+      contributionPart(0, { step }),
+      contributionPart(0, { step, totalBytes: 2 ** 40 }),
+      contributionPart(99, { step }),
+    ];
+    for (const part of attacks) t.throws(() => stage.accept('b', part), { instanceOf: ProtocolError });
+    t.notThrows(() => stage.accept('b', contributionPart(0, { step: step - 1 })));
+    for (const trainerId of ['c', 'd']) {
+      const bytes = bytesFor(payloadSize(shape.sizes[0]!, 'contribution', step), 'half');
+      const [half] = partsOf({ stream: 'contribution', step, round: 0, tensor: 0 }, bytes, 16);
+      stage.accept(trainerId, half!);
+      stage.forgetHalf(trainerId);
+    }
+    stage.close();
+    for (const part of contributionOf(RUN, step, 'c')) stage.accept('c', part);
+    t.is(stage.bytesPooled, 2 * CONTRIBUTION_BYTES);
+  }
 });

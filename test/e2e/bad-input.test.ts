@@ -132,6 +132,7 @@ async function closedAfter(
       sequence: 0,
       digest: none,
       schemaHash: none,
+      codecs: ['f32', 'bf16', 'int8', 'int4'],
       ...more,
     }),
   );

@@ -25,7 +25,7 @@ testWithPython(
     );
     const coordinator = new Galore(t, ['coordinator', run.configPath, '--dir', run.dir]);
     const [url] = await coordinator.printed(/ws:\/\/127\.0\.0\.1:\d+\//);
-    const python = spawn('python3', ['-u', join(ROOT, 'test', 'foreign', 'trainer.py'), url, 'python'], {
+    const python = spawn('python3', ['-Bu', join(ROOT, 'test', 'foreign', 'trainer.py'), url, 'python'], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     t.teardown(() => python.kill());

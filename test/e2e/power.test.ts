@@ -81,3 +81,16 @@ test.serial('galore with payload feedback, refreshes and int8: two trainers do w
   t.true(worst <= 0.01, `curves differ by ${worst}`);
   t.true(two.metrics.at(-1)!.loss < two.metrics[0]!.loss - 0.5);
 });
+
+test.serial('int4 with staggered refreshes and flushes: two trainers learn as one does in f32', async (t) => {
+  // Payloads of 4096 numbers and more: R of the MLP is [128, 32], the embedding whole.
+  const wide = { ...model, hidden_size: 64, intermediate_size: 128 };
+  const galore = { name: 'galore', rank: 32, update_proj_gap: 4, refresh: { stagger: true } };
+  const run = (codec: string, trainers: number) =>
+    train(t, trainers, { model: wide, method: galore, wire: { codec }, steps: 12 });
+  const [int4, f32] = [await run('int4', 2), await run('f32', 1)];
+  const [first, last, exact] = [int4.metrics[0]!, int4.metrics.at(-1)!, f32.metrics.at(-1)!];
+  t.true(int4.metrics.every(({ trainers }) => trainers === 2));
+  t.true(last.loss < first.loss - 0.3, `${first.loss} to ${last.loss}`);
+  t.true(Math.abs(last.loss / exact.loss - 1) < 0.05, `${last.loss}, f32 ${exact.loss}`);
+});

@@ -13,14 +13,19 @@ import { expectMessage, snapshotFrames, startServer, WELCOME } from '../support/
 async function joinPython(t: ExecutionContext) {
   const server = await startServer(t, { heartbeatIntervalMs: 50 });
   const { url, messages } = server;
-  const python = spawn('python3', ['-u', TRAINER, url, 'python', 'secret'], {
+  const python = spawn('python3', ['-Bu', TRAINER, url, 'python', 'secret'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   t.teardown(() => python.kill());
   const exited = once(python, 'exit');
   const output = text(python.stdout);
   const { connection, message: hello } = await expectMessage(messages, 'hello');
-  t.like(hello, { trainerId: 'python', token: 'secret', protocolVersions: [2], runId: '' });
+  t.like(hello, {
+    trainerId: 'python',
+    token: 'secret',
+    protocolVersions: [3],
+    codecs: ['f32', 'bf16', 'int8', 'int4'],
+  });
   const [welcome, ...rest] = snapshotFrames(3, new Uint8Array(32).fill(7));
   connection.send({ ...WELCOME, ...welcome, heartbeatIntervalMs: 50 } as typeof WELCOME);
   for (const message of rest) connection.send(message);
@@ -113,3 +118,12 @@ testWithPython(
     t.true((await output).includes('record 4 of step 4 is good'));
   },
 );
+
+testWithPython('the codecs and messages of the conformance vectors are the same in Python', (t) => {
+  const folder = fileURLToPath(new URL('../../../docs/vectors', import.meta.url));
+  const { status, stdout, stderr } = spawnSync('python3', ['-B', TRAINER, '--vectors', folder], {
+    encoding: 'utf8',
+  });
+  t.is(status, 0, stderr);
+  t.regex(stdout, /^28 encodings, 13 refusals and 21 messages agree$/m);
+});

@@ -5,6 +5,7 @@ record that follows against the digest chain, and leaves. It computes no gradien
 nothing: it takes part in refreshes without tokens, and leaves when it is asked for a factor. Bases that
 every trainer would make for itself it does not make either; their records are checked like all others.
 Usage: trainer.py ws://HOST:PORT/ TRAINER_ID [TOKEN]
+       trainer.py --vectors FOLDER    checks the conformance vectors and ends
 """
 import base64
 import hashlib
@@ -16,23 +17,18 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+import vectors
+from vectors import read_varint, varint
+
 HELLO, WELCOME, GOODBYE, READY, HEARTBEAT, NOTICE, PART, STEP_ASSIGNMENT = range(1, 9)
 SKETCH_REQUEST, SKETCH, FACTOR_ASSIGNMENT, CONTRIBUTION, COMMIT, SNAPSHOT_END = 9, 10, 11, 13, 14, 19
 STREAM_SNAPSHOT, STREAM_UPDATE, STREAM_BASIS = 1, 6, 7
 LEAVING = 4015
+KNOWN_CODECS = [1, 2, 4, 5]  # f32, int8, bf16, int4: vectors.py reads and writes them
 MAX_FRAME_BYTES = 1114112
 
 
 # ---- protobuf: a message is a list of (field number, wire type, value) ----
-
-
-def varint(value):
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def uint(field, value):
@@ -46,16 +42,6 @@ def data(field, value):
 
 def body(kind, fields):
     return varint(kind << 3 | 2) + varint(len(fields)) + fields
-
-
-def read_varint(buffer, at):
-    value = shift = 0
-    while True:
-        byte = buffer[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
 
 
 def read_fields(buffer):
@@ -175,9 +161,9 @@ class Trainer:
         self.parts = []
 
     def run(self):
-        versions = data(1, varint(2))
+        versions, codecs = data(1, varint(3)), data(10, bytes(KNOWN_CODECS))
         software = data(5, "foreign trainer in Python")
-        self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software))
+        self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software + codecs))
         heartbeat = body(HEARTBEAT, data(1, "answering with nothing"))
         for frame in self.web_socket.messages(lambda: self.web_socket.send(heartbeat), lambda: self.interval):
             kind, fields = read_envelope(frame)
@@ -230,4 +216,6 @@ class Trainer:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--vectors":
+        sys.exit(vectors.check(sys.argv[2]))
     sys.exit(Trainer(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "").run())

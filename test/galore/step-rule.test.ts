@@ -92,7 +92,7 @@ const TRAJECTORIES: readonly Trajectory[] = [
     ...BASE,
     title: '(c) left, moments transported every second step',
     gap: 2,
-    rule: 'transport',
+    rule: 'ldadam',
     steps: 5,
     weightDecay: 0,
     want: [

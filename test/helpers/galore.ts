@@ -33,6 +33,7 @@ export interface Inspection {
   readonly meanRank: number | null;
   readonly payloadNumbers: number | null;
   readonly journal: { readonly records: number };
+  readonly checkpoints: readonly { readonly feedbackBytes: Readonly<Record<string, number>> }[];
   readonly lastLoss: number;
   readonly bytesUp: number;
   readonly bytesDown: number;

@@ -111,7 +111,7 @@ test('a field of the wrong type is treated as absent, so a required one is misse
 });
 
 test('a Hello is refused with the name of the field that is wrong', (t) => {
-  const good = { ...sampleOf('hello'), protocolVersions: [1] };
+  const good = { ...sampleOf('hello'), protocolVersions: [1], codecs: [1, 99] };
   const refusals: [string, object][] = [
     ['trainer_id', { trainerId: '' }],
     ['trainer_id', { trainerId: '../etc' }],
@@ -119,6 +119,7 @@ test('a Hello is refused with the name of the field that is wrong', (t) => {
     ['protocol_versions', { protocolVersions: [] }],
     ['protocol_versions', { protocolVersions: Array(17).fill(1) }],
     ['protocol_versions', { protocolVersions: [0] }],
+    ['codecs', { codecs: Array(33).fill(1) }],
     ['run_name', { runName: 'x'.repeat(257) }],
     ['token', { token: 'x'.repeat(257) }],
     ['digest', { digest: new Uint8Array(31) }],
@@ -130,6 +131,11 @@ test('a Hello is refused with the name of the field that is wrong', (t) => {
     t.is(refusal?.closeCode, MALFORMED);
     t.true(refusal?.message.includes(field), `${field}: ${refusal?.message}`);
   }
+});
+
+test('codecs that are not known are left out of a Hello', (t) => {
+  const frame = raw({ hello: { ...sampleOf('hello'), protocolVersions: [9], codecs: [1, 99 as 1, 5, 3] } });
+  t.like(decodeEnvelope(frame, 'trainer'), { kind: 'hello', codecs: ['f32', 'int4'] });
 });
 
 test('a Hello longer than its own limit is malformed even if its known fields are short', (t) => {

@@ -170,3 +170,24 @@ test('pieces in order up to some point and then in any order end in the right te
   );
   t.pass();
 });
+
+test('memory is asked for once for a tensor that is taken, at its length, and never for another', (t) => {
+  const asked: number[] = [];
+  const dirty = new Uint8Array(10).fill(0xff);
+  const assembler = new PartAssembler(
+    ({ tensor }) => (tensor === 2 ? { codec: 'int8', totalBytes: 10 } : { ignore: 'over' }),
+    (byteLength) => {
+      asked.push(byteLength);
+      return dirty;
+    },
+  );
+  t.throws(() => assembler.accept(pieces(HEADER, 2 ** 10, 2 ** 10)[0]!), UNEXPECTED);
+  t.is(assembler.accept(pieces({ ...HEADER, tensor: 1 }, 10, 10)[0]!), null);
+  t.deepEqual(asked, []);
+  const [tensor] = pieces(HEADER, 10, 4)
+    .map((part) => assembler.accept(part))
+    .slice(-1);
+  t.deepEqual(asked, [10]);
+  t.is(tensor?.bytes, dirty);
+  t.deepEqual([...dirty], [...bytesOf(10)]);
+});

@@ -35,6 +35,7 @@ export const SAMPLES: readonly Sample[] = [
       sequence: 17,
       digest: digest(3),
       schemaHash: digest(4),
+      codecs: ['f32', 'int8', 'int4'],
     },
   },
   {
@@ -88,6 +89,7 @@ export const SAMPLES: readonly Sample[] = [
       seed: 0xffffffff,
       sequences,
       refreshSlots: [0, 5],
+      flushSlots: [2],
       deadlineMs: 60_000,
     },
   },
@@ -149,7 +151,7 @@ export const SAMPLES: readonly Sample[] = [
   { from: 'trainer', message: { kind: 'stateHash', step: 12, weightsSha256: digest(9) } },
   { from: 'coordinator', message: { kind: 'evaluationAssignment', step: 12, sequences } },
   { from: 'trainer', message: { kind: 'evaluation', step: 12, lossSum: 30, tokens: 4 } },
-  { from: 'coordinator', message: { kind: 'snapshotRequest', step: 12, sequence: 16 } },
+  { from: 'coordinator', message: { kind: 'snapshotRequest', step: 12, sequence: 16, isLocalOnly: true } },
   {
     from: 'trainer',
     message: { kind: 'snapshotEnd', step: 12, sequence: 16, digest: new Uint8Array(0), tensors },

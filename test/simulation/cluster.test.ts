@@ -312,3 +312,30 @@ test('200 runs with random faults keep every rule', (t) => {
   // Some faults wait for a phase that is over by then; but every kind came about in many runs.
   for (const type of RANDOM_FAULT_TYPES) t.true((fired.get(type) ?? 0) >= 20, `${type}: ${fired.get(type)}`);
 });
+
+test('what trainers keep of their gradients goes on over a stop; after a crash between checkpoints it begins anew', (t) => {
+  const kept = ({ disk }: ClusterResult): string =>
+    THREE.map((id) => `${id}: ${(disk.checkpoints.at(-1)?.locals.get(id) ?? []).join()}`).join('; ');
+  const counted = ({ disk }: ClusterResult): string =>
+    THREE.map((id) => {
+      const steps = disk.journal.filter(({ committed }) => committed?.trainerIds.includes(id) === true);
+      return `${id}: ${steps.map(({ record }) => record.step).join()}`;
+    }).join('; ');
+  const plan = { startTrainers: 3, totalSteps: 8, checkpointEvery: 0 };
+  const stopped = cluster(t, { seed: 5, plan, stopAtMs: 1_000 });
+  const { step } = stopped.state!;
+  t.true(step > 1 && step < 8, `stopped at step ${step}`);
+  t.is(kept(stopped), counted(stopped));
+  const resumed = cluster(t, { seed: 5, plan, disk: stopped.disk });
+  t.is(resumed.disk.journal.at(-1)?.record.step, 8);
+  t.is(kept(resumed), counted(resumed));
+
+  // The trainers and the coordinator are killed together: nobody still has what was kept.
+  const when = { phase: 'collecting', step: 4 } as const;
+  const faults: Fault[] = [
+    { type: 'crashCoordinator', backAfterMs: 300, isAfterJournal: false, when },
+    ...THREE.map((trainerId): Fault => ({ type: 'crashTrainer', trainerId, backAfterMs: 300, when })),
+  ];
+  const crashed = cluster(t, { seed: 5, plan, faults });
+  t.is(kept(crashed), THREE.map((id) => `${id}: 4,5,6,7,8`).join('; '));
+});

@@ -17,7 +17,7 @@ import { Mailbox } from './mailbox.ts';
 
 export const HELLO: HelloMessage = {
   kind: 'hello',
-  protocolVersions: [2],
+  protocolVersions: [3],
   trainerId: 'a',
   runName: '',
   token: '',
@@ -26,11 +26,12 @@ export const HELLO: HelloMessage = {
   sequence: 0,
   digest: new Uint8Array(0),
   schemaHash: new Uint8Array(0),
+  codecs: ['f32', 'bf16', 'int8', 'int4'],
 };
 
 export const WELCOME: WelcomeMessage = {
   kind: 'welcome',
-  protocolVersion: 2,
+  protocolVersion: 3,
   runId: 'run-1',
   runName: 'demo',
   configJson: '{}',

@@ -1,5 +1,6 @@
 import test from 'ava';
 import type { Slot } from '../../src/galore/slot.ts';
+import { localTensors } from '../../src/galore/state-table.ts';
 import { tf } from '../galore/tensors.ts';
 
 const { LocalStates } = await import('../../src/trainer/local-states.ts');
@@ -51,11 +52,59 @@ test('a contribution that counts although the connection was lost is kept when i
   locals.decide(8, false); // a step of the others
   t.deepEqual(valuesOf(locals), [4, 4, 4]);
   work(locals, 9, 1);
-  locals.decide(8, true); // the record of another step than the one worked for
-  t.deepEqual(valuesOf(locals), [4, 4, 4]);
+  t.true(locals.decide(9, true));
+  t.deepEqual(valuesOf(locals), [5, 5, 5]);
 });
 
-test('a new basis ends what was kept in the old one; whole numbers stay', (t) => {
+test('what was kept before a contribution that this process did not make is void when that one counts', (t) => {
+  const locals = new LocalStates();
+  t.teardown(() => locals.dispose());
+  t.true(locals.decide(3, true), 'there was nothing yet');
+  locals.restore([SLOT], new Map([['residual/w', Float32Array.of(1, 2, 3)]]));
+  t.true(locals.decide(4, false));
+  t.deepEqual(valuesOf(locals), [1, 2, 3], 'a step without it changes nothing');
+  t.false(locals.decide(5, true));
+  t.deepEqual(valuesOf(locals), [0, 0, 0]);
+});
+
+test('a snapshot has what is kept after the last record, byte for byte, and nothing where all is zero', (t) => {
+  const before = tf.memory().numTensors;
+  const power: Slot = {
+    name: 'p',
+    shape: [4, 3],
+    index: 1,
+    policy: 'power',
+    rule: 'power',
+    feedback: 'gradient',
+    rank: 2,
+    phase: 0,
+    buffers: { feedback: 'int8', moment: 'int8' },
+  };
+  const slots = [SLOT, power];
+  const locals = new LocalStates();
+  t.deepEqual(locals.clone(slots), []);
+  work(locals, 1, 2);
+  locals.propose(power, { feedback_codes: Uint8Array.from({ length: 16 }, (_, i) => i) });
+  locals.decide(1, true);
+  work(locals, 2, 7); // under way: not in the snapshot
+  const values = locals
+    .clone(slots)
+    .map((value) => (value instanceof tf.Tensor ? value : (value as Uint8Array)));
+  locals.dispose();
+  const arrays = values.map((value) =>
+    value instanceof tf.Tensor ? (value.dataSync() as Float32Array) : value,
+  );
+  t.deepEqual(arrays, [Float32Array.of(2, 2, 2), Uint8Array.from({ length: 16 }, (_, i) => i)]);
+  const again = new LocalStates();
+  again.restore(slots, new Map(localTensors(slots).map(({ name }, i) => [name, arrays[i]!.slice()])));
+  t.deepEqual(valuesOf(again), [2, 2, 2]);
+  t.deepEqual(again.get(power)['feedback_codes'], arrays[1]);
+  again.dispose();
+  tf.dispose(values.filter((value) => value instanceof tf.Tensor));
+  t.is(tf.memory().numTensors, before);
+});
+
+test('what was kept moves to a new basis as far as that can hold it; whole numbers stay', (t) => {
   const locals = new LocalStates();
   t.teardown(() => locals.dispose());
   const projected: Slot = {
@@ -65,8 +114,11 @@ test('a new basis ends what was kept in the old one; whole numbers stay', (t) =>
   work(locals, 1, 2);
   locals.propose(projected, { residual: tf.ones([4, 2]) });
   locals.decide(1, true);
+  // R = [4, 2] of ones lies on the first two of three coordinates; the new basis is the mean of the first and third.
   const atRank1 = { ...projected, rank: 1 };
-  locals.forget([SLOT, atRank1]);
+  const bases = [tf.eye(3, 2), tf.tensor2d([Math.SQRT1_2, 0, Math.SQRT1_2], [3, 1])];
+  locals.carry({ oldSlot: projected, oldBasis: bases[0]!, newSlot: atRank1, newBasis: bases[1]! });
+  tf.dispose(bases);
   t.deepEqual(valuesOf(locals), [2, 2, 2]);
-  t.deepEqual(valuesOf(locals, atRank1), [0, 0, 0, 0]);
+  t.deepEqual(valuesOf(locals, atRank1), Array(4).fill(Math.fround(Math.SQRT1_2)));
 });

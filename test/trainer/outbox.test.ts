@@ -117,3 +117,28 @@ test('the checksum covers the contribution tensors since the step began, and no 
   socket.flush();
   t.deepEqual(checksums(), [crc32c(bytes(3), crc32c(bytes(1))), 0, crc32c(bytes(5))]);
 });
+
+test('the bytes of a tensor are given back once its frames are made, not while it waits, nor when it is dropped', (t) => {
+  const socket = new FakeSocket();
+  const framed: Uint8Array[] = [];
+  const outbox = new Outbox(
+    socket as unknown as WebSocket,
+    () => {},
+    (bytes) => framed.push(bytes),
+  );
+  const [first, second] = [new Uint8Array(3 * MEGABYTE).fill(7), new Uint8Array(4)];
+  outbox.sendTensor(CONTRIBUTION, first!);
+  outbox.sendTensor({ ...CONTRIBUTION, tensor: 1 }, second!);
+  t.deepEqual(framed, []);
+  socket.flush(2);
+  t.true(framed.includes(first!));
+  first!.fill(0);
+  socket.flush();
+  const parts = socket.sent.filter((message) => message.kind === 'part' && message.tensor === 0);
+  t.is(parts.length, 3);
+  t.true(parts.every((part) => part.kind === 'part' && part.payload.every((byte) => byte === 7)));
+  t.is(framed.length, 2);
+  outbox.sendTensor(CONTRIBUTION, new Uint8Array(5 * MEGABYTE));
+  outbox.close();
+  t.is(framed.length, 2);
+});

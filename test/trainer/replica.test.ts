@@ -16,6 +16,7 @@ import { orthonormalMatrix } from '../galore/matrices.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
 import { tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
 
+const { tensorOfCopy } = await import('../../src/trainer/tensor-of-copy.ts');
 const { Replica } = await import('../../src/trainer/replica.ts');
 const { config, shape, projected } = tinyRun();
 const { slots } = shape;
@@ -203,4 +204,19 @@ test.serial('a first basis of another rank than configured starts with moments o
   const slot = ranked[projected[0]!] as ProjectedSlot;
   const basis = replica.basis(slot).dataSync().slice() as Float32Array;
   t.true(Math.abs(replica.similarity(slot, basis) - 1) < 1e-6);
+});
+
+test.serial('a tensor of a copy keeps its numbers when the array is written over', (t) => {
+  const before = tf.memory().numTensors;
+  const scratch = Float32Array.of(1, 2, 3, 4, 5, 6, 7);
+  for (const shape of [[6], [2, 3]]) {
+    scratch.set([1, 2, 3, 4, 5, 6]);
+    const tensor = tensorOfCopy(scratch.subarray(0, 6), shape);
+    const clone = tf.clone(tensor);
+    scratch.fill(0);
+    t.deepEqual([...tensor.dataSync()], [1, 2, 3, 4, 5, 6]);
+    t.deepEqual([...clone.dataSync()], [1, 2, 3, 4, 5, 6]);
+    tf.dispose([tensor, clone]);
+  }
+  t.is(tf.memory().numTensors, before);
 });

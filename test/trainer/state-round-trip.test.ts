@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { feedTrainer } from '../../src/coordinator/feed.ts';
-import { SnapshotIntake } from '../../src/coordinator/snapshot-intake.ts';
+import { CheckpointJob } from '../../src/coordinator/checkpoint-job.ts';
 import { beginCheckpoint, openCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
 import { openSafetensors } from '../../src/files/safetensors.ts';
 import type { RuleName } from '../../src/galore/optimizer/rule-state.ts';
@@ -90,17 +90,19 @@ async function storeUpload(
 ): Promise<void> {
   const table = stateTensors(slots);
   const writer = await beginCheckpoint(dir, STEP, table, { configJson: '{}' });
-  const intake = new SnapshotIntake('a', runFacts(STEP), table, writer);
+  const job = new CheckpointJob({ facts: runFacts(STEP), shared: table, local: [] }, Promise.resolve(writer));
+  job.expect('a', false);
+  const intake = job.intakeOf('a')!;
   try {
     for (const frame of frames) {
       const part = decodeEnvelope(frame, 'trainer');
       if (part.kind === 'part') intake.accept(part);
     }
   } catch (error) {
-    await intake.abandon();
+    await job.abandon();
     throw error;
   }
-  await intake.finish();
+  await job.finish(['a']);
 }
 
 /** What a trainer that joins makes of the checkpoint. */
@@ -198,7 +200,7 @@ test.serial(
       });
       const dir = join(temporaryDir(t), 'checkpoints');
       await t.throwsAsync(storeUpload(dir, slots, swapped), {
-        message: new RegExp(`got ${wrong} tensor ${index}`),
+        message: new RegExp(`of ${wrong}, tensor ${index} `),
       });
     }
   },

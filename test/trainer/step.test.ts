@@ -71,6 +71,7 @@ function startTrainer(t: ExecutionContext) {
         seed: 1,
         trainerId: 'a',
         refreshSlots: [],
+        flushSlots: [],
         codecs: shape.codecs,
         stepTokens: config.batch_size * config.seq_len,
         refresh: shape.refresh,

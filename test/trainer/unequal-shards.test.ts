@@ -64,7 +64,17 @@ function trainWith(
       from += share;
       const work = new StepWork(
         {
-          ...{ step, seed: 1, trainerId: `trainer-${i}`, refreshSlots: [], codecs, refresh, slots, batches },
+          ...{
+            step,
+            seed: 1,
+            trainerId: `trainer-${i}`,
+            refreshSlots: [],
+            flushSlots: [],
+            codecs,
+            refresh,
+            slots,
+            batches,
+          },
           stepTokens: SEQUENCES * LENGTH,
         },
         replica,

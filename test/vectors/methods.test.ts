@@ -3,6 +3,7 @@
  * (methods.json). method-rules.test.ts has the cases of the rules.
  */
 import test from 'ava';
+import { bf16Above } from '../../src/galore/codec/bf16-number.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { quantiseLinear, restoreLinear } from '../../src/galore/codec/linear.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../src/galore/matrix.ts';
@@ -92,7 +93,7 @@ interface Methods {
 }
 
 /** Our rules by their names there. */
-const TRANSPORTS = { rotate: 'rotate', ldadam: 'transport', adarank: 'adarank' } as const;
+const TRANSPORTS = { rotate: 'rotate', ldadam: 'ldadam', adarank: 'adarank' } as const;
 const RULES = { keep: 'keep', reset: 'reset', ...TRANSPORTS } as const;
 
 function matrixOf({ shape, data }: GoldenArray): Matrix {
@@ -226,25 +227,43 @@ function registerLinear(c: QuantizeCase): void {
   });
 }
 
-function registerInt8(c: QuantizeCase): void {
-  const { x } = c.inputs;
+/** The codec with these blocks and codes, and the bytes of the vector's codes and scales in it. */
+function registerCodec(c: QuantizeCase, name: 'int8' | 'int4'): void {
+  const { x, block } = c.inputs;
   const { codes, scales, dequantized } = c.expected;
-  const bytes = new Uint8Array(4 * scales.data.length + codes.data.length);
-  bytes.set(new Uint8Array(Float32Array.from(scales.data).buffer));
-  bytes.set(new Uint8Array(Int8Array.from(codes.data).buffer), 4 * scales.data.length);
+  const codec = codecFor(name);
+  const count = codes.data.length;
+  const bytes = new Uint8Array(codec.encodedBytes(count));
+  const scaleBytes = name === 'int8' ? 4 : 2;
+  const codesAt = scaleBytes * scales.data.length;
+  scales.data.forEach((scale, i) => {
+    const full = new Uint8Array(Float32Array.of(name === 'int8' ? scale : bf16Above(scale)).buffer);
+    bytes.set(full.subarray(4 - scaleBytes), scaleBytes * i);
+  });
+  if (name === 'int8') bytes.set(new Uint8Array(Int8Array.from(codes.data).buffer), codesAt);
+  else codes.data.forEach((code, i) => (bytes[codesAt + (i >> 1)]! |= (code & 0x0f) << (4 * (i & 1))));
 
-  test(`${c.name}: the codec decodes them to the same numbers`, (t) => {
-    t.deepEqual(
-      codecFor('int8').decode(bytes, codes.data.length),
-      Float32Array.from(dequantized.data).map((value) => value + 0), // -0 becomes 0
-    );
+  test(`${c.name}: ${name} decodes them to the same numbers`, (t) => {
+    // The scales of int4 are rounded up to bf16; all else is the same.
+    const ratio = (i: number): number => {
+      const scale = scales.data[Math.floor(i / block)]!;
+      return name === 'int8' || scale === 0 ? 1 : bf16Above(scale) / scale;
+    };
+    codec.decode(bytes, count).forEach((value, i) => {
+      const want = dequantized.data[i]! * ratio(i);
+      t.true(Math.abs(value - want) <= 1e-6 * Math.abs(want), `number ${i}: ${value}, not ${want}`);
+    });
   });
 
-  test(`${c.name}: the codec finds the same scales and codes beside or at theirs`, (t) => {
-    const ours = codecFor('int8').encode(Float32Array.from(x.data), derive(1));
-    t.deepEqual(ours.subarray(0, 4 * scales.data.length), bytes.subarray(0, 4 * scales.data.length));
-    const ourCodes = new Int8Array(ours.buffer, 4 * scales.data.length);
-    codes.data.forEach((code, i) => t.true(Math.abs(ourCodes[i]! - code) <= 1));
+  test(`${c.name}: ${name} finds the same scales, and codes beside or at theirs`, (t) => {
+    const ours = codec.encode(Float32Array.from(x.data), derive(1));
+    t.deepEqual(ours.subarray(0, codesAt), bytes.subarray(0, codesAt));
+    const numbers = codec.decode(ours, count);
+    const theirs = codec.decode(bytes, count);
+    numbers.forEach((value, i) => {
+      const scale = bf16Above(scales.data[Math.floor(i / block)]!);
+      t.true(Math.abs(value - theirs[i]!) <= 1.01 * scale, `number ${i}`);
+    });
   });
 }
 
@@ -255,7 +274,8 @@ if (hasGolden('methods.json')) {
     else if (c.method === 'transport-trajectory') registerTrajectory(c, tolerance);
     else if (c.method === 'quantize') {
       registerLinear(c);
-      if (c.inputs.qmax === 127 && c.inputs.block === 256) registerInt8(c);
+      if (c.inputs.qmax === 127 && c.inputs.block === 256) registerCodec(c, 'int8');
+      if (c.inputs.qmax === 7 && c.inputs.block === 64) registerCodec(c, 'int4');
     }
   }
 } else {

@@ -1,8 +1,10 @@
 /**
- * Checkpoints beside the steps: one trainer uploads its state while all go on. One at a time; a lost
- * uploader is replaced, and the newer state is taken then.
+ * Checkpoints beside the steps: one trainer uploads the state that all share, and each what it alone has, while
+ * all go on. One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint
+ * is complete without the local state of a trainer that is gone.
  */
 import { emit, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
+import type { CheckpointJob, Effect } from './state.ts';
 
 /** An uploader of which no piece arrives for this long is dropped; it may be busy with a step before the first. */
 export const SNAPSHOT_STALL_MS = 600_000;
@@ -33,19 +35,22 @@ export function settleCheckpoint(draft: Draft): Draft {
   return uploader === undefined ? draft : requestCheckpoint(draft, uploader);
 }
 
-/** Asks this trainer for its state as it is after the last record. */
+/** Asks this trainer for its state as it is after the last record, and the others for what they alone have. */
 export function requestCheckpoint(draft: Draft, trainerId: string): Draft {
-  const { step, sequence, cursor, refreshedStep, bases, nowMs } = draft.state;
-  const checkpoint = { step, trainerId, status: 'requested', progressedMs: nowMs } as const;
-  return emit(patch(draft, { checkpoint, isCheckpointDue: false }), {
-    type: 'requestSnapshot',
-    trainerId,
-    step,
-    sequence,
-    cursor,
-    refreshedStep,
-    bases,
-  });
+  const { plan, trainers, step, sequence, cursor, refreshedStep, bases, nowMs } = draft.state;
+  // One that is lagging has its local state, too; one that is loading is not asked: it may yet get one.
+  const asked = trainers
+    .filter((trainer) => trainer.trainerId === trainerId || trainer.status !== 'loading')
+    .map((trainer) => trainer.trainerId);
+  const awaited = plan.hasLocalState ? asked : [trainerId];
+  const job = { step, trainerId, status: 'requested', awaited, received: [], progressedMs: nowMs } as const;
+  return emit(
+    patch(draft, { checkpoint: job, isCheckpointDue: false }),
+    { type: 'requestSnapshot', trainerId, step, sequence, cursor, refreshedStep, bases },
+    ...awaited
+      .filter((other) => other !== trainerId)
+      .map((other): Effect => ({ type: 'requestLocalState', trainerId: other, step, sequence })),
+  );
 }
 
 export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
@@ -58,12 +63,12 @@ export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
         const text = `a snapshot of step ${step} was not asked for; the run has committed ${plural(draft.state.step, 'step')}`;
         return expel(draft, trainerId, 'UNEXPECTED_MESSAGE', text);
       }
-      if (job?.trainerId !== trainerId || job.step !== step || job.status !== 'requested') {
+      if (job?.step !== step || !job.awaited.includes(trainerId)) {
         return remark(draft, `the snapshot of step ${step} from ${trainerId} is not awaited; ignored`);
       }
-      const progressedMs = draft.state.nowMs;
-      const status = event.type === 'snapshotReceived' ? 'writing' : job.status;
-      return patch(draft, { checkpoint: { ...job, status, progressedMs } });
+      const progressed = { ...job, progressedMs: draft.state.nowMs };
+      if (event.type === 'snapshotProgressed') return patch(draft, { checkpoint: progressed });
+      return awaitOthers(draft, { ...progressed, received: [...job.received, trainerId].sort() }, trainerId);
     }
     case 'checkpointWritten': {
       const { step } = event;
@@ -81,10 +86,23 @@ export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
   }
 }
 
+/** This trainer is waited for no longer; after the last one everything is written. */
+function awaitOthers(draft: Draft, job: CheckpointJob, trainerId: string): Draft {
+  const awaited = job.awaited.filter((other) => other !== trainerId);
+  if (awaited.length > 0) return patch(draft, { checkpoint: { ...job, awaited } });
+  const { step, received: trainerIds } = job;
+  const writing = patch(draft, { checkpoint: { ...job, awaited, status: 'writing' } });
+  return emit(writing, { type: 'writeCheckpoint', step, trainerIds });
+}
+
 /** A lost trainer can finish no upload. What has arrived whole is written all the same. */
 export function loseUploader(draft: Draft, trainerId: string): Draft {
   const { checkpoint } = draft.state;
-  if (checkpoint?.trainerId !== trainerId || checkpoint.status === 'writing') return draft;
+  if (checkpoint?.awaited.includes(trainerId) !== true) return draft;
+  if (checkpoint.trainerId !== trainerId) {
+    const text = `the checkpoint of step ${checkpoint.step} goes without the local state of ${trainerId}`;
+    return awaitOthers(remark(draft, text), checkpoint, trainerId);
+  }
   const abandoned = emit(draft, { type: 'abandonCheckpoint', step: checkpoint.step });
   return remark(
     patch(abandoned, { checkpoint: null, isCheckpointDue: true }),
@@ -92,12 +110,12 @@ export function loseUploader(draft: Draft, trainerId: string): Draft {
   );
 }
 
-/** Drops an uploader that sends nothing, though its connection is alive. */
+/** Drops uploaders when none of them sends anything, though their connections are alive. */
 export function dropStalledUploader(draft: Draft): Draft {
   const { checkpoint, nowMs } = draft.state;
   if (checkpoint?.status !== 'requested') return draft;
   const stalledMs = nowMs - checkpoint.progressedMs;
   if (stalledMs < SNAPSHOT_STALL_MS) return draft;
   const text = `nothing of the snapshot of step ${checkpoint.step} came for ${Math.floor(stalledMs / 1000)} s`;
-  return expel(draft, checkpoint.trainerId, 'TIMEOUT', text);
+  return checkpoint.awaited.reduce((next, trainerId) => expel(next, trainerId, 'TIMEOUT', text), draft);
 }

@@ -6,6 +6,7 @@ import { requestCheckpoint } from './checkpointing.ts';
 import {
   emit,
   enter,
+  nameSome,
   patch,
   remark,
   shellFault,
@@ -50,7 +51,7 @@ export function settleFinishing(draft: Draft, phase: PhaseOf<'finishing'>): Draf
   const { step, checkpoint, checkpointedStep } = draft.state;
   if (checkpoint !== null) {
     const from =
-      checkpoint.status === 'writing' ? 'is being written' : `is coming from ${checkpoint.trainerId}`;
+      checkpoint.status === 'writing' ? 'is being written' : `is coming from ${nameSome(checkpoint.awaited)}`;
     return remark(draft, `finishing: the checkpoint of step ${checkpoint.step} ${from}`);
   }
   if (checkpointedStep >= step) return endRun(draft);

@@ -46,6 +46,20 @@ export function refreshSlots(
   });
 }
 
+/**
+ * The slots that step `step` + 1 refreshes, as far as is known when `step`, which refreshes `refreshing`, begins: a
+ * slot that converges is not foreseen, and one whose gap is about to grow may be there in vain.
+ */
+export function nextRefreshSlots(
+  plan: SchedulePlan,
+  step: number,
+  bases: readonly SlotBasis[],
+  refreshing: readonly number[],
+): readonly number[] {
+  const facts = refreshing.map((slot) => ({ slot, rank: null, similarity: null }));
+  return refreshSlots(plan, step + 1, foldBases(bases, step, facts, plan));
+}
+
 /** After a basis record of step `step`. Pure, and so the same when it is read back from the journal. */
 export function foldBases(
   bases: readonly SlotBasis[],

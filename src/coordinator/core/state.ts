@@ -34,6 +34,8 @@ export interface RunPlan extends GapPlan {
   readonly evaluationSequences: number; // 0: there is no held-out data
   readonly checkpointEvery: number; // 0: only at the end
   readonly hashEvery: number; // 0: never
+  /** Trainers keep something of their gradients (trainer/local-states.ts), which checkpoints hold too. */
+  readonly hasLocalState: boolean;
 }
 
 /** Where the data order stands. Positions count from 0 over all epochs. */
@@ -165,8 +167,13 @@ export type Outcome = 'completed' | 'stopped';
 /** A checkpoint under way beside the steps. */
 export interface CheckpointJob {
   readonly step: number;
+  /** Who sends the state that all share. */
   readonly trainerId: string;
   readonly status: 'requested' | 'writing';
+  /** Those asked whose upload has not ended, ascending: the one above and, with local state, all who were there. */
+  readonly awaited: readonly string[];
+  /** Those whose upload has ended, ascending. */
+  readonly received: readonly string[];
   /** When it was asked for, or when the last piece of it arrived. */
   readonly progressedMs: number;
 }
@@ -277,7 +284,7 @@ export type Event = { readonly nowMs: number } &
       }
     /** A piece of the trainer's state arrived (about once a second is enough). */
     | { readonly type: 'snapshotProgressed'; readonly trainerId: string; readonly step: number }
-    /** All of the trainer's state arrived and is being written. */
+    /** All that the trainer was asked for arrived. */
     | { readonly type: 'snapshotReceived'; readonly trainerId: string; readonly step: number }
     | { readonly type: 'checkpointWritten'; readonly step: number }
     | { readonly type: 'checkpointFailed'; readonly step: number; readonly reason: string }
@@ -370,7 +377,19 @@ export type Effect =
       readonly refreshedStep: number; // to be given back to initialState on resume, and so
       readonly bases: readonly SlotBasis[];
     }
-  /** The trainer that was uploading is gone: delete what it sent. */
+  /** Ask for what this trainer alone has; always after the `requestSnapshot` of the same step. */
+  | {
+      readonly type: 'requestLocalState';
+      readonly trainerId: string;
+      readonly step: number;
+      readonly sequence: number;
+    }
+  /**
+   * All that is waited for is here: seal the checkpoint, with the local state of these trainers as far as they had
+   * any, and of no others; report checkpointWritten or checkpointFailed.
+   */
+  | { readonly type: 'writeCheckpoint'; readonly step: number; readonly trainerIds: readonly string[] }
+  /** The trainer that was uploading is gone: delete what was sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
   /** The trainer is forgotten already: report nothing more of this connection. */
   | {

@@ -8,13 +8,17 @@ import type { SlotBasis } from '../core/state.ts';
 import { compareNames } from '../../files/weights-hash.ts';
 import { STATE_KINDS, dtypeOfKind, type StateDtype } from '../../galore/optimizer/rule-state.ts';
 
-export const CHECKPOINT_VERSION = 1;
+export const CHECKPOINT_VERSION = 2;
+/** Versions that are read: the first had no folder `feedback`. */
+const READ_VERSIONS = [1, CHECKPOINT_VERSION] as const;
 export const MANIFEST_FILE = 'manifest.json';
 export const RUN_FILE = 'run.json';
 export const CONFIG_FILE = 'config.json';
 export const TOKENIZER_FILE = 'tokenizer.json';
 export const GENERATION_FILE = 'generation_config.json';
 export const WEIGHTS_FILE = 'model.safetensors';
+/** Holds a file for each trainer that kept something of its gradients. */
+export const FEEDBACK_FOLDER = 'feedback';
 /** Longest JSON document of a checkpoint's own. */
 export const MAX_DOCUMENT_BYTES = 16 * 1024 * 1024;
 
@@ -74,6 +78,22 @@ export function stateNameOf(file: TensorFile, name: string): string | null {
   }
 }
 
+/** The file with what a trainer kept of its gradients, as the manifest names it. */
+export function feedbackFile(trainerId: string): string {
+  return `${FEEDBACK_FOLDER}/${trainerId}.safetensors`;
+}
+
+/** Bytes of these files by trainer id, ascending. */
+export function feedbackBytes({ files }: Manifest): Readonly<Record<string, number>> {
+  const suffix = feedbackFile('').slice(FEEDBACK_FOLDER.length + 1);
+  return Object.fromEntries(
+    Object.entries(files)
+      .filter(([name]) => name.startsWith(`${FEEDBACK_FOLDER}/`))
+      .map(([name, { bytes }]) => [name.slice(FEEDBACK_FOLDER.length + 1, -suffix.length), bytes] as const)
+      .sort(([a], [b]) => compareNames(a, b)),
+  );
+}
+
 /** Name of the folder of a checkpoint. */
 export function checkpointName(step: number): string {
   return `step-${String(step).padStart(6, '0')}`;
@@ -103,7 +123,7 @@ const slotBasis = z.object({
 });
 
 const runDocument = z.object({
-  formatVersion: z.literal(CHECKPOINT_VERSION),
+  formatVersion: z.literal(READ_VERSIONS),
   runId: z.string().min(1),
   name: z.string().min(1),
   step: count,
@@ -119,15 +139,18 @@ const runDocument = z.object({
 });
 
 const manifestDocument = z.object({
-  formatVersion: z.literal(CHECKPOINT_VERSION),
+  formatVersion: z.literal(READ_VERSIONS),
   step: count,
   weightsSha256: sha256,
-  files: z.record(z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/), z.object({ bytes: count, sha256 })),
+  files: z.record(
+    z.string().regex(/^([A-Za-z0-9][A-Za-z0-9._-]*|feedback\/[A-Za-z0-9._-]{1,64}\.safetensors)$/),
+    z.object({ bytes: count, sha256 }),
+  ),
 });
 
 /** run.json: everything about the state that is not a tensor. */
 export interface RunJson {
-  readonly formatVersion: typeof CHECKPOINT_VERSION;
+  readonly formatVersion: (typeof READ_VERSIONS)[number];
   readonly runId: string;
   readonly name: string;
   /** Committed steps. */
@@ -154,7 +177,7 @@ export type RunFacts = Omit<RunJson, 'formatVersion'>;
 
 /** manifest.json: written last, so a folder that has one is whole. */
 export interface Manifest {
-  readonly formatVersion: typeof CHECKPOINT_VERSION;
+  readonly formatVersion: (typeof READ_VERSIONS)[number];
   readonly step: number;
   /** See weights-hash.ts. */
   readonly weightsSha256: string;

@@ -4,7 +4,7 @@
  * that the next `openRunDirectory` removes.
  */
 import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { syncDirectory, writeSynced } from '../../files/atomic.ts';
 import { hashFile } from '../../files/hash-file.ts';
 import { createSafetensors, openSafetensors } from '../../files/safetensors.ts';
@@ -14,6 +14,7 @@ import { WeightsHasher, compareNames } from '../../files/weights-hash.ts';
 import {
   CHECKPOINT_VERSION,
   CONFIG_FILE,
+  FEEDBACK_FOLDER,
   FILE_DTYPES,
   GENERATION_FILE,
   MANIFEST_FILE,
@@ -23,6 +24,8 @@ import {
   WEIGHTS_FILE,
   checkpointName,
   dtypeOf,
+  feedbackBytes,
+  feedbackFile,
   formatDocument,
   parseCheckpointName,
   placeTensor,
@@ -56,6 +59,8 @@ export interface CheckpointInfo {
   readonly sequence: number;
   /** Of all its files. */
   readonly bytes: number;
+  /** Of what each trainer kept of its gradients, by trainer id; empty: none kept anything. */
+  readonly feedbackBytes: Readonly<Record<string, number>>;
   readonly weightsSha256: string;
   /** ISO 8601. */
   readonly created: string;
@@ -66,14 +71,23 @@ export interface CheckpointWriter {
   readonly step: number;
   /** Puts `bytes` at `offset` of tensor number `tensorIndex` of the list it was begun with; any order. */
   write(tensorIndex: number, offset: number, bytes: Uint8Array): Promise<void>;
+  /** Begins the file of what a trainer kept of its gradients, `KIND/NAME`; once for each trainer. */
+  beginFeedback(trainerId: string, tensors: readonly StateTensor[]): Promise<FeedbackWriter>;
   /**
-   * Makes the checkpoint exist, in place of an older one of the same step.
+   * Makes the checkpoint exist, in place of an older one of the same step, with the feedback of these trainers
+   * and of no others: what else was begun is deleted.
    * @throws DataError when bytes of a tensor are missing, OperatingError when the system refuses; in
    * both cases call `abandon`.
    */
-  finish(run: RunFacts): Promise<CheckpointInfo>;
+  finish(run: RunFacts, trainerIds?: readonly string[]): Promise<CheckpointInfo>;
   /** Deletes what was written. Does nothing after `finish`. */
   abandon(): Promise<void>;
+}
+
+/** One trainer's feedback in a checkpoint being written. */
+export interface FeedbackWriter {
+  /** Puts `bytes` at `offset` of tensor number `tensorIndex` of the list it was begun with; any order. */
+  write(tensorIndex: number, offset: number, bytes: Uint8Array): Promise<void>;
 }
 
 /**
@@ -106,7 +120,7 @@ export async function beginCheckpoint(
       files.set(file, await createSafetensors(join(temporary, file), entries, { format: 'pt' }));
     }
   } catch (error) {
-    await discard(temporary, files);
+    await discard(temporary, [...files.values()]);
     throw error;
   }
   const places = tensors.map(({ name }) => placeTensor(name));
@@ -119,6 +133,7 @@ class FolderWriter implements CheckpointWriter {
   readonly #temporary: string;
   readonly #places: readonly TensorPlace[];
   readonly #files: ReadonlyMap<TensorFile, SafetensorsWriter>;
+  readonly #feedback = new Map<string, SafetensorsWriter>();
   readonly #texts: CheckpointTexts;
   #isDone = false;
 
@@ -149,23 +164,51 @@ class FolderWriter implements CheckpointWriter {
     await file.write(place.name, offset, bytes);
   }
 
-  async finish(run: RunFacts): Promise<CheckpointInfo> {
+  async beginFeedback(trainerId: string, tensors: readonly StateTensor[]): Promise<FeedbackWriter> {
+    const path = join(this.#temporary, feedbackFile(trainerId));
+    await explaining(`write ${path}`, mkdir(dirname(path), { recursive: true }));
+    const entries = tensors
+      .map(({ name, shape }) => ({ name, shape, dtype: FILE_DTYPES[dtypeOf(name)] }))
+      .sort((a, b) => compareNames(a.name, b.name));
+    const file = await createSafetensors(path, entries, { format: 'pt' });
+    this.#feedback.set(trainerId, file);
+    return { write: async (index, offset, bytes) => await file.write(tensors[index]!.name, offset, bytes) };
+  }
+
+  async finish(run: RunFacts, trainerIds: readonly string[] = []): Promise<CheckpointInfo> {
     if (run.step !== this.step)
       throw new RangeError(`a checkpoint of step ${this.step} cannot hold step ${run.step}`);
     for (const file of this.#files.values()) await file.finish();
+    await this.#finishFeedback(trainerIds);
     const path = join(this.#parent, checkpointName(this.step));
     const manifest = await explaining(`write ${path}`, this.#complete(run));
     await explaining(`write ${path}`, publish(this.#parent, this.#temporary, checkpointName(this.step)));
     this.#isDone = true;
     const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0);
-    const { weightsSha256 } = manifest;
-    return { path, step: this.step, sequence: run.sequence, bytes, weightsSha256, created: run.created };
+    return {
+      ...{ path, step: this.step, sequence: run.sequence, bytes, feedbackBytes: feedbackBytes(manifest) },
+      ...{ weightsSha256: manifest.weightsSha256, created: run.created },
+    };
   }
 
   async abandon(): Promise<void> {
     if (this.#isDone) return;
     this.#isDone = true;
-    await discard(this.#temporary, this.#files);
+    await discard(this.#temporary, [...this.#files.values(), ...this.#feedback.values()]);
+  }
+
+  async #finishFeedback(trainerIds: readonly string[]): Promise<void> {
+    for (const [trainerId, file] of this.#feedback) {
+      if (trainerIds.includes(trainerId)) {
+        await file.finish();
+      } else {
+        await file.abandon();
+        this.#feedback.delete(trainerId);
+      }
+    }
+    const folder = join(this.#temporary, FEEDBACK_FOLDER);
+    if (this.#feedback.size > 0) await explaining(`write ${folder}`, syncDirectory(folder));
+    else await rm(folder, { recursive: true, force: true });
   }
 
   /** The documents, and last the manifest. */
@@ -177,7 +220,7 @@ class FolderWriter implements CheckpointWriter {
       [GENERATION_FILE, this.#texts.generationConfig],
       [RUN_FILE, formatDocument(runJson)],
     ];
-    const names: string[] = [...this.#files.keys()];
+    const names: string[] = [...this.#files.keys(), ...[...this.#feedback.keys()].map(feedbackFile)];
     for (const [name, text] of texts) {
       if (text === undefined) continue;
       await writeSynced(join(this.#temporary, name), text);
@@ -194,8 +237,8 @@ class FolderWriter implements CheckpointWriter {
 }
 
 /** Leftovers that cannot be deleted now are deleted when the run directory is opened next. */
-async function discard(temporary: string, files: ReadonlyMap<TensorFile, SafetensorsWriter>): Promise<void> {
-  for (const file of files.values()) await file.abandon();
+async function discard(temporary: string, files: readonly SafetensorsWriter[]): Promise<void> {
+  for (const file of files) await file.abandon();
   await rm(temporary, { recursive: true, force: true }).catch(() => {});
 }
 

@@ -10,6 +10,7 @@ import { readFully } from '../../files/positional.ts';
 import { openSafetensors } from '../../files/safetensors.ts';
 import type { SafetensorsFile } from '../../files/safetensors.ts';
 import type { StateDtype } from '../../galore/optimizer/rule-state.ts';
+import { LOCAL_PREFIX } from '../../galore/state-table.ts';
 import { explaining, systemErrorCode } from '../../files/system-error.ts';
 import {
   CONFIG_FILE,
@@ -23,6 +24,8 @@ import {
   WEIGHTS_FILE,
   checkpointName,
   dtypeOf,
+  feedbackBytes,
+  feedbackFile,
   parseCheckpointName,
   parseManifest,
   parseRunJson,
@@ -35,7 +38,12 @@ import type { CheckpointInfo } from './checkpoint-writer.ts';
 
 export type { Manifest, RunFacts, RunJson, StateTensor } from './checkpoint-format.ts';
 export { beginCheckpoint, removeCheckpointLeftovers } from './checkpoint-writer.ts';
-export type { CheckpointInfo, CheckpointTexts, CheckpointWriter } from './checkpoint-writer.ts';
+export type {
+  CheckpointInfo,
+  CheckpointTexts,
+  CheckpointWriter,
+  FeedbackWriter,
+} from './checkpoint-writer.ts';
 
 /** Texts that can be read from a checkpoint. */
 export type CheckpointText = typeof CONFIG_FILE | typeof TOKENIZER_FILE | typeof GENERATION_FILE;
@@ -53,8 +61,10 @@ export interface OpenCheckpoint {
   readonly step: number;
   readonly run: RunJson;
   readonly manifest: Manifest;
-  /** Weights, moments, bases; each group ascending by name. */
+  /** Weights, moments, bases; each group ascending by name. Then what `includeFeedback` has added. */
   readonly tensors: readonly CheckpointTensor[];
+  /** Adds to `tensors` what a trainer kept of its gradients, `local/KIND/NAME`, if the checkpoint has any of it. */
+  includeFeedback(trainerId: string): Promise<void>;
   /** Bytes of tensor number `tensorIndex`, in memory of their own. */
   read(tensorIndex: number, offset: number, length: number): Promise<Uint8Array>;
   /** A text of the folder; null when the checkpoint has none of that name. */
@@ -143,8 +153,10 @@ export async function describeCheckpoint(checkpointsDir: string, step: number): 
   const path = join(checkpointsDir, checkpointName(step));
   const { manifest, run } = await readDocuments(path, step);
   const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0);
-  const { weightsSha256 } = manifest;
-  return { path, step, sequence: run.sequence, bytes, weightsSha256, created: run.created };
+  return {
+    ...{ path, step, sequence: run.sequence, bytes, feedbackBytes: feedbackBytes(manifest) },
+    ...{ weightsSha256: manifest.weightsSha256, created: run.created },
+  };
 }
 
 /**
@@ -236,11 +248,11 @@ class VerifiedCheckpoint implements OpenCheckpoint {
   readonly step: number;
   readonly run: RunJson;
   readonly manifest: Manifest;
-  readonly tensors: readonly CheckpointTensor[];
-  readonly #files: readonly SafetensorsFile[];
+  readonly tensors: CheckpointTensor[];
+  readonly #files: SafetensorsFile[];
   readonly #places = new Map<string, { readonly file: SafetensorsFile; readonly name: string }>();
 
-  constructor(path: string, run: RunJson, manifest: Manifest, files: readonly SafetensorsFile[]) {
+  constructor(path: string, run: RunJson, manifest: Manifest, files: SafetensorsFile[]) {
     this.path = path;
     this.step = run.step;
     this.run = run;
@@ -259,6 +271,20 @@ class VerifiedCheckpoint implements OpenCheckpoint {
     return await place.file.readBytes(place.name, offset, length);
   }
 
+  async includeFeedback(trainerId: string): Promise<void> {
+    const name = feedbackFile(trainerId);
+    if (!Object.hasOwn(this.manifest.files, name)) return;
+    const file = await openTensorFile(this.path, name);
+    this.#files.push(file);
+    for (const [tensor, { dtype, shape, start, end }] of file.tensors) {
+      const stateDtype = dtypeOf(tensor);
+      this.#check(name, tensor, dtype, stateDtype);
+      const listed = `${LOCAL_PREFIX}${tensor}`;
+      this.#places.set(listed, { file, name: tensor });
+      this.tensors.push({ name: listed, shape, dtype: stateDtype, totalBytes: end - start });
+    }
+  }
+
   async readText(name: CheckpointText): Promise<string | null> {
     if (!Object.hasOwn(this.manifest.files, name)) return null;
     return await readDocument(this.path, name, Infinity);
@@ -275,10 +301,14 @@ class VerifiedCheckpoint implements OpenCheckpoint {
       if (stateName === null)
         throw damaged(this.path, `${fileName} holds ${name}, which does not belong there`);
       const stateDtype = dtypeOf(stateName);
-      const wanted = FILE_DTYPES[stateDtype];
-      if (dtype !== wanted) throw damaged(this.path, `${name} in ${fileName} is ${dtype}, not ${wanted}`);
+      this.#check(fileName ?? '', name, dtype, stateDtype);
       this.#places.set(stateName, { file, name });
       return { name: stateName, shape, dtype: stateDtype, totalBytes: end - start };
     });
+  }
+
+  #check(fileName: string, name: string, dtype: string, stateDtype: StateDtype): void {
+    const wanted = FILE_DTYPES[stateDtype];
+    if (dtype !== wanted) throw damaged(this.path, `${name} in ${fileName} is ${dtype}, not ${wanted}`);
   }
 }

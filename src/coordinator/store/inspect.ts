@@ -22,6 +22,8 @@ export interface InspectedCheckpoint {
   readonly step: number;
   readonly sequence: number | null;
   readonly bytes: number | null;
+  /** Of what each trainer kept of its gradients, by trainer id; in `bytes` too. */
+  readonly feedbackBytes: Readonly<Record<string, number>>;
   readonly weightsSha256: string | null;
   readonly created: string | null;
   readonly fault: string | null;
@@ -169,8 +171,8 @@ async function readCheckpoints(
   for (const step of await listCheckpointSteps(checkpointsDir)) {
     try {
       if (isFull) await (await openCheckpoint(checkpointsDir, step)).close();
-      const { sequence, bytes, weightsSha256, created } = await describeCheckpoint(checkpointsDir, step);
-      found.push({ step, sequence, bytes, weightsSha256, created, fault: null });
+      const { path: _, ...facts } = await describeCheckpoint(checkpointsDir, step);
+      found.push({ ...facts, fault: null });
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
       if (!(await listCheckpointSteps(checkpointsDir)).includes(step)) continue;
@@ -178,6 +180,7 @@ async function readCheckpoints(
         step,
         sequence: null,
         bytes: null,
+        feedbackBytes: {},
         weightsSha256: null,
         created: null,
         fault: error.message,

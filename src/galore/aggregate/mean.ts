@@ -4,7 +4,7 @@
  * depend on who was first. Plain arrays; no tensors.
  */
 import type { TensorCodec } from '../codec/codec.ts';
-import { blocksOf, chunk, CHUNK, kernels } from '../codec/kernels.ts';
+import { chunk, CHUNK, groupsOf, kernels } from '../codec/kernels.ts';
 import type { TensorWriter } from '../codec/tensor-codec.ts';
 
 /** One trainer's share. The caller gives them in ascending trainer id. */
@@ -70,7 +70,7 @@ function forChunks(
     const length = Math.min(CHUNK, count - start);
     chunk.sums.fill(0);
     readers.forEach((reader, i) => reader.accumulate(start, parts[i]!.weight));
-    squaredNorm += kernels.round(blocksOf(length));
+    squaredNorm += kernels.round(groupsOf(length));
     if (!Number.isFinite(squaredNorm)) for (const { bytes, codec } of parts) codec.check(bytes, count);
     visit(start, length);
   }

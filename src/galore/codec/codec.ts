@@ -1,7 +1,9 @@
-/** The codecs by name, by number on the wire, and by slot. */
+/** The codecs by name and by slot; their numbers on the wire are in protocol/enums.ts. */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
+import { bf16Codec } from './bf16.ts';
 import { f32Codec } from './f32.ts';
+import { int4Codec } from './int4.ts';
 import { int8Codec } from './int8.ts';
 import type { CodecName, TensorCodec } from './tensor-codec.ts';
 
@@ -10,10 +12,15 @@ export type { CodecName, TensorCodec, TensorReader } from './tensor-codec.ts';
 /** Payloads of fewer numbers than this travel as f32 whatever is configured: they weigh nothing. */
 export const MIN_QUANTISED_COUNT = 4096;
 
-const CODECS: Readonly<Record<CodecName, TensorCodec>> = { f32: f32Codec, int8: int8Codec };
+const CODECS: Readonly<Record<CodecName, TensorCodec>> = {
+  f32: f32Codec,
+  bf16: bf16Codec,
+  int8: int8Codec,
+  int4: int4Codec,
+};
 
-/** Values of `Codec` in proto/galore.proto. */
-const WIRE_CODECS = { f32: 1, int8: 2 } as const satisfies Record<CodecName, number>;
+/** Every codec of numbers. */
+export const CODEC_NAMES = Object.keys(CODECS) as readonly CodecName[];
 
 /**
  * The codec of a name.
@@ -27,19 +34,4 @@ export function codecFor(name: CodecName | 'u8'): TensorCodec {
 /** The codec that a payload of `count` numbers travels in. */
 export function codecOfPayload(count: number, configured: CodecName): CodecName {
   return count < MIN_QUANTISED_COUNT ? 'f32' : configured;
-}
-
-/** The number of a codec in `Part.codec` and `TensorInfo.codec`. */
-export function wireOfCodec(name: CodecName): 1 | 2 {
-  return WIRE_CODECS[name];
-}
-
-/**
- * The codec of a number that came over the wire.
- * @throws ProtocolError MALFORMED_MESSAGE for one that this build does not know.
- */
-export function codecOfWire(wire: number): CodecName {
-  if (wire === WIRE_CODECS.f32) return 'f32';
-  if (wire === WIRE_CODECS.int8) return 'int8';
-  throw new ProtocolError(CLOSE_CODES.MALFORMED_MESSAGE.code, `codec ${wire} is not known`);
 }

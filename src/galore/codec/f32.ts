@@ -1,7 +1,8 @@
 /** Numbers as they are: 4 bytes each, IEEE 754 single precision. */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
-import { blocksOf, chunk, CHUNK, INT8_BLOCK, kernels } from './kernels.ts';
+import type { RandomKey } from '../../random.ts';
+import { chunk, CHUNK, groupsOf, kernels, padGroup } from './kernels.ts';
 import { findNotFinite, notFinite } from './finite.ts';
 import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
@@ -10,9 +11,9 @@ const chunkBytes = new Uint8Array(chunk.values.buffer, chunk.values.byteOffset, 
 export const f32Codec: TensorCodec = {
   name: 'f32',
   encodedBytes: (count) => 4 * count,
-  encode(values) {
+  encode(values, _key, into) {
     if (findNotFinite(values) >= 0) throw notFinite(values);
-    const bytes = new Uint8Array(4 * values.length);
+    const bytes = into ?? new Uint8Array(4 * values.length);
     bytes.set(new Uint8Array(values.buffer, values.byteOffset, bytes.length));
     return bytes;
   },
@@ -21,19 +22,19 @@ export const f32Codec: TensorCodec = {
   check(bytes, count) {
     checkFinite(aligned(bytes, count));
   },
-  decode(bytes, count) {
+  decode(bytes, count, into = new Float32Array(count)) {
     checkLength(bytes, count);
-    const values = new Float32Array(count);
-    new Uint8Array(values.buffer).set(bytes);
+    const values = into.subarray(0, count);
+    new Uint8Array(values.buffer, values.byteOffset, values.byteLength).set(bytes);
     checkFinite(values);
     return values;
   },
   decodeRange: (bytes, count, start, end, out) => open(bytes, count).read(start, end, out),
 };
 
-function write(count: number): TensorWriter {
-  const bytes = new Uint8Array(4 * count);
-  const values = new Float32Array(bytes.buffer);
+function write(count: number, _key: RandomKey, into?: Uint8Array): TensorWriter {
+  const bytes = into ?? new Uint8Array(4 * count);
+  const values = new Float32Array(bytes.buffer, bytes.byteOffset, count);
   return {
     bytes,
     write(start, length) {
@@ -53,8 +54,8 @@ function open(bytes: Uint8Array, count: number): TensorReader {
     accumulate(start, weight) {
       const length = Math.min(CHUNK, count - start);
       chunkBytes.set(bytes.subarray(4 * start, 4 * (start + length)));
-      chunk.values.fill(0, length, blocksOf(length) * INT8_BLOCK);
-      kernels.accumulateValues(blocksOf(length), weight);
+      padGroup(length);
+      kernels.accumulateValues(groupsOf(length), weight);
     },
   };
 }
@@ -63,7 +64,7 @@ function aligned(bytes: Uint8Array, count: number): Float32Array {
   checkLength(bytes, count);
   return bytes.byteOffset % 4 === 0
     ? new Float32Array(bytes.buffer, bytes.byteOffset, count)
-    : new Float32Array(bytes.slice().buffer);
+    : new Float32Array(new Uint8Array(bytes).buffer);
 }
 
 function checkLength(bytes: Uint8Array, count: number): void {

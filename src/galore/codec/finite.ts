@@ -1,7 +1,10 @@
 /** Numbers that cannot be sent: NaN and infinities. */
 import { NotFiniteError } from '../../errors.ts';
 
-const EXPONENT_BITS = 0x7f800000; // all set: NaN or infinity
+/** Bits of a magnitude from which on it is NaN or infinity. */
+export const INFINITY_BITS = 0x7f800000;
+
+const EXPONENT_BITS = INFINITY_BITS; // all set: NaN or infinity
 
 /** The error for the first number of `values` that is not finite; they are `start` and those after it, of `count`. */
 export function notFinite(values: Float32Array, start = 0, count = values.length): NotFiniteError {

@@ -1,14 +1,18 @@
 /**
  * Linear codes in blocks: scale = f32(largest magnitude of the block / largest code), code =
  * floor(x / scale + u) within +- the largest code, u = 1/2 for the nearest one or uniform in [0, 1) to keep
- * the expectation. The value of a code is code * scale. kernels.ts has the same with 8 bits for the wire.
+ * the expectation. The value of a code is code * scale. A scale may be kept as bf16, rounded up so that no number is
+ * beyond the largest code. The plain version of what kernels.ts does for the wire.
  */
-import { notFinite } from './finite.ts';
+import { bf16Above, bf16Below } from './bf16-number.ts';
+import { INFINITY_BITS, notFinite } from './finite.ts';
 
 /** How many numbers share a scale, and the largest code: 127 for 8 bits, 7 for 4. */
 export interface LinearFormat {
   readonly block: number;
   readonly largest: number;
+  /** What a scale is kept as; left out: f32. */
+  readonly scale?: 'f32' | 'bf16';
 }
 
 /** One code a number, one scale a block. */
@@ -20,11 +24,10 @@ export interface LinearCodes {
 const MAX_F32 = (2 - 2 ** -23) * 2 ** 127;
 /** Scales below this have lost digits: such a block is all zeros. */
 export const MIN_SCALE = 2 ** -126;
-const INFINITY_BITS = 0x7f800000;
 
-/** Scales above this would overflow f32, the code beyond the largest included. */
-export function maxScale({ largest }: LinearFormat): number {
-  return Math.fround(MAX_F32 / (largest + 1));
+/** Scales above this would overflow f32: of f32 scales the code beyond the largest included. */
+export function maxScale({ largest, scale }: LinearFormat): number {
+  return scale === 'bf16' ? bf16Below(MAX_F32 / largest) : Math.fround(MAX_F32 / (largest + 1));
 }
 
 /**
@@ -69,7 +72,8 @@ export function findScales(values: Float32Array, format: LinearFormat): Float32A
     }
     if (maximum >= INFINITY_BITS) return null;
     largestBits[0] = maximum;
-    const scale = Math.fround(largest[0]! / format.largest);
+    const exact = Math.fround(largest[0]! / format.largest);
+    const scale = format.scale === 'bf16' ? bf16Above(exact) : exact;
     scales[block] = scale < MIN_SCALE ? 0 : Math.min(scale, maxScale(format));
   }
   return scales;

@@ -2,19 +2,20 @@
 import type { RandomKey } from '../../random.ts';
 
 /** Name of a codec in the configuration. */
-export type CodecName = 'f32' | 'int8';
+export type CodecName = 'f32' | 'bf16' | 'int8' | 'int4';
 
 export interface TensorCodec {
   readonly name: CodecName;
   /** Length of the encoding of `count` numbers. */
   encodedBytes(count: number): number;
   /**
-   * A new array of bytes. `key` names the stream of the stochastic rounding; f32 has no use for it.
+   * The bytes, which may have been written to `into` (encodedBytes long, offset a multiple of 4) and are otherwise
+   * a new array. `key` names the stream of the stochastic rounding; f32 and bf16 have no use for it.
    * @throws NotFiniteError for NaN or an infinity.
    */
-  encode(values: Float32Array, key: RandomKey): Uint8Array;
-  /** Encodes `count` numbers a chunk at a time; the bytes are those of `encode`. */
-  writer(count: number, key: RandomKey): TensorWriter;
+  encode(values: Float32Array, key: RandomKey, into?: Uint8Array): Uint8Array;
+  /** Encodes `count` numbers a chunk at a time; the bytes are those of `encode`, and so is `into`. */
+  writer(count: number, key: RandomKey, into?: Uint8Array): TensorWriter;
   /**
    * Opens bytes that came from a peer; they may lie at any offset of their buffer and must not change
    * while the reader is in use.
@@ -26,8 +27,8 @@ export interface TensorCodec {
    * @throws ProtocolError MALFORMED_MESSAGE where `open` does, and for a number that is not finite.
    */
   check(bytes: Uint8Array, count: number): void;
-  /** All numbers; throws as `check` does. */
-  decode(bytes: Uint8Array, count: number): Float32Array;
+  /** All numbers, which may have been written to the beginning of `into`; throws as `check` does. */
+  decode(bytes: Uint8Array, count: number, into?: Float32Array): Float32Array;
   /** Numbers `start` to `end` (not included) into the beginning of `out`; throws as `open` does. */
   decodeRange(
     bytes: Uint8Array,

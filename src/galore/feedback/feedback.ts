@@ -7,10 +7,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { RandomKey } from '../../random.ts';
 import type { RuleState } from '../optimizer/rule.ts';
-import type { StateSpec } from '../optimizer/rule-state.ts';
-import type { Slot } from '../slot.ts';
+import type { ProjectedSlot, Slot } from '../slot.ts';
 
-/** What is kept of a slot, by kind, as `FeedbackRule.state` lists it. Private to the trainer: no record changes it. */
+/** What is kept of a slot, by kind, as local-state.ts lists it. Private to the trainer: no record changes it. */
 export type LocalState = Readonly<Record<string, tf.Tensor | Uint8Array>>;
 
 /** What stays the same while a slot's contribution of one step is made. */
@@ -24,9 +23,15 @@ export interface FeedbackContext<S extends Slot = Slot> {
   readonly key: RandomKey;
 }
 
+/** A new basis of a slot, and maybe another rank. */
+export interface SlotBasisChange {
+  readonly oldSlot: ProjectedSlot;
+  readonly oldBasis: tf.Tensor2D;
+  readonly newSlot: ProjectedSlot;
+  readonly newBasis: tf.Tensor2D;
+}
+
 export interface FeedbackRule {
-  /** What it keeps of a slot; all zeros before the first step. */
-  state(slot: Slot): readonly StateSpec[];
   /**
    * Adds a gradient (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
    * `settle` follow: until then the result may be kept in any precision.
@@ -36,4 +41,6 @@ export interface FeedbackRule {
   payload(context: FeedbackContext, local: LocalState): tf.Tensor;
   /** What is left when `sent`, the payload as its receivers decode it, has left. */
   settle(context: FeedbackContext, local: LocalState, sent: tf.Tensor): LocalState;
+  /** The same for a new basis, as far as it can hold it; left out: no basis is behind what is kept. New tensors. */
+  carry?(change: SlotBasisChange, local: LocalState): LocalState;
 }

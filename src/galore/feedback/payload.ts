@@ -1,15 +1,14 @@
 /**
  * The error feedback of a payload that is rounded coarsely: what the codec left out of R (or of the core, or of a
- * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback, and so is
- * what is kept when a new basis comes: it was said in the old one.
+ * whole gradient) is added to the next one. What is outside of the subspace is lost, as without feedback.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { payloadOf } from '../projection/project-lift.ts';
-import { payloadShape, type Slot } from '../slot.ts';
+import { liftOf } from '../step-rule.ts';
+import { isFlushed } from '../slot.ts';
 import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
-  state: (slot) => [{ kind: 'residual', shape: shapeOf(slot), dtype: 'f32' }],
   add({ slot, basis }, local, gradient) {
     return tf.tidy(() => ({
       residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, basis))),
@@ -17,13 +16,17 @@ export const payloadFeedback: FeedbackRule = {
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
   settle: (_context, local, sent) => ({ residual: tf.tidy(() => tf.keep(tf.sub(residualOf(local), sent))) }),
+  // Of a slot that was flushed it is zero; a trainer that missed that step keeps what the new basis can hold.
+  carry({ oldSlot, oldBasis, newSlot, newBasis }, local) {
+    if (!isFlushed(oldSlot)) return { residual: tf.clone(residualOf(local)) };
+    return tf.tidy(() => ({
+      residual: tf.keep(
+        payloadOf(newSlot, liftOf(oldSlot, residualOf(local), oldBasis), newBasis, tf.matMul),
+      ),
+    }));
+  },
 };
 
 function residualOf(local: LocalState): tf.Tensor {
   return local['residual'] as tf.Tensor;
-}
-
-/** Of these slots the shape is the same in every step. */
-function shapeOf(slot: Slot): readonly number[] {
-  return payloadShape(slot, 1);
 }

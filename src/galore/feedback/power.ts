@@ -6,14 +6,11 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { numbersOf } from '../product.ts';
 import { isTallStep, type PowerSlot, type Slot } from '../slot.ts';
-import { bufferSpec } from './buffer-spec.ts';
 import { closeBuffer, openBuffer } from './buffer.ts';
 import type { FeedbackContext, FeedbackRule, LocalState } from './feedback.ts';
-
-const KIND = 'feedback';
+import { errorSpec } from './local-state.ts';
 
 export const powerFeedback: FeedbackRule = {
-  state: (slot) => [specOf(requirePower(slot))],
   add(context, local, gradient, isLast) {
     const slot = requirePower(context.slot);
     const error = tf.tidy(() => tf.keep(tf.add(errorOf(slot, local), numbersOf(gradient))));
@@ -50,18 +47,14 @@ export function factorsOf(state: FeedbackContext['state']): { p: tf.Tensor2D; w:
   return { p: state['p'] as tf.Tensor2D, w: state['w'] as tf.Tensor2D };
 }
 
-function specOf({ shape, buffers }: PowerSlot) {
-  return bufferSpec(KIND, shape, buffers.feedback);
-}
-
 function errorOf(slot: PowerSlot, local: LocalState): tf.Tensor {
-  return openBuffer(local[specOf(slot).kind]!, slot.shape, slot.buffers.feedback);
+  return openBuffer(local[errorSpec(slot).kind]!, slot.shape, slot.buffers.feedback);
 }
 
 function close(slot: PowerSlot, error: tf.Tensor, { key }: FeedbackContext): LocalState {
   const value = closeBuffer(error, slot.buffers.feedback, key);
   error.dispose();
-  return { [specOf(slot).kind]: value };
+  return { [errorSpec(slot).kind]: value };
 }
 
 function requirePower(slot: Slot): PowerSlot {

@@ -33,7 +33,7 @@ export const ldadamRule: OptimizerRule = {
       const next =
         basis === null ? firstBasis(slot, gathered) : movedBasis(slot, gathered, old, basis, hyper);
       const change = { oldBasis: basis ?? next, newBasis: next, side: slot.side };
-      const moments = transportMoments(old, change, 'transport', hyper.step - 1, hyper.betas);
+      const moments = transportMoments(old, change, 'ldadam', hyper.step - 1, hyper.betas);
       const low = project(gathered, next, slot.side, tf.matMul);
       const { m, v, direction } = adamwStep(low, moments, hyper, hyper.scale);
       const error = postponed(slot, gathered, { low, old, moments, basis, next }, hyper);

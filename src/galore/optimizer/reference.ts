@@ -110,7 +110,33 @@ export function referenceTransport(
   const c2 = biasCorrection(betas[1], completedSteps);
   const variance = zip((vi, mi) => vi / c2 - (mi / c1) ** 2, v, m);
   const spread = turn(variance, (c) => c * c);
-  return { m: newM, v: zip((s, mi) => c2 * Math.abs(s + (mi / c1) ** 2), spread, newM) };
+  const seen = zip((s, mi) => c2 * Math.abs(s + (mi / c1) ** 2), spread, newM);
+  return { m: newM, v: rule === 'ldadam' ? seen : zip((a, b) => a + b, seen, unseen(v, left, right)) };
+}
+
+/** For each new coordinate the share no old one saw times the mean of V over the old ones. */
+function unseen(v: Matrix, left: Matrix | null, right: Matrix | null): Matrix {
+  const share = (c: Matrix | null, i: number): number => {
+    if (c === null) return 1;
+    let sum = 0;
+    for (let k = 0; k < c.cols; k++) sum += c.values[i * c.cols + k]! ** 2;
+    return Math.min(1, sum);
+  };
+  const [rows, cols] = [left?.rows ?? v.rows, right?.rows ?? v.cols];
+  const result = matrix(rows, cols);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++) {
+      let [sum, count] = [0, 0];
+      for (let k = left === null ? i : 0; k < (left === null ? i + 1 : v.rows); k++) {
+        for (let l = right === null ? j : 0; l < (right === null ? j + 1 : v.cols); l++) {
+          sum += v.values[k * v.cols + l]!;
+          count++;
+        }
+      }
+      result.values[i * cols + j] = (1 - share(left, i) * share(right, j)) * (sum / count);
+    }
+  }
+  return result;
 }
 
 /** C = P_new' P_old on the left and on the right; null where there is no basis. */

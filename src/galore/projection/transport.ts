@@ -1,7 +1,8 @@
 /**
  * What happens to a slot's moments when its basis changes. GaLore keeps the numbers though they then
- * belong to other directions; the other rules turn them with the basis. `transport` is LDAdam's (arXiv
- * 2410.16103, its generalised projection-aware step), `adarank` AdaRankGrad's (arXiv 2410.17881).
+ * belong to other directions; the other rules turn them with the basis. `ldadam` is LDAdam's (arXiv
+ * 2410.16103, its generalised projection-aware step), `adarank` AdaRankGrad's (arXiv 2410.17881), `transport`
+ * ours: that of LDAdam, completed by what the old basis did not see.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
@@ -13,10 +14,10 @@ import { matrixShape, type Side, type Slot } from '../slot.ts';
 export type { Moments } from '../optimizer/adamw.ts';
 
 /**
- * `keep`: the reference's (the rank must stay); `reset`: zeros; `transport`: LDAdam's rule; `rotate` and
- * `adarank`: simpler ones for the second moment. See `transportMoments`.
+ * `keep`: the reference's (the rank must stay); `reset`: zeros; `ldadam`: LDAdam's rule; `transport`: the same,
+ * completed; `rotate` and `adarank`: simpler ones for the second moment. See `transportMoments`.
  */
-export type MomentsRule = 'keep' | 'reset' | 'rotate' | 'transport' | 'adarank';
+export type MomentsRule = 'keep' | 'reset' | 'rotate' | 'ldadam' | 'transport' | 'adarank';
 
 /** Two bases of one slot, `[d, r_old]` and `[d, r_new]`. */
 export interface BasisChange {
@@ -65,7 +66,10 @@ export function turned(x: tf.Tensor2D, { left, right }: Overlaps): tf.Tensor2D {
  * The moments in the new basis; new tensors, the old ones stay the caller's. With C = P_new' P_old
  * `[r_new, r_old]`, c1 = 1 - b1^t, c2 = 1 - b2^t, t = `completedSteps`, for side left M <- C M and
  *   rotate:    V <- (C o C) V, as if the old coordinates were independent;
- *   transport: V <- c2 |(C o C)(V/c2 - (M/c1)^2) + (C M/c1)^2|, the same for the variance about the mean;
+ *   ldadam:    V <- c2 |(C o C)(V/c2 - (M/c1)^2) + (C M/c1)^2|, the same for the variance about the mean;
+ *   transport: the V of ldadam plus (1 - s) v', s_i = sum_k C_ik^2 the share of new direction i that lies in the
+ *              old subspace and v the mean of V over the old directions: two bases of noisy gradients have
+ *              about half in common, and V from that half alone makes steps that are too long;
  *   adarank:   V <- |C V|, which depends on the signs of the basis vectors.
  * The right side is the mirror image. A core turns on both sides, C_U M C_V' and (C_U o C_U) V (C_V o C_V)'
  * (C_U V C_V' under adarank): its coordinates overlap by the products of the two overlaps. Before the first
@@ -96,15 +100,26 @@ export function transportMoments(
         return { m, v: turned(oldV, squared(overlaps)) };
       case 'adarank':
         return { m, v: tf.abs(turned(oldV, overlaps)) };
+      case 'ldadam':
       case 'transport': {
         const c1 = biasCorrection(betas[0], completedSteps);
         const c2 = biasCorrection(betas[1], completedSteps);
         const variance = tf.sub<tf.Tensor2D>(tf.div(oldV, c2), tf.square(tf.div(oldM, c1)));
         const second = tf.add(turned(variance, squared(overlaps)), tf.square(tf.div(m, c1)));
-        return { m, v: tf.mul(tf.abs(second), c2) };
+        const seen = tf.mul<tf.Tensor2D>(tf.abs(second), c2);
+        return { m, v: rule === 'ldadam' ? seen : tf.add(seen, unseen(oldV, overlaps)) };
       }
     }
   });
+}
+
+/** What V is to have for the share of each new coordinate that no old one saw: the mean of the old ones. */
+function unseen(oldV: tf.Tensor2D, { left, right }: Overlaps): tf.Tensor2D {
+  const share = (c: tf.Tensor2D): tf.Tensor => tf.minimum(tf.sum(tf.square(c), 1), 1);
+  const rows = left === null ? tf.scalar(1) : tf.expandDims(share(left), 1);
+  const cols = right === null ? tf.scalar(1) : share(right);
+  const turnedAxes = [...(left === null ? [] : [0]), ...(right === null ? [] : [1])];
+  return tf.mul(tf.sub(1, tf.mul(rows, cols)), tf.mean(oldV, turnedAxes, true));
 }
 
 /** `transportMoments` for a slot's rule: both moments at a refresh. */

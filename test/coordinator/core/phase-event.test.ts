@@ -122,6 +122,7 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
   'stateHashReceived a, step 3': hash('a', 3, '12'),
   'snapshotProgressed a, asked': { type: 'snapshotProgressed', trainerId: 'a', step: 1 },
   'snapshotReceived a, asked': { type: 'snapshotReceived', trainerId: 'a', step: 1 },
+  'snapshotReceived c, local': { type: 'snapshotReceived', trainerId: 'c', step: 1 },
   'snapshotReceived b, not asked': { type: 'snapshotReceived', trainerId: 'b', step: 1 },
   'snapshotReceived a, step 4': { type: 'snapshotReceived', trainerId: 'a', step: 4 },
   checkpointWritten: { type: 'checkpointWritten', step: 1 },
@@ -191,6 +192,7 @@ const GRID = `
   stateHashReceived a, step 3        x x x x x x x x i
   snapshotProgressed a, asked        + + + + + + + + i
   snapshotReceived a, asked          + + + + + + + + i
+  snapshotReceived c, local          + + + + + + + + i
   snapshotReceived b, not asked      i i i i i i i i i
   snapshotReceived a, step 4         x x x x x x x x i
   checkpointWritten                  + + + + + + + + i
@@ -226,7 +228,8 @@ function stateOf(column: string): RunState {
     firstRefreshRounds: 3,
     refreshRounds: 3,
   };
-  const checkpoint = { step: 1, trainerId: 'a', status: 'requested', progressedMs: 4_000 } as const;
+  const asked = { awaited: ['a', 'c'], received: [] };
+  const checkpoint = { step: 1, trainerId: 'a', status: 'requested', ...asked, progressedMs: 4_000 } as const;
   const statuses = { a: 'ready', b: 'ready', c: 'ready', d: 'loading', l: 'lagging' } as const;
   return {
     ...freshState({ ...plan, heartbeatTimeoutMs: 60_000 }, from),

@@ -22,6 +22,7 @@ export const PLAN: RunPlan = {
   evaluationSequences: 0,
   checkpointEvery: 0,
   hashEvery: 0,
+  hasLocalState: false,
 };
 
 export const FRESH: StartingPoint = {

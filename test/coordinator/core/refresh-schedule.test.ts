@@ -2,6 +2,7 @@ import test from 'ava';
 import {
   foldBases,
   foldNorms,
+  nextRefreshSlots,
   refreshSlots,
   MAX_GAP_FACTOR,
   type BasisFact,
@@ -114,4 +115,25 @@ test('a zero gradient counts as a refresh and tells nothing of similarity', (t) 
 test('bases that the journal says nothing of are due at once', (t) => {
   const plan = { ...BASE, lazyThreshold: 0.4 };
   t.deepEqual(refreshSlots(plan, 2, []), BASE.projectedSlots);
+});
+
+test('the slots of the next step are known in the one before, with fixed, staggered and growing gaps', (t) => {
+  const plans = [BASE, { ...BASE, isStaggered: true }, { ...BASE, lazyThreshold: 0.4, isStaggered: true }];
+  for (const plan of [...plans, ...plans.map((each) => ({ ...each, updateProjGap: 1 }))]) {
+    let bases: readonly SlotBasis[] = [];
+    let foreseen: readonly number[] = plan.projectedSlots;
+    for (let step = 1; step <= 60; step++) {
+      const slots = refreshSlots(plan, step, bases);
+      // Of a gap that has just grown nobody knew.
+      if (plan.lazyThreshold === null) t.deepEqual(foreseen, slots, `step ${step}`);
+      else
+        t.true(
+          slots.every((slot) => foreseen.includes(slot)),
+          `step ${step}`,
+        );
+      foreseen = nextRefreshSlots(plan, step, bases, slots);
+      const facts = slots.map((slot) => ({ slot, rank: null, similarity: 0.9 }));
+      bases = foldBases(bases, step, facts, plan);
+    }
+  }
 });

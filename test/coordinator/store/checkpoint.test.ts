@@ -5,6 +5,7 @@ import test from 'ava';
 import { CheckpointError, DataError } from '../../../src/errors.ts';
 import {
   beginCheckpoint,
+  describeCheckpoint,
   openCheckpoint,
   openNewestCheckpoint,
   pruneCheckpoints,
@@ -27,7 +28,7 @@ test('a checkpoint gives back tensors, facts and texts', async (t) => {
   t.is(info.path, join(dir, 'step-000060'));
   const checkpoint = (await openNewestCheckpoint(dir, unexpected)) as OpenCheckpoint;
   t.teardown(() => checkpoint.close());
-  t.deepEqual(checkpoint.run, { formatVersion: 1, ...runFacts(60) });
+  t.deepEqual(checkpoint.run, { formatVersion: 2, ...runFacts(60) });
   t.deepEqual(
     checkpoint.tensors.map(({ name, shape, totalBytes }) => [name, shape, totalBytes]),
     [
@@ -193,7 +194,7 @@ const DAMAGE: readonly (readonly [
   ],
   [
     'a manifest of a later format',
-    (path) => edit(path, 'manifest.json', { formatVersion: 2 }),
+    (path) => edit(path, 'manifest.json', { formatVersion: 3 }),
     /formatVersion: /,
   ],
   [
@@ -345,4 +346,33 @@ test('what a crash left is removed, and a checkpoint half replaced gets its name
   await checkpoint?.close();
   await removeCheckpointLeftovers(join(dir, 'none'));
   await access(dir);
+});
+
+test('a checkpoint of version 1, which had no feedback, is read', async (t) => {
+  const dir = temporaryDir(t);
+  const { path } = await writeCheckpoint(dir, 3);
+  await edit(path, 'manifest.json', { formatVersion: 1 });
+  const checkpoint = await openCheckpoint(dir, 3);
+  t.teardown(() => checkpoint.close());
+  await checkpoint.includeFeedback('a');
+  t.is(checkpoint.tensors.length, TENSORS.length);
+  t.deepEqual((await describeCheckpoint(dir, 3)).feedbackBytes, {});
+});
+
+test('a byte of feedback that flips is damage, as of any other file', async (t) => {
+  const dir = temporaryDir(t);
+  const writer = await beginCheckpoint(dir, 3, TENSORS, { configJson: '{}' });
+  for (const index of TENSORS.keys()) await writer.write(index, 0, tensorBytes(3, index));
+  for (const trainerId of ['a', '..']) {
+    const feedback = await writer.beginFeedback(trainerId, [{ name: 'residual/lm_head', shape: [2] }]);
+    await feedback.write(0, 0, new Uint8Array(8));
+  }
+  const { path, feedbackBytes } = await writer.finish(runFacts(3), ['a', '..']);
+  t.deepEqual(Object.keys(feedbackBytes), ['..', 'a']);
+  await (await openCheckpoint(dir, 3)).close();
+  const file = join(path, 'feedback', 'a.safetensors');
+  const bytes = await readFile(file);
+  bytes[bytes.length - 1]! ^= 1;
+  await writeFile(file, bytes);
+  await t.throwsAsync(openCheckpoint(dir, 3), { message: /feedback\/a\.safetensors has SHA-256/ });
 });

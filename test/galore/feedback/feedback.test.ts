@@ -1,6 +1,7 @@
 /** Nothing is lost: what was sent and what is kept add up to all gradients. */
 import test from 'ava';
 import { codecFor, type CodecName } from '../../../src/galore/codec/codec.ts';
+import { localState } from '../../../src/galore/feedback/local-state.ts';
 import { feedbackOf } from '../../../src/galore/feedback/rules.ts';
 import type { FeedbackContext, LocalState } from '../../../src/galore/feedback/feedback.ts';
 import { factorsOf, liftOfPower } from '../../../src/galore/feedback/power.ts';
@@ -19,7 +20,7 @@ function powerSlot(m: number, n: number, rank: number, feedback: BufferDtype): P
 }
 
 function zeroLocal(slot: Slot): LocalState {
-  const specs = feedbackOf(slot)!.state(slot);
+  const specs = localState(slot);
   return Object.fromEntries(
     specs.map(({ kind, shape, dtype }) => [
       kind,

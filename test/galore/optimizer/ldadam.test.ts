@@ -96,7 +96,7 @@ function plainStep(slot: ProjectedSlot, old: Plain, gradient: Matrix, step: numb
     basis = matrix(moved.rows, moved.cols, orthonormalise(moved.values, moved.rows, moved.cols));
   }
   const change = { oldBasis: old.basis, newBasis: basis, side: slot.side };
-  const moments = referenceTransport(old, change, 'transport', step - 1, betas);
+  const moments = referenceTransport(old, change, 'ldadam', step - 1, betas);
   const low = referenceProject(gathered, basis, slot.side);
   const projection = { basis, side: slot.side };
   const next = referenceUpdate({ weight: old.weight, ...moments }, low, projection, { ...HYPER, step });

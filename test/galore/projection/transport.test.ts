@@ -107,6 +107,51 @@ test('the rank may grow: new directions start from nothing', (t) => {
   }
 });
 
+test('directions that the old basis did not see begin with the mean of the others', (t) => {
+  const ones = (rows: number, cols: number): Matrix =>
+    matrix(rows, cols, new Float64Array(rows * cols).fill(1));
+  for (const side of SIDES) {
+    const both = orthonormalMatrix(12, 6, 'unseen');
+    const columns = (from: number) =>
+      matrix(
+        12,
+        3,
+        both.values.filter((_, i) => i % 6 >= from && i % 6 < from + 3),
+      );
+    const [oldBasis, newBasis] = [columns(0), columns(3)];
+    const v = zip((x) => x * x + 0.1, side === 'left' ? randomMatrix(3, 9, 'v') : randomMatrix(9, 3, 'v'));
+    const moments = { m: zip(() => 0, v), v };
+    const change = { oldBasis, newBasis, side };
+    // Nothing in common: the mean over the three old directions, everywhere.
+    const third = zip((x) => x / 3, ones(3, 3));
+    const want = side === 'left' ? multiply(third, v) : multiply(v, third);
+    t.true(maxDifference(referenceTransport(moments, change, 'transport', 5, BETAS).v, want) < 1e-14);
+    t.true(maxDifference(byTensors(moments, oldBasis, newBasis, side, 'transport', 5).v, want) < 1e-6);
+    t.true(
+      maxDifference(
+        byTensors(moments, oldBasis, newBasis, side, 'ldadam', 5).v,
+        zip(() => 0, v),
+      ) < 1e-6,
+    );
+  }
+});
+
+test('what the bases have in common and what is new add up: constant second moments stay constant', (t) => {
+  for (const side of SIDES) {
+    const [oldBasis, newBasis] = [orthonormalMatrix(12, 4, 'from'), orthonormalMatrix(12, 5, 'to')];
+    const [rows, cols] = side === 'left' ? [4, 9] : [9, 4];
+    const constant = matrix(rows, cols, new Float64Array(rows * cols).fill(0.7));
+    const moments = { m: zip(() => 0, constant), v: constant };
+    const { v } = byTensors(moments, oldBasis, newBasis, side, 'transport', 5);
+    t.true(v.values.every((x) => Math.abs(x - 0.7) < 1e-5));
+    const lower = byTensors(moments, oldBasis, newBasis, side, 'ldadam', 5).v;
+    t.true(
+      lower.values.some((x) => x < 0.5),
+      'what is outside of the old subspace is lost',
+    );
+  }
+});
+
 test('the rank may shrink: the kept directions keep their moments', (t) => {
   for (const side of SIDES) {
     const oldBasis = orthonormalMatrix(12, 4, 'shrink');
@@ -126,7 +171,7 @@ test('the rank may shrink: the kept directions keep their moments', (t) => {
 
 test('tensors compute what the f64 reference computes, for every rule and side', (t) => {
   for (const side of SIDES) {
-    for (const rule of ['keep', 'reset', 'rotate', 'transport', 'adarank'] as const) {
+    for (const rule of ['keep', 'reset', 'rotate', 'ldadam', 'transport', 'adarank'] as const) {
       const oldBasis = orthonormalMatrix(14, 5, 'old');
       const newBasis = orthonormalMatrix(14, 5, 'new');
       const moments = momentsOf(side, 5, 9, 'rules');
@@ -219,7 +264,7 @@ test('the core turns on both sides, its second moment by the squared overlaps: n
       Math.abs,
       turn(moments.v, (c) => c),
     ),
-    transport: zip(
+    ldadam: zip(
       (s, mi) => c2 * Math.abs(s + (mi / c1) ** 2),
       turn(variance, (c) => c * c),
       m,
@@ -231,7 +276,7 @@ test('the core turns on both sides, its second moment by the squared overlaps: n
     side: 'left',
     rows: 9,
   } as const;
-  for (const rule of ['rotate', 'adarank', 'transport'] as const) {
+  for (const rule of ['rotate', 'adarank', 'ldadam'] as const) {
     for (const [got, limit] of [
       [referenceTransport(moments, change, rule, 5, BETAS), 1e-14],
       [byTensorsOnBothSides(moments, change.oldBasis, change.newBasis, rule, 9), 1e-6],
@@ -249,7 +294,7 @@ test('a core whose bases turn within their spans lifts to the same matrix, uncha
   const moved = byTensorsOnBothSides(moments, stacked(u, v), stacked(turnedU, turnedV), 'transport', 9);
   const lift = (x: Matrix, left: Matrix, right: Matrix) => multiply(multiply(left, x), transpose(right));
   t.true(maxDifference(lift(moved.m, turnedU, turnedV), lift(moments.m, u, v)) < 1e-6);
-  for (const rule of ['keep', 'rotate', 'transport', 'adarank'] as const) {
+  for (const rule of ['keep', 'rotate', 'ldadam', 'transport', 'adarank'] as const) {
     const same = byTensorsOnBothSides(moments, stacked(u, v), stacked(u, v), rule, 9);
     t.true(maxDifference(same.m, moments.m) < 1e-6 && maxDifference(same.v, moments.v) < 1e-6, rule);
   }
@@ -269,7 +314,7 @@ test('transport leaves no tensors behind but its results', (t) => {
   const change = { oldBasis: basis, newBasis: basis, side: 'left' as const };
   const [core, bases] = [tf.zeros([4, 4]), tensorOf(matrix(21, 4))];
   const both = { oldBasis: bases, newBasis: bases, side: 'left' as const, rows: 12 };
-  for (const rule of ['keep', 'reset', 'rotate', 'transport', 'adarank'] as const) {
+  for (const rule of ['keep', 'reset', 'rotate', 'ldadam', 'transport', 'adarank'] as const) {
     assertNoLeak(t, () => ({ ...transportMoments({ m, v: m }, change, rule, 3, BETAS) }), 2);
     assertNoLeak(t, () => ({ ...transportMoments({ m: core, v: core }, both, rule, 3, BETAS) }), 2);
   }

@@ -1,0 +1,23 @@
+/**
+ * What a trainer keeps of a slot for itself, by the slot's feedback. Pure: the coordinator reads it too, for
+ * checkpoints hold it. How it changes is in power.ts and payload.ts.
+ */
+import type { StateSpec } from '../optimizer/rule-state.ts';
+import { carriesSums, payloadShape, type PowerSlot, type Slot } from '../slot.ts';
+import { bufferSpec } from './buffer-spec.ts';
+
+/** All zeros before the first step; empty: nothing is kept. */
+export function localState(slot: Slot): readonly StateSpec[] {
+  if (!carriesSums(slot)) return [];
+  return [slot.policy === 'power' ? errorSpec(slot) : residualSpec(slot)];
+}
+
+/** The error of a power slot. */
+export function errorSpec({ shape, buffers }: PowerSlot): StateSpec {
+  return bufferSpec('feedback', shape, buffers.feedback);
+}
+
+/** What a codec has rounded away; of these slots the payload has the same shape in every step. */
+function residualSpec(slot: Slot): StateSpec {
+  return { kind: 'residual', shape: payloadShape(slot, 1), dtype: 'f32' };
+}
