@@ -45,6 +45,8 @@ const ROWS = {
   apollo: { method: 'apollo' },
   'apollo-mini': { method: 'apollo-mini' },
   ldadam: { method: 'ldadam' },
+  power: { method: 'power' },
+  'power-all': { method: 'power', targetModules: EVERYTHING },
 } as const satisfies Readonly<Record<string, Pick<BenchRunFlags, 'method' | 'optimizer' | 'targetModules'>>>;
 
 type MethodRow = keyof typeof ROWS;

@@ -1,6 +1,7 @@
 /** What `galore bench` measures: a model of the paper's sizes and a method, as a run would have them. */
 import { Option, type Command } from 'commander';
 import { parseRunConfig } from '../config/load.ts';
+import type { Override } from '../config/overrides.ts';
 import { MODEL_SIZES, type RunConfig } from '../config/schema.ts';
 import type { Slot } from '../galore/slot.ts';
 import { llamaConfigFromFields, type LlamaConfig } from '../model/llama-config.ts';
@@ -22,6 +23,8 @@ export interface BenchRunFlags {
   readonly optimizer?: RunConfig['optimizer']['name'];
   readonly rank?: number;
   readonly targetModules?: readonly string[];
+  /** Other fields of the run file, laid over all of this. */
+  readonly overrides?: readonly Override[];
 }
 
 export interface BenchRun {
@@ -90,7 +93,7 @@ export function measuredModel(
 
 /** @throws ConfigError for parts that do not fit together */
 export function benchRun(flags: BenchRunFlags): BenchRun {
-  const { model: size, vocab, seq, method, optimizer, targetModules } = flags;
+  const { model: size, vocab, seq, method, optimizer, targetModules, overrides = [] } = flags;
   const model = llamaConfigFromFields({ size }, { vocabSize: vocab, maxPositionEmbeddings: seq });
   const rank = flags.rank ?? (method === 'apollo-mini' ? 1 : rankFor(model));
   const document = {
@@ -98,7 +101,9 @@ export function benchRun(flags: BenchRunFlags): BenchRun {
     method: { name: method, rank, ...(targetModules ? { target_modules: targetModules } : {}) },
     optimizer: optimizer === undefined ? {} : { name: optimizer },
   };
-  const config = parseRunConfig(JSON.stringify(document), 'the options', { workingDir: '.', homeDir: '.' });
+  const config = parseRunConfig(JSON.stringify(document), 'the options', {
+    ...{ workingDir: '.', homeDir: '.', overrides },
+  });
   const { slots } = buildRunShape(config, model);
   const hyper = { ...hyperparametersOf(config), learningRate: LEARNING_RATE };
   return { model, slots, hyper, rank: method === 'full' ? null : rank };

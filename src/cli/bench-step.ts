@@ -1,5 +1,6 @@
 /** `galore bench step`: the speed of a whole training step on this machine. */
 import { Option, type Command } from 'commander';
+import { parseOverride, type Override } from '../config/overrides.ts';
 import { METHODS, OPTIMIZERS } from '../config/schema.ts';
 import type { StepMeasurement } from '../trainer/measure-step.ts';
 import type { CliContext } from './context.ts';
@@ -29,6 +30,7 @@ export function registerBenchStepCommand(
   context: CliContext,
   finish: (code: number) => void,
 ): void {
+  const overrides: Override[] = [];
   const command = group
     .command('step')
     .summary('time whole training steps')
@@ -43,6 +45,11 @@ export function registerBenchStepCommand(
     .addOption(new Option('--optimizer <name>', 'optimizer.name; default: by method').choices(OPTIMIZERS));
   addMeasureOptions(command)
     .option('--steps <n>', 'steps that are timed, after 2 that are not', wholeNumber(1, 100_000), 7)
+    .option(
+      '--set <field=value>',
+      'set any other field of a run file, such as method.param_groups; may be repeated',
+      (text: string) => void overrides.push(parseOverride(text)),
+    )
     .option('--json', 'print one JSON object')
     .addOption(debugOption())
     .addHelpText(
@@ -55,9 +62,11 @@ matrix product in the same process and precision. docs/benchmarks.md has more.
 
 Examples:
   galore bench step
-  galore bench step --model 60m --batch 2 --seq 256 --rank 128 --precision bf16 --json`,
+  galore bench step --model 60m --batch 2 --seq 256 --rank 128 --precision bf16 --json
+  galore bench step --method power --rank 64 \
+    --set 'method.param_groups=[{match: [embed_tokens, lm_head], policy: power, rank: 128}]'`,
     )
-    .action(async (flags: BenchStepFlags) => finish(await benchStep(context, flags)));
+    .action(async (flags: BenchStepFlags) => finish(await benchStep(context, { ...flags, overrides })));
 }
 
 async function benchStep(context: CliContext, flags: BenchStepFlags): Promise<number> {

@@ -65,17 +65,17 @@ export class LocalStep {
     }
   }
 
-  /** Bytes of the optimizer's state and of the bases of some slots, as allocated. */
+  /** Bytes of the optimizer's state, errors that are kept for later included, and of the bases of some slots, as allocated. */
   bytesOf(slots: readonly Slot[]): { readonly stateBytes: number; readonly basisBytes: number } {
     return {
-      stateBytes: bytesOf(slots.flatMap(({ name }) => Object.values(this.#states.get(name) ?? {}))),
+      stateBytes: bytesOf(slots.flatMap((slot) => this.#stateOf(slot))),
       basisBytes: bytesOf(slots.flatMap(({ name }) => this.#bases.get(name) ?? [])),
     };
   }
 
-  /** Of the optimizer's state what is in plain arrays. */
+  /** Of them what is in plain arrays. */
   get arrayBytes(): number {
-    const values = [...this.#states.values()].flatMap((state) => Object.values(state));
+    const values = [...this.#slots.values()].flatMap((slot) => this.#stateOf(slot));
     return bytesOf(values.filter((value) => value instanceof Uint8Array));
   }
 
@@ -105,6 +105,11 @@ export class LocalStep {
     this.#locals.dispose();
   }
 
+  #stateOf(slot: Slot): (tf.Tensor | Uint8Array)[] {
+    const kept = feedbackOf(slot) === null ? {} : this.#locals.get(slot);
+    return [...Object.values(this.#states.get(slot.name) ?? {}), ...Object.values(kept)];
+  }
+
   /** Uses the gradient up: of a projected slot nothing is left of it when the update is lifted. */
   #apply(name: string, gradient: tf.Tensor, hyper: Hyperparameters): void {
     const slot = this.#slots.get(name);
@@ -123,7 +128,7 @@ export class LocalStep {
     const rule = feedbackOf(slot);
     if (rule === null) return payloadOf(slot, gradient, basis);
     const key = derive(this.#hyper.seed, 'feedback', this.#step, slot.index);
-    const context = { slot, step: this.#step, basis, state, key };
+    const context = { slot, step: this.#step, basis, state, share: 1, key };
     const open = rule.add(context, this.#locals.get(slot), gradient, true);
     this.#locals.propose(slot, open);
     const payload = rule.payload(context, open);

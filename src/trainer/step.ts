@@ -93,10 +93,9 @@ export class StepWork {
     if (this.tokens === 0) return;
     const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     this.task.batches.forEach((batch, position) => {
-      const isLast = position === this.task.batches.length - 1;
       const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, (name, gradient) => {
         const slot = slotsByName.get(name);
-        if (slot !== undefined) this.#takeGradient(slot, gradient, isLast);
+        if (slot !== undefined) this.#takeGradient(slot, gradient, position);
       });
       this.#lossSum += lossSum;
     });
@@ -158,7 +157,7 @@ export class StepWork {
       const slot = this.#replica.slots[index]!;
       const feedback = feedbackOf(slot);
       if (feedback === null) this.#send(slot, this.#payload(slot, gradient));
-      else this.#takeWithFeedback(feedback, slot, gradient, true);
+      else this.#takeWithFeedback(feedback, slot, gradient, this.task.batches.length - 1);
       gradient.dispose();
     }
     this.#held.clear();
@@ -171,7 +170,7 @@ export class StepWork {
     this.#sums.clear();
   }
 
-  #takeGradient(slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
+  #takeGradient(slot: Slot, gradient: tf.Tensor, position: number): void {
     if (!travels(slot)) return;
     if (this.task.refreshSlots.includes(slot.index)) {
       const numbers = numbersOf(gradient as tf.Tensor2D);
@@ -180,27 +179,27 @@ export class StepWork {
       return;
     }
     const feedback = feedbackOf(slot);
-    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, isLast);
+    if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, position);
     const low = this.#payload(slot, gradient);
     this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
     low.dispose();
-    if (isLast) {
+    if (this.#isLast(position)) {
       const sum = this.#sums.get(slot.index)!;
       this.#sums.delete(slot.index);
       this.#send(slot, sum);
     }
   }
 
-  #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, isLast: boolean): void {
+  #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, position: number): void {
     const { seed, trainerId, step, stepTokens } = this.task;
     const context = {
       ...{ slot, step, basis: this.#projection(slot) },
       state: this.#replica.state(slot),
-      key: derive(seed, 'feedback', trainerId, step, slot.index),
+      share: this.tokens / stepTokens,
+      key: derive(seed, 'feedback', trainerId, step, slot.index, position),
     };
-    const share = tf.tidy(() => tf.mul(numbersOf(gradient), this.tokens / stepTokens));
-    const next = rule.add(context, this.#locals.get(slot), share, isLast);
-    share.dispose();
+    const isLast = this.#isLast(position);
+    const next = rule.add(context, this.#locals.get(slot), gradient, isLast);
     this.#locals.propose(slot, next);
     if (!isLast) return;
     const payload = rule.payload(context, next);
@@ -210,6 +209,10 @@ export class StepWork {
     this.#locals.propose(slot, rule.settle(context, next, sent));
     sent.dispose();
     this.#output.contribution(slot, codec, bytes);
+  }
+
+  #isLast(position: number): boolean {
+    return position === this.task.batches.length - 1;
   }
 
   #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {

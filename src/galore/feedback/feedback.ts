@@ -19,7 +19,9 @@ export interface FeedbackContext<S extends Slot = Slot> {
   /** Shared by all trainers: the basis that the slot's gradient is projected with, or null, and its optimizer state. */
   readonly basis: tf.Tensor2D | null;
   readonly state: RuleState;
-  /** For the dice of a buffer of reduced precision. */
+  /** Multiplies the gradient: the trainer's part of the step's tokens. */
+  readonly share: number;
+  /** For the dice of a buffer of reduced precision; another for each gradient. */
   readonly key: RandomKey;
 }
 
@@ -33,7 +35,7 @@ export interface SlotBasisChange {
 
 export interface FeedbackRule {
   /**
-   * Adds a gradient (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
+   * Adds a gradient, maybe a factor of product.ts, times the share (tensors of the result are new, the caller disposes both). `isLast` says that `payload` and
    * `settle` follow: until then the result may be kept in any precision.
    */
   add(context: FeedbackContext, local: LocalState, gradient: tf.Tensor, isLast: boolean): LocalState;

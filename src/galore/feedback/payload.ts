@@ -9,10 +9,11 @@ import { isFlushed } from '../slot.ts';
 import type { FeedbackRule, LocalState } from './feedback.ts';
 
 export const payloadFeedback: FeedbackRule = {
-  add({ slot, basis }, local, gradient) {
-    return tf.tidy(() => ({
-      residual: tf.keep(tf.add(residualOf(local), payloadOf(slot, gradient, basis))),
-    }));
+  add({ slot, basis, share }, local, gradient) {
+    return tf.tidy(() => {
+      const part = tf.mul(payloadOf(slot, gradient, basis), share);
+      return { residual: tf.keep(tf.add(residualOf(local), part)) };
+    });
   },
   payload: (_context, local) => tf.clone(residualOf(local)),
   settle: (_context, local, sent) => ({ residual: tf.tidy(() => tf.keep(tf.sub(residualOf(local), sent))) }),

@@ -2,10 +2,19 @@
  * The error feedback of a power slot (docs/algorithm.md, "Power"): the trainer adds its gradient to its error E
  * `[m, n]`; in a tall step Y = EW `[m, r]` is sent and E <- E - YW', in the others R = P'E `[r, n]` and
  * E <- E - PR, with Y and R as the codec rounded them: E keeps what the projection and what the codec left out.
+ *
+ * With the kernels of power-kernels.ts the sum is never made: the gradient stays until what is left is encoded.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import {
+  hasPowerKernels,
+  settleError,
+  sketchError,
+  type LiftFactors,
+  type OpenError,
+} from '../power-kernels.ts';
 import { numbersOf } from '../product.ts';
-import { isTallStep, type PowerSlot, type Slot } from '../slot.ts';
+import { isTallStep, matrixShape, type PowerSlot, type Slot } from '../slot.ts';
 import { closeBuffer, openBuffer } from './buffer.ts';
 import type { FeedbackContext, FeedbackRule, LocalState } from './feedback.ts';
 import { errorSpec } from './local-state.ts';
@@ -13,33 +22,51 @@ import { errorSpec } from './local-state.ts';
 export const powerFeedback: FeedbackRule = {
   add(context, local, gradient, isLast) {
     const slot = requirePower(context.slot);
-    const error = tf.tidy(() => tf.keep(tf.add(errorOf(slot, local), numbersOf(gradient))));
+    const kept = local[errorSpec(slot).kind];
+    if (kept instanceof Uint8Array && hasPowerKernels()) {
+      if (isLast) return { ...local, gradient: tf.keep(tf.clone(gradient)) };
+      const open = { error: kept, gradient, share: context.share };
+      return tf.tidy(() => settleBytes(open, nothing(slot), context));
+    }
+    const error = tf.tidy(() => {
+      const share = tf.mul(numbersOf(gradient), context.share);
+      return tf.keep(tf.add(openBuffer(kept!, slot.shape, slot.buffers.feedback), share));
+    });
     return isLast ? { open: error } : close(slot, error, context);
   },
-  payload({ slot, step, state }, local) {
-    const { p, w } = factorsOf(state);
+  payload(context, local) {
+    const { p, w } = factorsOf(context.state);
+    const isTall = isTallStep(requirePower(context.slot), context.step);
+    const open = openErrorOf(context, local);
+    if (open !== null) return sketchError(open, isTall ? w : p, isTall);
     const error = local['open'] as tf.Tensor2D;
-    return isTallStep(requirePower(slot), step) ? tf.matMul(error, w) : tf.matMul(p, error, true, false);
+    return isTall ? tf.matMul(error, w) : tf.matMul(p, error, true, false);
   },
   settle(context, local, sent) {
     const slot = requirePower(context.slot);
-    const error = tf.tidy(() => {
-      const lifted = liftOfPower(slot, context.step, sent as tf.Tensor2D, context.state);
-      return tf.keep(tf.sub(local['open'] as tf.Tensor, lifted));
-    });
+    const factors = liftFactors(slot, context.step, sent as tf.Tensor2D, context.state);
+    const open = openErrorOf(context, local);
+    if (open !== null) return settleBytes(open, factors, context);
+    const error = tf.tidy(() => tf.keep(tf.sub(local['open'] as tf.Tensor, liftOfPower(factors))));
     return close(slot, error, context);
   },
 };
 
-/** YW' in a tall step, PR in the others: `[m, n]`. */
-export function liftOfPower(
+/** What lifts a payload: YW' in a tall step, PR in the others. Nothing is new. */
+export function liftFactors(
   slot: PowerSlot,
   step: number,
   payload: tf.Tensor2D,
   state: FeedbackContext['state'],
-): tf.Tensor2D {
+): LiftFactors {
   const { p, w } = factorsOf(state);
-  return isTallStep(slot, step) ? tf.matMul(payload, w, false, true) : tf.matMul(p, payload);
+  const isTall = isTallStep(slot, step);
+  return isTall ? { left: payload, right: w, isTall } : { left: p, right: payload, isTall };
+}
+
+/** The lifted payload `[m, n]`. */
+export function liftOfPower({ left, right, isTall }: LiftFactors): tf.Tensor2D {
+  return tf.matMul(left, right, false, isTall);
 }
 
 /** P `[m, r]` and W `[n, r]`, which are in the optimizer's state of the slot. */
@@ -47,8 +74,21 @@ export function factorsOf(state: FeedbackContext['state']): { p: tf.Tensor2D; w:
   return { p: state['p'] as tf.Tensor2D, w: state['w'] as tf.Tensor2D };
 }
 
-function errorOf(slot: PowerSlot, local: LocalState): tf.Tensor {
-  return openBuffer(local[errorSpec(slot).kind]!, slot.shape, slot.buffers.feedback);
+/** Null: the sum was made. */
+function openErrorOf({ slot, share }: FeedbackContext, local: LocalState): OpenError | null {
+  const gradient = local['gradient'] as tf.Tensor | undefined;
+  if (gradient === undefined) return null;
+  return { error: local[errorSpec(requirePower(slot)).kind] as Uint8Array, gradient, share };
+}
+
+function settleBytes(open: OpenError, factors: LiftFactors, { slot, key }: FeedbackContext): LocalState {
+  return { [errorSpec(requirePower(slot)).kind]: settleError(open, factors, key) };
+}
+
+/** What lifts to nothing. */
+function nothing(slot: PowerSlot): LiftFactors {
+  const [m, n] = matrixShape(slot);
+  return { left: tf.zeros([m, 0]), right: tf.zeros([0, n]), isTall: false };
 }
 
 function close(slot: PowerSlot, error: tf.Tensor, { key }: FeedbackContext): LocalState {

@@ -7,6 +7,8 @@ import type { TensorInfo, Tensor } from '@tensorflow/tfjs-core';
 
 /** TensorFlow's number for bfloat16 (DT_BFLOAT16), which tfjs does not know. */
 export const BF16 = 14;
+/** And for 64-bit integers (DT_INT64). */
+export const INT64 = 9;
 export const BACKEND_NAME = 'tensorflow';
 
 export type AttributeValue = number | boolean | string | readonly number[];
@@ -33,8 +35,20 @@ interface Binding extends Readonly<Record<Attribute['kind'], number>> {
     inputs: readonly number[],
     outputs: number,
   ): Handle[];
-  createTensor(shape: readonly number[], dtype: number, values: Float32Array): number;
+  /** Of INT64 the values are pairs: the lower and the upper 32 bits. */
+  createTensor(shape: readonly number[], dtype: number, values: Float32Array | Int32Array): number;
   deleteTensor(id: number): void;
+  /** Our own (orthonormal-kernels.cc): where the bytes of an array lie. */
+  galoreAddress(bytes: Uint8Array): number;
+  galoreGram(x: Float32Array, rows: number, cols: number, gram: Float64Array): void;
+  galoreTimes(
+    x: Float32Array,
+    rows: number,
+    cols: number,
+    t: Float64Array,
+    isForm: number,
+    out: Float32Array,
+  ): void;
 }
 
 /** What tfjs keeps about the data of a tensor. */

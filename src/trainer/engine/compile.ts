@@ -18,7 +18,14 @@ export const ADDON = 'tfjs_binding.node';
 /** Sources lie in src/ also where this file runs from dist/. */
 const SOURCES = fileURLToPath(new URL('../../../../src/trainer/engine/', import.meta.url));
 const QUIET_BINDING = 'quiet-binding.cc';
-const STEP_KERNELS = 'step-kernels.cc';
+const KERNEL_HEADER = 'kernel-call.h';
+/** Files of our own kernels, with what each is compiled with beside `kernelFlags`. */
+const KERNELS: Readonly<Record<string, readonly string[]>> = {
+  'step-kernels.cc': [],
+  'power-kernels.cc': [],
+  // The same bits as JavaScript, which has no fused multiply-add.
+  'orthonormal-kernels.cc': ['-ffp-contract=off'],
+};
 
 /** The folder of the tfjs package that this installation of galore-swarm uses. */
 export function tfjsPackageDir(): string {
@@ -33,9 +40,9 @@ export function tfjsVersion(packageDir: string): string {
 export function addonSourcesHash(packageDir: string): string {
   const parts = [
     hashFiles(packageDir, ['binding']),
-    hashFiles(SOURCES, [QUIET_BINDING, STEP_KERNELS]),
+    hashFiles(SOURCES, [QUIET_BINDING, KERNEL_HEADER, ...Object.keys(KERNELS)]),
     hashFiles(headersDir(), ['.']),
-    [...FLAGS, ...kernelFlags(thisHost().cpuFlags)].join(' '),
+    [...FLAGS, ...kernelFlags(thisHost().cpuFlags), ...Object.values(KERNELS).flat()].join(' '),
   ];
   return parts.join('\n');
 }
@@ -53,12 +60,16 @@ export async function compileAddon(packageDir: string, libraryDir: string, folde
   const includes = ['-I', headersDir(), '-I', join(libraryDir, 'include')];
   const sources = ['tfjs_backend.cc', 'tfjs_binding.cc'].map((name) => join(packageDir, 'binding', name));
   const libraries = [`-L${folder}`, '-ltensorflow', '-ltensorflow_framework'];
-  const kernels = join(folder, 'step-kernels.o');
-  const forKernels = ['-c', ...kernelFlags(thisHost().cpuFlags), join(SOURCES, STEP_KERNELS), '-o', kernels];
-  await runProgram('g++', [...FLAGS, ...includes, ...forKernels]);
-  const forBackend = ['-fopenmp', ...sources, kernels, ...libraries, '-o', join(folder, BACKEND)];
+  const kernels = Object.entries(KERNELS).map(([source, flags]) => ({
+    object: join(folder, `${source}.o`),
+    flags: ['-c', ...kernelFlags(thisHost().cpuFlags), ...flags, join(SOURCES, source)],
+  }));
+  for (const { object, flags } of kernels)
+    await runProgram('g++', [...FLAGS, ...includes, ...flags, '-o', object]);
+  const objects = kernels.map(({ object }) => object);
+  const forBackend = ['-fopenmp', ...sources, ...objects, ...libraries, '-o', join(folder, BACKEND)];
   await runProgram('g++', [...FLAGS, ...includes, ...forBackend]);
-  await rm(kernels);
+  for (const object of objects) await rm(object);
   const forAddon = [join(SOURCES, QUIET_BINDING), '-ldl', '-o', join(folder, ADDON)];
   await runProgram('g++', [...FLAGS, ...includes, ...forAddon]);
 }

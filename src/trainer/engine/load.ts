@@ -15,6 +15,7 @@ import { installBf16Products } from './bf16-products.ts';
 import { describeDevice, isOnGpu, type Device, type Precision } from './device.ts';
 import { placeOf } from './place.ts';
 import { thisHost, unsupportedPlatform } from './platform.ts';
+import { installFixedSums, installPowerKernels } from './power-kernels.ts';
 import type { ReadyDevice } from './ready-device.ts';
 import { installStepKernels } from './step-kernels.ts';
 
@@ -93,7 +94,9 @@ async function load(options: LoadOptions): Promise<Engine> {
   const description = describeDevice(tf, { ...options, gpu: device?.gpu ?? null });
   const { kind, precision, isPrecisionNative } = description;
   installAdamwKernel(tf);
+  installFixedSums(tf);
   if (kind === 'cpu') installStepKernels(tf);
+  if (kind === 'cpu') installPowerKernels(tf);
   if (kind === 'cpu' && precision === 'bf16' && isPrecisionNative) installBf16Products(tf);
   return { tf, device: description };
 }

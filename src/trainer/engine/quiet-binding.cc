@@ -1,5 +1,5 @@
 // The file that Node loads as tfjs_binding.node. It loads the real binding, tfjs_backend.so beside it, and
-// hands Node's call on to it. Meanwhile it holds stderr, because TensorFlow writes a notice while its library
+// hands Node's call on to it; then it adds our own functions (orthonormal-kernels.cc). Meanwhile it holds stderr, because TensorFlow writes a notice while its library
 // is being loaded that no setting turns off; everything but that notice is passed on.
 #include <dlfcn.h>
 #include <node_api.h>
@@ -63,5 +63,10 @@ NAPI_MODULE_INIT() {
     napi_throw_error(env, nullptr, dlerror());
     return nullptr;
   }
-  return reinterpret_cast<napi_addon_register_func>(start)(env, exports);
+  const napi_value binding = reinterpret_cast<napi_addon_register_func>(start)(env, exports);
+  void* define = dlsym(library, "GaloreDefineFunctions");
+  if (define != nullptr && binding != nullptr) {
+    reinterpret_cast<void (*)(napi_env, napi_value)>(define)(env, binding);
+  }
+  return binding;
 }

@@ -4,7 +4,7 @@ import { codecFor, type CodecName } from '../../../src/galore/codec/codec.ts';
 import { localState } from '../../../src/galore/feedback/local-state.ts';
 import { feedbackOf } from '../../../src/galore/feedback/rules.ts';
 import type { FeedbackContext, LocalState } from '../../../src/galore/feedback/feedback.ts';
-import { factorsOf, liftOfPower } from '../../../src/galore/feedback/power.ts';
+import { factorsOf, liftFactors, liftOfPower } from '../../../src/galore/feedback/power.ts';
 import { tensorsOf, type RuleState } from '../../../src/galore/optimizer/rule.ts';
 import { firstState, ruleFor } from '../../../src/galore/optimizer/rules.ts';
 import { payloadOf } from '../../../src/galore/projection/project-lift.ts';
@@ -72,14 +72,14 @@ for (const [m, n, codec] of [
       let sum: Tensor = tf.zeros([...payloadShape(slot, step)]);
       locals = locals.map((local, trainer) => {
         const gradient = tensorOf(randomMatrix(m, n, 'gradient', step, trainer));
-        const context = { slot, step, basis: null, state, key: derive(1, 'dice', step, trainer) };
+        const context = { slot, step, basis: null, state, share: 1, key: derive(1, 'dice', step, trainer) };
         const { sent, kept } = contribute(context, local, gradient, codec);
         tf.dispose(tensorsOf(local));
         sum = add(sum, sent);
         gradients = add(gradients, gradient);
         return kept;
       });
-      lifted = add(lifted, liftOfPower(slot, step, sum as Tensor2D, state));
+      lifted = add(lifted, liftOfPower(liftFactors(slot, step, sum as Tensor2D, state)));
       const next = ruleFor('power').step({
         slot,
         weight,
@@ -116,7 +116,14 @@ test('an error of one byte a number is off by its rounding alone, and that is no
   const slot = powerSlot(40, 30, 4, 'int8');
   const state = firstState(slot, 1);
   const gradient = tensorOf(randomMatrix(40, 30, 'gradient'));
-  const context = (step: number) => ({ slot, step, basis: null, state, key: derive(1, 'dice', step) });
+  const context = (step: number) => ({
+    slot,
+    step,
+    basis: null,
+    state,
+    share: 1,
+    key: derive(1, 'dice', step),
+  });
   const exactSlot = powerSlot(40, 30, 4, 'f32');
   const exact = contribute({ ...context(1), slot: exactSlot }, zeroLocal(exactSlot), gradient, 'f32');
   const wanted = tensorsOf(exact.kept)[0]!;
@@ -154,7 +161,7 @@ test('payload feedback, int8: what was sent and what is kept is the sum of the p
     let sents: Tensor = tf.zeros([...payloadShape(slot, 1)]);
     for (let step = 1; step <= 20; step++) {
       const gradient = tensorOf(randomMatrix(30, 20, 'gradient', step));
-      const context = { slot, step, basis: projection, state: {}, key: derive(1, 'dice', step) };
+      const context = { slot, step, basis: projection, state: {}, share: 1, key: derive(1, 'dice', step) };
       const { sent, kept } = contribute(context, local, gradient, 'int8');
       tf.dispose(tensorsOf(local));
       local = kept;
