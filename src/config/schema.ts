@@ -357,6 +357,12 @@ const coordinator = z.strictObject({
   local_trainers: countOrZero
     .default(0)
     .describe('Trainers that `galore train` and `galore resume` start on this machine'),
+  sharding: z
+    .enum(['equal', 'adaptive'])
+    .default('equal')
+    .describe(
+      'Sequences of a step for each trainer; adaptive: by measured speed, so that unequal ones finish together',
+    ),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),

@@ -17,6 +17,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     stepDeadlineMs: coordinator.step_deadline_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
     batchSequences: config.batch_size,
+    isAdaptive: coordinator.sharding === 'adaptive',
     projectedSlots: refreshedSlots(shape),
     ...schedulePlanOf(config),
     refreshRounds: shape.refresh.rounds,

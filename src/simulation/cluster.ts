@@ -24,6 +24,8 @@ export interface ClusterOptions {
   /** A run that has not ended by then has hung. */
   readonly limitMs?: number;
   readonly latencyMs?: number;
+  /** What a sequence takes each trainer; those not named get a random time of 10 to 50 ms. */
+  readonly msPerSequence?: Readonly<Record<string, number>>;
 }
 
 export interface ClusterResult {
@@ -51,6 +53,7 @@ export const SIMULATED_PLAN: RunPlan = {
   stepDeadlineMs: 3_000,
   heartbeatTimeoutMs: 2_000,
   batchSequences: 8,
+  isAdaptive: false,
   projectedSlots: [0, 1, 2],
   updateProjGap: 3,
   isStaggered: false,
@@ -99,7 +102,7 @@ export function runCluster(options: ClusterOptions): ClusterResult {
       dice,
       invariants,
       hashEvery: plan.hashEvery,
-      msPerSequence: 10 + 40 * dice(),
+      msPerSequence: options.msPerSequence?.[trainerId] ?? 10 + 40 * dice(),
       tickIntervalMs: TICK_INTERVAL_MS,
       heartbeatIntervalMs: HEARTBEAT_INTERVAL_MS,
       heartbeatTimeoutMs: plan.heartbeatTimeoutMs,

@@ -201,7 +201,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const contents = shards.map((shard) => staging.contributionOf(step, shard));
         const positions = shards.flatMap((shard) => shard.positions);
         const content = fold('update', step, ...contents);
-        const committed = { step, trainerIds, positions, cursor };
+        const shares = shards.map((shard) => `${shard.trainerId}:${shard.positions.length}`);
+        const committed = { step, trainerIds, shares, positions, cursor };
         const norms = plan.projectedSlots.map((slot) => ({ slot, norm: 1 + (fold(content, slot) % 100) }));
         commit({ kind: 'update', step, content, members: trainerIds }, { committed, norms });
         break;

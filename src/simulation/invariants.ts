@@ -9,6 +9,8 @@ import type { Fingerprint, LocalSteps, SimulatedRecord } from './messages.ts';
 export interface CommittedStep {
   readonly step: number;
   readonly trainerIds: readonly string[];
+  /** `a:3 b:1`: how many sequences each contributed. */
+  readonly shares: readonly string[];
   readonly positions: readonly number[];
   readonly cursor: Cursor;
 }

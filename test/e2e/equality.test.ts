@@ -30,6 +30,11 @@ test.serial('f32, one refresh: 1, 2 and 3 trainers have equal losses and weights
     t.true(loss <= 5e-5, `losses differ by ${loss}`);
     t.true(weights <= 1e-5, `weights differ by ${weights}`);
   }
+  // Whatever shares the clock leads to.
+  const coordinator = { port: 0, sharding: 'adaptive' };
+  const adaptive = await trainWith(t, 2, { coordinator, steps: 12 });
+  t.is(adaptive.metrics.length, 12);
+  t.true(worstDifference(adaptive, one) <= 5e-5);
 });
 
 test.serial('f32, three refreshes: losses stay within 5e-3', async (t) => {

@@ -1,7 +1,7 @@
 // Whole runs in memory: the real coordinator core and the real session core over a network with faults.
 // Every run must keep the rules of src/simulation/invariants.ts; every fault must have come about.
 import test, { type ExecutionContext } from 'ava';
-import type { Phase } from '../../src/coordinator/core/state.ts';
+import type { Phase, RunPlan } from '../../src/coordinator/core/state.ts';
 import { runCluster, type ClusterOptions, type ClusterResult } from '../../src/simulation/cluster.ts';
 import { randomFaults, RANDOM_FAULT_TYPES, type Fault, type FaultType } from '../../src/simulation/faults.ts';
 
@@ -241,6 +241,53 @@ test('results without tokens send their sequences back, and none is lost', (t) =
   t.true(result.disk.journal.some(({ committed }) => (committed?.cursor.returned.length ?? 0) > 0));
 });
 
+test('trainers with speeds of 3 to 1: adaptive shares reach 85% of the sum of their speeds, equal ones do not', (t) => {
+  const plan = {
+    totalSteps: 24,
+    stepDeadlineMs: 60_000,
+    batchSequences: 16,
+    projectedSlots: [],
+    evaluationEvery: 0,
+    checkpointEvery: 0,
+  };
+  const msPerSequence = { fast: 100, slow: 300 };
+  /** Sequences a second over a whole run, of which nothing is left out. */
+  const speed = (trainerIds: readonly string[], isAdaptive: boolean, more: Partial<RunPlan> = {}): number => {
+    const shared = { ...plan, startTrainers: trainerIds.length, isAdaptive, ...more };
+    const { endedAtMs } = cluster(t, { seed: 13, trainerIds, plan: shared, msPerSequence });
+    return (1000 * plan.totalSteps * plan.batchSequences) / endedAtMs;
+  };
+  const sum = speed(['fast'], true) + speed(['slow'], true);
+  const both = ['fast', 'slow'];
+  const [equal, adaptive] = [speed(both, false) / sum, speed(both, true) / sum];
+  const refreshing = { projectedSlots: [0, 1, 2], isStaggered: true, updateProjGap: 4 };
+  const refreshed = speed(both, true, refreshing) / sum;
+  t.log(
+    `of the sum: equal ${equal.toFixed(3)}, adaptive ${adaptive.toFixed(3)}, with refreshes ${refreshed.toFixed(3)}`,
+  );
+  t.true(equal < 0.55);
+  t.true(adaptive >= 0.85);
+  t.true(refreshed >= 0.85);
+});
+
+test('adaptive shares follow a trainer that joins, one that is killed and one that leaves', (t) => {
+  const faults: Fault[] = [
+    { type: 'join', trainerId: 'd', when: { phase: 'collecting', step: 4 } },
+    { type: 'crashTrainer', trainerId: 'a', backAfterMs: 900, when: { phase: 'collecting', step: 9 } },
+    { type: 'leave', trainerId: 'b', when: { phase: 'collecting', step: 14 } },
+  ];
+  const plan = { totalSteps: 20, batchSequences: 24, startTrainers: 3, isAdaptive: true, projectedSlots: [] };
+  const msPerSequence = { a: 10, b: 20, c: 40, d: 40 };
+  const { disk, violations } = runCluster({ seed: 14, trainerIds: THREE, plan, faults, msPerSequence });
+  t.deepEqual(violations, []);
+  const shares = disk.journal.map(({ committed }) => committed?.shares.join(' '));
+  // 10, 20 and 40 ms: 24 sequences are 14 + 7 + 3, or nearly so, for the network takes its time too.
+  t.is(shares[0], 'a:8 b:8 c:8');
+  t.regex(shares[3] ?? '', /^a:1[2-5] b:[67] c:[345]$/);
+  t.regex(shares[7] ?? '', /^a:1[0-4] b:[5-7] c:[2-4] d:[2-4]$/);
+  t.regex(shares.at(-1) ?? '', /^a:1[4-7] c:[345] d:[345]$/);
+});
+
 test('200 runs with random faults keep every rule', (t) => {
   const fired = new Map<FaultType, number>();
   for (let seed = 0; seed < 200; seed++) {
@@ -249,6 +296,7 @@ test('200 runs with random faults keep every rule', (t) => {
     const rounds = seed % 5 === 3 ? 0 : 2; // 0: bases are generated
     const plan = {
       isStaggered: seed % 2 === 0,
+      isAdaptive: seed % 13 < 7,
       refreshRounds: rounds,
       isWarmStart: seed % 7 < 3,
       lazyThreshold: seed % 3 === 0 ? 0.4 : null,

@@ -34,9 +34,22 @@ export function spendPositions(cursor: Cursor, count: number, used: readonly num
 export function shardEqually(positions: readonly number[], trainerIds: readonly string[]): readonly Shard[] {
   const smallest = Math.floor(positions.length / Math.max(1, trainerIds.length));
   const larger = positions.length - smallest * trainerIds.length;
+  return cutShards(
+    positions,
+    trainerIds,
+    trainerIds.map((_, i) => smallest + (i < larger ? 1 : 0)),
+  );
+}
+
+/** Contiguous shares of these sizes. A trainer whose share is empty does not appear. */
+export function cutShards(
+  positions: readonly number[],
+  trainerIds: readonly string[],
+  sizes: readonly number[],
+): readonly Shard[] {
   let from = 0;
   const shards = trainerIds.map((trainerId, i): Shard => {
-    const to = from + smallest + (i < larger ? 1 : 0);
+    const to = from + sizes[i]!;
     const shard = { trainerId, positions: positions.slice(from, to) };
     from = to;
     return shard;

@@ -18,6 +18,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
+import { stopClock, stopClocksLate } from './pace.ts';
 import { abandonStep, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
@@ -28,7 +29,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
-      return settleContributions(draft, { ...phase, received }, 'lost');
+      return settleContributions(stopClock(draft, trainerId), { ...phase, received }, 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
@@ -46,7 +47,8 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline passed without ${nameSome(missing)}`;
-        return settleContributions(remark(markLagging(draft, missing), note), { ...phase, shards }, 'late');
+        const late = stopClocksLate(markLagging(draft, missing), missing);
+        return settleContributions(remark(late, note), { ...phase, shards }, 'late');
       }
       const { step, received, shards } = phase;
       return remark(

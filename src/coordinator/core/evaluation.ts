@@ -2,7 +2,7 @@
  * The held-out loss after a step, measured by the ready trainers. A lost trainer's part goes to
  * another; at the deadline the result is reported over what arrived.
  */
-import { membersOf, shardEqually } from './assignment.ts';
+import { membersOf } from './assignment.ts';
 import { scheduleCheckpoint } from './checkpointing.ts';
 import {
   byTrainerId,
@@ -22,6 +22,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { refuseBreach, refuseWork } from './late.ts';
+import { shardAmongReady } from './pace.ts';
 import type { Effect, RunPlan, Shard } from './state.ts';
 
 /** Whether the held-out loss is measured after this step. */
@@ -40,7 +41,7 @@ export function beginEvaluation(draft: Draft): Draft {
     return endStep(remark(draft, `the evaluation of step ${step} is left out: no trainer is ready`));
   }
   const heldOut = Array.from({ length: plan.evaluationSequences }, (_, i) => i);
-  const shards = shardEqually(heldOut, members);
+  const shards = shardAmongReady(draft.state, heldOut);
   const evaluating = {
     phase: 'evaluating',
     step,

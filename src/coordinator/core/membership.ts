@@ -35,6 +35,8 @@ export function admit(draft: Draft, trainerId: string): Draft {
     lastSeenMs: nowMs,
     joinedSequence: sequence,
     laggingSinceMs: null,
+    asked: null,
+    observed: [],
   } as const;
   return patch(draft, { trainers: [...trainers, joined].sort(byTrainerId) });
 }

@@ -22,6 +22,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
+import { stopClock, stopClocksLate } from './pace.ts';
 import type { FactorJob } from './state.ts';
 import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 
@@ -34,7 +35,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum: 0 }].sort(byTrainerId);
-      return settleSketches(draft, { ...phase, received }, 'lost');
+      return settleSketches(stopClock(draft, trainerId), { ...phase, received }, 'lost');
     }
     case 'trainerLost': {
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
@@ -51,7 +52,8 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       if (isPast(draft.state, phase.deadlineMs)) {
         const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
         const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without ${nameSome(missing)}`;
-        return settleSketches(remark(markLagging(draft, missing), note), { ...phase, shards }, 'late');
+        const late = stopClocksLate(markLagging(draft, missing), missing);
+        return settleSketches(remark(late, note), { ...phase, shards }, 'late');
       }
       const { step, round, shards } = phase;
       const here = membersOf(shards).length - missing.length;

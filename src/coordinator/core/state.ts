@@ -24,6 +24,8 @@ export interface RunPlan extends GapPlan {
   readonly stepDeadlineMs: number; // 0: no deadline
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
+  /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
+  readonly isAdaptive: boolean;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
   readonly refreshRounds: number; // 2 q + 1; 1 for exact; 0: bases are generated
   /** Refreshes after the first, which has no basis to start from, begin with round 2. */
@@ -68,6 +70,17 @@ export interface TrainerState {
   readonly joinedSequence: number;
   /** Since when it is lagging; null: it is not. */
   readonly laggingSinceMs: number | null;
+  /** The assignment that it has not answered at all; null: there is none, or its time was up. */
+  readonly asked: { readonly step: number; readonly sequences: number; readonly atMs: number } | null;
+  /** Its last answers, newest last (see pace.ts). */
+  readonly observed: readonly Observation[];
+}
+
+/** How long a trainer took from its assignment to its first answer. */
+export interface Observation {
+  readonly step: number;
+  readonly sequences: number; // at least 1
+  readonly elapsedMs: number;
 }
 
 /** The sequences one trainer works on in a step. */

@@ -2,18 +2,9 @@
  * The beginning of a step, its passage into sketching and collecting, and giving it up. The cursor does
  * not move before the update is on disk, so an abandoned step leaves nothing to undo.
  */
-import { membersOf, shardEqually, takePositions } from './assignment.ts';
-import {
-  deadlineMs,
-  emit,
-  enter,
-  patch,
-  readyTrainers,
-  remark,
-  waitMs,
-  type Draft,
-  type PhaseOf,
-} from './draft.ts';
+import { membersOf, takePositions } from './assignment.ts';
+import { deadlineMs, emit, enter, patch, remark, waitMs, type Draft, type PhaseOf } from './draft.ts';
+import { shardAmongReady, startClocks } from './pace.ts';
 import { refreshSlots } from './refresh-schedule.ts';
 import type { Effect, RunPlan, RunState, Shard } from './state.ts';
 
@@ -26,7 +17,7 @@ export function startStep(draft: Draft): Draft {
   const step = draft.state.step + 1;
   const slots = refreshedStep === step ? [] : refreshSlots(plan, step, draft.state.bases);
   if (slots.length > 0 && isGenerated(plan)) return commitGenerated(draft, step, slots);
-  const shards = shardEqually(takePositions(cursor, plan.batchSequences), readyTrainers(draft.state));
+  const shards = shardAmongReady(draft.state, takePositions(cursor, plan.batchSequences));
   const assignments = shards.map(({ trainerId, positions }): Effect => ({
     type: 'assignStep',
     trainerId,
@@ -35,7 +26,8 @@ export function startStep(draft: Draft): Draft {
     refreshSlots: slots,
     waitMs: waitMs(draft.state),
   }));
-  const assigned = emit(patch(draft, { hasStarted: true }), ...assignments);
+  const begun = patch(draft, { hasStarted: true });
+  const assigned = emit(startClocks(begun, step, shards), ...assignments);
   return slots.length > 0
     ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);

@@ -27,6 +27,8 @@ const trainer = (trainerId: string, status: TrainerState['status']): TrainerStat
   lastSeenMs: 4_000,
   joinedSequence: 2,
   laggingSinceMs: status === 'lagging' ? 3_000 : null,
+  asked: null,
+  observed: [],
 });
 
 const shards = [

@@ -10,6 +10,7 @@ export const PLAN: RunPlan = {
   stepDeadlineMs: 10_000,
   heartbeatTimeoutMs: 30_000,
   batchSequences: 4,
+  isAdaptive: false,
   projectedSlots: [],
   updateProjGap: 10,
   isStaggered: false,
