@@ -57,6 +57,7 @@ interface Round {
   readonly adaptive: number;
   readonly equalShare: number;
   readonly adaptiveShare: number;
+  readonly speedup: number;
 }
 
 const scratch = await mkdtemp(join(tmpdir(), 'galore-shards-'));
@@ -69,7 +70,8 @@ try {
     const equal = await tokensPerSecond(['fast', 'slow'], 'equal');
     const adaptive = await tokensPerSecond(['fast', 'slow'], 'adaptive');
     const sum = fast + slow;
-    results.push({ fast, slow, equal, adaptive, equalShare: equal / sum, adaptiveShare: adaptive / sum });
+    const shares = { equalShare: equal / sum, adaptiveShare: adaptive / sum, speedup: adaptive / equal };
+    results.push({ fast, slow, equal, adaptive, ...shares });
     process.stderr.write(`round ${round}: ${JSON.stringify(results.at(-1))}\n`);
   }
   const middle = (name: keyof Round): number => median(results.map((each) => each[name]));
@@ -81,6 +83,7 @@ try {
     adaptiveTokensPerSecond: middle('adaptive'),
     equalShare: middle('equalShare'),
     adaptiveShare: middle('adaptiveShare'),
+    speedup: middle('speedup'), // of adaptive over equal; (ratio + 1) / 2 would be the most
   };
   process.stdout.write(options.json ? `${JSON.stringify({ ...summary, results })}\n` : asText(summary));
 } finally {
