@@ -23,6 +23,7 @@ import type {
 } from '../protocol/messages.ts';
 import type { AssembledTensor } from '../protocol/parts.ts';
 import { ranksIn } from '../protocol/slot-sizes.ts';
+import { collectWhenGrown } from '../heap.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { toBatches } from './batches.ts';
@@ -244,6 +245,7 @@ class Trainer {
     this.#step = step;
     this.#sequence = sequence;
     this.#link.applied(sequence);
+    collectWhenGrown();
     // Counted here, between steps, where nothing but the state should exist.
     this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
     this.#activity(`step ${step} applied`);
