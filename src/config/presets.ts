@@ -61,7 +61,7 @@ const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, 
 const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   full: GALORE,
   galore: GALORE,
-  adarankgrad: { ...GALORE, rankThreshold: 0.1, convergedRatio: 0.25, moments: 'transport' },
+  adarankgrad: { ...GALORE, rankThreshold: 0.05, convergedRatio: 0.25, moments: 'transport' },
   fira: GALORE,
   apollo: { ...GALORE, basis: 'gaussian', scale: 1, moments: 'keep' },
   'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128, moments: 'keep' },
