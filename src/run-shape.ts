@@ -8,7 +8,7 @@ import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.
 import { slotSizes, type RankLimits, type SlotCodecs, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { codecOfPayload } from './galore/codec/codec.ts';
-import { buildSlots, carriesSums, payloadShape, sizeOf, type Slot } from './galore/slot.ts';
+import { buildSlots, carriesSums, groupOf, payloadShape, sizeOf, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
   readonly slots: readonly Slot[];
@@ -47,10 +47,8 @@ export function buildRunShape(
   const { method, wire } = config;
   const { policy, rule, plainRule, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
-  const groupOf = (name: string) =>
-    method.param_groups.find(({ match }) => match.some((part) => name.includes(part)));
   const codecsOf = (name: string): SlotCodecs => {
-    const group = groupOf(name);
+    const group = groupOf(name, method.param_groups);
     const contribution = group?.codec ?? wire.codec;
     return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
   };
@@ -71,7 +69,7 @@ export function buildRunShape(
   });
   const codecs = table.map(({ name }) => codecsOf(name));
   const slots = table.map((slot) => {
-    const isOpen = groupOf(slot.name)?.feedback === undefined;
+    const isOpen = groupOf(slot.name, method.param_groups)?.feedback === undefined;
     return isOpen ? withDefaultFeedback(slot, codecs[slot.index]!) : slot;
   });
   const refresh = refreshOf(method, basis);

@@ -5,7 +5,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import { methodPlan } from '../galore/method.ts';
-import { matrixShape, travels, type Slot } from '../galore/slot.ts';
+import { groupOf, matrixShape, travels, type Slot } from '../galore/slot.ts';
 
 type Method = RunConfig['method'];
 type Group = Method['param_groups'][number];
@@ -55,7 +55,7 @@ function isEmbedding(name: string): boolean {
 
 function rankFaults({ rank, adaptive_rank: adaptive, param_groups }: Method, slots: readonly Slot[]) {
   const targets = slots.filter((slot) => slot.rank !== undefined);
-  const ruled = targets.filter((slot) => groupOf(slot, param_groups)?.rank === undefined);
+  const ruled = targets.filter((slot) => groupOf(slot.name, param_groups)?.rank === undefined);
   if (ruled.length === 0) return [];
   const largest = Math.max(...ruled.map((slot) => Math.min(...matrixShape(slot))));
   if (typeof rank === 'number' && rank > largest) {
@@ -73,17 +73,12 @@ function groupFaults(group: Group, index: number, method: Method, slots: readonl
   const names = slots.map(({ name }) => name);
   const unknown = nameFaults(`${field}.match`, 'tensor', group.match, names);
   const sides = slots
-    .filter((slot) => groupOf(slot, method.param_groups) === group && slot.shape.length === 2)
+    .filter((slot) => groupOf(slot.name, method.param_groups) === group && slot.shape.length === 2)
     .map((slot) => Math.min(...matrixShape(slot)));
   const largest = Math.max(...sides);
   if (typeof group.rank !== 'number' || sides.length === 0 || group.rank <= largest) return unknown;
   const allowed = `it must be at most ${largest}: none of its matrices has a longer smaller side`;
   return [...unknown, { field: `${field}.rank`, value: String(group.rank), allowed }];
-}
-
-/** The first group that matches counts. */
-function groupOf({ name }: Slot, groups: readonly Group[]): Group | undefined {
-  return groups.find(({ match }) => match.some((part) => name.includes(part)));
 }
 
 function frozenFaults(slots: readonly Slot[]): ConfigFault[] {

@@ -219,12 +219,23 @@ export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions)
   return inPhase(tensors.map((tensor, index) => buildSlot(tensor, index, options)));
 }
 
+/** The first of several groups that match a tensor's name. */
+export function groupOf<T extends { readonly match: readonly string[] }>(
+  name: string,
+  groups: readonly T[],
+): T | undefined {
+  return groups.find(({ match }) => isNamedBy(name, match));
+}
+
+function isNamedBy(name: string, parts: readonly string[]): boolean {
+  return parts.some((part) => name.includes(part));
+}
+
 function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slot {
-  const contains = (parts: readonly string[]): boolean => parts.some((part) => tensor.name.includes(part));
-  const group = options.groups?.find(({ match }) => contains(match));
+  const group = groupOf(tensor.name, options.groups ?? []);
   const base = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
   if (group?.policy === 'frozen') return { ...base, policy: 'frozen', rule: options.plainRule };
-  const policy = group?.policy ?? (contains(options.targetModules) ? options.policy : null);
+  const policy = group?.policy ?? (isNamedBy(tensor.name, options.targetModules) ? options.policy : null);
   const feedback = group?.feedback ?? options.feedback ?? 'none';
   const kept = feedback === 'none' ? {} : { feedback };
   if (tensor.shape.length !== 2) return { ...base, policy: 'dense', rule: options.plainRule };

@@ -8,8 +8,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { LocalState, SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { localState } from '../galore/feedback/local-state.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
-import { sizeOf, type Slot } from '../galore/slot.ts';
-import { localTensors, type StateTensor } from '../galore/state-table.ts';
+import { tensorsOf } from '../galore/optimizer/rule.ts';
+import { zeroOf, zerosOf } from '../galore/optimizer/zeros.ts';
+import type { Slot } from '../galore/slot.ts';
+import { localTensors } from '../galore/state-table.ts';
 import type { StateArray, StateValue } from './replica.ts';
 
 export class LocalStates {
@@ -22,7 +24,8 @@ export class LocalStates {
   get(slot: Slot): LocalState {
     const state = this.#proposed.get(slot.index) ?? this.#kept.get(slot.index);
     if (state !== undefined) return state;
-    const zero = zeroState(slot);
+    const zero = zerosOf(localState(slot));
+    tensorsOf(zero).forEach((tensor) => tf.keep(tensor));
     this.#kept.set(slot.index, zero);
     return zero;
   }
@@ -111,19 +114,6 @@ export class LocalStates {
   }
 }
 
-function zeroState(slot: Slot): LocalState {
-  return Object.fromEntries(
-    localState(slot).map((spec) => {
-      const value = zeroOf(spec);
-      return [spec.kind, value instanceof tf.Tensor ? tf.keep(value) : value];
-    }),
-  );
-}
-
-function zeroOf({ shape, dtype }: Pick<StateTensor, 'shape' | 'dtype'>): tf.Tensor | Uint8Array {
-  return dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]);
-}
-
 function disposeOf(state: LocalState | undefined): void {
-  for (const value of Object.values(state ?? {})) if (value instanceof tf.Tensor) value.dispose();
+  tf.dispose(tensorsOf(state ?? {}));
 }

@@ -1,6 +1,6 @@
 /** A slot through its rule for some steps, as a replica takes it: carry at a refresh, payload, step. */
 import { tensorsOf, type Hyperparameters, type RuleState } from '../../src/galore/optimizer/rule.ts';
-import { ruleFor, zeroState } from '../../src/galore/optimizer/rules.ts';
+import { firstState, ruleFor } from '../../src/galore/optimizer/rules.ts';
 import { payloadOf } from '../../src/galore/projection/project-lift.ts';
 import type { MomentsRule } from '../../src/galore/projection/transport.ts';
 import { basisShape, hasBasis, type Slot } from '../../src/galore/slot.ts';
@@ -55,7 +55,7 @@ export function runRule(run: RuleRun): RuleTrace {
   const rule = ruleFor(slot.rule);
   const trace: Float32Array[] = [];
   let weight: Tensor = tf.tensor(Float32Array.from(run.weights), [...slot.shape]);
-  let state = zeroState(slot);
+  let state = firstState(slot, 0);
   let basis: Tensor2D | null = null;
   const steps = 'of' in run.gradients ? run.gradients.steps : run.gradients.length;
   for (let step = 1; step <= steps; step++) {

@@ -10,12 +10,6 @@ import { sizeOf, type BufferDtype } from '../slot.ts';
 /** What a buffer is kept as: a tensor, or the bytes of a codec. */
 export type BufferValue = tf.Tensor | Uint8Array;
 
-/** A buffer of zeros. */
-export function zeroBuffer(shape: readonly number[], dtype: BufferDtype): BufferValue {
-  if (dtype === 'f32') return tf.zeros([...shape]);
-  return new Uint8Array(codecFor(dtype).encodedBytes(sizeOf(shape)));
-}
-
 /** Its numbers; a new tensor. */
 export function openBuffer(value: BufferValue, shape: readonly number[], dtype: BufferDtype): tf.Tensor {
   if (dtype === 'f32' || !(value instanceof Uint8Array)) return tf.clone(value as tf.Tensor);

@@ -9,7 +9,7 @@
  * but M and W has the same bits on every machine.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { derive } from '../../random.ts';
+import { derive, type RandomKey } from '../../random.ts';
 import { closeBuffer, openBuffer, type BufferValue } from '../feedback/buffer.ts';
 import { factorsOf, liftFactors, liftOfPower } from '../feedback/power.ts';
 import { hasPowerKernels, powerUpdate, type LiftFactors, type PowerUpdateOptions } from '../power-kernels.ts';
@@ -161,7 +161,7 @@ function plainUpdate(
   factors: LiftFactors,
   roots: Roots,
   { beta1, correction, eps, rate, decay, clip }: PowerUpdateOptions,
-  key: ReturnType<typeof derive>,
+  key: RandomKey,
 ): { readonly weight: tf.Tensor; readonly moment: BufferValue } {
   const dtype = slot.buffers.moment;
   const [next, m] = tf.tidy(() => {

@@ -1,17 +1,17 @@
 /** The optimizer rules by name, and the state they begin with. */
-import * as tf from '@tensorflow/tfjs-core';
-import { sizeOf, type Slot } from '../slot.ts';
+import type { Slot } from '../slot.ts';
 import { adafactorRule } from './adafactor.ts';
 import { adamw8bitRule } from './adamw-8bit.ts';
 import { adamwRule } from './adamw.ts';
 import { apolloMiniRule, apolloRule } from './apollo.ts';
 import { firaRule } from './fira.ts';
 import { ldadamRule } from './ldadam.ts';
-import { ruleState, type RuleName, type StateSpec } from './rule-state.ts';
+import { ruleState, type RuleName } from './rule-state.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
 import { firstFactors, powerRule } from './power.ts';
 import { sgdRule } from './sgd.ts';
 import { sumoRule } from './sumo.ts';
+import { zerosOf } from './zeros.ts';
 
 /** The rule of that name. */
 export function ruleFor(name: RuleName): OptimizerRule {
@@ -48,18 +48,4 @@ export function ruleFor(name: RuleName): OptimizerRule {
 export function firstState(slot: Slot, seed: number): RuleState {
   const factors = slot.policy === 'power' ? firstFactors(slot, seed) : {};
   return { ...zerosOf(ruleState(slot).filter(({ kind }) => !(kind in factors))), ...factors };
-}
-
-/** All zeros. */
-export function zeroState(slot: Slot): RuleState {
-  return zerosOf(ruleState(slot));
-}
-
-function zerosOf(specs: readonly StateSpec[]): RuleState {
-  return Object.fromEntries(
-    specs.map(({ kind, shape, dtype }) => [
-      kind,
-      dtype === 'u8' ? new Uint8Array(sizeOf(shape)) : tf.zeros([...shape]),
-    ]),
-  );
 }

@@ -13,7 +13,7 @@ import type { ProjectedSlot, Side, Slot } from '../../../src/galore/slot.ts';
 import { matrix, multiply, transpose, type Matrix } from '../../../src/galore/matrix.ts';
 import { assertClose } from '../golden.ts';
 import { orthonormalMatrix, projectedSlot, randomMatrix } from '../matrices.ts';
-import { zeroState } from '../../../src/galore/optimizer/rules.ts';
+import { firstState } from '../../../src/galore/optimizer/rules.ts';
 import { HYPER, runRule, valuesOf } from '../run-rule.ts';
 import { assertNoLeak, tensorOf, tf } from '../tensors.ts';
 
@@ -262,7 +262,7 @@ test('steps and refreshes leave no tensors behind but their results', (t) => {
   const [weight, payload] = [tf.ones([8, 5]), tf.ones([3, 5])];
   for (const rule of ['adafactor', 'adafactor-momentum'] as const) {
     const slot: ProjectedSlot = { ...projectedSlot(8, 5, 'left', 3), rule };
-    const state: RuleState = zeroState(slot);
+    const state: RuleState = firstState(slot, 0);
     const kinds = tensorsOf(state).length;
     const adafactor = { ...OPTIONS, beta1: 0.9, scale_parameter: true };
     const hyper = { ...HYPER, weightDecay: 0.1, adafactor };

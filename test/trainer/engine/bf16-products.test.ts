@@ -5,7 +5,7 @@ import { derive, randomNormal } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
 import { methodPlan } from '../../../src/galore/method.ts';
 import { buildSlots, basisShape, hasBasis, payloadShape, type Slot } from '../../../src/galore/slot.ts';
-import { ruleFor, zeroState } from '../../../src/galore/optimizer/rules.ts';
+import { firstState, ruleFor } from '../../../src/galore/optimizer/rules.ts';
 import { METHODS, OPTIMIZERS } from '../../../src/config/schema.ts';
 import { hyperparametersOf } from '../../../src/trainer/hyperparameters.ts';
 import { resolve, MINIMAL } from '../../config/parse.ts';
@@ -58,7 +58,7 @@ function updatesOf(slot: Slot, config: ReturnType<typeof resolve>): unknown {
   tf.engine().startScope();
   try {
     let weight: Tensor = tensorOf(random(24, 24, 'weight'));
-    let state = zeroState(slot);
+    let state = firstState(slot, 0);
     let basis = hasBasis(slot) && slot.rule !== 'ldadam' ? basisOf('old') : null;
     for (const step of [1, 2]) {
       const [m, n] = payloadShape(slot, step);
