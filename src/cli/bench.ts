@@ -1,6 +1,7 @@
 /** `galore bench`: a group of commands that measure this machine; each is in a file of its own. */
 import type { Command } from 'commander';
 import { registerBenchCodecCommand } from './bench-codec.ts';
+import { registerBenchCoordinatorCommand } from './bench-coordinator.ts';
 import { registerBenchMemoryCommand } from './bench-memory.ts';
 import { registerBenchRefreshCommand } from './bench-refresh.ts';
 import { registerBenchStepCommand } from './bench-step.ts';
@@ -14,6 +15,7 @@ export function registerBenchCommand(
 ): void {
   const group = program.command('bench').description('measure what this machine can do');
   registerBenchCodecCommand(group, context, finish);
+  registerBenchCoordinatorCommand(group, context, finish);
   registerBenchMemoryCommand(group, context, finish);
   registerBenchRefreshCommand(group, context, finish);
   registerBenchStepCommand(group, context, finish);
