@@ -42,3 +42,18 @@ test('the fast way equals one bit at a time, in one go or in two', (t) => {
     }),
   );
 });
+
+test('long arrays, which are folded, equal one bit at a time, at any alignment and length', (t) => {
+  // 64 KiB is folded at once, 13 376 bytes are the fewest that are folded, 16 bytes are a vector, 64 a step.
+  const whole = Uint8Array.from({ length: 140_000 }, (_, i) => Math.imul(i ^ 0x5bd1, 0x9e3779b1) >>> 24);
+  const lengths = [13_375, 13_376, 13_377, 13_440, 20_011, 65_536, 68_880, 68_881, 68_944, 131_072, 139_990];
+  for (const [start, length] of lengths.entries()) {
+    const bytes = whole.subarray(start % 7, (start % 7) + length);
+    t.is(crc32c(bytes), plainCrc32c(bytes), `${length} bytes`);
+    t.is(
+      crc32c(bytes.subarray(5_000), crc32c(bytes.subarray(0, 5_000))),
+      plainCrc32c(bytes),
+      `${length} in two`,
+    );
+  }
+});
