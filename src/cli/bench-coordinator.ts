@@ -48,7 +48,7 @@ export function registerBenchCoordinatorCommand(
     .option(
       '--payload-bytes <n>',
       'bytes of a contribution, about: a model is made to have it',
-      wholeNumber(10_000, 1e9),
+      wholeNumber(50_000, 1e9),
       15_000_000,
     )
     .addOption(new Option('--codec <name>', 'of contributions and updates').choices(CODECS).default('int8'))

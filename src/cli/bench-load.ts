@@ -49,7 +49,7 @@ export function benchLoad(options: BenchLoadOptions): BenchLoad {
       data: { path: join(folder, TEXT_NAME), format: 'text', validation_fraction: 0 },
       tokenizer: { type: 'byte' },
       seq_len: TOKENS_PER_TRAINER,
-      batch_size: options.trainers,
+      batch_size: options.startTrainers, // a sequence each
       method: { name: 'full' },
       optimizer: { name: 'sgd', momentum: 0 }, // no state: the checkpoint it starts from is small
       wire: { codec },

@@ -7,7 +7,7 @@
  * with y = x^128 is a multiple of the divisor (found by search: the lowest of six terms that leaves 64 vectors
  * to work on at once). So a vector may be added to those 65, 155, 170, 195 and 209 places after it and dropped;
  * what is left at the end are 209 to 212 vectors with the same CRC. Ten times as fast as the tables alone. The idea is
- * that of "Chorba" (https://arxiv.org/abs/2412.16398), which does it for CRC-32 with shifts of words.
+ * that of Chorba (Russell, https://arxiv.org/abs/2412.16398), which does it for CRC-32.
  */
 import { instantiate, op, type Code, type WasmFunction } from '../galore/codec/wasm.ts';
 

@@ -216,7 +216,7 @@ export class LightTrainer {
 }
 
 /** Messages out of the bytes of a socket, without those that are too long to be of interest. */
-class MessageReader {
+export class MessageReader {
   readonly #onMessage: (opcode: number, payload: Buffer) => void;
   /** What of a head, or of a message that is read, has come so far. */
   #held: Buffer = Buffer.alloc(0);
