@@ -43,7 +43,9 @@ export class SharedContribution {
   /** @param tokens that each trainer is given in a step */
   constructor(sizes: readonly SlotSizes[], tokens: number) {
     this.#tokens = tokens;
-    this.#parts = sizes.filter(({ slot }) => travels(slot)).flatMap((each) => [...partsOf(each)]);
+    // In the order of backward, as a trainer sends them.
+    const travelling = sizes.filter(({ slot }) => travels(slot)).toReversed();
+    this.#parts = travelling.flatMap((each) => [...partsOf(each)]);
     this.#checksum = this.#parts.reduce((crc, { part }) => crc32c(part.payload, crc), 0);
   }
 
