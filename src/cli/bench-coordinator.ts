@@ -71,7 +71,9 @@ Examples:
 async function benchCoordinator(context: CliContext, flags: BenchCoordinatorFlags): Promise<number> {
   const { trainers, payloadBytes, codec, json } = flags;
   const steps = flags.idle ? 0 : flags.steps;
-  const load = benchLoad({ trainers, payloadBytes, codec, startTrainers: trainers + (steps === 0 ? 1 : 0) });
+  // None begins while one more is waited for.
+  const startTrainers = trainers + (steps === 0 ? 1 : 0);
+  const load = benchLoad({ payloadBytes, codec, startTrainers });
   const interrupted = deferred<never>();
   interrupted.promise.catch(() => {});
   using _ = onInterrupt(context.signals, {

@@ -24,8 +24,7 @@ const TOLERANCE = 0.02;
 export interface BenchLoadOptions {
   readonly payloadBytes: number;
   readonly codec: RunConfig['wire']['codec'];
-  readonly trainers: number;
-  /** Trainers to wait for before the first step; more than `trainers`: none begins. */
+  /** Trainers to wait for before the first step. */
   readonly startTrainers: number;
 }
 

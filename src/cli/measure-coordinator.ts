@@ -108,7 +108,7 @@ async function withCoordinator<T>(
     coordinator = process;
     const orFailure = <R>(work: Promise<R>): Promise<R> =>
       Promise.race([work, process.failed, lost.promise, interrupted]);
-    const join_ = (url: string, trainerId: string, runId: string | null): Promise<WelcomeMessage> =>
+    const welcomed = (url: string, trainerId: string, runId: string | null): Promise<WelcomeMessage> =>
       new Promise((resolve) => {
         const onEnd = (reason: string): void => lost.reject(new OperatingError(reason));
         const trainer = new LightTrainer({ url, trainerId, runId, contribution, onWelcome: resolve, onEnd });
@@ -117,7 +117,7 @@ async function withCoordinator<T>(
     const url = await orFailure(process.listening());
     const { runId } = await orFailure(welcomeOf(url));
     const ids = Array.from({ length: trainers }, (_, index) => `trainer-${index + 1}`);
-    await orFailure(Promise.all(ids.map((id) => join_(url, id, runId))));
+    await orFailure(Promise.all(ids.map((id) => welcomed(url, id, runId))));
     return await orFailure(measure(process));
   } finally {
     for (const trainer of connected) trainer.close();

@@ -52,9 +52,3 @@ test.serial(
     t.deepEqual(readdirSync(folder), []);
   },
 );
-
-test.serial('a payload that cannot be had is refused', async (t) => {
-  const { code, output } = await galore(t, 'bench', 'coordinator', '--payload-bytes', '1000');
-  t.is(code, 2);
-  t.regex(output, /--payload-bytes .*whole number from 50000 to 1000000000/);
-});
