@@ -40,24 +40,32 @@ export function expectFrames(contributionBytes: number): void {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`);
 }
 
-/** How much a trainer's heap may grow before everything is collected. */
+/** How much a process may grow between two steps' ends before everything is collected. */
 const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
 
 let collect: (() => void) | null = null;
 let bytesAfterCollection = 0;
 
 /**
- * For a trainer, between steps: collects all garbage if the heap has grown by 8 MB since it was last done. What lives
- * for a whole step is old when it becomes garbage, and V8 collects that only when it runs out of 256 MB or sees
- * much memory outside the heap come and go; buffers that are used again (buffer-pool.ts) show it too little. Costs 20 ms
- * once in some forty steps.
+ * Between steps: collects all garbage if the heap has grown by 8 MB since it was last done. What lives for a whole
+ * step is old when it becomes garbage, and V8 collects that only when it runs out of 256 MB or sees much memory
+ * outside the heap come and go; buffers that are used again (buffer-pool.ts) show it too little. Costs 20 ms once in
+ * some forty steps.
+ * @param frameBytes for a process whose garbage is frames, which lie outside the heap: they count too, and it may
+ * grow by four times as much as those of one step are
  */
-export function collectWhenGrown(): void {
-  if (getHeapStatistics().used_heap_size < bytesAfterCollection + MAX_GROWTH_BYTES) return;
+export function collectWhenGrown(frameBytes: number | null = null): void {
+  const grown = Math.max(MAX_GROWTH_BYTES, 4 * (frameBytes ?? 0));
+  if (bytesInUse(frameBytes !== null) < bytesAfterCollection + grown) return;
   if (collect === null) {
     setFlagsFromString('--expose-gc');
     collect = runInNewContext('gc') as () => void;
   }
   collect();
-  bytesAfterCollection = getHeapStatistics().used_heap_size;
+  bytesAfterCollection = bytesInUse(frameBytes !== null);
+}
+
+function bytesInUse(countsFrames: boolean): number {
+  const { used_heap_size: heapBytes, external_memory: outsideBytes } = getHeapStatistics();
+  return countsFrames ? heapBytes + outsideBytes : heapBytes;
 }

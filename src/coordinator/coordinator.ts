@@ -6,7 +6,7 @@ import { randomInt } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
-import { expectFrames } from '../heap.ts';
+import { collectWhenGrown, expectFrames } from '../heap.ts';
 import { createChangeLogger, type ChangeLogger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
@@ -325,6 +325,7 @@ class Coordinator {
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
     };
+    collectWhenGrown(contributionBytes(this.#run.shape.sizes));
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }
