@@ -4,6 +4,7 @@ import { registerBenchCodecCommand } from './bench-codec.ts';
 import { registerBenchMemoryCommand } from './bench-memory.ts';
 import { registerBenchRefreshCommand } from './bench-refresh.ts';
 import { registerBenchStepCommand } from './bench-step.ts';
+import { registerBenchWanCommand } from './bench-wan.ts';
 import type { CliContext } from './context.ts';
 
 /** Adds the group; `finish` takes the exit code of the command that ran. */
@@ -17,4 +18,5 @@ export function registerBenchCommand(
   registerBenchMemoryCommand(group, context, finish);
   registerBenchRefreshCommand(group, context, finish);
   registerBenchStepCommand(group, context, finish);
+  registerBenchWanCommand(group, context, finish);
 }

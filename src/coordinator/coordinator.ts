@@ -257,9 +257,17 @@ class Coordinator {
     const { journal } = this.#run;
     const sequence = this.#state.sequence + 1;
     const previousDigest = journal.digestOf(sequence - 1) ?? FIRST_DIGEST;
+    const askedMs = this.#clock.nowMs();
     const record = seal({ sequence, step, previousDigest });
+    const sealedMs = this.#clock.nowMs();
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
+        const seconds = { seal: (sealedMs - askedMs) / 1000, write: (this.#clock.nowMs() - sealedMs) / 1000 };
+        this.#options.logger.debug(
+          'record.committed',
+          { step, kind, seconds },
+          `record ${sequence} is on disk`,
+        );
         this.#record = record;
         this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
       },
