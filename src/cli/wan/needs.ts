@@ -1,7 +1,6 @@
 /** Whether this machine can make shaped links. SHELL but for `missingNeeds`. */
 import { execFile } from 'node:child_process';
 import { OperatingError } from '../../errors.ts';
-import type { CommandLine } from './network.ts';
 
 /** What is there. */
 export interface Found {
@@ -41,21 +40,5 @@ export async function checkNeeds(): Promise<void> {
 function isThere(program: string): Promise<boolean> {
   return new Promise((resolve) => {
     execFile(program, ['-V'], (error) => resolve((error as NodeJS.ErrnoException | null)?.code !== 'ENOENT'));
-  });
-}
-
-/** Runs one command of the network. @throws OperatingError with what it said */
-export function runCommand(command: CommandLine): Promise<void> {
-  const [file, ...args] = command as [string, ...string[]];
-  return new Promise((resolve, reject) => {
-    // A process group of its own: Ctrl-C must not stop what tidies up.
-    const child = execFile(file, args, { detached: true } as object, (error, _, stderr) => {
-      if (error === null) return resolve();
-      const said = stderr.trim().replaceAll('\n', '; ') || error.message;
-      const advice =
-        'it needs the capabilities NET_ADMIN and SYS_ADMIN (a container: --privileged) and the kernel module sch_tbf';
-      reject(new OperatingError(`${command.join(' ')} failed: ${said}; ${advice}`));
-    });
-    child.stdin?.end();
   });
 }

@@ -75,6 +75,17 @@ export function linkCommands({ hub, spokes }: StarNetwork): CommandLine[] {
   ]);
 }
 
+/** Lets trainers reach each other through the middle. */
+export function forwardCommands({ hub, spokes }: StarNetwork): CommandLine[] {
+  return [
+    [...inside(hub), 'sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward'],
+    ...spokes.map(({ namespace, hubAddress }) => {
+      return ['ip', '-n', namespace, 'route', 'add', 'default', 'via', hubAddress];
+    }),
+    ...spokes.map(({ namespace }) => ['ip', '-n', namespace, 'link', 'set', 'lo', 'up']),
+  ];
+}
+
 /** Each end shapes what leaves it. */
 export function shapeCommands({ hub, spokes }: StarNetwork, { up, down }: LinkRates): CommandLine[] {
   return spokes.flatMap(({ namespace, device, hubDevice }) => [

@@ -18,13 +18,9 @@ import {
   type TrainerStep,
   type WanRecords,
 } from './measurement.ts';
-import { runCommand } from './needs.ts';
+import { runCommands, withNetwork } from './namespaces.ts';
 import {
-  addNamespace,
   inside,
-  linkCommands,
-  namespacesOf,
-  removeNamespace,
   shapeCommands,
   starNetwork,
   unshapeCommands,
@@ -67,36 +63,11 @@ export async function runWan(request: WanRequest, listener: WanListener): Promis
   const network = starNetwork(request.name, request.config.coordinator.start_trainers);
   const scratch = await mkdtemp(join(tmpdir(), 'galore-wan-'));
   try {
-    return await inNetwork(network, listener, async () => {
-      // So that a kernel that cannot shape says so at once.
-      for (const command of shapeCommands(network, request.rates)) await runCommand(command);
-      for (const command of unshapeCommands(network)) await runCommand(command);
-      return new WanRun(request, listener, network, scratch).toEnd();
-    });
+    return await withNetwork(network, request.rates, listener.onNotice, () =>
+      new WanRun(request, listener, network, scratch).toEnd(),
+    );
   } finally {
     await rm(scratch, { recursive: true, force: true });
-  }
-}
-
-/** Makes the network for as long as `work` takes. */
-async function inNetwork<T>(
-  network: StarNetwork,
-  { signal, onNotice }: WanListener,
-  work: () => Promise<T>,
-): Promise<T> {
-  const made: string[] = [];
-  try {
-    for (const namespace of namespacesOf(network)) {
-      await runCommand(addNamespace(namespace));
-      made.push(namespace);
-    }
-    for (const command of linkCommands(network)) await runCommand(command);
-    if (signal.aborted) throw new InterruptedError();
-    return await work();
-  } finally {
-    for (const namespace of made) {
-      await runCommand(removeNamespace(namespace)).catch((error: Error) => onNotice(error.message));
-    }
   }
 }
 
@@ -126,8 +97,7 @@ class WanRun {
     signal.addEventListener('abort', interrupt, { once: true });
     if (signal.aborted) interrupt();
     try {
-      await this.#start();
-      await this.#reached.promise;
+      await Promise.all([this.#start(), this.#reached.promise]);
       const metrics = await readFile(join(this.#dir(), 'metrics.jsonl'), 'utf8');
       return {
         metrics: metrics
@@ -169,7 +139,7 @@ class WanRun {
     const ended = deferred<void>();
     const handle = launcherBy(inside(namespace))(args, {
       onLine: (line) => {
-        lines.push(line);
+        if (!isChatter(line)) lines.push(line);
         if (lines.length > KEPT_LINES) lines.shift();
         this.#read(line);
       },
@@ -205,6 +175,11 @@ class WanRun {
   #setLinks(links: LinkState): void {
     const commands =
       links === 'shaped' ? shapeCommands(this.#network, this.#request.rates) : unshapeCommands(this.#network);
-    Promise.all(commands.map(runCommand)).catch((error: unknown) => this.#reached.reject(error));
+    runCommands(commands).catch((error: unknown) => this.#reached.reject(error));
   }
+}
+
+/** What goes well is not what it ended of. */
+function isChatter(line: string): boolean {
+  return /^\{"level":"(debug|info)"/.test(line);
 }
