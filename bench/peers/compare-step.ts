@@ -10,20 +10,16 @@
  * coordinator and two trainers on this machine, the first two steps of each left out (all slots are refreshed in
  * the first). Our steps have the staggered refreshes in them, PyTorch's have no refresh.
  */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
-import { parseArgs, promisify } from 'node:util';
+import { parseArgs } from 'node:util';
+import { GALORE, makeEnvironment, median, run, TORCH } from './environment.ts';
 
-const run = promisify(execFile);
-const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const GALORE = join(ROOT, 'bin', 'galore.js');
-const TORCH = join(ROOT, 'bench', 'peers', 'torch_galore.py');
 const TRAINERS = 2;
 const THREADS = Math.max(1, Math.floor(availableParallelism() / TRAINERS));
 
@@ -63,16 +59,6 @@ try {
   for (const name of options.cases.split(',')) await compare(caseOf(name), python);
 } finally {
   await rm(scratch, { recursive: true, force: true });
-}
-
-async function makeEnvironment(folder: string): Promise<string> {
-  console.log(`making a Python environment in ${folder}`);
-  await run('python3', ['-m', 'venv', folder]);
-  const python = join(folder, 'bin', 'python');
-  await run(python, ['-m', 'pip', 'install', '--quiet', 'torch', 'transformers', 'galore-torch'], {
-    maxBuffer: 2 ** 26,
-  });
-  return python;
 }
 
 function caseOf(name: string): Case {
@@ -221,10 +207,4 @@ function ratioWords(ratios: readonly number[]): string {
 
 function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const half = (sorted.length - 1) / 2;
-  return (sorted[Math.floor(half)]! + sorted[Math.ceil(half)]!) / 2;
 }

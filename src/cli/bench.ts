@@ -5,6 +5,7 @@ import { registerBenchCoordinatorCommand } from './bench-coordinator.ts';
 import { registerBenchMemoryCommand } from './bench-memory.ts';
 import { registerBenchRefreshCommand } from './bench-refresh.ts';
 import { registerBenchStepCommand } from './bench-step.ts';
+import { registerBenchWanCommand } from './bench-wan.ts';
 import type { CliContext } from './context.ts';
 
 /** Adds the group; `finish` takes the exit code of the command that ran. */
@@ -19,4 +20,5 @@ export function registerBenchCommand(
   registerBenchMemoryCommand(group, context, finish);
   registerBenchRefreshCommand(group, context, finish);
   registerBenchStepCommand(group, context, finish);
+  registerBenchWanCommand(group, context, finish);
 }

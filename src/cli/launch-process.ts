@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { LaunchProcess } from './local-trainers.ts';
+import type { ChildProcessEvents, ChildProcessHandle, LaunchProcess } from './local-trainers.ts';
 
 const COMMAND = fileURLToPath(new URL('../../../bin/galore.js', import.meta.url));
 
@@ -13,8 +13,20 @@ const COMMAND = fileURLToPath(new URL('../../../bin/galore.js', import.meta.url)
 const MALLOC_ARENA_MAX = '2';
 
 /** The real LaunchProcess. */
-export const launchProcess: LaunchProcess = (args, events) => {
-  const child = spawn(process.execPath, [COMMAND, ...args], {
+export const launchProcess: LaunchProcess = (args, events) => launch([], args, events);
+
+/** A LaunchProcess that starts `galore` through another command, such as `ip netns exec NAME`. */
+export function launcherBy(command: readonly string[]): LaunchProcess {
+  return (args, events) => launch(command, args, events);
+}
+
+function launch(
+  before: readonly string[],
+  args: readonly string[],
+  events: ChildProcessEvents,
+): ChildProcessHandle {
+  const [file, ...rest] = [...before, process.execPath, COMMAND, ...args];
+  const child = spawn(file!, rest, {
     detached: true,
     env: { MALLOC_ARENA_MAX, ...process.env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
@@ -32,4 +44,4 @@ export const launchProcess: LaunchProcess = (args, events) => {
   // `close` comes after `exit` and after the last line was read.
   child.on('close', (code, signal) => end(code, code === null ? `signal ${signal}` : `exit code ${code}`));
   return { kill: (signal) => void child.kill(signal) };
-};
+}

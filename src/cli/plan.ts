@@ -62,7 +62,7 @@ export function registerPlanCommand(
 }
 
 /** The plan of a run whose data has not been read: a tokenizer that is yet to be trained has the tokens it is to have. */
-async function planOfRun(config: RunConfig): Promise<TrafficPlan> {
+export async function planOfRun(config: RunConfig): Promise<TrafficPlan> {
   const model = await newModel(config, { vocabSize: vocabularyOf(config), eosId: null });
   const shape = buildRunShape(config, model);
   checkTargets(config, shape.slots);

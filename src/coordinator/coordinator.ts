@@ -262,9 +262,17 @@ class Coordinator {
     const { journal } = this.#run;
     const place = this.#nextPlace(step);
     const { sequence } = place;
+    const askedMs = this.#clock.nowMs();
     const record = seal(place);
+    const sealedMs = this.#clock.nowMs();
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
+        const seconds = { seal: (sealedMs - askedMs) / 1000, write: (this.#clock.nowMs() - sealedMs) / 1000 };
+        this.#options.logger.debug(
+          'record.committed',
+          { step, kind, seconds },
+          `record ${sequence} is on disk`,
+        );
         this.#record = record;
         this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
       },

@@ -36,6 +36,7 @@ import { LlamaModel } from './model/llama.ts';
 import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
+import { StepTimes } from './step-times.ts';
 import { StepWork, type StepOutput } from './step.ts';
 
 /** Ends that are no failure; any other makes the process exit with 3. */
@@ -73,6 +74,7 @@ class Trainer {
   readonly #factors = new Map<number, Float32Array>();
   /** Contributions are encoded where updates were: buffers go round between the threads. */
   readonly #pool = new BufferPool();
+  readonly #times = new StepTimes();
   /** What the sketches of the round were asked for with. */
   #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
 
@@ -96,8 +98,11 @@ class Trainer {
     this.#options.signal.addEventListener('abort', leave, { once: true });
     try {
       for await (const event of this.#link.events()) {
+        const startedMs = performance.now();
         const result = this.#handle(event);
+        this.#times.worked(performance.now() - startedMs);
         if (result !== null) return result;
+        this.#sayWhenItWas();
       }
       throw new Error('the network thread ended without saying why');
     } finally {
@@ -231,6 +236,7 @@ class Trainer {
       if (this.#work?.task.step === step) this.#contribute(this.#work);
       return;
     }
+    this.#times.mark('receivedMs', nowMs());
     this.#giveUpWork();
     replica.applyUpdate(step, record.learningRate, bySlot);
     const { trainerId } = this.#options;
@@ -252,6 +258,7 @@ class Trainer {
     if (step % config.method.update_proj_gap === 0) {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
     }
+    this.#times.mark('appliedMs', nowMs());
   }
 
   /** Bases that every trainer makes alike, in the form in which others come over the wire. */
@@ -298,6 +305,7 @@ class Trainer {
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
     this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
     const startedMs = performance.now();
+    this.#times.mark('assignedMs', nowMs());
     const work = new StepWork(
       {
         step,
@@ -361,6 +369,7 @@ class Trainer {
     work.contributeHeld();
     work.isAnswered = true;
     this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
+    this.#times.mark('contributedMs', nowMs());
     this.#activity(`step ${step}: contribution sent`);
   }
 
@@ -445,6 +454,14 @@ class Trainer {
     this.#model = null;
   }
 
+  /** What `galore bench wan` reads. */
+  #sayWhenItWas(): void {
+    const times = this.#times.take();
+    if (times === null) return;
+    const text = `step ${this.#step} took ${times.busySeconds.toFixed(3)} s of work`;
+    this.#options.logger.debug('trainer.step', { step: this.#step, ...times }, text);
+  }
+
   /** For people, and for comparing trainers: equal weights have equal hashes. */
   #sayWhereItEnds(): void {
     if (this.#replica === null) return;
@@ -457,6 +474,11 @@ class Trainer {
     this.#link.setActivity({ activity });
     this.#options.onActivity?.(activity);
   }
+}
+
+/** Of all processes of a machine alike, to a fraction of a millisecond. */
+function nowMs(): number {
+  return performance.timeOrigin + performance.now();
 }
 
 function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
