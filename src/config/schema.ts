@@ -354,7 +354,7 @@ const localSteps = z.strictObject({
     .positive()
     .optional()
     .describe(
-      'Multiplies the mean displacement; default: 1, for nesterov 0.7; with adam it multiplies the learning rate',
+      'Multiplies the mean displacement; default: 1, for nesterov 0.7; with adam it multiplies count times the learning rate',
     ),
   outer_momentum: z.number().min(0).lt(1).optional().describe('For nesterov; default: 0.9'),
 });

@@ -4,8 +4,9 @@
  * a refresh like any moment. -D stands for a gradient:
  *   outer:           W <- W + lr lift(D); with lr 1 the mean of the trainers' weights
  *   outer-nesterov:  U <- mu U + D;  W <- W + lr lift(D + mu U)
- *   outer-adam:      Adam's direction for -D, with lr times the step's learning rate and the slot's scale
- * lr is the outer learning rate. W has decayed H times as much as in one step, for local steps do not decay.
+ *   outer-adam:      Adam's direction for -D at the rate lr H eta, times the slot's scale
+ * lr is the outer learning rate, eta that of the step, H the local steps a displacement stands for: so W decays by
+ * H eta wd, for local steps do not decay.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { carryFirstMoment } from '../projection/transport.ts';
@@ -40,7 +41,8 @@ export const outerNesterovRule: OptimizerRule = {
 export const outerAdamRule: OptimizerRule = {
   step(input) {
     const { slot, payload, state, hyper } = input;
-    const learningRate = hyper.outer.learningRate * hyper.learningRate;
+    const { learningRate: outer, localSteps } = hyper.outer;
+    const learningRate = outer * localSteps * hyper.learningRate;
     return tf.tidy(() => {
       const options = { ...hyper, learningRate };
       const { m, v, direction } = adamwStep(tf.neg(payload), momentsOf(state), options, scaleOf(slot, hyper));
