@@ -77,7 +77,10 @@ test('weights decay once for all local steps, before or after the displacement a
   const kept = 1 - 4 * 0.05 * 0.5;
   const decayed = (isFirst: boolean): number[] =>
     START.map((start, i) =>
-      MOVED.reduce((weight, moved) => (isFirst ? kept * weight + moved[i]! : kept * (weight + moved[i]!)), start),
+      MOVED.reduce(
+        (weight, moved) => (isFirst ? kept * weight + moved[i]! : kept * (weight + moved[i]!)),
+        start,
+      ),
     );
   assertNear(t, weightsOf('outer', { ...hyper, semantics: 'torch' }), decayed(true));
   assertNear(t, weightsOf('outer', { ...hyper, semantics: 'galore_torch' }), decayed(false));
