@@ -46,7 +46,7 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
         `${hex(hello.schemaHash)} instead of ${hex(context.schemaHash)}`,
     );
   }
-  const missing = context.codecs.filter((codec) => !codecsOf(hello).includes(codec));
+  const missing = context.codecs.filter((codec) => !hello.codecs.includes(codec));
   if (missing.length > 0) {
     return refuse(
       'SCHEMA_MISMATCH',
@@ -58,11 +58,6 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
   }
   return { isAdmitted: true, version, heldSequence: heldSequence(hello, context) };
-}
-
-/** Before version 3 a trainer did not say it. */
-function codecsOf({ codecs }: HelloMessage): readonly CodecName[] {
-  return codecs.length === 0 ? ['f32', 'int8'] : codecs;
 }
 
 function heldSequence(hello: HelloMessage, context: AdmissionContext): number | null {

@@ -16,7 +16,7 @@ import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
-import { EvaluationDesk, readSequences } from './evaluation-desk.ts';
+import { countedLabels, EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
 import { planOf } from './plan.ts';
@@ -85,7 +85,11 @@ class Coordinator {
     this.#traffic = new Traffic(shape.slots);
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
-    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32));
+    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32), {
+      place: (step) => this.#nextPlace(step),
+      send: (first, frames) => this.#sendAhead(first, frames),
+      withdraw: (step) => this.#withdrawAhead(step),
+    });
     this.#steps.setRanks(ranksOf(this.#state.bases));
     this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
     const clock = { nowMs: () => this.#clock.nowMs() };
@@ -219,6 +223,7 @@ class Coordinator {
     const session = this.#trainers.get(trainerId);
     session?.enqueue(async () => {
       const sequences = await readSequences(train, indices, positions, seqLen);
+      this.#steps.expect(trainerId, positions, countedLabels(sequences));
       const learningRate = this.#steps.learningRate(step);
       session.connection.send({
         kind: 'stepAssignment',
@@ -255,9 +260,9 @@ class Coordinator {
   /** Seals a record and appends it to the journal; the core hears of it once it is on disk. */
   #commit(kind: 'basis' | 'update', step: number, seal: (place: RecordPlace) => SealedRecord): void {
     const { journal } = this.#run;
-    const sequence = this.#state.sequence + 1;
-    const previousDigest = journal.digestOf(sequence - 1) ?? FIRST_DIGEST;
-    const record = seal({ sequence, step, previousDigest });
+    const place = this.#nextPlace(step);
+    const { sequence } = place;
+    const record = seal(place);
     journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
       () => {
         this.#record = record;
@@ -265,6 +270,29 @@ class Coordinator {
       },
       (error: unknown) => this.#fail(error),
     );
+  }
+
+  #nextPlace(step: number): RecordPlace {
+    const sequence = this.#state.sequence + 1;
+    return { sequence, step, previousDigest: this.#run.journal.digestOf(sequence - 1) ?? FIRST_DIGEST };
+  }
+
+  /** Parts of the next record to those that have all before them. */
+  #sendAhead(first: number, frames: readonly Uint8Array[]): void {
+    for (const session of this.#trainers.sessions()) {
+      if (session.liveSequence === null || !session.takesEarlyUpdates || session.framesAhead !== first)
+        continue;
+      session.framesAhead += frames.length;
+      session.sendFrames(frames);
+    }
+  }
+
+  #withdrawAhead(step: number): void {
+    for (const session of this.#trainers.sessions()) {
+      if (session.framesAhead === 0) continue;
+      session.framesAhead = 0;
+      session.send({ kind: 'updateWithdrawn', step });
+    }
   }
 
   /** What the core keeps of a record. */
@@ -278,7 +306,9 @@ class Coordinator {
     if (record === null || record.commit.sequence !== sequence) return;
     for (const session of this.#trainers.sessions()) {
       // A trainer that is still being fed gets it from the journal.
-      if (session.liveSequence !== null && session.liveSequence < sequence) session.sendFrames(record.frames);
+      if (session.liveSequence === null || session.liveSequence >= sequence) continue;
+      session.sendFrames(record.frames.slice(session.framesAhead));
+      session.framesAhead = 0;
     }
     this.#record = null;
     if (record.commit.record.type === 'basis') {

@@ -90,3 +90,9 @@ export async function readSequences(
   const { tokens, mask } = await source.read(indices);
   return { positions, length: seqLen + 1, tokens, mask: mask ?? new Uint8Array(0) };
 }
+
+/** How many labels of the sequences count. */
+export function countedLabels({ positions, length, mask }: Sequences): number {
+  if (mask.length === 0) return positions.length * (length - 1);
+  return mask.reduce((sum, isCounted) => sum + isCounted, 0);
+}

@@ -10,7 +10,7 @@ import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import type { FactorJob } from './core/state.ts';
-import type { WeightedTensors } from './records.ts';
+import type { WeightedTensors } from './update-sums.ts';
 import type { StagedTensor } from './staging.ts';
 
 /** A factor as a trainer sent it. */

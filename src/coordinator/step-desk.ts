@@ -14,17 +14,11 @@ import { splitIntoParts } from '../protocol/parts.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
 import type { RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
-import {
-  sealBases,
-  sealGenerated,
-  sealUpdate,
-  type NewBasis,
-  type RecordPlace,
-  type SealedRecord,
-  type WeightedTensors,
-} from './records.ts';
+import { EarlySums, type ExpectedMember } from './early-sums.ts';
+import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
 import { Staging, type StagedStream } from './staging.ts';
+import { sealUpdate, UpdateSums, type SumOptions, type WeightedTensors } from './update-sums.ts';
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
@@ -32,6 +26,25 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 interface Job {
   readonly slots: readonly number[];
   readonly active: readonly number[];
+}
+
+/** Where the Parts of an update go before its record is sealed. */
+export interface EarlyUpdate {
+  /** The place of the step's update record. */
+  place(step: number): RecordPlace;
+  /** The next Parts of it, behind `first` others. */
+  send(first: number, frames: readonly Uint8Array[]): void;
+  /** What was sent of the step's update is void. */
+  withdraw(step: number): void;
+}
+
+/** What a member of the step was assigned. */
+interface Share {
+  readonly positions: readonly number[];
+  /** Tokens it can honestly declare, at most. */
+  readonly mostTokens: number;
+  /** Those whose labels count; null until its sequences are read. */
+  expectedTokens: number | null;
 }
 
 export class StepDesk {
@@ -48,11 +61,20 @@ export class StepDesk {
   #refreshSlots: readonly number[] = [];
   /** What each factorising trainer was given this round; one may get the job of another that is lost, too. */
   readonly #jobs = new Map<string, Job[]>();
-  /** Most tokens each member of the step can honestly declare. */
-  readonly #assignedTokens = new Map<string, number>();
+  /** By trainer. */
+  readonly #shares = new Map<string, Share>();
+  readonly #earlyUpdate: EarlyUpdate | null;
+  #early: EarlySums | null = null;
+  /** The step's basis record comes before its update. */
+  #awaitsBases = false;
 
-  /** @param probeSeed a number the trainers do not know */
-  constructor(config: RunConfig, shape: RunShape, probeSeed: number) {
+  /**
+   * @param probeSeed a number the trainers do not know
+   * @param earlyUpdate null: nothing is summed before the core says so
+   */
+  constructor(config: RunConfig, shape: RunShape, probeSeed: number, earlyUpdate: EarlyUpdate | null = null) {
+    // The factor of clipping is known when everything is summed.
+    this.#earlyUpdate = config.optimizer.max_grad_norm === undefined ? earlyUpdate : null;
     this.#config = config;
     this.#shape = shape;
     this.#slots = shape.slots;
@@ -81,13 +103,26 @@ export class StepDesk {
   }
 
   /** A trainer is about to be given sequences of a step in which these slots are flushed. */
-  assigned({ trainerId, step, positions }: EffectOf<'assignStep'>, flushSlots: readonly number[] = []): void {
+  assigned(
+    { trainerId, step, positions, refreshSlots }: EffectOf<'assignStep'>,
+    flushSlots: readonly number[] = [],
+  ): void {
     if (step !== this.#step) {
-      this.#assignedTokens.clear();
+      this.#shares.clear();
       this.#openWindow(step, 0);
     }
+    this.#awaitsBases = refreshSlots.length > 0;
     this.#staging.flush(flushSlots);
-    this.#assignedTokens.set(trainerId, positions.length * this.#config.seq_len);
+    const mostTokens = positions.length * this.#config.seq_len;
+    this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null });
+  }
+
+  /** The trainer is now sent the sequences at `positions`, and this is how many labels in them count. */
+  expect(trainerId: string, positions: readonly number[], tokens: number): void {
+    const share = this.#shares.get(trainerId);
+    if (share?.positions !== positions) return;
+    share.expectedTokens = tokens;
+    this.#sumEarly();
   }
 
   /**
@@ -137,6 +172,7 @@ export class StepDesk {
   /** Takes a part of a sketch, factor or contribution. @throws ProtocolError */
   acceptPart(trainerId: string, part: PartMessage): void {
     this.#staging.accept(trainerId, part);
+    if (part.stream === 'contribution') this.#sumEarly();
   }
 
   /** A trainer says its sketches are complete. @throws ProtocolError if they are not */
@@ -200,20 +236,58 @@ export class StepDesk {
 
   /** The record of the summed contributions. */
   sealUpdate(place: RecordPlace, { step, received, shards, cursor }: EffectOf<'commitUpdate'>): SealedRecord {
-    const { method, optimizer, seed } = this.#config;
-    const contributions = this.#weighted(received, 'contribution', this.#allSlots);
-    return sealUpdate(place, {
-      slots: this.#slots,
-      codecs: this.#shape.codecs,
-      seed,
+    const { method } = this.#config;
+    const facts = {
       learningRate: this.learningRate(step),
-      maxGradNorm: optimizer.max_grad_norm,
-      contributions,
       received: received.filter(({ tokens }) => tokens > 0),
       shards,
       cursor,
       tellsNorms: method.refresh.converged_ratio !== undefined,
+    };
+    const early = this.#early;
+    if (early?.isOf(place.sequence, facts.received) && early.sums.count === this.#allSlots.length) {
+      this.#early = null;
+      return early.sums.seal(facts);
+    }
+    this.#withdraw();
+    return sealUpdate(place, {
+      ...facts,
+      ...this.#sumOptions(),
+      maxGradNorm: this.#config.optimizer.max_grad_norm,
+      contributions: this.#weighted(received, 'contribution', this.#allSlots),
     });
+  }
+
+  /** Sums what every member has delivered, and sends it ahead of the record. */
+  #sumEarly(): void {
+    const channel = this.#earlyUpdate;
+    if (channel === null || this.#awaitsBases || this.#step === 0) return;
+    this.#early ??= this.#beginEarly(channel);
+    const first = this.#early?.sums.frames.length ?? 0;
+    const frames = this.#early?.advance() ?? [];
+    if (frames.length > 0) channel.send(first, frames);
+  }
+
+  /** Null as long as a member is not known to have its sequences. */
+  #beginEarly(channel: EarlyUpdate): EarlySums | null {
+    const shares = [...this.#shares].sort(([a], [b]) => (a < b ? -1 : 1));
+    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({ trainerId, tokens }));
+    if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
+    const counted = members.filter(({ tokens }) => tokens > 0);
+    if (counted.length === 0) return null;
+    const sums = new UpdateSums(channel.place(this.#step), this.#sumOptions());
+    return new EarlySums(sums, counted, (trainerId) => this.#staging.take(trainerId, 'contribution', []));
+  }
+
+  /** The early sums are void. */
+  #withdraw(): void {
+    const { sums } = this.#early ?? {};
+    this.#early = null;
+    if (sums !== undefined && sums.count > 0) this.#earlyUpdate?.withdraw(sums.place.step);
+  }
+
+  #sumOptions(): SumOptions {
+    return { slots: this.#slots, codecs: this.#shape.codecs, seed: this.#config.seed };
   }
 
   #newBasis(index: number, { bytes, similarity }: Offer): NewBasis {
@@ -230,10 +304,13 @@ export class StepDesk {
     this.#refresh.clear();
     this.#jobs.clear();
     this.#refreshSlots = [];
+    this.#awaitsBases = false;
+    this.#sumEarly();
   }
 
   /** The step is committed or was given up. */
   discard(): void {
+    this.#withdraw();
     this.#staging.close();
     this.#step = 0;
     this.refreshCommitted();
@@ -284,11 +361,11 @@ export class StepDesk {
 
   /** Not so for one that is late with an earlier try of the same step; the core answers it. */
   #isAssigned(trainerId: string): boolean {
-    return this.#assignedTokens.has(trainerId);
+    return this.#shares.has(trainerId);
   }
 
   #checkTokens(trainerId: string, tokens: number): void {
-    const most = this.#assignedTokens.get(trainerId) ?? 0;
+    const most = this.#shares.get(trainerId)?.mostTokens ?? 0;
     if (tokens > most) {
       throw new ProtocolError(
         CLOSE_CODES.INVALID_CONTRIBUTION.code,

@@ -78,6 +78,7 @@ interface Bodies {
   snapshotRequest: galore.v1.SnapshotRequest;
   snapshotEnd: galore.v1.SnapshotEnd;
   stepRejected: galore.v1.StepRejected;
+  updateWithdrawn: galore.v1.UpdateWithdrawn;
 }
 
 type Decoders = {
@@ -224,6 +225,7 @@ export const DECODERS: Decoders = {
     step: checkUint(body.step, 'step'),
     reason: checkText(body.reason, 'reason', MAX_TEXT_LENGTH),
   }),
+  updateWithdrawn: (body) => ({ kind: 'updateWithdrawn', step: checkUint(body.step, 'step') }),
 };
 
 function decodePart(body: galore.v1.Part, from: Peer): PartMessage {

@@ -80,6 +80,8 @@ export function toEnvelope(message: Message): EnvelopeFields {
       return { snapshotEnd: { ...message, tensors: message.tensors.map(tensorInfo) } };
     case 'stepRejected':
       return { stepRejected: message };
+    case 'updateWithdrawn':
+      return { updateWithdrawn: message };
     default:
       return message satisfies never;
   }

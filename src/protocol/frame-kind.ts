@@ -32,6 +32,7 @@ const BODIES: Readonly<Record<number, TrafficKind>> = {
   16: 'data', // EvaluationAssignment
   18: 'snapshot', // SnapshotRequest
   19: 'snapshot', // SnapshotEnd
+  21: 'update', // UpdateWithdrawn
 };
 const PART = 7;
 const COMMIT = 14;

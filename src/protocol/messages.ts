@@ -262,6 +262,11 @@ export interface StepRejectedMessage {
   readonly reason: string;
 }
 
+export interface UpdateWithdrawnMessage {
+  readonly kind: 'updateWithdrawn';
+  readonly step: number;
+}
+
 /** Any message of the protocol. */
 export type Message =
   | HelloMessage
@@ -283,7 +288,8 @@ export type Message =
   | EvaluationMessage
   | SnapshotRequestMessage
   | SnapshotEndMessage
-  | StepRejectedMessage;
+  | StepRejectedMessage
+  | UpdateWithdrawnMessage;
 
 /** Name of a message: that of its field in the Envelope, in camel case. */
 export type MessageKind = Message['kind'];
@@ -326,6 +332,7 @@ export const MESSAGE_RULES = {
   snapshotRequest: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
   snapshotEnd: { senders: BOTH, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
   stepRejected: { senders: COORDINATOR, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  updateWithdrawn: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
 } as const satisfies Record<MessageKind, MessageRule>;
 
 /** Who may send Parts of a stream. */

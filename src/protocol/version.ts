@@ -4,7 +4,7 @@
  * Versions this build speaks, newest first. A wire change adds one, and the previous one stays unless its
  * slot table cannot be made any more: that of version 1 has no rules (docs/protocol.md, 14).
  */
-export const PROTOCOL_VERSIONS: readonly number[] = [3, 2];
+export const PROTOCOL_VERSIONS: readonly number[] = [4, 3];
 
 /** The newest version both sides speak, or null. */
 export function negotiateVersion(ours: readonly number[], theirs: readonly number[]): number | null {

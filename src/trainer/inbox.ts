@@ -103,6 +103,9 @@ export class Inbox {
         return this.#acceptSnapshotEnd(message);
       case 'commit':
         return this.#acceptCommit(message);
+      case 'updateWithdrawn':
+        this.#withdraw(message.step);
+        return null;
       case 'stepAssignment':
       case 'sketchRequest':
       case 'factorAssignment':
@@ -133,6 +136,11 @@ export class Inbox {
   #beginRecord({ stream, step }: PartMessage): OpenRecord {
     const head = this.#requireHead(`a Part of stream ${stream}`);
     return { stream, step, digest: new RecordDigest(head.digest, head.sequence + 1, step), tensors: [] };
+  }
+
+  /** Its Parts came as whole tensors, so that none is half there. */
+  #withdraw(step: number): void {
+    if (this.#record?.stream === 'update' && this.#record.step === step) this.#record = null;
   }
 
   #acceptSnapshotEnd(message: SnapshotEndMessage): InboxItem {

@@ -23,12 +23,12 @@ function answer(hello: Partial<HelloMessage>, context: Partial<AdmissionContext>
 
 test('a Hello that does not fit is refused with the reason and both sides of it', (t) => {
   const cases: [Partial<HelloMessage>, Partial<AdmissionContext>, string, RegExp][] = [
-    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 3, 2, the trainer 99/],
+    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 4, 3, the trainer 99/],
     [{ protocolVersions: [] }, {}, 'PROTOCOL_VERSION', /the trainer none/],
     [{ runName: 'other' }, {}, 'WRONG_RUN', /"demo", not "other"/],
     [{ schemaHash: DIGEST }, {}, 'SCHEMA_MISMATCH', /schema fffefdfc instead of 00010203/],
     [{ codecs: ['f32', 'int8'] }, {}, 'SCHEMA_MISMATCH', /sends numbers as int4, which the trainer \(test\)/],
-    [{ codecs: [] }, {}, 'SCHEMA_MISMATCH', /sends numbers as int4/],
+    [{ codecs: [] }, {}, 'SCHEMA_MISMATCH', /sends numbers as f32 and int4/],
     [{}, { trainerCount: 2 }, 'RUN_FULL', /has 2 trainers/],
   ];
   for (const [hello, context, reason, text] of cases) {
@@ -38,13 +38,12 @@ test('a Hello that does not fit is refused with the reason and both sides of it'
   }
 });
 
-test('a trainer of version 2, which does not list its codecs, is let in where f32 and int8 are enough', (t) => {
-  const hello = { protocolVersions: [2], codecs: [] };
-  t.like(answer(hello, { codecs: ['f32', 'int8'] }), { isAdmitted: true, version: 2 });
+test('a trainer of the version before is let in and spoken to in that version', (t) => {
+  t.like(answer({ protocolVersions: [3, 2] }), { isAdmitted: true, version: 3 });
 });
 
 test('a trainer that names nothing in particular is let in without state', (t) => {
-  t.deepEqual(answer({}), { isAdmitted: true, version: 3, heldSequence: null });
+  t.deepEqual(answer({}), { isAdmitted: true, version: 4, heldSequence: null });
   t.deepEqual(answer({ runName: 'demo', schemaHash: SCHEMA }), answer({}));
 });
 

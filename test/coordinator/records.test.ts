@@ -1,10 +1,6 @@
 import test from 'ava';
-import {
-  sealBases,
-  sealUpdate,
-  type UpdateInput,
-  type WeightedTensors,
-} from '../../src/coordinator/records.ts';
+import { sealBases } from '../../src/coordinator/records.ts';
+import { sealUpdate, type UpdateInput, type WeightedTensors } from '../../src/coordinator/update-sums.ts';
 import { Staging } from '../../src/coordinator/staging.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { payloadShape, sizeOf } from '../../src/galore/slot.ts';

@@ -1,7 +1,8 @@
 import test from 'ava';
 import { sketchPlan } from '../../src/galore/projection/sketch.ts';
 import { basisShape, type ProjectedSlot } from '../../src/galore/slot.ts';
-import { StepDesk } from '../../src/coordinator/step-desk.ts';
+import type { RecordPlace } from '../../src/coordinator/records.ts';
+import { StepDesk, type EarlyUpdate } from '../../src/coordinator/step-desk.ts';
 import { ProtocolError } from '../../src/errors.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
@@ -14,6 +15,7 @@ const RUN = tinyRun();
 const { config, shape, projected } = RUN;
 const SLOTS = projected.slice(0, 4);
 const FIRST = { step: 5, round: 1 } as const;
+const PLACE = { sequence: 1, step: 5, previousDigest: new Uint8Array(32) };
 
 function startStep(trainerIds: readonly string[], refreshSlots: readonly number[] = []): StepDesk {
   const desk = new StepDesk(config, shape, 1);
@@ -181,11 +183,10 @@ test('the sums of a round are sent again to whoever gets the job of a lost train
 test('an update counts the trainers named and nobody else', (t) => {
   const desk = startStep(['a', 'b']);
   for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
-  const place = { sequence: 1, step: 5, previousDigest: new Uint8Array(32) };
   const received = [{ trainerId: 'b', tokens: 9, lossSum: 1 }];
   const shards = [{ trainerId: 'b', positions: [1, 2] }];
   const cursor = { next: 3, returned: [] };
-  const { frames } = desk.sealUpdate(place, { type: 'commitUpdate', step: 5, received, shards, cursor });
+  const { frames } = desk.sealUpdate(PLACE, { type: 'commitUpdate', step: 5, received, shards, cursor });
   const parts = frames
     .map((frame) => decodeEnvelope(frame, 'coordinator'))
     .filter(({ kind }) => kind === 'part');
@@ -193,6 +194,135 @@ test('an update counts the trainers named and nobody else', (t) => {
     parts.map((part) => (part.kind === 'part' ? Uint8Array.from(part.payload) : null)),
     contributionOf(RUN, 5, 'b').map(({ payload }) => payload),
   );
+});
+
+/** What a desk sends ahead of the record of step 5, which will be record 1. */
+class Ahead implements EarlyUpdate {
+  frames: Uint8Array[] = [];
+  readonly withdrawn: number[] = [];
+
+  place(): RecordPlace {
+    return PLACE;
+  }
+
+  send(first: number, frames: readonly Uint8Array[]): void {
+    if (first !== this.frames.length) throw new Error(`${first} frames before, not ${this.frames.length}`);
+    this.frames.push(...frames);
+  }
+
+  withdraw(step: number): void {
+    this.withdrawn.push(step);
+    this.frames = [];
+  }
+}
+
+const POSITIONS = [1, 2] as const;
+
+/** A desk that sends ahead, with a step of a and b in which 9 labels of each are to count. */
+function startEarly(
+  refreshSlots: readonly number[] = [],
+  run = RUN,
+): { readonly desk: StepDesk; readonly ahead: Ahead } {
+  const ahead = new Ahead();
+  const desk = new StepDesk(run.config, run.shape, 1, ahead);
+  for (const trainerId of ['a', 'b']) {
+    const assignment = { trainerId, step: 5, positions: POSITIONS, refreshSlots, waitMs: 0 };
+    desk.assigned({ type: 'assignStep', ...assignment });
+  }
+  for (const trainerId of ['a', 'b']) desk.expect(trainerId, POSITIONS, 9);
+  return { desk, ahead };
+}
+
+function sealFor(desk: StepDesk, trainerIds: readonly string[], tokens: number = 9): readonly Uint8Array[] {
+  const received = trainerIds.map((trainerId) => ({ trainerId, tokens, lossSum: 1 }));
+  const shards = trainerIds.map((trainerId) => ({ trainerId, positions: POSITIONS }));
+  const cursor = { next: 3, returned: [] };
+  return desk.sealUpdate(PLACE, { type: 'commitUpdate', step: 5, received, shards, cursor }).frames;
+}
+
+/** The record that a desk makes which sums everything at the end. */
+function recordOf(trainerIds: readonly string[]): readonly Uint8Array[] {
+  const desk = startStep(['a', 'b']);
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  return sealFor(desk, trainerIds);
+}
+
+test('a slot leaves as soon as every member has delivered it, and the record is what it is anyway', (t) => {
+  const { desk, ahead } = startEarly();
+  const [a, b] = ['a', 'b'].map((trainerId) => contributionOf(RUN, 5, trainerId));
+  for (const part of a!) desk.acceptPart('a', part);
+  t.is(ahead.frames.length, 0);
+  const expected = recordOf(['a', 'b']);
+  for (const [i, part] of b!.entries()) {
+    desk.acceptPart('b', part);
+    t.deepEqual(ahead.frames, expected.slice(0, i + 1), `after slot ${part.tensor}`);
+  }
+  t.deepEqual(sealFor(desk, ['a', 'b']), expected);
+  desk.discard();
+  t.deepEqual(ahead.withdrawn, []);
+});
+
+test('slots leave in the order in which the first member sent them', (t) => {
+  const { desk, ahead } = startEarly();
+  const [a, b] = ['a', 'b'].map((trainerId) => contributionOf(RUN, 5, trainerId));
+  for (const part of b!) desk.acceptPart('b', part);
+  for (const part of a!.toReversed()) desk.acceptPart('a', part);
+  const tensors = ahead.frames.map((frame) => {
+    const message = decodeEnvelope(frame, 'coordinator');
+    return message.kind === 'part' ? message.tensor : null;
+  });
+  t.deepEqual(tensors, a!.map(({ tensor }) => tensor).reverse());
+});
+
+test('what was sent ahead is withdrawn when a member is not in the record', (t) => {
+  const { desk, ahead } = startEarly();
+  for (const part of contributionOf(RUN, 5, 'a').slice(0, 2)) desk.acceptPart('a', part);
+  contribute(desk, 'b');
+  t.is(ahead.frames.length, 2);
+  desk.forget('a');
+  t.deepEqual(sealFor(desk, ['b']), recordOf(['b']));
+  t.deepEqual(ahead.withdrawn, [5]);
+});
+
+test('what was sent ahead is withdrawn when a trainer counts other tokens than it was given', (t) => {
+  const { desk, ahead } = startEarly();
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  sealFor(desk, ['a', 'b'], 8);
+  t.deepEqual(ahead.withdrawn, [5]);
+});
+
+test('what was sent ahead of a step that is given up is withdrawn once', (t) => {
+  const { desk, ahead } = startEarly();
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  desk.discard();
+  desk.discard();
+  t.deepEqual(ahead.withdrawn, [5]);
+});
+
+test('nothing leaves before the bases of the step, then everything that is here', (t) => {
+  const { desk, ahead } = startEarly(SLOTS);
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  t.is(ahead.frames.length, 0);
+  desk.refreshCommitted();
+  t.deepEqual(ahead.frames, recordOf(['a', 'b']).slice(0, -1));
+});
+
+test('nothing leaves before all members have their sequences', (t) => {
+  const ahead = new Ahead();
+  const desk = new StepDesk(config, shape, 1, ahead);
+  assign(desk, ['a', 'b']);
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  desk.expect('a', POSITIONS, 9);
+  t.is(ahead.frames.length, 0, 'these are not the positions it was assigned');
+});
+
+test('with clipping nothing leaves before everything is summed', (t) => {
+  const run = tinyRun('optimizer.max_grad_norm=1');
+  const { desk, ahead } = startEarly([], run);
+  for (const trainerId of ['a', 'b']) contribute(desk, trainerId);
+  t.is(ahead.frames.length, 0);
+  t.true(sealFor(desk, ['a', 'b']).length > 1);
+  t.deepEqual(ahead.withdrawn, []);
 });
 
 const ADAPTIVE = tinyRun(
@@ -239,7 +369,6 @@ function basisOfRank(rank: number): Float32Array {
   return Float32Array.from(orthonormalMatrix(rows, rank, 'basis', rank).values);
 }
 
-const PLACE = { sequence: 1, step: 5, previousDigest: new Uint8Array(32) };
 const JOB = { trainerId: 'a', slots: [TARGET], isDone: true };
 
 test('a basis of another allowed rank is taken, and from then on contributions have its size', (t) => {

@@ -22,6 +22,7 @@ from vectors import read_varint, varint
 
 HELLO, WELCOME, GOODBYE, READY, HEARTBEAT, NOTICE, PART, STEP_ASSIGNMENT = range(1, 9)
 SKETCH_REQUEST, SKETCH, FACTOR_ASSIGNMENT, CONTRIBUTION, COMMIT, SNAPSHOT_END = 9, 10, 11, 13, 14, 19
+UPDATE_WITHDRAWN = 21
 STREAM_SNAPSHOT, STREAM_UPDATE, STREAM_BASIS = 1, 6, 7
 LEAVING = 4015
 KNOWN_CODECS = [1, 2, 4, 5]  # f32, int8, bf16, int4: vectors.py reads and writes them
@@ -161,7 +162,7 @@ class Trainer:
         self.parts = []
 
     def run(self):
-        versions, codecs = data(1, varint(3)), data(10, bytes(KNOWN_CODECS))
+        versions, codecs = data(1, varint(4)), data(10, bytes(KNOWN_CODECS))
         software = data(5, "foreign trainer in Python")
         self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software + codecs))
         heartbeat = body(HEARTBEAT, data(1, "answering with nothing"))
@@ -183,6 +184,8 @@ class Trainer:
                     self.ready()
                 elif 6 in fields and fields[2] == self.step:
                     return self.leave("one step was enough")
+            elif kind == UPDATE_WITHDRAWN:
+                self.parts = []
             elif kind == STEP_ASSIGNMENT:
                 self.step = fields[1]
                 print("assigned step", self.step)

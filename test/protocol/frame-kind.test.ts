@@ -17,6 +17,7 @@ const KINDS: Readonly<Partial<Record<MessageKind, TrafficKind>>> = {
   contribution: 'contribution',
   snapshotRequest: 'snapshot',
   snapshotEnd: 'snapshot',
+  updateWithdrawn: 'update',
 };
 const STREAMS: Readonly<Record<StreamName, TrafficKind>> = {
   snapshot: 'snapshot',

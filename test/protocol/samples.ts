@@ -157,6 +157,7 @@ export const SAMPLES: readonly Sample[] = [
     message: { kind: 'snapshotEnd', step: 12, sequence: 16, digest: new Uint8Array(0), tensors },
   },
   { from: 'coordinator', message: { kind: 'stepRejected', step: 11, reason: 'step 11 is over' } },
+  { from: 'coordinator', message: { kind: 'updateWithdrawn', step: 11 } },
 ];
 
 /** The first sample of a kind. */

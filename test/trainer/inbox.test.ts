@@ -127,6 +127,32 @@ test('a record is handed over whole, with its Commit, once its digest is right',
   );
 });
 
+test('Parts of an update that was withdrawn count for nothing, and the record may come in another form', (t) => {
+  const inbox = new Inbox(WELCOME, HEAD, SIZES);
+  const first = part('update', 1, 12, { payload: new Uint8Array(12).fill(9) });
+  const withdrawn = { kind: 'updateWithdrawn', step: 1 } as const;
+  const commit = commitOf(UPDATE, { record: UPDATE_RECORD });
+  const record = feed(inbox, [first, withdrawn, ...UPDATE, commit]).at(-1);
+  t.deepEqual(record?.type === 'record' && record.tensors.map(({ tensor, bytes }) => [tensor, bytes[0]]), [
+    [0, 1],
+    [1, 2],
+  ]);
+});
+
+test('a withdrawal of another step, or of nothing, changes nothing', (t) => {
+  const inbox = new Inbox(WELCOME, HEAD, SIZES);
+  const [first, second] = UPDATE as [PartMessage, PartMessage];
+  const commit = commitOf(UPDATE, { record: UPDATE_RECORD });
+  const messages: Message[] = [
+    { kind: 'updateWithdrawn', step: 1 },
+    first,
+    { kind: 'updateWithdrawn', step: 2 },
+    second,
+    commit,
+  ];
+  t.is(feed(inbox, messages).at(-1)?.type, 'record');
+});
+
 test('records follow each other by sequence and digest', (t) => {
   const inbox = new Inbox(WELCOME, HEAD, SIZES);
   const first = commitOf([part('basis', 1, 16)], { record: basisRecord([1], []) });

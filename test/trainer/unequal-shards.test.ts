@@ -1,6 +1,6 @@
 // Shares of any size give the weights of one trainer: contributions are weighted by tokens, sums add up.
 import test, { type ExecutionContext } from 'ava';
-import { sealUpdate } from '../../src/coordinator/records.ts';
+import { sealUpdate } from '../../src/coordinator/update-sums.ts';
 import { basisShape, hasBasis } from '../../src/galore/slot.ts';
 import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
 import { decodeEnvelope } from '../../src/protocol/envelope.ts';

@@ -1,0 +1,155 @@
+/**
+ * The record of an update, put together slot by slot: contributions are summed in the order of the trainers
+ * given, in f64, and each sum is encoded once.
+ */
+import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../galore/aggregate/mean.ts';
+import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
+import { carriesSums, hasBasis, payloadShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import { RecordDigest } from '../protocol/digest.ts';
+import { encodeEnvelope } from '../protocol/envelope.ts';
+import { splitIntoParts } from '../protocol/parts.ts';
+import type { SlotCodecs } from '../protocol/slot-sizes.ts';
+import { derive } from '../random.ts';
+import type { Cursor, Received, Shard } from './core/state.ts';
+import { seal, type RecordPlace, type SealedRecord } from './records.ts';
+import type { StagedTensor } from './staging.ts';
+
+/** One trainer's part in a sum. */
+export interface WeightedTensors {
+  /** c_i / C, of its tokens; weights sum to one. */
+  readonly weight: number;
+  /** By slot, in the order in which they came. */
+  readonly tensors: ReadonlyMap<number, StagedTensor>;
+}
+
+/** How slots are summed and encoded. */
+export interface SumOptions {
+  readonly slots: readonly Slot[];
+  /** By slot index. */
+  readonly codecs: readonly SlotCodecs[];
+  readonly seed: number;
+}
+
+/** What the Commit of an update says beside its numbers. */
+export interface UpdateFacts {
+  readonly learningRate: number;
+  readonly received: readonly Received[];
+  readonly shards: readonly Shard[];
+  readonly cursor: Cursor;
+  /** Whether the record tells the norm of each slot with a basis. */
+  readonly tellsNorms?: boolean;
+}
+
+/** Everything an update record is made of. */
+export interface UpdateInput extends SumOptions, UpdateFacts {
+  readonly maxGradNorm: number | undefined;
+  /** Ascending trainer id. */
+  readonly contributions: readonly WeightedTensors[];
+}
+
+export class UpdateSums {
+  readonly place: RecordPlace;
+  readonly #options: SumOptions;
+  readonly #digest: RecordDigest;
+  readonly #frames: Uint8Array[] = [];
+  /** Squared norms of the sums before they were rounded, by slot. */
+  readonly #squares = new Map<number, number>();
+  /** Frames have copies of it. */
+  #scratch = new Uint8Array(0);
+
+  constructor(place: RecordPlace, options: SumOptions) {
+    this.place = place;
+    this.#options = options;
+    this.#digest = new RecordDigest(place.previousDigest, place.sequence, place.step);
+  }
+
+  /** The Parts so far. */
+  get frames(): readonly Uint8Array[] {
+    return this.#frames;
+  }
+
+  /** How many slots are summed. */
+  get count(): number {
+    return this.#squares.size;
+  }
+
+  has(index: number): boolean {
+    return this.#squares.has(index);
+  }
+
+  /** Sums and encodes a slot: sum p_i x_i with p_i = c_i / C (exact by linearity), times `factor`. */
+  add(index: number, contributions: readonly WeightedTensors[], factor: number = 1): void {
+    const { slots, codecs, seed } = this.#options;
+    const { step } = this.place;
+    const slot = slots[index]!;
+    const count = sizeOf(payloadShape(slot, step));
+    const codec = codecOfPayload(count, codecs[index]!.update);
+    const encodedBytes = codecFor(codec).encodedBytes(count);
+    if (encodedBytes > this.#scratch.length) this.#scratch = new Uint8Array(encodedBytes);
+    const key = derive(seed, 'update', step, index);
+    const writer = codecFor(codec).writer(count, key, this.#scratch.subarray(0, encodedBytes));
+    this.#squares.set(index, encodeSum(partsOf(slot, contributions), count, writer, factor));
+    const header = { stream: 'update', step, round: 0, tensor: index, codec } as const;
+    for (const part of splitIntoParts(header, writer.bytes)) {
+      const frame = encodeEnvelope(part);
+      this.#digest.addPartFrame(frame);
+      this.#frames.push(frame);
+    }
+  }
+
+  /** The record. `Commit.update.gradient_norm` is the norm before clipping. */
+  seal({ learningRate, received, shards, cursor, tellsNorms }: UpdateFacts): SealedRecord {
+    const squares = [...this.#squares].sort(([a], [b]) => a - b);
+    const projected = squares.filter(([index]) => hasBasis(this.#options.slots[index]!));
+    const record = {
+      type: 'update',
+      learningRate,
+      tokens: received.reduce((total, { tokens }) => total + tokens, 0),
+      lossSum: received.reduce((total, { lossSum }) => total + lossSum, 0),
+      members: received.map(({ trainerId, tokens }) => ({
+        trainerId,
+        tokens,
+        positions: [...(shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
+      })),
+      cursor: { next: cursor.next, returned: [...cursor.returned] },
+      gradientNorm: Math.sqrt(squares.reduce((total, [, square]) => total + square, 0)),
+      slotNorms: tellsNorms === true ? projected.map(([, square]) => Math.sqrt(square)) : [],
+    } as const;
+    return seal(this.place, this.#frames, record, this.#digest.finish());
+  }
+}
+
+/** Sums all slots at once, in the order in which the first trainer sent them, and seals the record. */
+export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
+  const { slots, contributions, maxGradNorm } = input;
+  // Clipping needs the norm of all slots first and so sums twice.
+  const clip =
+    maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, place.step, contributions), maxGradNorm);
+  const sums = new UpdateSums(place, input);
+  for (const index of slotOrder(slots, contributions)) sums.add(index, contributions, clip);
+  return sums.seal(input);
+}
+
+/** The slots that travel, those first that the first trainer sent first. */
+function slotOrder(slots: readonly Slot[], contributions: readonly WeightedTensors[]): Iterable<number> {
+  const travelling = slots.filter(travels).map(({ index }) => index);
+  const sent = [...(contributions[0]?.tensors.keys() ?? [])].filter((index) => travelling.includes(index));
+  return new Set([...sent, ...travelling]);
+}
+
+/** Norm of the summed contributions of all slots together. */
+function normOf(slots: readonly Slot[], step: number, contributions: readonly WeightedTensors[]): number {
+  const squares = slots.map((slot) =>
+    squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot, step))),
+  );
+  return Math.sqrt(squares.reduce((total, square) => total + square, 0));
+}
+
+/** What the trainers sent for one slot. */
+function partsOf(slot: Slot, contributions: readonly WeightedTensors[]): EncodedPart[] {
+  return contributions.flatMap(({ weight, tensors }) => {
+    const tensor = tensors.get(slot.index);
+    if (tensor === undefined) return [];
+    return [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight: carriesSums(slot) ? 1 : weight }];
+  });
+}
