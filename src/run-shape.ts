@@ -4,7 +4,7 @@
  */
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
-import { hasRefreshRounds, methodPlan, type BasisSource } from './galore/method.ts';
+import { hasRefreshRounds, methodPlan, type BasisSource, type MethodConfig } from './galore/method.ts';
 import { slotSizes, type RankLimits, type SlotCodecs, type SlotSizes } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { codecOfPayload } from './galore/codec/codec.ts';
@@ -30,6 +30,15 @@ export function rankFor(model: LlamaConfig, rank: number | string = DEFAULT_RANK
   if (typeof rank === 'number') return rank;
   return Math.max(1, Math.round(model.hiddenSize / Number(rank.slice('d/'.length))));
 }
+
+/** Sequences of a step over all trainers together: a batch for every local step. */
+export function stepSequences({
+  batch_size: batch,
+  local_steps: local,
+}: Pick<RunConfig, 'batch_size' | 'local_steps'>): number {
+  return batch * local.count;
+}
+
 /** Columns of signs from which cosine columns are chosen: energies are known within sqrt(2/32), a quarter. */
 const DCT_COLUMNS = 32;
 
@@ -40,12 +49,9 @@ const NO_REFRESH: RefreshPlan = {
 };
 
 /** Builds the shape of a run. */
-export function buildRunShape(
-  config: Pick<RunConfig, 'method' | 'optimizer' | 'wire'>,
-  model: LlamaConfig,
-): RunShape {
+export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, model: LlamaConfig): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule, basis } = methodPlan(config);
+  const { policy, rule, plainRule, inner, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
   const codecsOf = (name: string): SlotCodecs => {
     const group = groupOf(name, method.param_groups);
@@ -56,6 +62,7 @@ export function buildRunShape(
     policy,
     rule,
     plainRule,
+    inner,
     rank: rankOf(method.rank ?? DEFAULT_RANK),
     projType: method.proj_type,
     targetModules: method.target_modules,

@@ -2,6 +2,7 @@
 import { Option, type Command } from 'commander';
 import { parseRunConfig } from '../config/load.ts';
 import type { Override } from '../config/overrides.ts';
+import { ConfigError } from '../errors.ts';
 import { MODEL_SIZES, type RunConfig } from '../config/schema.ts';
 import type { Slot } from '../galore/slot.ts';
 import { llamaConfigFromFields, type LlamaConfig } from '../model/llama-config.ts';
@@ -104,6 +105,11 @@ export function benchRun(flags: BenchRunFlags): BenchRun {
   const config = parseRunConfig(JSON.stringify(document), 'the options', {
     ...{ workingDir: '.', homeDir: '.', overrides },
   });
+  if (config.local_steps.count > 1) {
+    const allowed = 'a benchmark measures one synchronous step: leave it out';
+    const fault = { field: 'local_steps.count', value: String(config.local_steps.count), allowed };
+    throw new ConfigError(`local_steps.count is ${fault.value}; ${allowed}`, [fault]);
+  }
   const { slots } = buildRunShape(config, model);
   const hyper = { ...hyperparametersOf(config), learningRate: LEARNING_RATE };
   return { model, slots, hyper, rank: method === 'full' ? null : rank };

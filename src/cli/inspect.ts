@@ -125,7 +125,7 @@ function formatCheckpoints(checkpoints: readonly InspectedCheckpoint[]): string[
 }
 
 function methodRows(method: InspectedMethod): [string, string][] {
-  const { name, basis, rule, plainRule, slots, slotsWithBasis, powerSlots } = method;
+  const { name, basis, rule, plainRule, innerRule, slots, slotsWithBasis, powerSlots } = method;
   const bases = method.states.filter(({ kind }) => kind === 'basis');
   const rest = slots - slotsWithBasis - powerSlots;
   const power = powerSlots === 0 ? '' : `power for ${powerSlots} tensors, `;
@@ -135,7 +135,7 @@ function methodRows(method: InspectedMethod): [string, string][] {
       : `${power}${rule} for the ${slotsWithBasis} tensors with bases, ${plainRule} for the other ${rest}`;
   return [
     ['method', `${name}; ${BASIS_WORDS[basis]}`],
-    ['rules', rules],
+    ['rules', innerRule === null ? rules : `${innerRule} in local steps; ${rules}`],
     ['optimizer', formatStates(method.states.filter(({ kind }) => kind !== 'basis'))],
     ['bases', bases.length === 0 ? 'none stored' : formatBytes(bytesOf(bases))],
   ];

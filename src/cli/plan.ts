@@ -97,12 +97,12 @@ function secondsOf({ up, down }: PlannedBytes, rates: PlannedBytes): number {
 function asJson(plan: TrafficPlan, rates: PlannedBytes): object {
   const dense = { up: plan.denseBytes, down: plan.denseBytes };
   const seconds = { run: secondsOf(plan.total, rates), dense: secondsOf(dense, rates) };
-  return { ...plan, bitsPerSecond: rates, secondsPerStep: seconds };
+  return { ...plan, perOptimizerStep: perOptimizerStep(plan), bitsPerSecond: rates, secondsPerStep: seconds };
 }
 
 function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): string[] {
   const { parameters, policies, contribution, update, refresh, data, total, denseBytes, ratio } = plan;
-  const { trainerMemory: memory } = plan;
+  const { trainerMemory: memory, localSteps } = plan;
   const bytes = ({ up, down }: PlannedBytes): string[] => [formatBytes(up), formatBytes(down)];
   const rows = [
     ...policies.map(({ policy, tensors, parameters: numbers, ranks, up, down }) => [
@@ -116,6 +116,7 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
     ['data', '', '', '', ...bytes({ up: 0, down: data })],
     ['messages', '', '', '', ...bytes(messagesOf(plan, contribution, update))],
     ['total', '', formatCount(parameters), '', ...bytes(total)],
+    ...(localSteps === 1 ? [] : [['an optimizer step', '', '', '', ...bytes(perOptimizerStep(plan))]]),
     ['dense f32', '', '', '', ...bytes({ up: denseBytes, down: denseBytes })],
     ['times less', '', '', '', ratio.up.toFixed(1), ratio.down.toFixed(1)],
   ];
@@ -124,7 +125,7 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
   const { preset, method, wire } = config;
   return [
     `method:   ${method.name}, codec ${wire.codec}${preset === undefined ? '' : `, preset ${preset}`}`,
-    `run:      ${plan.steps} steps, ${plan.trainers} trainers; below: one trainer in the mean step`,
+    `run:      ${plan.steps} steps${ofHow(localSteps)}, ${plan.trainers} trainers; below: one trainer in the mean step`,
     '',
     ...table([['policy', 'tensors', 'parameters', 'rank', 'sends', 'receives'], ...rows]),
     '',
@@ -133,6 +134,15 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
       `bases ${formatBytes(memory.bases)}, feedback ${formatBytes(memory.feedback)}; gradients and activations come on top`,
     `coordinator: ${formatBytes(plan.coordinatorStaging)} of contributions and their sum`,
   ];
+}
+
+/** With local steps a step is several. */
+function perOptimizerStep({ total, localSteps }: TrafficPlan): PlannedBytes {
+  return { up: total.up / localSteps, down: total.down / localSteps };
+}
+
+function ofHow(localSteps: number): string {
+  return localSteps === 1 ? '' : ` of ${localSteps} optimizer steps each`;
 }
 
 /** What ends a contribution and an update. */

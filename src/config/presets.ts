@@ -78,6 +78,11 @@ const SUMO_MOMENTUM = 0.95;
 /** Filled in with every optimizer. */
 export const SGD_MOMENTUM = 0.9;
 
+/** DiLoCo's (arXiv 2311.08105) for nesterov; the others change nothing. */
+const OUTER_RATES = { none: 1, nesterov: 0.7, adam: 1 } as const;
+/** Filled in with every outer optimizer. */
+export const OUTER_MOMENTUM = 0.9;
+
 /** What a method's name decides. */
 export function methodDefaults(name: Method['name']): MethodDefaults {
   return METHOD_DEFAULTS[name];
@@ -97,7 +102,7 @@ export function defaultMoments(
 
 /** Fills in what the file left out: the run directory and what the method and the preset decide. */
 export function applyPreset(input: RunConfigInput): RunConfig {
-  const { method, optimizer } = input;
+  const { method, optimizer, local_steps: local } = input;
   const preset = PRESETS[method.preset];
   const byMethod = METHOD_DEFAULTS[method.name];
   const basis = method.basis ?? byMethod.basis;
@@ -115,6 +120,11 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       moments: method.moments ?? defaultMoments(method.name, basis, method.preset),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),
+    },
+    local_steps: {
+      ...local,
+      outer_lr: local.outer_lr ?? OUTER_RATES[local.outer],
+      outer_momentum: local.outer_momentum ?? OUTER_MOMENTUM,
     },
     optimizer: {
       ...optimizer,

@@ -5,6 +5,7 @@
 import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
+import { LOCAL_STEP_RULES } from './local-step-relations.ts';
 import { METHOD_RULES } from './method-relations.ts';
 import { POLICY_RULES } from './policy-relations.ts';
 
@@ -180,9 +181,15 @@ const stepFitsAMessage: Rule = (read) => {
   const batch = numberAt(read, 'batch_size');
   const length = numberAt(read, 'seq_len');
   if (batch === undefined || length === undefined) return null;
-  const largest = maxSequencesPerAssignment(length + 1); // labels are shifted by one
-  if (batch <= largest) return null;
-  if (largest < 1) return relationFault('seq_len', length, 'one sequence must fit a message of 1 MiB');
+  const localSteps = numberAt(read, 'local_steps.count') ?? 1;
+  const fitting = maxSequencesPerAssignment(length + 1); // labels are shifted by one
+  if (localSteps * batch <= fitting) return null;
+  if (fitting < 1) return relationFault('seq_len', length, 'one sequence must fit a message of 1 MiB');
+  const largest = Math.floor(fitting / localSteps);
+  if (localSteps > 1) {
+    const rule = `with seq_len ${length} and local_steps.count ${localSteps} it must be at most ${largest}: the sequences of all local steps travel in one message`;
+    return relationFault('batch_size', batch, rule);
+  }
   const rule = `with seq_len ${length} it must be at most ${largest}: the sequences of a step travel in one message`;
   return relationFault('batch_size', batch, rule);
 };
@@ -203,6 +210,7 @@ const RULES: readonly Rule[] = [
   rankFits,
   ...METHOD_RULES,
   ...POLICY_RULES,
+  ...LOCAL_STEP_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
   decayIsUsed,

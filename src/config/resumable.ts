@@ -27,6 +27,7 @@ const WHY_FIXED: Readonly<Record<string, string>> = {
   batch_size: 'the place in the data and the schedule are counted in steps of this size',
   method: 'the moments and bases of the checkpoint belong to it',
   optimizer: 'the moments of the checkpoint belong to it',
+  local_steps: 'a step of the journal is so many optimizer steps',
   wire: 'the records of the journal are encoded with it',
   seed: 'the order of the data comes from it',
 };

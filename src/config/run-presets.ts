@@ -7,7 +7,7 @@
 import { isMapping, type Mapping } from './overrides.ts';
 
 /** The presets by name. */
-export const RUN_PRESETS = ['exact', 'lean', 'balanced', 'wan', 'extreme'] as const;
+export const RUN_PRESETS = ['exact', 'lean', 'balanced', 'wan', 'extreme', 'local'] as const;
 
 export type RunPreset = (typeof RUN_PRESETS)[number];
 
@@ -47,6 +47,13 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
   balanced: power('d/8', 'd/4', 'int8'),
   wan: power('d/16', 'd/8', 'int8'),
   extreme: power('d/32', 'd/32', 'int4'),
+  // As lean, with an exchange every eighth optimizer step: a refresh after as many of them, 200.
+  local: {
+    method: { name: 'galore', rank: 'd/4', moments: 'transport', update_proj_gap: 25 },
+    local_steps: { count: 8, outer: 'none' },
+    optimizer: OPTIMIZER,
+    wire: { codec: 'int8' },
+  },
 };
 
 /** What a preset says, as the mapping a file would have. */

@@ -17,6 +17,9 @@ const countOrZero = z.int().min(0).max(MAX_COUNT);
 const milliseconds = z.int().min(1).max(MAX_TIME_MS);
 const millisecondsOrZero = z.int().min(0).max(MAX_TIME_MS);
 
+/** A thousand optimizer steps without an exchange are no synchronous training any more. */
+const MAX_LOCAL_STEPS = 1000;
+
 /** Names of the model sizes of the GaLore paper. */
 export const MODEL_SIZES = [
   '9m',
@@ -333,6 +336,29 @@ const optimizer = z.strictObject({
   schedule: schedule.prefault({}),
 });
 
+const localSteps = z.strictObject({
+  count: z
+    .int()
+    .min(1)
+    .max(MAX_LOCAL_STEPS)
+    .default(1)
+    .describe(
+      'Optimizer steps of batch_size sequences that trainers take by themselves before they exchange how far they have come (H); 1: none',
+    ),
+  outer: z
+    .enum(['none', 'nesterov', 'adam'])
+    .default('none')
+    .describe('What is done with the mean displacement; none: it is added'),
+  outer_lr: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      'Multiplies the mean displacement; default: 1, for nesterov 0.7; with adam it multiplies count times the learning rate',
+    ),
+  outer_momentum: z.number().min(0).lt(1).optional().describe('For nesterov; default: 0.9'),
+});
+
 const wire = z.strictObject({
   codec: z
     .enum(CODECS)
@@ -421,9 +447,10 @@ export const runConfigSchema = z.strictObject({
   data,
   tokenizer: tokenizer.prefault({}),
   seq_len: z.int().min(2).default(128).describe('Tokens of a training sequence'),
-  batch_size: count.default(16).describe('Sequences of a step, over all trainers together'),
+  batch_size: count.default(16).describe('Sequences of an optimizer step, over all trainers together'),
   method: method.prefault({}),
   optimizer: optimizer.prefault({}),
+  local_steps: localSteps.prefault({}),
   wire: wire.prefault({}),
   coordinator: coordinator.prefault({}),
   trainer: trainer.prefault({}),
@@ -445,8 +472,9 @@ type FilledRefresh = Filled<
 >;
 
 /** The resolved configuration: everything a run needs, presets applied, nothing left to decide but sizes that depend on the tokenizer. */
-export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'dir'> {
+export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'local_steps' | 'dir'> {
   readonly dir: string;
+  readonly local_steps: Filled<RunConfigInput['local_steps'], 'outer_lr' | 'outer_momentum'>;
   readonly method: Omit<
     Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,
     'refresh' | 'rank'

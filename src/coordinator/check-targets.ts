@@ -4,14 +4,14 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, type ConfigFault } from '../errors.ts';
-import { methodPlan } from '../galore/method.ts';
+import { methodPlan, type MethodConfig } from '../galore/method.ts';
 import { groupOf, matrixShape, travels, type Slot } from '../galore/slot.ts';
 
 type Method = RunConfig['method'];
 type Group = Method['param_groups'][number];
 
 /** @throws ConfigError that names every entry of target_modules or param_groups that no tensor has, and ranks that none can have */
-export function checkTargets(config: Pick<RunConfig, 'method' | 'optimizer'>, slots: readonly Slot[]): void {
+export function checkTargets(config: MethodConfig, slots: readonly Slot[]): void {
   const isCompressed = methodPlan(config).policy !== null;
   const { method } = config;
   const faults = [

@@ -1,8 +1,9 @@
 /** The core's plan from the configuration. Pure. */
 import type { RunConfig } from '../config/schema.ts';
 import { hasRefreshRounds, isGenerated } from '../galore/method.ts';
-import { carriesSums, hasBasis } from '../galore/slot.ts';
-import type { RunShape } from '../run-shape.ts';
+import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { hasBasis } from '../galore/slot.ts';
+import { stepSequences, type RunShape } from '../run-shape.ts';
 import type { GapPlan, RunPlan } from './core/state.ts';
 
 /** @param validationSequences held-out sequences there are; 0: none */
@@ -16,7 +17,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     maxTrainers: coordinator.max_trainers,
     stepDeadlineMs: coordinator.step_deadline_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
-    batchSequences: config.batch_size,
+    batchSequences: stepSequences(config),
     isAdaptive: coordinator.sharding === 'adaptive',
     projectedSlots: refreshedSlots(shape),
     ...schedulePlanOf(config),
@@ -26,7 +27,7 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     evaluationSequences: Math.min(wanted, validationSequences),
     checkpointEvery: checkpoint.every,
     hashEvery: method.update_proj_gap,
-    hasLocalState: shape.slots.some(carriesSums),
+    hasLocalState: shape.slots.some(hasLocalState),
   };
 }
 

@@ -10,7 +10,8 @@ import { CheckpointError, ConfigError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
 import { prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
-import { carriesSums, describeSlots } from '../galore/slot.ts';
+import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { describeSlots } from '../galore/slot.ts';
 import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
@@ -120,7 +121,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     const fault = { field: 'steps', value: String(config.steps), allowed: rule };
     throw new ConfigError(`steps is ${config.steps}; it must be ${rule}`, [fault]);
   }
-  if (shape.slots.some(carriesSums) && checkpoint.step < start.step) {
+  if (shape.slots.some(hasLocalState) && checkpoint.step < start.step) {
     onNotice(
       `the checkpoint is of step ${checkpoint.step}, the journal goes on to step ${start.step}: ` +
         'what the trainers keep of their gradients begins with zeros',

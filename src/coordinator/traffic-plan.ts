@@ -5,9 +5,10 @@
  * which is the most they come to. Pure.
  */
 import type { RunConfig } from '../config/schema.ts';
-import { isFlushed, sizeOf, type Policy, type Slot } from '../galore/slot.ts';
+import { innerState } from '../galore/displacement.ts';
+import { isFlushed, payloadShape, sizeOf, type Policy, type Slot } from '../galore/slot.ts';
 import { localState } from '../galore/feedback/local-state.ts';
-import { weightState } from '../galore/optimizer/rule-state.ts';
+import { weightState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { stateBytes, stateTensors } from '../galore/state-table.ts';
 import { firstRound } from '../galore/projection/sketch.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
@@ -16,7 +17,7 @@ import type { Message, StreamName } from '../protocol/messages.ts';
 import { splitIntoParts, type ExpectedTensor } from '../protocol/parts.ts';
 import { payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
 import { socketBytes } from '../protocol/socket-bytes.ts';
-import type { RunShape } from '../run-shape.ts';
+import { stepSequences, type RunShape } from '../run-shape.ts';
 import { refreshCounts } from './core/refresh-schedule.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 
@@ -38,6 +39,8 @@ export interface PlannedPolicy extends PlannedBytes {
 export interface TrafficPlan {
   readonly parameters: number;
   readonly steps: number;
+  /** Optimizer steps in a step; 1 without local steps. */
+  readonly localSteps: number;
   readonly trainers: number;
   /** Contributions up and updates down; refreshes are apart. */
   readonly policies: readonly PlannedPolicy[];
@@ -47,12 +50,13 @@ export interface TrafficPlan {
   readonly refresh: PlannedBytes;
   readonly data: number;
   readonly total: PlannedBytes;
-  /** Dense f32 each way: four bytes a parameter. */
+  /** Dense f32 each way: four bytes a parameter in every optimizer step. */
   readonly denseBytes: number;
   /** How many times less than dense f32. */
   readonly ratio: PlannedBytes;
   /** Kept by a trainer besides gradients and what it computes with. */
   readonly trainerMemory: {
+    /** With local steps the working copy and the displacements, too. */
     readonly weights: number;
     readonly optimizer: number;
     /** Bases, and the factors of power slots. */
@@ -68,6 +72,7 @@ export interface TrafficPlan {
 export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number): TrafficPlan {
   const { slots, sizes } = shape;
   const { steps } = config;
+  const localSteps = config.local_steps.count;
   const counts = new Map(
     refreshedSlots(shape).map((slot, k) => [slot, refreshCountsOf(config, shape)[k] ?? 0] as const),
   );
@@ -80,11 +85,12 @@ export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number
   const refresh = refreshBytes(shape, counts, trainers, steps);
   const data = messageBytes(sampleAssignment(config, trainers), false);
   const parameters = sum(slots.map(({ shape: extents }) => sizeOf(extents)));
-  const denseBytes = 4 * parameters;
+  const denseBytes = 4 * parameters * localSteps;
   const total = { up: contribution + refresh.up, down: update + refresh.down + data };
   return {
     parameters,
     steps,
+    localSteps,
     trainers,
     policies: policiesOf(slots, up, down),
     contribution,
@@ -167,8 +173,13 @@ function memoryOf(slots: readonly Slot[]): TrafficPlan['trainerMemory'] {
     else if (kind === 'basis' || kind === 'p' || kind === 'w') parts.bases += totalBytes;
     else parts.optimizer += totalBytes;
   }
+  const bytesOf = (specs: readonly StateSpec[]): number =>
+    sum(specs.map(({ dtype, shape }) => stateBytes(dtype, shape)));
   for (const slot of slots) {
-    parts.feedback += sum(localState(slot).map(({ dtype, shape }) => stateBytes(dtype, shape)));
+    const inner = bytesOf(innerState(slot));
+    parts.optimizer += inner;
+    parts.feedback += bytesOf(localState(slot)) - inner;
+    if (slot.inner !== undefined) parts.weights += 4 * (sizeOf(slot.shape) + sizeOf(payloadShape(slot, 1)));
   }
   return { ...parts, total: parts.weights + parts.optimizer + parts.bases + parts.feedback };
 }
@@ -211,8 +222,11 @@ const SAMPLE_CONTRIBUTION: Message = {
   checksum: 0xffffffff,
 };
 
-function shareOf({ batch_size: batch }: RunConfig, trainers: number): number[] {
-  return Array.from({ length: Math.max(1, Math.round(batch / trainers)) }, () => TYPICAL_NUMBER);
+function shareOf(config: RunConfig, trainers: number): number[] {
+  return Array.from(
+    { length: Math.max(1, Math.round(stepSequences(config) / trainers)) },
+    () => TYPICAL_NUMBER,
+  );
 }
 
 function sampleAssignment(config: RunConfig, trainers: number): Message {

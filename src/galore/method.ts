@@ -22,10 +22,29 @@ export interface MethodPlan {
   /** The rule of matrices with a basis, and of everything else. */
   readonly rule: RuleName;
   readonly plainRule: RuleName;
+  /** The rule of local steps, where there are any; the two above then take displacements. */
+  readonly inner?: RuleName;
 }
 
+/** The fields that say what a method is. */
+export type MethodConfig = Pick<RunConfig, 'method' | 'optimizer' | 'local_steps'>;
+
 /** The parts of the configured method. */
-export function methodPlan(config: Pick<RunConfig, 'method' | 'optimizer'>): MethodPlan {
+export function methodPlan(config: MethodConfig): MethodPlan {
+  const plan = synchronousPlan(config);
+  if (config.local_steps.count === 1) return plan;
+  const outer = OUTER_RULES[config.local_steps.outer];
+  return { ...plan, rule: outer, plainRule: outer, inner: optimizerRule(config) };
+}
+
+/** The rules that take displacements, by `local_steps.outer`. */
+const OUTER_RULES = {
+  none: 'outer',
+  nesterov: 'outer-nesterov',
+  adam: 'outer-adam',
+} as const satisfies Record<RunConfig['local_steps']['outer'], RuleName>;
+
+function synchronousPlan(config: Pick<RunConfig, 'method' | 'optimizer'>): MethodPlan {
   const { method } = config;
   const optimizer = optimizerRule(config);
   const parts = { plainRule: optimizer, rule: optimizer };

@@ -1,4 +1,4 @@
-/** The learning rate over the run. Only the coordinator computes it; trainers take it from the record. */
+/** The learning rate over the run. The coordinator computes it; trainers take it from the record, but for their local steps. */
 
 /** The fields of `optimizer` in the configuration that matter here. */
 export interface ScheduleOptions {
@@ -18,7 +18,8 @@ export function defaultDecaySteps(totalSteps: number): number {
 }
 
 /**
- * The learning rate of the step with this index, from 0 (step s has index s - 1), of `totalSteps`.
+ * The learning rate of the step with this index, from 0 (step s has index s - 1), of `totalSteps`. Local step h
+ * (from 0) of H has index s - 1 + h / H.
  * Warm-up is lr * index / warmup_steps as in Hugging Face transformers and GaLore's script, so that the
  * full rate comes at index warmup_steps; only index 0, which would train nothing at rate 0, takes the
  * rate of index 1. After it `cosine` and `linear` go from lr to min_lr_ratio * lr, which they would

@@ -37,6 +37,8 @@ interface SlotBase extends TensorSpec {
   readonly index: number;
   readonly policy: Policy;
   readonly rule: RuleName;
+  /** The rule of the steps that each trainer takes by itself between two exchanges (displacement.ts); left out: none are taken. */
+  readonly inner?: RuleName;
   /** Multiplies the update; left out: GaLore's alpha of the run for a slot with a basis, 1 for others. */
   readonly scale?: number;
   /** Left out: none. */
@@ -96,6 +98,8 @@ export interface SlotOptions {
   /** The rule of slots with a basis, and of all others. */
   readonly rule: RuleName;
   readonly plainRule: RuleName;
+  /** The rule of local steps; left out: there are none, and the rules above take gradients. */
+  readonly inner?: RuleName | undefined;
   /** Of matrices that are compressed; default: none, with policy power gradient. */
   readonly feedback?: Feedback;
   /** Of power slots; default: int8. */
@@ -233,8 +237,9 @@ function isNamedBy(name: string, parts: readonly string[]): boolean {
 
 function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slot {
   const group = groupOf(tensor.name, options.groups ?? []);
-  const base = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
-  if (group?.policy === 'frozen') return { ...base, policy: 'frozen', rule: options.plainRule };
+  const own = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
+  if (group?.policy === 'frozen') return { ...own, policy: 'frozen', rule: options.plainRule };
+  const base = { ...own, ...(options.inner === undefined ? {} : { inner: options.inner }) };
   const policy = group?.policy ?? (isNamedBy(tensor.name, options.targetModules) ? options.policy : null);
   const feedback = group?.feedback ?? options.feedback ?? 'none';
   const kept = feedback === 'none' ? {} : { feedback };
@@ -286,7 +291,8 @@ export function describeSlots(slots: readonly Slot[]): string {
       const kept = slot.weights === undefined ? '' : ` ${slot.weights}`;
       const scale = slot.scale === undefined ? '' : ` scale ${slot.scale}`;
       const feedback = carriesSums(slot) ? ` feedback ${slot.feedback}` : '';
-      const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}`;
+      const inner = slot.inner === undefined ? '' : ` local ${slot.inner}`;
+      const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}${inner}`;
       return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${way}\n`;
     })
     .join('');

@@ -7,10 +7,30 @@ import { IGNORED_LABEL, type Batch } from './model/batch.ts';
  * labels become IGNORED_LABEL. At most `microBatch` sequences a batch, in order.
  */
 export function toBatches(sequences: Sequences, microBatch: number): readonly Batch[] {
+  return batchesOf(sequences, 0, sequences.positions.length, microBatch);
+}
+
+/**
+ * The same for local steps: consecutive parts of the sequences, as equal as can be, each in micro-batches. There
+ * are `localSteps` of them, or as many as there are sequences if those are fewer.
+ */
+export function toLocalBatches(
+  sequences: Sequences,
+  microBatch: number,
+  localSteps: number,
+): readonly (readonly Batch[])[] {
   const count = sequences.positions.length;
+  const parts = Math.min(localSteps, count);
+  const startOf = (part: number): number => Math.floor((part * count) / parts);
+  return Array.from({ length: parts }, (_, part) =>
+    batchesOf(sequences, startOf(part), startOf(part + 1), microBatch),
+  );
+}
+
+function batchesOf(sequences: Sequences, from: number, to: number, microBatch: number): readonly Batch[] {
   const batches: Batch[] = [];
-  for (let start = 0; start < count; start += microBatch) {
-    batches.push(toBatch(sequences, start, Math.min(start + microBatch, count)));
+  for (let start = from; start < to; start += microBatch) {
+    batches.push(toBatch(sequences, start, Math.min(start + microBatch, to)));
   }
   return batches;
 }

@@ -6,8 +6,12 @@ import type { Hyperparameters } from '../galore/optimizer/rule.ts';
 export function hyperparametersOf({
   method,
   optimizer,
+  local_steps: local,
   seed,
-}: Pick<RunConfig, 'method' | 'optimizer' | 'seed'>): Omit<Hyperparameters, 'step' | 'learningRate'> {
+}: Pick<RunConfig, 'method' | 'optimizer' | 'local_steps' | 'seed'>): Omit<
+  Hyperparameters,
+  'step' | 'learningRate'
+> {
   const { betas, eps, semantics, momentum, nesterov, adafactor } = optimizer;
   const { scale, limiter } = method;
   const weightDecay = optimizer.weight_decay;
@@ -15,5 +19,6 @@ export function hyperparametersOf({
   return {
     ...{ betas, eps, semantics, momentum, nesterov, adafactor },
     ...{ scale, limiter, weightDecay, updateClip, seed },
+    outer: { learningRate: local.outer_lr, momentum: local.outer_momentum, localSteps: local.count },
   };
 }

@@ -1,18 +1,24 @@
 /**
- * What a trainer keeps of its gradients to send later (galore/feedback), slot by slot. A step's changes are
+ * What a trainer keeps for itself, slot by slot: of its gradients to send later (galore/feedback), and the state of
+ * its local steps (galore/displacement.ts). A step's changes are
  * proposed while its contribution is made and become real when its record counts this trainer in, even if the
  * connection was lost in between. A step that was given up, or went on without this trainer, leaves no trace.
  * Checkpoints hold what is kept, so that a run that goes on from one loses nothing of it.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { COUNT_KIND, innerState } from '../galore/displacement.ts';
 import type { LocalState, SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { localState } from '../galore/feedback/local-state.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
-import { tensorsOf } from '../galore/optimizer/rule.ts';
+import { tensorsOf, type CarryInput } from '../galore/optimizer/rule.ts';
+import { ruleFor } from '../galore/optimizer/rules.ts';
 import { zeroOf, zerosOf } from '../galore/optimizer/zeros.ts';
 import type { Slot } from '../galore/slot.ts';
 import { localTensors } from '../galore/state-table.ts';
 import type { StateArray, StateValue } from './replica.ts';
+
+/** How the run carries moments over to a new basis. */
+export type CarryOptions = Pick<CarryInput, 'moments' | 'betas'>;
 
 export class LocalStates {
   readonly #kept = new Map<number, LocalState>();
@@ -43,13 +49,17 @@ export class LocalStates {
   }
 
   /** A slot is about to get a new basis: what is kept of it moves there. Changes of the step under way go. */
-  carry(change: SlotBasisChange): void {
+  carry(change: SlotBasisChange, options: CarryOptions): void {
     const { index } = change.newSlot;
     disposeOf(this.#proposed.get(index));
     this.#proposed.delete(index);
     const kept = this.#kept.get(index);
-    const carried = kept && feedbackOf(change.newSlot)?.carry?.(change, kept);
-    if (carried === undefined) return;
+    if (kept === undefined) return;
+    const carried = {
+      ...carriedInner(change, kept, options),
+      ...feedbackOf(change.newSlot)?.carry?.(change, kept),
+    };
+    if (Object.keys(carried).length === 0) return;
     disposeOf(kept);
     this.#kept.set(index, carried);
   }
@@ -112,6 +122,26 @@ export class LocalStates {
     for (const state of this.#proposed.values()) disposeOf(state);
     this.#proposed.clear();
   }
+}
+
+/** The state of a slot's local steps in the new basis; nothing if there are none. */
+function carriedInner(
+  { oldBasis, newSlot, newBasis }: SlotBasisChange,
+  kept: LocalState,
+  options: CarryOptions,
+): LocalState {
+  const count = kept[COUNT_KIND];
+  if (newSlot.inner === undefined || !(count instanceof tf.Tensor)) return {};
+  const specs = innerState(newSlot).filter(({ kind }) => kind !== COUNT_KIND);
+  const state = Object.fromEntries(specs.map(({ kind }) => [kind, kept[kind]!]));
+  const carried = ruleFor(newSlot.inner).carry({
+    slot: newSlot,
+    state,
+    change: { oldBasis, newBasis, side: newSlot.side },
+    completedSteps: count.dataSync()[0]!,
+    ...options,
+  });
+  return { ...carried, [COUNT_KIND]: tf.clone(count) };
 }
 
 function disposeOf(state: LocalState | undefined): void {

@@ -39,6 +39,7 @@ export interface ReplicaOptions {
   readonly seed: number;
   readonly method: RunConfig['method'];
   readonly optimizer: RunConfig['optimizer'];
+  readonly local_steps: RunConfig['local_steps'];
 }
 
 export class Replica {

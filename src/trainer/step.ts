@@ -1,32 +1,22 @@
 /**
  * One trainer's work in one step: gradients of its sequences, accumulated over micro-batches in the
  * subspace, sketches while a refresh is on, then the contribution. It says what to send through
- * `StepOutput` and knows nothing of sockets.
+ * `StepOutput` and knows nothing of sockets. With local steps the work is another: displacement-work.ts.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { codecFor, codecOfPayload, type CodecName } from '../galore/codec/codec.ts';
+import { codecFor, type CodecName } from '../galore/codec/codec.ts';
 import type { FeedbackRule } from '../galore/feedback/feedback.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
-import { numbersOf } from '../galore/product.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
-import { sketch } from '../galore/projection/sketch-gradient.ts';
-import {
-  firstRound,
-  heldOut,
-  joinColumns,
-  omega,
-  sketchPlan,
-  warmStart,
-  type RefreshPlan,
-  type SketchPlan,
-} from '../galore/projection/sketch.ts';
 import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
-import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
+import { encodePayload, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
+import { HeldGradients, type SketchTask } from './held-gradients.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { LocalStates } from './local-states.ts';
 import type { Replica } from './replica.ts';
+import { TensorSums } from './tensor-sums.ts';
 
 /** Where the results of a step go. */
 export interface StepOutput {
@@ -38,48 +28,66 @@ export interface StepOutput {
   sketch(slot: ProjectedSlot, round: number, values: Float32Array): void;
 }
 
+/** A trainer's work in a step, one way or the other. */
+export interface Work {
+  readonly task: WorkTask;
+  /** Unmasked tokens of all its sequences. */
+  readonly tokens: number;
+  /** Loss summed over the unmasked tokens, in nats; known when the contribution is made. */
+  readonly lossSum: number;
+  /** Set once the contribution is sent. */
+  isAnswered: boolean;
+  /** The gradients at the weights that all trainers have: what a refresh needs. */
+  computeGradients(model: LlamaModel): void;
+  /** Sends the sketches of one refresh round; `factors` are those of the round before, by slot. */
+  sendSketches(
+    round: number,
+    slots: readonly number[],
+    seed: number,
+    factors: ReadonlyMap<number, Float32Array>,
+  ): void;
+  /** Sends what was held back for the new bases of a refresh, if there was one. */
+  contributeHeld(): void;
+  /** Forgets everything that was not sent. */
+  dispose(): void;
+}
+
 /** What to compute. */
-export interface StepTask {
-  readonly step: number;
-  readonly seed: number;
-  readonly trainerId: string;
-  readonly refreshSlots: readonly number[];
-  /** Slots whose payload is sent as f32, so that no feedback of it is left. */
-  readonly flushSlots: readonly number[];
-  /** By slot index. */
-  readonly codecs: readonly SlotCodecs[];
-  /** Tokens of the whole step if none is masked. A slot that carries sums adds its gradient times the trainer's share of them. */
+export interface WorkTask extends EncodingTask, SketchTask {
+  /** Tokens of the whole step if none is masked. A slot that carries sums adds its part times the trainer's share of them. */
   readonly stepTokens: number;
-  readonly refresh: RefreshPlan;
-  /** The run's slots at their configured ranks, which sketches are made for. */
-  readonly slots: readonly Slot[];
+}
+
+export interface StepTask extends WorkTask {
   /** The trainer's sequences in micro-batches. */
   readonly batches: readonly Batch[];
 }
 
-export class StepWork {
+/** Unmasked tokens of micro-batches. */
+export function tokensOf(batches: readonly Batch[]): number {
+  return batches.reduce((sum, { labels }) => sum + unmaskedRows(labels).length, 0);
+}
+
+export class StepWork implements Work {
   readonly task: StepTask;
-  /** Unmasked tokens of all micro-batches. */
   readonly tokens: number;
-  /** Set once the contribution is sent. */
   isAnswered = false;
   #lossSum = 0;
   readonly #replica: Replica;
   readonly #locals: LocalStates;
   readonly #output: StepOutput;
-  /** Full gradients of the slots under refresh, until their new bases arrive. */
-  readonly #held = new Map<number, tf.Tensor2D>();
-  readonly #sums = new Map<number, tf.Tensor>();
+  readonly #held: HeldGradients;
+  readonly #sums = new TensorSums();
 
   constructor(task: StepTask, replica: Replica, locals: LocalStates, output: StepOutput) {
     this.task = task;
     this.#replica = replica;
     this.#locals = locals;
     this.#output = output;
-    this.tokens = task.batches.reduce((sum, batch) => sum + unmaskedRows(batch.labels).length, 0);
+    this.#held = new HeldGradients(task, replica);
+    this.tokens = tokensOf(task.batches);
   }
 
-  /** Loss summed over the unmasked tokens, in nats; known after `computeGradients`. */
   get lossSum(): number {
     return this.#lossSum;
   }
@@ -101,93 +109,37 @@ export class StepWork {
     });
   }
 
-  /** Sends the sketches of one refresh round; `factors` are those of the round before, by slot. */
   sendSketches(
     round: number,
     slots: readonly number[],
     seed: number,
     factors: ReadonlyMap<number, Float32Array>,
   ): void {
-    for (const index of slots) {
-      const gradient = this.#held.get(index);
-      const slot = this.task.slots[index];
-      if (gradient === undefined || slot === undefined || !hasBasis(slot)) continue;
-      const plan = sketchPlan(slot, round, this.task.refresh);
-      const values = this.#rightHandSide(slot, round, plan, seed, factors);
-      const result = tf.tidy(() => {
-        const rows = plan.factorShape?.[0] ?? 0;
-        const factor = values === null ? null : tf.tensor2d(values, [rows, values.length / rows]);
-        return sketch(gradient, factor, plan);
-      });
-      this.#output.sketch(slot, round, result.dataSync<'float32'>() as Float32Array);
-      result.dispose();
+    for (const [slot, values] of this.#held.sketches(round, slots, seed, factors)) {
+      this.#output.sketch(slot, round, values);
     }
-  }
-
-  /** F of a round with its held-out columns; null: the gradient itself is the sketch. */
-  #rightHandSide(
-    slot: ProjectedSlot,
-    round: number,
-    plan: SketchPlan,
-    seed: number,
-    factors: ReadonlyMap<number, Float32Array>,
-  ): Float32Array | null {
-    if (plan.factorShape === null) return null;
-    const { step, refresh } = this.task;
-    const [rows, columns] = plan.factorShape;
-    let factor = factors.get(slot.index);
-    if (plan.isOmega) factor = omega(seed, step, slot, rows, columns);
-    else if (round === firstRound(refresh, step > 1)) factor = this.#warmStart(slot, seed, rows, columns);
-    if (factor === undefined) throw new Error(`the factor of ${slot.name} for round ${round} has not come`);
-    if (plan.heldOutColumns === 0) return factor;
-    return joinColumns(factor, heldOut(seed, step, slot, rows, plan.heldOutColumns), rows);
-  }
-
-  /** The old basis (of a two-sided slot U, which lies first) and fresh columns. */
-  #warmStart(slot: ProjectedSlot, seed: number, rows: number, columns: number): Float32Array {
-    const basis = this.#replica.basis(slot);
-    const values = basis.dataSync<'float32'>() as Float32Array;
-    const old = values.subarray(0, rows * (basis.shape[1] ?? 0));
-    return warmStart(seed, this.task.step, slot, old, rows, columns);
   }
 
   /** Projects the held gradients with their new bases and sends them. */
   contributeHeld(): void {
-    for (const [index, gradient] of this.#held) {
-      const slot = this.#replica.slots[index]!;
+    this.#held.release((slot, gradient) => {
       const feedback = feedbackOf(slot);
       if (feedback === null) this.#send(slot, this.#payload(slot, gradient));
       else this.#takeWithFeedback(feedback, slot, gradient, this.task.batches.length - 1);
-      gradient.dispose();
-    }
-    this.#held.clear();
+    });
   }
 
-  /** Forgets everything that was not sent. */
   dispose(): void {
-    tf.dispose([...this.#held.values(), ...this.#sums.values()]);
-    this.#held.clear();
-    this.#sums.clear();
+    this.#held.dispose();
+    this.#sums.dispose();
   }
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, position: number): void {
-    if (!travels(slot)) return;
-    if (this.task.refreshSlots.includes(slot.index)) {
-      const numbers = numbersOf(gradient as tf.Tensor2D);
-      this.#held.set(slot.index, accumulate(this.#held.get(slot.index), numbers) as tf.Tensor2D);
-      numbers.dispose();
-      return;
-    }
+    if (!travels(slot) || this.#held.hold(slot, gradient)) return;
     const feedback = feedbackOf(slot);
     if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, position);
-    const low = this.#payload(slot, gradient);
-    this.#sums.set(slot.index, accumulate(this.#sums.get(slot.index), low));
-    low.dispose();
-    if (this.#isLast(position)) {
-      const sum = this.#sums.get(slot.index)!;
-      this.#sums.delete(slot.index);
-      this.#send(slot, sum);
-    }
+    this.#sums.add(slot.index, this.#payload(slot, gradient));
+    if (this.#isLast(position)) this.#send(slot, this.#sums.take(slot.index));
   }
 
   #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, position: number): void {
@@ -231,22 +183,9 @@ export class StepWork {
   }
 
   /** Disposes `low`. */
-  #encoded(slot: Slot, low: tf.Tensor): { readonly codec: CodecName; readonly bytes: Uint8Array } {
-    const { seed, trainerId, step, codecs, flushSlots } = this.task;
-    const values = low.dataSync<'float32'>() as Float32Array;
+  #encoded(slot: Slot, low: tf.Tensor): EncodedPayload {
+    const encoded = encodePayload(this.task, slot, low, this.#output.allocate?.bind(this.#output));
     low.dispose();
-    const isFlushed = flushSlots.includes(slot.index);
-    const codec = isFlushed ? 'f32' : codecOfPayload(values.length, codecs[slot.index]!.contribution);
-    const key = derive(seed, 'contribution', trainerId, step, slot.index);
-    const tensorCodec = codecFor(codec);
-    const into = this.#output.allocate?.(tensorCodec.encodedBytes(values.length));
-    return { codec, bytes: tensorCodec.encode(values, key, into) };
+    return encoded;
   }
-}
-
-/** Sum of two tensors that outlives the surrounding tidy; the old sum is disposed. */
-function accumulate(sum: tf.Tensor | undefined, term: tf.Tensor): tf.Tensor {
-  const next = tf.keep(sum === undefined ? term.clone() : tf.add(sum, term));
-  sum?.dispose();
-  return next;
 }

@@ -5,7 +5,9 @@
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { generatedBasis } from '../galore/projection/generated-basis.ts';
-import { carriesSums, describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
+import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { learningRate } from '../galore/schedule.ts';
+import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
 import { LOCAL_PREFIX, localFault, stateFault, stateTensors } from '../galore/state-table.ts';
 import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
@@ -24,12 +26,14 @@ import type {
 import type { AssembledTensor } from '../protocol/parts.ts';
 import { ranksIn } from '../protocol/slot-sizes.ts';
 import { collectWhenGrown } from '../heap.ts';
-import { buildRunShape, type RunShape } from '../run-shape.ts';
+import { buildRunShape, stepSequences, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
-import { toBatches } from './batches.ts';
+import { toBatches, toLocalBatches } from './batches.ts';
+import { DisplacementWork } from './displacement-work.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import { makeFactor } from './factor-job.ts';
+import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
@@ -37,7 +41,7 @@ import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepTimes } from './step-times.ts';
-import { StepWork, type StepOutput } from './step.ts';
+import { StepWork, type StepOutput, type Work } from './step.ts';
 
 /** Ends that are no failure; any other makes the process exit with 3. */
 const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
@@ -65,7 +69,9 @@ class Trainer {
   #step = 0;
   #sequence = 0;
   readonly #locals = new LocalStates();
-  #work: StepWork | null = null;
+  #work: Work | null = null;
+  /** Spent on the work so far. */
+  #workSeconds = 0;
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
   readonly #snapshot = new Map<string, StateArray>();
@@ -204,7 +210,7 @@ class Trainer {
   /** What a checkpoint has of this very trainer; without it everything that was held back is lost. */
   #restoreLocals(step: number, local: ReadonlyMap<string, StateArray>): void {
     const { slots } = this.#replica!;
-    if (!slots.some(carriesSums) || step === 0) return;
+    if (!slots.some(hasLocalState) || step === 0) return;
     const given = [...local].map(([name, values]) => ({
       name,
       codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
@@ -230,7 +236,11 @@ class Trainer {
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
       const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
-      replica.installBases(step, bases, record.keptSlots, (change) => this.#locals.carry(change));
+      const { moments } = config.method;
+      const { betas } = config.optimizer;
+      replica.installBases(step, bases, record.keptSlots, (change) =>
+        this.#locals.carry(change, { moments, betas }),
+      );
       this.#sequence = sequence;
       this.#link.applied(sequence);
       if (this.#work?.task.step === step) this.#contribute(this.#work);
@@ -299,35 +309,50 @@ class Trainer {
     }
   }
 
-  #onStepAssignment({ step, seed, sequences, refreshSlots, flushSlots }: StepAssignmentMessage): void {
-    const { config, shape, replica, model } = this.#running();
+  #onStepAssignment(assignment: StepAssignmentMessage): void {
+    const { step, sequences, refreshSlots } = assignment;
+    const { model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
     this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
-    const startedMs = performance.now();
     this.#times.mark('assignedMs', nowMs());
-    const work = new StepWork(
-      {
-        step,
-        seed,
-        trainerId: this.#options.trainerId,
-        refreshSlots,
-        flushSlots,
-        codecs: shape.codecs,
-        stepTokens: config.batch_size * config.seq_len,
-        refresh: shape.refresh,
-        slots: shape.slots,
-        batches: toBatches(sequences, config.trainer.micro_batch),
-      },
-      replica,
-      this.#locals,
-      this.#output(step),
-    );
+    const work = this.#workOn(assignment);
     this.#work = work;
-    work.computeGradients(model);
-    const seconds = (performance.now() - startedMs) / 1000;
-    this.#link.setActivity({ tokensPerSecond: work.tokens / seconds });
+    this.#timed(() => work.computeGradients(model));
     if (refreshSlots.length === 0) this.#contribute(work);
+  }
+
+  #workOn({ step, seed, sequences, refreshSlots, flushSlots }: StepAssignmentMessage): Work {
+    const { config, shape, replica } = this.#running();
+    const { count: localSteps } = config.local_steps;
+    const { micro_batch: microBatch } = config.trainer;
+    const task = {
+      step,
+      seed,
+      trainerId: this.#options.trainerId,
+      refreshSlots,
+      flushSlots,
+      codecs: shape.codecs,
+      stepTokens: stepSequences(config) * config.seq_len,
+      refresh: shape.refresh,
+      slots: shape.slots,
+    };
+    if (localSteps === 1) {
+      const batches = toBatches(sequences, microBatch);
+      return new StepWork({ ...task, batches }, replica, this.#locals, this.#output(step));
+    }
+    const local = {
+      localBatches: toLocalBatches(sequences, microBatch, localSteps),
+      hyper: { ...hyperparametersOf(config), weightDecay: 0 },
+      learningRateAt: (share: number) => learningRate(config.optimizer, step - 1 + share, config.steps),
+    };
+    return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
+  }
+
+  #timed(compute: () => void): void {
+    const startedMs = performance.now();
+    compute();
+    this.#workSeconds += (performance.now() - startedMs) / 1000;
   }
 
   #onSketchRequest({ step, round, slots, seed }: SketchRequestMessage): void {
@@ -364,9 +389,10 @@ class Trainer {
     this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities });
   }
 
-  #contribute(work: StepWork): void {
+  #contribute(work: Work): void {
     const { step } = work.task;
-    work.contributeHeld();
+    this.#timed(() => work.contributeHeld());
+    this.#link.setActivity({ tokensPerSecond: work.tokens / this.#workSeconds });
     work.isAnswered = true;
     this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
     this.#times.mark('contributedMs', nowMs());
@@ -441,6 +467,7 @@ class Trainer {
   #dropWork(): void {
     this.#work?.dispose();
     this.#work = null;
+    this.#workSeconds = 0;
     this.#sums.clear();
     this.#factors.clear();
     this.#asked = null;

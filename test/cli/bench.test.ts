@@ -106,6 +106,8 @@ test('a size or a precision that does not exist is bad usage', async (t) => {
   t.regex(err.text, /Allowed choices are 9m, 20m, /);
   t.is(await run('bench', 'step', '--precision', 'f16'), 2);
   t.is(await run('bench', 'step', '--steps', '0'), 2);
+  t.is(await run('bench', 'step', '--set', 'local_steps.count=4'), 2);
+  t.regex(err.text, /local_steps\.count is 4; a benchmark measures one synchronous step: leave it out/);
 });
 
 for (const precision of ['f32', 'bf16'] as const) {

@@ -31,13 +31,14 @@ test('refreshes are counted as the schedule has them', (t) => {
 });
 
 test('the bytes of presets at 60M keep what their names promise', (t) => {
-  const [exact, lean, balanced, wan, extreme] = RUN_PRESETS.map((name) => plan60m(`preset=${name}`));
+  const [exact, lean, balanced, wan, extreme, local] = RUN_PRESETS.map((name) => plan60m(`preset=${name}`));
   const least = ({ ratio }: TrafficPlan): number => Math.min(ratio.up, ratio.down);
   t.true(least(exact!) > 0.99 && least(exact!) < 1);
   t.true(least(lean!) > 4);
   t.true(least(balanced!) >= 30, `balanced: ${least(balanced!)}`);
   t.true(least(wan!) >= 60, `wan: ${least(wan!)}`);
   t.true(least(extreme!) >= 250, `extreme: ${least(extreme!)}`);
+  t.true(least(local!) > 7 * least(lean!), `local: ${least(local!)}`);
 });
 
 test('memory: 16 bytes a number of AdamW are 12 without the gradient, power keeps two of one byte', (t) => {
@@ -52,6 +53,20 @@ test('memory: 16 bytes a number of AdamW are 12 without the gradient, power keep
   const power = plan60m('preset=balanced').trainerMemory;
   t.true(power.feedback / parameters > 1 && power.feedback / parameters < 1.03);
   t.true(power.optimizer / parameters > 1 && power.optimizer / parameters < 1.03);
+});
+
+test('local steps: bytes are those of an exchange, dense f32 those of all optimizer steps; weights are kept twice', (t) => {
+  const [none, four] = ['1', '4'].map((count) => plan60m('method.name=full', `local_steps.count=${count}`));
+  t.is(four!.contribution, none!.contribution);
+  t.is(four!.localSteps, 4);
+  t.is(four!.denseBytes, 4 * none!.denseBytes);
+  t.true(four!.data > 3.9 * none!.data, 'the sequences of four steps');
+  const { parameters, trainerMemory } = four!;
+  // Of 4 bytes a number: shared weights, working copy, displacement; two moments of the trainer's own.
+  const counts = none!.policies[0]!.tensors;
+  t.is(trainerMemory.weights, 12 * parameters);
+  t.is(trainerMemory.optimizer, 8 * parameters + 4 * counts);
+  t.is(trainerMemory.feedback, 0);
 });
 
 test('a slot that is flushed before a refresh pays for it, one without feedback does not', (t) => {

@@ -8,13 +8,14 @@ import type { Tensor, Tensor2D } from './tensors.ts';
 /** What AdamW does not look at. */
 export const OTHER_RULES: Pick<
   Hyperparameters,
-  'momentum' | 'nesterov' | 'limiter' | 'adafactor' | 'updateClip' | 'seed'
+  'momentum' | 'nesterov' | 'limiter' | 'adafactor' | 'updateClip' | 'seed' | 'outer'
 > = {
   momentum: 0.9,
   nesterov: false,
   limiter: 1.01,
   updateClip: 1,
   seed: 1,
+  outer: { learningRate: 1, momentum: 0, localSteps: 1 },
   adafactor: {
     eps: [1e-30, 1e-3],
     clip_threshold: 1,

@@ -1,6 +1,6 @@
 import test from 'ava';
 import type { Sequences } from '../../src/protocol/messages.ts';
-import { toBatches } from '../../src/trainer/batches.ts';
+import { toBatches, toLocalBatches } from '../../src/trainer/batches.ts';
 import { IGNORED_LABEL } from '../../src/trainer/model/batch.ts';
 
 /** `count` sequences of 3 + 1 tokens: 10 11 12 13, 20 21 22 23, … */
@@ -37,4 +37,23 @@ test('masked labels are ignored, in every micro-batch', (t) => {
 
 test('no sequences are no batches', (t) => {
   t.deepEqual(toBatches(sequencesOf(0), 4), []);
+  t.deepEqual(toLocalBatches(sequencesOf(0), 4, 8), []);
+});
+
+test('local steps have consecutive parts, as equal as can be, of one sequence at least', (t) => {
+  const firsts = (count: number, localSteps: number): number[][] =>
+    toLocalBatches(sequencesOf(count), 2, localSteps).map((batches) => batches.map(({ ids }) => ids[0]!));
+  t.deepEqual(firsts(7, 2), [
+    [10, 30],
+    [40, 60],
+  ]);
+  t.deepEqual(firsts(4, 4), [[10], [20], [30], [40]]);
+  t.deepEqual(firsts(2, 4), [[10], [20]]);
+  const sizes = toLocalBatches(sequencesOf(7), 2, 2).map((batches) =>
+    batches.map(({ sequences }) => sequences),
+  );
+  t.deepEqual(sizes, [
+    [2, 1],
+    [2, 2],
+  ]);
 });

@@ -33,6 +33,8 @@ const { slots } = shape;
 const projected = slots.filter(hasBasis);
 const flushed = slots.filter(isFlushed);
 
+const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
+
 interface Sent {
   readonly codec: CodecName;
   readonly bytes: Uint8Array;
@@ -132,7 +134,7 @@ test('what a trainer that missed the flush has kept goes with it into the new ba
   const [rows, rank] = basisShape(slot);
   const before = residual(slot).slice();
   const change = bases('q');
-  replica.installBases(3, change, [], (of) => locals.carry(of));
+  replica.installBases(3, change, [], (of) => locals.carry(of, CARRY));
   // R = GP: what is kept is K' = K (P'Q) with P the old and Q the new basis.
   const p = orthonormalMatrix(rows, rank, 'p', slot.index).values;
   const q = orthonormalMatrix(rows, rank, 'q', slot.index).values;

@@ -13,6 +13,8 @@ function valuesOf(locals: InstanceType<typeof LocalStates>, slot: Slot = SLOT): 
   ]);
 }
 
+const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
+
 /** Proposes what is kept plus `value` for a step. */
 function work(locals: InstanceType<typeof LocalStates>, step: number, value: number): void {
   locals.begin(step);
@@ -117,7 +119,7 @@ test('what was kept moves to a new basis as far as that can hold it; whole numbe
   // R = [4, 2] of ones lies on the first two of three coordinates; the new basis is the mean of the first and third.
   const atRank1 = { ...projected, rank: 1 };
   const bases = [tf.eye(3, 2), tf.tensor2d([Math.SQRT1_2, 0, Math.SQRT1_2], [3, 1])];
-  locals.carry({ oldSlot: projected, oldBasis: bases[0]!, newSlot: atRank1, newBasis: bases[1]! });
+  locals.carry({ oldSlot: projected, oldBasis: bases[0]!, newSlot: atRank1, newBasis: bases[1]! }, CARRY);
   tf.dispose(bases);
   t.deepEqual(valuesOf(locals), [2, 2, 2]);
   t.deepEqual(valuesOf(locals, atRank1), Array(4).fill(Math.fround(Math.SQRT1_2)));

@@ -26,7 +26,8 @@ for (const method of ['galore', 'full'] as const) {
   test.serial(
     `steps lower the loss and leave no tensor, the same with and without the kernel (${method})`,
     (t) => {
-      const slots = buildSlots(llamaTensors(config), slotOptions(method, 4));
+      const groups = [{ match: ['mlp', 'lm_head'], scale: 0.1 }];
+      const slots = buildSlots(llamaTensors(config), { ...slotOptions(method, 4), groups });
       const lossesOf = (): number[] => {
         const model = tinyModel(t, config);
         const before = tf.memory().numTensors;

@@ -30,6 +30,8 @@ export interface InspectedMethod {
   /** The rule of matrices with a basis, and of the rest. */
   readonly rule: RuleName;
   readonly plainRule: RuleName;
+  /** The rule of local steps; the two above then take displacements. Null: there are none. */
+  readonly innerRule: RuleName | null;
   /** Tensors with a basis, and all tensors that are trained. */
   readonly slotsWithBasis: number;
   /** Tensors that travel as power, by the rule of that name. */
@@ -50,12 +52,13 @@ export async function inspectMethod(configYaml: string, path: string): Promise<I
     const config = parseRunConfig(configYaml, 'run.yaml', { workingDir: '/', homeDir: '/' });
     const model = parseLlamaConfig(JSON.parse(await readText(path, CONFIG_FILE)), CONFIG_FILE);
     const { slots } = buildRunShape(config, model);
-    const { basis, rule, plainRule } = methodPlan(config);
+    const { basis, rule, plainRule, inner } = methodPlan(config);
     return {
       name: config.method.name,
       basis,
       rule,
       plainRule,
+      innerRule: inner ?? null,
       slotsWithBasis: slots.filter(hasBasis).length,
       powerSlots: slots.filter(({ policy }) => policy === 'power').length,
       slots: slots.length,

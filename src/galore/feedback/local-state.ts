@@ -1,13 +1,23 @@
 /**
- * What a trainer keeps of a slot for itself, by the slot's feedback. Pure: the coordinator reads it too, for
+ * What a trainer keeps of a slot for itself: by the slot's feedback, and of its local steps. Pure: the coordinator reads it too, for
  * checkpoints hold it. How it changes is in power.ts and payload.ts.
  */
+import { innerState } from '../displacement.ts';
 import type { StateSpec } from '../optimizer/rule-state.ts';
 import { carriesSums, payloadShape, type PowerSlot, type Slot } from '../slot.ts';
 import { bufferSpec } from './buffer-spec.ts';
 
-/** All zeros before the first step; empty: nothing is kept. */
+/** The state of its local steps and what feedback keeps. All zeros before the first step; empty: nothing is kept. */
 export function localState(slot: Slot): readonly StateSpec[] {
+  return [...innerState(slot), ...feedbackState(slot)];
+}
+
+/** Whether a trainer keeps anything of a slot for itself. */
+export function hasLocalState(slot: Slot): boolean {
+  return localState(slot).length > 0;
+}
+
+function feedbackState(slot: Slot): readonly StateSpec[] {
   if (!carriesSums(slot)) return [];
   return [slot.policy === 'power' ? errorSpec(slot) : residualSpec(slot)];
 }

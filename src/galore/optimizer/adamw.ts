@@ -68,7 +68,9 @@ export const adamwRule: OptimizerRule = {
     const moments = momentsOf(state);
     return tf.tidy(() => {
       if (!hasBasis(slot) && hasFusedAdamw() && hyper.weightDecay === 0) {
-        const { weight: next, m, v } = fusedAdamw(weight, payload, moments, fusedOptions(hyper));
+        const options = fusedOptions(hyper);
+        const stepSize = options.stepSize * scaleOf(slot, hyper);
+        const { weight: next, m, v } = fusedAdamw(weight, payload, moments, { ...options, stepSize });
         return { weight: next, state: { m, v } };
       }
       const { m, v, direction } = hasFusedAdamw()

@@ -20,6 +20,9 @@ export const RULE_NAMES = [
   'apollo-mini',
   'ldadam',
   'power',
+  'outer',
+  'outer-nesterov',
+  'outer-adam',
 ] as const;
 
 export type RuleName = (typeof RULE_NAMES)[number];
@@ -71,6 +74,7 @@ export function ruleState(slot: Slot): readonly StateSpec[] {
   const shape = subspaceShape(slot);
   switch (slot.rule) {
     case 'adamw':
+    case 'outer-adam':
       return moments(shape);
     case 'adamw-8bit':
       return sizeOf(shape) < MIN_8BIT_SIZE ? moments(shape) : eightBitMoments(sizeOf(shape));
@@ -79,8 +83,10 @@ export function ruleState(slot: Slot): readonly StateSpec[] {
     case 'adafactor-momentum':
       return [...factoredMoment(shape), f32('m', shape)];
     case 'sgd':
+    case 'outer':
       return [];
     case 'sgd-momentum':
+    case 'outer-nesterov':
       return [f32('m', shape)];
     case 'sumo':
       return hasBasis(slot) ? [f32('m', shape), f32('norm', [1])] : moments(shape);

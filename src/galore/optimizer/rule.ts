@@ -34,6 +34,16 @@ export interface Hyperparameters {
   readonly updateClip: number;
   /** Of the run, for the dice of states of reduced precision. */
   readonly seed: number;
+  readonly outer: OuterOptions;
+}
+
+/** The numbers of the rules that take displacements, after local steps (outer.ts). */
+export interface OuterOptions {
+  readonly learningRate: number;
+  /** Nesterov's mu. */
+  readonly momentum: number;
+  /** H: optimizer steps that one displacement stands for. */
+  readonly localSteps: number;
 }
 
 /** The numbers of Adafactor (Shazeer & Stern, arXiv 1804.04235), by the names of its reference code. */

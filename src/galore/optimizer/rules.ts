@@ -6,6 +6,7 @@ import { adamwRule } from './adamw.ts';
 import { apolloMiniRule, apolloRule } from './apollo.ts';
 import { firaRule } from './fira.ts';
 import { ldadamRule } from './ldadam.ts';
+import { outerAdamRule, outerNesterovRule, outerRule } from './outer.ts';
 import { ruleState, type RuleName } from './rule-state.ts';
 import type { OptimizerRule, RuleState } from './rule.ts';
 import { firstFactors, powerRule } from './power.ts';
@@ -38,6 +39,12 @@ export function ruleFor(name: RuleName): OptimizerRule {
       return ldadamRule;
     case 'power':
       return powerRule;
+    case 'outer':
+      return outerRule;
+    case 'outer-nesterov':
+      return outerNesterovRule;
+    case 'outer-adam':
+      return outerAdamRule;
   }
 }
 

@@ -236,6 +236,7 @@ test('the method is shown with its rules, its state and bases as stored, and wha
     basis: 'svd',
     rule: 'fira',
     plainRule: 'adamw-8bit',
+    innerRule: null,
     slotsWithBasis: 14,
     powerSlots: 0,
     slots: sizes.length,

@@ -85,6 +85,7 @@ function everyUpdate(): ReadonlyMap<string, unknown> {
     for (const optimizer of OPTIMIZERS) {
       const config = resolve(MINIMAL, 'optimizer.weight_decay=0.1');
       const plan = methodPlan({
+        local_steps: config.local_steps,
         method: { ...config.method, name: method },
         optimizer: { ...config.optimizer, name: optimizer },
       });

@@ -1,0 +1,117 @@
+/**
+ * Rules about local steps: what cannot be done on trainers that take several optimizer steps by themselves, and
+ * fields that mean nothing without them. Pure.
+ */
+import { relationFault, showValue, type Fault } from './faults.ts';
+import { methodDefaults, OUTER_MOMENTUM } from './presets.ts';
+import type { FieldReader, Rule } from './relations.ts';
+import { METHODS, type RunConfig, type RunConfigInput } from './schema.ts';
+
+type MethodName = RunConfig['method']['name'];
+type Group = RunConfigInput['method']['param_groups'][number];
+
+/** Methods whose steps stay in the subspace of a basis that lies still, or in none. */
+const ABLE: readonly MethodName[] = ['galore', 'golore', 'two-sided', 'full'];
+
+const WHOLE = 'which needs the whole summed gradient in every step';
+const WHY_NOT: Readonly<Partial<Record<MethodName, string>>> = {
+  fira: WHOLE,
+  apollo: WHOLE,
+  'apollo-mini': WHOLE,
+  ldadam: WHOLE,
+  power: 'which moves its factors with every sum',
+  adarankgrad: 'which changes ranks by the norms of summed gradients',
+  'q-galore': 'whose int8 weights have no room for a displacement',
+  sumo: 'whose limiter follows one sequence of updates',
+  flora: 'whose Adafactor reads the weight that it changes',
+};
+
+/** Rules that are asked only with local steps. `fault` is one of `local_steps.count`: it is what asks for more. */
+type LocalRule = (read: FieldReader, fault: (rule: string) => Fault) => Fault | null;
+
+const methodCan: LocalRule = (read, fault) => {
+  const method = METHODS.find((name) => name === read('method.name'));
+  if (method === undefined || ABLE.includes(method)) return null;
+  const can = `${ABLE.slice(0, -1).join(', ')} or ${ABLE.at(-1)}`;
+  return fault(
+    `it must be 1 (or left out) with method.name: ${method}, ${WHY_NOT[method]}; local steps are for ${can}`,
+  );
+};
+
+const groupsCan: LocalRule = (read, fault) => {
+  const groups = (read('method.param_groups') ?? []) as readonly Group[];
+  const index = groups.findIndex(({ policy }) => policy === 'power');
+  if (index < 0) return null;
+  const group = `method.param_groups[${index}].policy: power`;
+  return fault(`it must be 1 (or left out) with ${group}, ${WHY_NOT.power}; give the group another policy`);
+};
+
+const optimizerCan: LocalRule = (read) => {
+  const method = METHODS.find((name) => name === read('method.name'));
+  if (method === undefined || !ABLE.includes(method)) return null;
+  const name = read('optimizer.name') ?? methodDefaults(method).optimizer;
+  if (name === 'adamw' || name === 'adamw-8bit' || name === 'sgd') return null;
+  const rule =
+    'it must be adamw, adamw-8bit or sgd with local_steps.count above 1: Adafactor reads the weight';
+  return relationFault('optimizer.name', name, rule);
+};
+
+/** Another value of a field than the one that goes with local steps. */
+function without(field: string, fine: unknown, why: string): LocalRule {
+  return (read) => {
+    const value = read(field);
+    if (value === undefined || value === fine) return null;
+    const instead = fine === undefined ? 'left out' : `${showValue(fine)} (or left out)`;
+    return relationFault(field, value, `it must be ${instead} with local_steps.count above 1: ${why}`);
+  };
+}
+
+const decayIsDecoupled: LocalRule = (read) => {
+  const decay = read('optimizer.weight_decay');
+  if (read('optimizer.name') !== 'sgd' || decay === 0 || decay === undefined) return null;
+  const rule = 'it must be 0 with optimizer.name: sgd and local steps, which leave the decay to the exchange';
+  return relationFault('optimizer.weight_decay', decay, rule);
+};
+
+const LOCAL_RULES: readonly LocalRule[] = [
+  methodCan,
+  groupsCan,
+  optimizerCan,
+  decayIsDecoupled,
+  without('method.weights', 'f32', 'int8 weights have no room for a displacement'),
+  without('method.adaptive_rank.threshold', undefined, 'ranks stay as configured'),
+  without('method.refresh.converged_ratio', undefined, 'no summed gradient tells of it'),
+  without('optimizer.max_grad_norm', undefined, 'what is summed are displacements, not gradients'),
+];
+
+/** A field of `local_steps` that says something though nothing reads it. */
+function unused(
+  field: string,
+  filledIn: unknown,
+  isRead: (read: FieldReader) => boolean,
+  when: string,
+): Rule {
+  return (read) => {
+    const value = read(field);
+    if (value === undefined || value === filledIn || isRead(read)) return null;
+    return relationFault(field, value, `it is used only with ${when}`);
+  };
+}
+
+const hasLocalSteps = (read: FieldReader): boolean => Number(read('local_steps.count') ?? 1) > 1;
+const MORE = 'local_steps.count above 1';
+
+export const LOCAL_STEP_RULES: readonly Rule[] = [
+  ...LOCAL_RULES.map((rule): Rule => (read) => {
+    if (!hasLocalSteps(read)) return null;
+    return rule(read, (text) => relationFault('local_steps.count', read('local_steps.count'), text));
+  }),
+  unused('local_steps.outer', 'none', hasLocalSteps, MORE),
+  unused('local_steps.outer_lr', 1, hasLocalSteps, MORE),
+  unused(
+    'local_steps.outer_momentum',
+    OUTER_MOMENTUM,
+    (read) => read('local_steps.outer') === 'nesterov',
+    'local_steps.outer: nesterov',
+  ),
+];

@@ -1,0 +1,241 @@
+/**
+ * One trainer's work in one step of a run with local steps: optimizer steps of its own, from the weights that all
+ * trainers have, then how far each slot has moved. The model's weights are working copies only while
+ * `contributeHeld` runs; after it they are again, bit for bit, what they were before.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { codecFor } from '../galore/codec/codec.ts';
+import { COUNT_KIND, displacementSlot, innerState } from '../galore/displacement.ts';
+import type { LocalState } from '../galore/feedback/feedback.ts';
+import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { feedbackOf } from '../galore/feedback/rules.ts';
+import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
+import { ruleFor } from '../galore/optimizer/rules.ts';
+import { payloadOf } from '../galore/projection/project-lift.ts';
+import { hasBasis, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import { liftOf, scaleOf } from '../galore/step-rule.ts';
+import { derive } from '../random.ts';
+import { encodePayload, type EncodedPayload } from './encode-payload.ts';
+import { HeldGradients } from './held-gradients.ts';
+import type { LocalStates } from './local-states.ts';
+import type { Batch } from './model/batch.ts';
+import type { LlamaModel } from './model/llama.ts';
+import type { Replica } from './replica.ts';
+import { tokensOf, type StepOutput, type Work, type WorkTask } from './step.ts';
+import { TensorSums } from './tensor-sums.ts';
+
+export interface DisplacementTask extends WorkTask {
+  /** The trainer's sequences by local step, each part in micro-batches. */
+  readonly localBatches: readonly (readonly Batch[])[];
+  /** Of the local steps; they do not decay weights. */
+  readonly hyper: Omit<Hyperparameters, 'step' | 'learningRate'>;
+  /** The learning rate when this share of the step, 0 to 1, is done. */
+  readonly learningRateAt: (share: number) => number;
+}
+
+/** A slot on its way: D, and the state of the rule that moves it after `count` local steps. */
+interface Moved {
+  readonly displacement: tf.Tensor;
+  readonly state: RuleState;
+  readonly count: number;
+}
+
+export class DisplacementWork implements Work {
+  readonly task: DisplacementTask;
+  readonly tokens: number;
+  isAnswered = false;
+  #lossSum = 0;
+  /** Local steps with at least one token. */
+  readonly #steps: readonly (readonly Batch[])[];
+  readonly #replica: Replica;
+  readonly #locals: LocalStates;
+  readonly #output: StepOutput;
+  readonly #held: HeldGradients;
+  readonly #sums = new TensorSums();
+  readonly #moved = new Map<number, Moved>();
+  /** Weights of the step's beginning, where the store has a working copy. */
+  readonly #shared = new Map<string, tf.Tensor>();
+  #model: LlamaModel | null = null;
+
+  constructor(task: DisplacementTask, replica: Replica, locals: LocalStates, output: StepOutput) {
+    this.task = task;
+    this.#replica = replica;
+    this.#locals = locals;
+    this.#output = output;
+    this.#held = new HeldGradients(task, replica);
+    this.#steps = task.localBatches.filter((batches) => tokensOf(batches) > 0);
+    this.tokens = tokensOf(this.#steps.flat());
+  }
+
+  /** Over all local steps, each with its own weights. */
+  get lossSum(): number {
+    return this.#lossSum;
+  }
+
+  /** The gradients of the first local step. */
+  computeGradients(model: LlamaModel): void {
+    this.#locals.begin(this.task.step);
+    const [first] = this.#steps;
+    if (first === undefined) return;
+    this.#model = model;
+    this.#backward(model, first, (slot, gradient) => {
+      if (!this.#held.hold(slot, gradient)) this.#sums.add(slot.index, this.#payload(slot, gradient));
+    });
+  }
+
+  sendSketches(
+    round: number,
+    slots: readonly number[],
+    seed: number,
+    factors: ReadonlyMap<number, Float32Array>,
+  ): void {
+    for (const [slot, values] of this.#held.sketches(round, slots, seed, factors)) {
+      this.#output.sketch(slot, round, values);
+    }
+  }
+
+  /** Takes the local steps. During the last one each slot is sent as soon as its gradient is complete. */
+  contributeHeld(): void {
+    if (this.#model === null) return;
+    this.#held.release((slot, gradient) => this.#sums.add(slot.index, this.#payload(slot, gradient)));
+    try {
+      for (const index of this.#sums.indices()) this.#move(this.#replica.slots[index]!, 0);
+      for (let position = 1; position < this.#steps.length; position++) {
+        this.#backward(this.#model, this.#steps[position]!, (slot, gradient, isLast) => {
+          this.#sums.add(slot.index, this.#payload(slot, gradient));
+          if (isLast) this.#move(slot, position);
+        });
+      }
+    } finally {
+      this.#restore();
+    }
+  }
+
+  dispose(): void {
+    this.#restore();
+    this.#held.dispose();
+    this.#sums.dispose();
+    for (const moved of this.#moved.values()) disposeOf(moved);
+    this.#moved.clear();
+    this.#model = null;
+  }
+
+  /** The gradients of the mean loss of one local step, micro-batch by micro-batch. */
+  #backward(
+    model: LlamaModel,
+    batches: readonly Batch[],
+    take: (slot: Slot, gradient: tf.Tensor, isLast: boolean) => void,
+  ): void {
+    const tokens = tokensOf(batches);
+    const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
+    batches.forEach((batch, position) => {
+      const { lossSum } = model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
+        const slot = slotsByName.get(name);
+        const isLast = position === batches.length - 1;
+        if (slot !== undefined && travels(slot)) take(slot, gradient, isLast);
+      });
+      this.#lossSum += lossSum;
+    });
+  }
+
+  /** One optimizer step of a slot with the gradient in the sums: its working weight moves, or the slot is sent. */
+  #move(slot: Slot, position: number): void {
+    const { hyper, learningRateAt } = this.task;
+    const inner = displacementSlot(slot, scaleOf(slot, hyper));
+    const old = this.#moved.get(slot.index) ?? this.#begin(slot);
+    this.#moved.delete(slot.index);
+    const payload = this.#sums.take(slot.index);
+    const count = old.count + 1;
+    const { weight: displacement, state } = ruleFor(inner.rule).step({
+      ...{ slot: inner, weight: old.displacement, payload, state: old.state, basis: null },
+      hyper: { ...hyper, step: count, learningRate: learningRateAt(position / this.#steps.length) },
+    });
+    payload.dispose();
+    disposeOf(old);
+    const moved = { displacement: tf.keep(displacement), state, count };
+    tensorsOf(state).forEach((tensor) => tf.keep(tensor));
+    if (position === this.#steps.length - 1) return this.#send(slot, inner, moved);
+    this.#moved.set(slot.index, moved);
+    this.#showWorkingWeight(slot, displacement);
+  }
+
+  /** Where the slot was at the end of the last step, in the optimizer's state, and at no displacement. */
+  #begin(slot: Slot): Moved {
+    const kinds = innerState(slot).map(({ kind }) => kind);
+    const displacement = tf.zeros([...displacementSlot(slot).shape]);
+    if (kinds.length === 0) return { displacement, state: {}, count: 0 };
+    const kept = this.#locals.get(slot);
+    const count = (kept[COUNT_KIND] as tf.Tensor).dataSync()[0]!;
+    const state = Object.fromEntries(
+      kinds.filter((kind) => kind !== COUNT_KIND).map((kind) => [kind, clone(kept[kind]!)]),
+    );
+    return { displacement, state, count };
+  }
+
+  #showWorkingWeight(slot: Slot, displacement: tf.Tensor): void {
+    const { weights } = this.#replica;
+    const shared = this.#shared.get(slot.name) ?? tf.keep(tf.clone(weights.get(slot.name)));
+    this.#shared.set(slot.name, shared);
+    weights.set(
+      slot.name,
+      tf.tidy(() => tf.add(shared, liftOf(slot, displacement, this.#basis(slot)))),
+    );
+  }
+
+  /** Sends how far the slot has moved, and proposes what is to be kept; uses `moved` up. */
+  #send(slot: Slot, inner: Slot, { displacement, state, count }: Moved): void {
+    const kept = Object.keys(state).length === 0 ? {} : { ...state, [COUNT_KIND]: tf.tensor1d([count]) };
+    const residual = this.#sendDisplacement(slot, inner, displacement);
+    displacement.dispose();
+    if (hasLocalState(slot)) this.#locals.propose(slot, { ...kept, ...residual });
+  }
+
+  /** What feedback keeps of it. */
+  #sendDisplacement(slot: Slot, inner: Slot, displacement: tf.Tensor): LocalState {
+    const feedback = feedbackOf(slot);
+    if (feedback === null) {
+      const { codec, bytes } = this.#encoded(slot, displacement);
+      this.#output.contribution(slot, codec, bytes);
+      return {};
+    }
+    const { seed, trainerId, step, stepTokens } = this.task;
+    const context = {
+      ...{ slot: inner, step, basis: null, state: {}, share: this.tokens / stepTokens },
+      key: derive(seed, 'feedback', trainerId, step, slot.index, 0),
+    };
+    const open = feedback.add(context, this.#locals.get(slot), displacement, true);
+    const payload = feedback.payload(context, open);
+    const { codec, bytes } = this.#encoded(slot, payload);
+    const sent = tf.tensor(codecFor(codec).decode(bytes, sizeOf(inner.shape)), [...inner.shape]);
+    const residual = feedback.settle(context, open, sent);
+    tf.dispose([payload, sent, ...tensorsOf(open)]);
+    this.#output.contribution(slot, codec, bytes);
+    return residual;
+  }
+
+  #encoded(slot: Slot, payload: tf.Tensor): EncodedPayload {
+    return encodePayload(this.task, slot, payload, this.#output.allocate?.bind(this.#output));
+  }
+
+  #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {
+    return payloadOf(slot, gradient, this.#basis(slot));
+  }
+
+  #basis(slot: Slot): tf.Tensor2D | null {
+    return hasBasis(slot) ? this.#replica.basis(slot) : null;
+  }
+
+  /** Puts the weights back that all trainers have. */
+  #restore(): void {
+    for (const [name, weight] of this.#shared) this.#replica.weights.set(name, weight);
+    this.#shared.clear();
+  }
+}
+
+function disposeOf({ displacement, state }: Moved): void {
+  tf.dispose([displacement, ...tensorsOf(state)]);
+}
+
+function clone(value: tf.Tensor | Uint8Array): tf.Tensor | Uint8Array {
+  return value instanceof tf.Tensor ? tf.clone(value) : value.slice();
+}

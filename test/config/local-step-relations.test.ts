@@ -1,0 +1,157 @@
+import test from 'ava';
+import { resolvedYaml } from '../../src/config/load.ts';
+import { checkResumable } from '../../src/config/resumable.ts';
+import { METHODS } from '../../src/config/schema.ts';
+import { ConfigError } from '../../src/errors.ts';
+import { MINIMAL, refusal, resolve } from './parse.ts';
+
+const H = 'local_steps.count=8';
+
+/** Settings that break one rule, the field that is blamed, words of the sentence, and settings that mend it. */
+const RULES: readonly {
+  readonly title: string;
+  readonly broken: readonly string[];
+  readonly field: string;
+  readonly words: RegExp;
+  readonly mended: readonly string[];
+}[] = [
+  {
+    title: 'a method with whole gradients has none',
+    broken: [H, 'method.name=fira'],
+    field: 'local_steps.count',
+    words:
+      /local_steps\.count is 8; it must be 1 \(or left out\) with method\.name: fira, which needs the whole summed gradient in every step; local steps are for galore, golore, two-sided or full/,
+    mended: ['method.name=fira'],
+  },
+  {
+    title: 'power has none, in a group either',
+    broken: [H, 'method.param_groups=[{match: [mlp], policy: dense}, {match: [lm_head], policy: power}]'],
+    field: 'local_steps.count',
+    words: /with method\.param_groups\[1\]\.policy: power, which moves .*; give the group another policy/,
+    mended: [H, 'method.param_groups=[{match: [mlp], policy: dense}]'],
+  },
+  {
+    title: 'Adafactor has none',
+    broken: [H, 'optimizer.name=adafactor'],
+    field: 'optimizer.name',
+    words: /must be adamw, adamw-8bit or sgd with local_steps\.count above 1/,
+    mended: [H, 'optimizer.name=adamw-8bit'],
+  },
+  {
+    title: 'the decay of sgd is part of its gradients',
+    broken: [H, 'optimizer={name: sgd, weight_decay: 0.1}'],
+    field: 'optimizer.weight_decay',
+    words: /must be 0 with optimizer\.name: sgd and local steps/,
+    mended: [H, 'optimizer={name: adamw, weight_decay: 0.1}'],
+  },
+  {
+    title: 'int8 weights have no room for displacements',
+    broken: [H, 'method.weights=int8'],
+    field: 'method.weights',
+    words: /must be f32 \(or left out\) with local_steps\.count above 1/,
+    mended: [H, 'method.weights=f32'],
+  },
+  {
+    title: 'ranks stay',
+    broken: [H, 'method.adaptive_rank.threshold=0.1'],
+    field: 'method.adaptive_rank.threshold',
+    words: /must be left out with local_steps\.count above 1/,
+    mended: [H],
+  },
+  {
+    title: 'no summed gradient tells of convergence',
+    broken: [H, 'method.refresh.converged_ratio=0.5'],
+    field: 'method.refresh.converged_ratio',
+    words: /must be left out with local_steps\.count above 1/,
+    mended: ['method.refresh.converged_ratio=0.5'],
+  },
+  {
+    title: 'no summed gradient is there to be clipped',
+    broken: [H, 'optimizer.max_grad_norm=1'],
+    field: 'optimizer.max_grad_norm',
+    words: /what is summed are displacements, not gradients/,
+    mended: ['optimizer.max_grad_norm=1'],
+  },
+  {
+    title: 'an outer optimizer needs local steps',
+    broken: ['local_steps.outer=adam'],
+    field: 'local_steps.outer',
+    words: /used only with local_steps\.count above 1/,
+    mended: [H, 'local_steps.outer=adam'],
+  },
+  {
+    title: 'an outer learning rate needs local steps',
+    broken: ['local_steps.outer_lr=0.5'],
+    field: 'local_steps.outer_lr',
+    words: /used only with local_steps\.count above 1/,
+    mended: [H, 'local_steps.outer_lr=0.5'],
+  },
+  {
+    title: 'an outer momentum needs nesterov',
+    broken: [H, 'local_steps.outer_momentum=0.5'],
+    field: 'local_steps.outer_momentum',
+    words: /used only with local_steps\.outer: nesterov/,
+    mended: [H, 'local_steps={outer: nesterov, outer_momentum: 0.5, count: 8}'],
+  },
+  {
+    title: 'the sequences of all local steps travel in one message',
+    broken: [H, 'seq_len=1000', 'batch_size=100'],
+    field: 'batch_size',
+    words:
+      /with seq_len 1000 and local_steps\.count 8 it must be at most 26: the sequences of all local steps/,
+    mended: [H, 'seq_len=1000', 'batch_size=26'],
+  },
+];
+
+for (const { title, broken, field, words, mended } of RULES) {
+  test(title, (t) => {
+    const { faults, message } = refusal(MINIMAL, ...broken);
+    t.deepEqual(
+      faults.map((fault) => fault.field),
+      [field],
+      message,
+    );
+    t.regex(message, words);
+    const config = resolve(MINIMAL, ...mended);
+    t.deepEqual(resolve(resolvedYaml(config)), config);
+  });
+}
+
+test('every method either takes local steps or is refused with one fault that names it', (t) => {
+  const able = METHODS.filter((name) => {
+    try {
+      resolve(MINIMAL, H, `method.name=${name}`);
+      return true;
+    } catch (error) {
+      const { faults } = error as ConfigError;
+      const why = faults.filter(({ field }) => field === 'local_steps.count');
+      t.is(why.length, 1, name);
+      t.regex(why[0]!.allowed, new RegExp(`method\\.name: ${name}, which|whose`));
+      return false;
+    }
+  });
+  t.deepEqual(able, ['galore', 'full', 'two-sided', 'golore']);
+});
+
+test('outer rates are those that were published for nesterov, and change nothing otherwise', (t) => {
+  const outerOf = (outer: string) => {
+    const { local_steps: local } = resolve(MINIMAL, H, `local_steps.outer=${outer}`);
+    return [local.outer_lr, local.outer_momentum];
+  };
+  t.deepEqual(['none', 'nesterov', 'adam'].map(outerOf), [
+    [1, 0.9],
+    [0.7, 0.9],
+    [1, 0.9],
+  ]);
+});
+
+test('a run that goes on keeps its local steps', (t) => {
+  const saved = resolve(MINIMAL, H);
+  const error = t.throws(() => checkResumable(saved, resolve(MINIMAL, 'local_steps.count=4')), {
+    instanceOf: ConfigError,
+  });
+  t.regex(
+    error.message,
+    /local_steps\.count is 4; it stays 8: a step of the journal is so many optimizer steps/,
+  );
+});
