@@ -241,7 +241,7 @@ const RULES: readonly PolicyRule[] = [
     'whose moments are those of whole matrices',
   ),
   ...(['type', 'oversample', 'power_iterations', 'stagger'] as const).map(unusedRefresh),
-  ...['method.feedback_dtype', 'method.moment_dtype', 'method.update_clip'].map(onlyForPower),
+  ...['method.feedback_dtype', 'method.moment_dtype', 'method.update_clip', 'wire.overlap'].map(onlyForPower),
 ];
 
 /** All rules of this file as rules of relations.ts. */

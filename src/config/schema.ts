@@ -368,6 +368,12 @@ const wire = z.strictObject({
     .enum(CODECS)
     .optional()
     .describe('From the coordinator to the trainers; default: wire.codec'),
+  overlap: z
+    .enum(['exact', 'delayed'])
+    .default('exact')
+    .describe(
+      'delayed: slots that travel as power send what they have kept before the gradient of the step is added, one step stale, so that all of it travels while the step is computed',
+    ),
 });
 
 const coordinator = z.strictObject({

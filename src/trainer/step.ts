@@ -5,8 +5,9 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, type CodecName } from '../galore/codec/codec.ts';
-import type { FeedbackRule } from '../galore/feedback/feedback.ts';
+import type { FeedbackContext, FeedbackRule } from '../galore/feedback/feedback.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
+import { tensorsOf } from '../galore/optimizer/rule.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
@@ -61,6 +62,8 @@ export interface WorkTask extends EncodingTask, SketchTask {
 export interface StepTask extends WorkTask {
   /** The trainer's sequences in micro-batches. */
   readonly batches: readonly Batch[];
+  /** Power slots send what they have kept before the step's gradient is added: one step stale, and under way while it is computed. */
+  readonly isDelayed?: boolean;
 }
 
 /** Unmasked tokens of micro-batches. */
@@ -78,6 +81,8 @@ export class StepWork implements Work {
   readonly #output: StepOutput;
   readonly #held: HeldGradients;
   readonly #sums = new TensorSums();
+  /** What was sent of a slot before its gradient was known, as its receivers decode it. */
+  readonly #sentBefore = new TensorSums();
 
   constructor(task: StepTask, replica: Replica, locals: LocalStates, output: StepOutput) {
     this.task = task;
@@ -99,6 +104,7 @@ export class StepWork implements Work {
   computeGradients(model: LlamaModel): void {
     this.#locals.begin(this.task.step);
     if (this.tokens === 0) return;
+    if (this.task.isDelayed === true) this.#sendKept();
     const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     this.task.batches.forEach((batch, position) => {
       const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, (name, gradient) => {
@@ -132,6 +138,22 @@ export class StepWork implements Work {
   dispose(): void {
     this.#held.dispose();
     this.#sums.dispose();
+    this.#sentBefore.dispose();
+  }
+
+  /** Sends the payloads of all power slots as they are without the gradients of this step. */
+  #sendKept(): void {
+    for (const slot of this.#replica.slots.toReversed()) {
+      if (slot.policy !== 'power') continue;
+      const rule = feedbackOf(slot)!;
+      const context = { ...this.#contextOf(slot, 0), share: 0 };
+      const kept = this.#locals.get(slot);
+      // A gradient of which nothing is added: anything finite of its shape.
+      const open = rule.add(context, kept, this.#replica.weights.get(slot.name), true);
+      const sent = this.#sendPayload(slot, rule.payload(context, open));
+      this.#sentBefore.add(slot.index, sent);
+      tf.dispose(tensorsOf(open).filter((tensor) => !tensorsOf(kept).includes(tensor)));
+    }
   }
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, position: number): void {
@@ -143,24 +165,36 @@ export class StepWork implements Work {
   }
 
   #takeWithFeedback(rule: FeedbackRule, slot: Slot, gradient: tf.Tensor, position: number): void {
+    const context = this.#contextOf(slot, position);
+    const isLast = this.#isLast(position);
+    const next = rule.add(context, this.#locals.get(slot), gradient, isLast);
+    this.#locals.propose(slot, next);
+    if (!isLast) return;
+    const wasSent = this.#sentBefore.get(slot.index) !== undefined;
+    const sent = wasSent
+      ? this.#sentBefore.take(slot.index)
+      : this.#sendPayload(slot, rule.payload(context, next));
+    this.#locals.propose(slot, rule.settle(context, next, sent));
+    sent.dispose();
+  }
+
+  #contextOf(slot: Slot, position: number): FeedbackContext {
     const { seed, trainerId, step, stepTokens } = this.task;
-    const context = {
+    return {
       ...{ slot, step, basis: this.#projection(slot) },
       state: this.#replica.state(slot),
       share: this.tokens / stepTokens,
       key: derive(seed, 'feedback', trainerId, step, slot.index, position),
     };
-    const isLast = this.#isLast(position);
-    const next = rule.add(context, this.#locals.get(slot), gradient, isLast);
-    this.#locals.propose(slot, next);
-    if (!isLast) return;
-    const payload = rule.payload(context, next);
-    const shape = payload.shape;
+  }
+
+  /** Encodes and sends a payload, which it disposes; returns what its receivers decode. */
+  #sendPayload(slot: Slot, payload: tf.Tensor): tf.Tensor {
+    const { shape } = payload;
     const { codec, bytes } = this.#encoded(slot, payload);
     const sent = tf.tensor(codecFor(codec).decode(bytes, sizeOf(shape)), shape);
-    this.#locals.propose(slot, rule.settle(context, next, sent));
-    sent.dispose();
     this.#output.contribution(slot, codec, bytes);
+    return sent;
   }
 
   #isLast(position: number): boolean {

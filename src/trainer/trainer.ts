@@ -339,7 +339,8 @@ class Trainer {
     };
     if (localSteps === 1) {
       const batches = toBatches(sequences, microBatch);
-      return new StepWork({ ...task, batches }, replica, this.#locals, this.#output(step));
+      const isDelayed = config.wire.overlap === 'delayed';
+      return new StepWork({ ...task, batches, isDelayed }, replica, this.#locals, this.#output(step));
     }
     const local = {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),

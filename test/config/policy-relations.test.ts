@@ -149,6 +149,13 @@ const RULES: readonly {
     mended: ['wire.codec=bf16', 'optimizer.max_grad_norm=1'],
   },
   {
+    title: 'only what power keeps can be sent before the gradient is known',
+    broken: ['wire.overlap=delayed'],
+    field: 'wire.overlap',
+    words: /only with method\.name: power or a group with policy: power/,
+    mended: ['method.name=power', 'wire.overlap=delayed'],
+  },
+  {
     title: 'power has a rule of its own',
     broken: ['method.name=power', 'optimizer.name=sgd'],
     field: 'optimizer.name',

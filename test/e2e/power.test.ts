@@ -20,6 +20,17 @@ test.serial('power, f32: two trainers have the losses and weights of one', async
   t.true(weights <= 1e-5, `weights differ by ${weights}`);
 });
 
+test.serial('delayed power, f32: two trainers have the losses and weights of one, and learn', async (t) => {
+  const more = { method: EXACT, wire: { codec: 'f32', overlap: 'delayed' }, steps: 30 };
+  const [one, two] = [await train(t, 1, more), await train(t, 2, more)];
+  const loss = Math.max(...one.metrics.map((line, i) => Math.abs(line.loss - two.metrics[i]!.loss)));
+  const weights = relativeDifference(two.weights(30), one.weights(30));
+  t.log(`losses within ${loss.toExponential(2)}, weights within ${weights.toExponential(2)}`);
+  t.true(loss <= 5e-5, `losses differ by ${loss}`);
+  t.true(weights <= 1e-5, `weights differ by ${weights}`);
+  t.true(one.metrics.at(-1)!.loss < one.metrics[0]!.loss - 0.5);
+});
+
 test.serial('power with its defaults, two trainers: int8 learns as f32 does', async (t) => {
   // At rank 16 the tall product of embedding and head has the 4096 numbers from which on int8 is int8.
   const int8 = await train(t, 2, { method: { ...method, rank: 16 }, wire: { codec: 'int8' }, steps: 30 });

@@ -375,3 +375,56 @@ test.serial('power: a step that is given up leaves no trace, and tall and wide p
   work({ step: 2 }).computeGradients(model);
   for (const [index, values] of taken()) t.is(values.length, sizeOf(payloadShape(table[index]!, 2)));
 });
+
+for (const dtype of ['f32', 'int8'] as const) {
+  test.serial(
+    `delayed: what a power slot has kept (${dtype}) is sent before the gradient of the step`,
+    (t) => {
+      const { run, model, locals, work, taken } = startOther(
+        t,
+        'method.name=power',
+        `method.feedback_dtype=${dtype}`,
+      );
+      const { slots: table } = run.shape;
+      const power = table.filter(({ policy }) => policy === 'power').map(({ index }) => index);
+      work({ step: 1 }).computeGradients(model);
+      const exact = taken();
+      locals.decide(1, false);
+      const before = tf.memory().numTensors;
+      const delayed = { step: 1, isDelayed: true };
+      work(delayed).computeGradients(model);
+      const first = taken();
+      t.deepEqual(
+        [...first.keys()].slice(0, power.length).toSorted((a, b) => a - b),
+        power,
+        'they come first',
+      );
+      t.is(first.size, exact.size);
+      for (const [index, values] of first) {
+        if (!power.includes(index)) t.deepEqual(values, exact.get(index), 'the others are not delayed');
+        else
+          t.true(
+            values.every((value) => value === 0),
+            'nothing is kept yet',
+          );
+      }
+      locals.decide(1, true);
+      const held = tf.memory().numTensors;
+      // A tall step again: what the step before would have sent, had it not been delayed.
+      work(delayed).computeGradients(model);
+      const second = taken();
+      for (const index of power) {
+        const [sent, expected] = [second.get(index)!, exact.get(index)!];
+        if (dtype === 'f32') t.deepEqual(sent, expected);
+        else t.true(sent.every((value, i) => Math.abs(value - expected[i]!) < 0.02 * norm(expected)));
+      }
+      locals.decide(1, true);
+      t.is(tf.memory().numTensors, held);
+      t.true(held - before <= power.length);
+    },
+  );
+}
+
+function norm(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+}
