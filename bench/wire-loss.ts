@@ -1,7 +1,7 @@
 /**
  * Loss against bytes: `node dist/bench/wire-loss.js OUT [entry…]` trains one small model with every preset, with
  * dense AdamW in f32, int8 and int4, and with the reference GaLore, each a real `galore train` of
- * bench/wire-loss.yaml with two trainers (bench/series.ts says which runs are made). The table goes to standard
+ * bench/wire-loss.yaml with one trainer, as which several learn the same, or two with local steps (bench/series.ts says which runs are made). The table goes to standard
  * output, the curves to OUT/loss-over-bytes.svg and OUT/loss-over-time.svg.
  */
 import { writeFileSync } from 'node:fs';
@@ -37,6 +37,8 @@ const ENTRIES: readonly Entry[] = [
       'steps=300',
       'optimizer.schedule={type: cosine, warmup_steps: 30}',
       'evaluation.every=25',
+      'coordinator.local_trainers=2',
+      'coordinator.start_trainers=2',
     ],
     rates: RATES,
   },
