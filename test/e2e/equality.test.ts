@@ -1,15 +1,12 @@
-/** N trainers equal one: the same sequences a step, real processes, real sockets. */
+/** N trainers equal one: the same sequences a step, several of them as real processes with real sockets. */
 import test, { type ExecutionContext } from 'ava';
 import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/galore.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 
-async function trainWith(
-  t: ExecutionContext,
-  trainers: number,
-  more: Record<string, unknown>,
-): Promise<TestRun> {
-  return new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more })).train(trainers);
+function trainWith(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
+  const run = new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
+  return trainers === 1 ? run.trainHere() : run.train(trainers);
 }
 
 function worstDifference(a: TestRun, b: TestRun): number {
@@ -46,19 +43,13 @@ test.serial('f32, three refreshes: losses stay within 5e-3', async (t) => {
   t.true(loss <= 5e-3, `losses differ by ${loss}`);
 });
 
-test.serial(
-  'int8: the loss curves of 1 and 2 trainers stay within 1%, and 2 do the same again',
-  async (t) => {
-    const more = { wire: { codec: 'int8' }, steps: 20 };
-    const one = await trainWith(t, 1, more);
-    const two = await trainWith(t, 2, more);
-    const worst = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(two.metrics[i]!.loss / loss - 1)));
-    t.log(`curves within ${(100 * worst).toFixed(2)}%`);
-    t.true(worst <= 0.01, `curves differ by ${worst}`);
-    const { bytesUp, payloadNumbers } = two.metrics[5]!;
-    t.true(bytesUp < 0.6 * 4 * payloadNumbers * 2, 'int8 is smaller than f32');
-    const [first, second] = [await two.inspect(), await (await trainWith(t, 2, more)).inspect()];
-    t.is(first.step, 20);
-    t.is(first.weightsSha256, second.weightsSha256);
-  },
-);
+test.serial('int8: the loss curves of 1 and 2 trainers stay within 1%', async (t) => {
+  const more = { wire: { codec: 'int8' }, steps: 20 };
+  const one = await trainWith(t, 1, more);
+  const two = await trainWith(t, 2, more);
+  const worst = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(two.metrics[i]!.loss / loss - 1)));
+  t.log(`curves within ${(100 * worst).toFixed(2)}%`);
+  t.true(worst <= 0.01, `curves differ by ${worst}`);
+  const { bytesUp, payloadNumbers } = two.metrics[5]!;
+  t.true(bytesUp < 0.6 * 4 * payloadNumbers * 2, 'int8 is smaller than f32');
+});

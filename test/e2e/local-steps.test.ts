@@ -1,6 +1,7 @@
 /** Local steps with real processes: several optimizer steps on each trainer between two exchanges. */
 import test from 'ava';
-import { Galore, TEST_TEXT, TestRun, galore, tinyConfig } from '../helpers/galore.ts';
+import { Galore, TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
+import { galoreHere } from '../helpers/here.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'galore', rank: 8, update_proj_gap: 4 };
@@ -21,8 +22,7 @@ test.serial('8 steps of 3 equal 4, Ctrl-C and resume, with two trainers, and the
   const { step, checkpoints } = await stopped.inspect();
   t.true(step >= 4 && step < 8, `stopped at step ${step}`);
   t.deepEqual(Object.keys(checkpoints.at(-1)!.feedbackBytes), ['trainer-1', 'trainer-2']);
-  const { code, output } = await galore(t, 'resume', stopped.dir);
-  t.is(code, 0, output);
+  const output = await stopped.resume();
   t.notRegex(output, /begins with zeros/);
   t.is((await stopped.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
   t.deepEqual(
@@ -55,7 +55,7 @@ test.serial(
 
 test.serial('H with a method that cannot take local steps is refused', async (t) => {
   const config = tinyConfig(TEST_TEXT, { method: { name: 'ldadam' }, local_steps: { count: 8 } });
-  const { code, output } = await galore(t, ...new TestRun(t, config).trainArgs(1));
+  const { code, output } = await galoreHere(...new TestRun(t, config).trainArgs(1));
   t.is(code, 2);
   t.regex(
     output,

@@ -1,8 +1,8 @@
-/** Refreshes of every kind end to end: real processes, real sockets, tiny models. */
+/** Refreshes of every kind end to end: real sockets, several trainers as real processes, tiny models. */
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { TEST_TEXT, TestRun, galore, relativeDifference, tinyConfig } from '../helpers/galore.ts';
+import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/galore.ts';
 
 const SHORT = { steps: 6, evaluation: { every: 0, sequences: 4 } };
 
@@ -11,7 +11,7 @@ test.serial(
   async (t) => {
     const method = { name: 'golore', rank: 8, update_proj_gap: 2, refresh: { stagger: false } };
     const config = tinyConfig(TEST_TEXT, { ...SHORT, method });
-    const one = await new TestRun(t, config).train(1);
+    const one = await new TestRun(t, config).trainHere();
     const two = await new TestRun(t, config).train(2);
     const weights = relativeDifference(two.weights(6), one.weights(6));
     t.true(weights <= 1e-5, `weights differ by ${weights}`);
@@ -51,7 +51,7 @@ test.serial('a slot whose bases hardly change is refreshed less often, also afte
 
 test.serial('cosine bases are chosen in one round', async (t) => {
   const method = { name: 'galore', basis: 'dct', rank: 8, update_proj_gap: 2 };
-  const run = await new TestRun(t, tinyConfig(TEST_TEXT, { ...SHORT, method })).train(1);
+  const run = await new TestRun(t, tinyConfig(TEST_TEXT, { ...SHORT, method })).trainHere();
   t.true(run.metrics.at(-1)!.loss < run.metrics[0]!.loss);
 });
 
@@ -62,10 +62,10 @@ async function stoppedAndResumed(
   trainers: number,
   from: 'checkpoint' | 'journal' = 'checkpoint',
 ): Promise<TestRun> {
-  const run = await new TestRun(t, config).train(trainers, '--stop-at', '3');
+  const run = new TestRun(t, config);
+  await (trainers === 1 ? run.trainHere('--stop-at', '3') : run.train(trainers, '--stop-at', '3'));
   if (from === 'journal') rmSync(run.checkpoint(3), { recursive: true });
-  const { code, output } = await galore(t, 'resume', run.dir);
-  t.is(code, 0, output);
+  await run.resume(trainers === 1 ? 'here' : 'process');
   return run;
 }
 

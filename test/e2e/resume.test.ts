@@ -1,72 +1,39 @@
 /** A run that was stopped and resumed ends with the same bits as one that was not. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import test from 'ava';
-import { Galore, TEST_TEXT, TestRun, galore, tinyConfig } from '../helpers/galore.ts';
+import test, { type ExecutionContext } from 'ava';
+import { inspectRun } from '../../src/coordinator/store/inspect.ts';
+import { Galore, TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'galore', rank: 8, update_proj_gap: 5 };
 
-for (const [codec, trainers] of [
-  ['f32', 2],
-  ['int8', 1],
+test.serial('int8, two trainers: 20 steps straight equal 8 steps, Ctrl-C and resume', async (t) => {
+  const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 20 });
+  const uninterrupted = await new TestRun(t, config).train(2);
+  const stopped = await interrupted(t, config, 2, 8);
+  await stopped.resume();
+  await isSame(t, stopped, uninterrupted);
+});
+
+for (const [dtype, codec, trainers] of [
+  ['f32', 'f32', 1],
+  ['int8', 'int8', 2],
 ] as const) {
   test.serial(
-    `${codec}, trainers: ${trainers}: 24 steps straight equal 8 steps, Ctrl-C and resume`,
-    async (t) => {
-      const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec }, steps: 24 });
-      const straight = await new TestRun(t, config).train(trainers);
-
-      const stopped = new TestRun(t, config);
-      const command = new Galore(t, stopped.trainArgs(trainers));
-      await command.printed(/step 8\/24/);
-      command.child.kill('SIGINT');
-      t.is(await command.exited, 0, command.output);
-      t.regex(command.output, /galore(\.js)? resume /);
-      const reached = (await stopped.inspect()).step;
-      t.true(reached >= 8 && reached < 24, `stopped at step ${reached}`);
-
-      const { code, output } = await galore(t, 'resume', stopped.dir);
-      t.is(code, 0, output);
-      const [a, b] = [await straight.inspect(), await stopped.inspect()];
-      t.is(b.step, 24);
-      t.is(b.weightsSha256, a.weightsSha256);
-      t.deepEqual(
-        stopped.metrics.map(({ step, loss }) => [step, loss]),
-        straight.metrics.map(({ step, loss }) => [step, loss]),
-      );
-    },
-  );
-}
-
-for (const dtype of ['f32', 'int8'] as const) {
-  test.serial(
-    `${dtype} errors of power go on where they were: 16 steps equal 7, Ctrl-C and resume`,
+    `${dtype} errors of power go on where they were, trainers: ${trainers}: 14 steps equal 7, Ctrl-C and resume`,
     async (t) => {
       const power = { name: 'power', rank: 4, feedback_dtype: dtype, moment_dtype: dtype };
-      const config = tinyConfig(TEST_TEXT, { model, method: power, wire: { codec: 'int8' }, steps: 16 });
-      const straight = await new TestRun(t, config).train(2);
-
-      const stopped = new TestRun(t, config);
-      const command = new Galore(t, stopped.trainArgs(2));
-      await command.printed(/step 7\/16/);
-      command.child.kill('SIGINT');
-      t.is(await command.exited, 0, command.output);
-      const { step, checkpoints } = await stopped.inspect();
-      t.true(step >= 7 && step < 16, `stopped at step ${step}`);
-      t.deepEqual(Object.keys(checkpoints.at(-1)!.feedbackBytes), ['trainer-1', 'trainer-2']);
-      t.true(Object.values(checkpoints.at(-1)!.feedbackBytes).every((bytes) => bytes > 4000));
-
-      const { code, output } = await galore(t, 'resume', stopped.dir);
-      t.is(code, 0, output);
+      const config = tinyConfig(TEST_TEXT, { model, method: power, wire: { codec }, steps: 14 });
+      const whole = new TestRun(t, config);
+      const uninterrupted = await (trainers === 1 ? whole.trainHere() : whole.train(trainers));
+      const stopped = await interrupted(t, config, trainers, 7);
+      const { feedbackBytes } = (await stopped.inspect()).checkpoints.at(-1)!;
+      t.deepEqual(Object.keys(feedbackBytes), ['trainer-1', 'trainer-2'].slice(0, trainers));
+      t.true(Object.values(feedbackBytes).every((bytes) => bytes > 4000));
+      const output = await stopped.resume();
       t.notRegex(output, /begins with zeros/);
-      const [a, b] = [await straight.inspect(), await stopped.inspect()];
-      t.is(b.step, 16);
-      t.is(b.weightsSha256, a.weightsSha256);
-      t.deepEqual(
-        stopped.metrics.map(({ loss }) => loss),
-        straight.metrics.map(({ loss }) => loss),
-      );
+      await isSame(t, stopped, uninterrupted);
     },
   );
 }
@@ -82,8 +49,7 @@ test.serial(
     await command.printed(/step 4\/10/);
     command.child.kill('SIGKILL');
     await command.exited;
-    const { code, output } = await galore(t, 'resume', run.dir);
-    t.is(code, 0, output);
+    const output = await run.resume();
     t.regex(
       output,
       /the journal goes on to step \d+: what the trainers keep of their gradients begins with zeros/,
@@ -94,12 +60,12 @@ test.serial(
   },
 );
 
-/** One trainer, without interruption: what both tests below compare with. */
+/** One trainer, f32, without interruption: what the tests below compare with. */
 const config = tinyConfig(TEST_TEXT, { model, method, steps: 20, checkpoint: { every: 5, keep: 3 } });
 let straight: { readonly weightsSha256: string; readonly losses: readonly number[] };
 
 test.serial('20 steps without interruption', async (t) => {
-  const run = await new TestRun(t, config).train(1);
+  const run = await new TestRun(t, config).trainHere();
   straight = {
     weightsSha256: (await run.inspect()).weightsSha256,
     losses: run.metrics.map(({ loss }) => loss),
@@ -107,20 +73,24 @@ test.serial('20 steps without interruption', async (t) => {
   t.is(straight.losses.length, 20);
 });
 
+test.serial('f32, one trainer: 8 steps, Ctrl-C and resume give the same end', async (t) => {
+  const run = await interrupted(t, config, 1, 8);
+  await run.resume();
+  await isAsStraight(t, run);
+});
+
 test.serial(
   'a damaged checkpoint is named and the one before it with the journal gives the same end',
   async (t) => {
-    const run = await new TestRun(t, config).train(1, '--stop-at', '12');
+    const run = await new TestRun(t, config).trainHere('--stop-at', '12');
     const newest = readdirSync(join(run.dir, 'checkpoints')).sort().at(-1)!;
     t.is(newest, 'step-000012');
     const weights = join(run.dir, 'checkpoints', newest, 'model.safetensors');
     const bytes = readFileSync(weights);
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(weights, bytes);
-    const { code, output } = await galore(t, 'resume', run.dir);
-    t.is(code, 0, output);
-    t.regex(output, /step-000012/);
-    t.is((await run.inspect()).weightsSha256, straight.weightsSha256);
+    t.regex(await run.resume('here'), /step-000012/);
+    t.is((await inspectRun(run.dir)).weightsSha256, straight.weightsSha256);
   },
 );
 
@@ -133,11 +103,41 @@ test.serial('kill -9 of everything loses no committed step and no line of metric
   const metrics = join(run.dir, 'metrics.jsonl');
   const lines = readFileSync(metrics, 'utf8').split('\n');
   writeFileSync(metrics, lines.slice(0, 5).join('\n')); // as if more lines had been lost, one of them half
-  const { code, output } = await galore(t, 'resume', run.dir);
-  t.is(code, 0, output);
+  await run.resume();
+  await isAsStraight(t, run);
+});
+
+/** Trains as processes; Ctrl-C after `step`. */
+async function interrupted(
+  t: ExecutionContext,
+  config: Record<string, unknown>,
+  trainers: number,
+  step: number,
+): Promise<TestRun> {
+  const run = new TestRun(t, config);
+  const steps = Number(config['steps']);
+  const command = new Galore(t, run.trainArgs(trainers));
+  await command.printed(new RegExp(`step ${step}/${steps}`));
+  command.child.kill('SIGINT');
+  t.is(await command.exited, 0, command.output);
+  t.regex(command.output, /galore(\.js)? resume /);
+  const reached = (await run.inspect()).step;
+  t.true(reached >= step && reached < steps, `stopped at step ${reached}`);
+  return run;
+}
+
+async function isSame(t: ExecutionContext, resumed: TestRun, whole: TestRun): Promise<void> {
+  const [a, b] = [await whole.inspect(), await resumed.inspect()];
+  t.is(b.step, whole.metrics.length);
+  t.is(b.weightsSha256, a.weightsSha256);
+  const steps = (run: TestRun): unknown => run.metrics.map(({ step, loss }) => [step, loss]);
+  t.deepEqual(steps(resumed), steps(whole));
+}
+
+async function isAsStraight(t: ExecutionContext, run: TestRun): Promise<void> {
   t.is((await run.inspect()).weightsSha256, straight.weightsSha256);
   t.deepEqual(
     run.metrics.map(({ step, loss }) => [step, loss]),
     straight.losses.map((loss, i) => [i + 1, loss]),
   );
-});
+}

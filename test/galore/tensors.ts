@@ -1,10 +1,13 @@
 /** The tensor engine for tests, silenced, and small conveniences around it. */
+import { createRequire } from 'node:module';
 import type * as core from '@tensorflow/tfjs-core';
+import type tensorflow from '@tensorflow/tfjs-node-gpu';
 import type { ExecutionContext } from 'ava';
 import { matrix, type Matrix } from '../../src/galore/matrix.ts';
 
 process.env['TF_CPP_MIN_LOG_LEVEL'] = '3';
-const { default: tf } = await import('@tensorflow/tfjs-node-gpu');
+// An import would parse all of it once more to find the names that it exports.
+const tf = createRequire(import.meta.url)('@tensorflow/tfjs-node-gpu') as typeof tensorflow;
 export { tf };
 export type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 

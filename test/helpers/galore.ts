@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { stringify } from 'yaml';
+import { inspectRun } from '../../src/coordinator/store/inspect.ts';
+import { galoreHere } from './here.ts';
 import { readSafetensors } from './safetensors.ts';
 
 /** The root of the repository, from the compiled file dist/test/helpers/galore.js. */
@@ -138,6 +140,21 @@ export class TestRun {
     return this;
   }
 
+  /** Trains with one trainer in the process of the test: for what other runs are compared with. */
+  async trainHere(...more: readonly string[]): Promise<this> {
+    const { code, output } = await galoreHere(...this.trainArgs(1, ...more));
+    this.#t.is(code, 0, output);
+    return this;
+  }
+
+  /** `galore resume`, as a process or, with one trainer, in that of the test. */
+  async resume(where: 'process' | 'here' = 'process'): Promise<string> {
+    const args = ['resume', this.dir];
+    const { code, output } = await (where === 'here' ? galoreHere(...args) : galore(this.#t, ...args));
+    this.#t.is(code, 0, output);
+    return output;
+  }
+
   get metrics(): readonly Metric[] {
     return readLines(join(this.dir, 'metrics.jsonl')) as Metric[];
   }
@@ -150,10 +167,15 @@ export class TestRun {
     }[];
   }
 
+  /** What `galore inspect DIR --json` prints. */
   async inspect(): Promise<Inspection> {
-    const { code, output } = await galore(this.#t, 'inspect', this.dir, '--json');
-    this.#t.is(code, 0, output);
-    return JSON.parse(output) as Inspection;
+    const inspection = await inspectRun(this.dir);
+    const faults = [inspection.journal.fault, ...inspection.checkpoints.map(({ fault }) => fault)];
+    this.#t.true(
+      faults.every((fault) => fault === null),
+      faults.join('\n'),
+    );
+    return JSON.parse(JSON.stringify(inspection)) as Inspection;
   }
 
   checkpoint(step: number): string {

@@ -76,7 +76,7 @@ async function load(options: LoadOptions): Promise<Engine> {
   let tf: typeof tensorflow;
   try {
     if (device) replaceAddon(device.folder);
-    tf = (await import('@tensorflow/tfjs-node-gpu')).default;
+    tf = require('@tensorflow/tfjs-node-gpu') as typeof tensorflow; // an import would parse all of it once more
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new EngineError(`the engine could not be loaded: ${reason}; run \`galore engine install\``, {

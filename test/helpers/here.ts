@@ -1,0 +1,59 @@
+/**
+ * `galore` in the process of the test: the same command, coordinator, trainer, sockets and files, without the
+ * start of two processes. For runs of one trainer that others are compared with, and where nothing is about
+ * processes.
+ */
+import { EventEmitter } from 'node:events';
+import { hostname } from 'node:os';
+import type { CliContext } from '../../src/cli/context.ts';
+import type { LaunchProcess } from '../../src/cli/local-trainers.ts';
+import { runCli } from '../../src/cli/program.ts';
+import { services } from '../../src/cli/services.ts';
+import { readEnvironment } from '../../src/config/environment.ts';
+
+interface Ended {
+  readonly code: number;
+  readonly output: string;
+}
+
+/** Runs a command to its end. Of `train` and `resume` one trainer at most: a thread has one engine. */
+export function galoreHere(...args: readonly string[]): Promise<Ended> {
+  return runHere(new EventEmitter(), args);
+}
+
+async function runHere(signals: EventEmitter, args: readonly string[]): Promise<Ended> {
+  let output = '';
+  const stream = { isTTY: false, columns: undefined, write: (text: string) => Boolean((output += text)) };
+  const context: CliContext = {
+    stdout: stream,
+    stderr: stream,
+    environment: readEnvironment(),
+    signals,
+    services,
+    workingDir: process.cwd(),
+    hostName: hostname(),
+    processId: process.pid,
+    cores: 1,
+    commandName: 'galore',
+    launchProcess: launchHere,
+    onParentGone: null,
+    after: (delayMs, callback) => {
+      const timer = setTimeout(callback, delayMs).unref();
+      return () => clearTimeout(timer);
+    },
+    exitNow: (code) => {
+      throw new Error(`the command wanted to end the process with code ${code}`);
+    },
+  };
+  return { code: await runCli(args, context), output };
+}
+
+/** A trainer beside its coordinator. */
+const launchHere: LaunchProcess = (args, { onLine, onExit }) => {
+  const signals = new EventEmitter();
+  void runHere(signals, args).then(({ code, output }) => {
+    output.split('\n').filter(Boolean).forEach(onLine);
+    onExit(code, `exit code ${code}`);
+  });
+  return { kill: (signal) => void signals.emit(signal) };
+};
