@@ -27,6 +27,7 @@ import { encodeEnvelope } from '../../src/protocol/envelope.ts';
 import type { HelloMessage } from '../../src/protocol/messages.ts';
 import { PROTOCOL_VERSIONS } from '../../src/protocol/version.ts';
 import { Galore, TEST_TEXT, TestRun, galore, temporaryFolder, tinyConfig } from '../helpers/galore.ts';
+import { galoreHere } from '../helpers/here.ts';
 
 const BAD_INPUT = 2;
 const CANNOT_CONTINUE = 3;
@@ -42,7 +43,7 @@ let refusalCount = 0;
 
 /**
  * Starting `config` ends with `code` and a message that matches each of `said`; no run directory is left.
- * In turn by `train` and by `coordinator`, which start a run in the same way.
+ * In turn by `train` and by `coordinator`, which start a run in the same way; the latter in this process.
  */
 async function refuses(
   t: ExecutionContext,
@@ -51,9 +52,11 @@ async function refuses(
   ...said: readonly (string | RegExp)[]
 ): Promise<void> {
   const run = new TestRun(t, config);
-  const args = refusalCount % 2 === 0 ? run.trainArgs(1) : ['coordinator', run.configPath, '--dir', run.dir];
+  const ended =
+    refusalCount % 2 === 0
+      ? await galore(t, ...run.trainArgs(1))
+      : await galoreHere('coordinator', run.configPath, '--dir', run.dir);
   refusalCount += 1;
-  const ended = await galore(t, ...args);
   t.is(ended.code, code, ended.output);
   says(t, ended.output, ...said);
   t.false(existsSync(run.dir), `${run.dir} was left behind`);
@@ -67,7 +70,7 @@ test.after.always(() => {
 /** A run of 3 steps that was stopped after 2: trained once, and copied for every test that asks. */
 async function stoppedRun(t: ExecutionContext): Promise<TestRun> {
   if (stopped === undefined) {
-    const run = await new TestRun(t, configWith({})).train(1, '--stop-at', '2');
+    const run = await new TestRun(t, configWith({})).trainHere('--stop-at', '2');
     stopped = mkdtempSync(join(tmpdir(), 'galore-test-'));
     cpSync(run.dir, stopped, { recursive: true });
   }
@@ -301,20 +304,6 @@ test.serial('a start that failed leaves a folder that was there before, and what
   t.deepEqual(readdirSync(run.dir), ['thesis.tex']);
 });
 
-test.serial('resuming on a port in use loses nothing and can be repeated', async (t) => {
-  const { port } = await takePort(t);
-  const run = await stoppedRun(t);
-  const before = contentOf(run.dir);
-  const set = ['--set', `coordinator.port=${port}`];
-  const failed = await galore(t, 'resume', run.dir, ...set);
-  t.is(failed.code, CANNOT_CONTINUE, failed.output);
-  says(t, failed.output, `cannot listen on 127.0.0.1:${port}`);
-  t.deepEqual(contentOf(run.dir), before);
-  const resumed = await galore(t, 'resume', run.dir);
-  t.is(resumed.code, 0, resumed.output);
-  t.is((await run.inspect()).step, 3);
-});
-
 test.serial(
   'a trainer of another protocol version, model or run is closed with the reason, and the run goes on',
   async (t) => {
@@ -375,9 +364,16 @@ test.serial(
 );
 
 test.serial(
-  'a run whose only checkpoint is damaged ends with the file at fault, unchanged; repaired it goes on',
+  'a resume on a port in use, or from a damaged checkpoint, says so and loses nothing; then it goes on',
   async (t) => {
     const run = await stoppedRun(t);
+    const { port } = await takePort(t);
+    const stopped = contentOf(run.dir);
+    const failed = await galore(t, 'resume', run.dir, '--set', `coordinator.port=${port}`);
+    t.is(failed.code, CANNOT_CONTINUE, failed.output);
+    says(t, failed.output, `cannot listen on 127.0.0.1:${port}`);
+    t.deepEqual(contentOf(run.dir), stopped);
+
     const checkpoints = join(run.dir, 'checkpoints');
     rmSync(join(checkpoints, 'step-000000'), { recursive: true });
     t.deepEqual(readdirSync(checkpoints), ['step-000002']);
@@ -401,8 +397,7 @@ test.serial(
       t.deepEqual(contentOf(run.dir), before);
     }
     writeFileSync(weights, whole);
-    const resumed = await galore(t, 'resume', run.dir);
-    t.is(resumed.code, 0, resumed.output);
+    await run.resume();
     t.is((await run.inspect()).step, 3);
   },
 );
@@ -429,8 +424,7 @@ test.serial(
     const { lock: _, ...files } = before;
     t.deepEqual(contentOf(run.dir), files);
     writeFileSync(path, whole);
-    const resumed = await galore(t, 'resume', run.dir);
-    t.is(resumed.code, 0, resumed.output);
+    await run.resume('here');
     t.is((await run.inspect()).step, 6);
   },
 );
@@ -456,7 +450,7 @@ test.serial(
     if (disk === null) return;
     const space = padding(disk, 500);
     const config = configWith({ steps: 60 });
-    const straight = await new TestRun(t, { ...config, steps: 12 }).train(1);
+    const straight = await new TestRun(t, { ...config, steps: 12 }).trainHere();
     const run = new TestRun(t, config);
     const dir = join(disk, 'run');
     const full = await galore(t, 'train', run.configPath, '--dir', dir, '--trainers', '1');
@@ -542,7 +536,7 @@ test.serial(
       t.false(existsSync(join(disk, 'runs')), 'an empty folder was left');
       if (kilobytes !== 60) continue; // that the same command works then is the same for all three
       execFileSync('mount', ['-o', 'remount,size=8000k', disk]);
-      const { code, output } = await galore(t, ...args);
+      const { code, output } = await galoreHere(...args);
       t.is(code, 0, output);
     }
   },

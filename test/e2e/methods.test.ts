@@ -41,16 +41,19 @@ test.serial('two bases, f32: two trainers do what one does, and send cores', asy
   t.true(one.metrics.at(-1)!.loss < one.metrics[0]!.loss - 0.5, 'it learns');
 });
 
-test.serial('two bases of the first step, f32: three trainers have the losses and weights of one', async (t) => {
-  const method = { name: 'two-sided', rank: 8, update_proj_gap: 1000 };
-  const optimizer = { name: 'sgd', lr: 0.5 }; // for the reason above: the first core is that of a refresh
-  const config = tinyConfig(TEST_TEXT, { model, method, optimizer, steps: 12 });
-  const one = await new TestRun(t, config).trainHere();
-  const three = await new TestRun(t, config).train(3);
-  t.true(three.metrics.every(({ trainers }) => trainers === 3));
-  const losses = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(loss - three.metrics[i]!.loss)));
-  const weights = relativeDifference(three.weights(12), one.weights(12));
-  t.log(`losses within ${losses.toExponential(2)}, weights within ${weights.toExponential(2)}`);
-  t.true(losses <= 5e-5, `losses differ by ${losses}`);
-  t.true(weights <= 1e-5, `weights differ by ${weights}`);
-});
+test.serial(
+  'two bases of the first step, f32: three trainers have the losses and weights of one',
+  async (t) => {
+    const method = { name: 'two-sided', rank: 8, update_proj_gap: 1000 };
+    const optimizer = { name: 'sgd', lr: 0.5 }; // for the reason above: the first core is that of a refresh
+    const config = tinyConfig(TEST_TEXT, { model, method, optimizer, steps: 12 });
+    const one = await new TestRun(t, config).trainHere();
+    const three = await new TestRun(t, config).train(3);
+    t.true(three.metrics.every(({ trainers }) => trainers === 3));
+    const losses = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(loss - three.metrics[i]!.loss)));
+    const weights = relativeDifference(three.weights(12), one.weights(12));
+    t.log(`losses within ${losses.toExponential(2)}, weights within ${weights.toExponential(2)}`);
+    t.true(losses <= 5e-5, `losses differ by ${losses}`);
+    t.true(weights <= 1e-5, `weights differ by ${weights}`);
+  },
+);

@@ -79,7 +79,7 @@ test.serial('a model folder made here is exported, measured, continued and train
   const { loss, perplexity } = await measure(model, '--tokenizer', join(folder, 'tokenizer.json'));
   t.true(Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity);
 
-  const without = await galore(t, 'eval', model, '--data', text);
+  const without = await galoreHere('eval', model, '--data', text);
   t.is(without.code, 2);
   t.regex(without.output, /has no tokenizer\.json; --tokenizer PATH names one from elsewhere/);
 
@@ -94,7 +94,7 @@ test.serial('a model folder made here is exported, measured, continued and train
 
   const config = tinyConfig(text, { model: { path: out }, tokenizer: undefined, seq_len: 16, batch_size: 2 });
   const run = await new TestRun(t, { ...config, steps: 1, evaluation: { every: 0 } }).trainHere();
-  const again = await galore(t, 'export', run.dir, join(folder, 'again'), '--step', '0');
+  const again = await galoreHere('export', run.dir, join(folder, 'again'), '--step', '0');
   t.is(again.code, 0, again.output);
   t.is((await measure(join(folder, 'again'))).loss, ofOut, 'step 0 is the folder');
 });
