@@ -108,6 +108,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
       `${run.path} holds no checkpoint; start the run anew in another directory`,
     );
   }
+  closers.add(() => checkpoint.close()); // a second time does nothing
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, dataset);

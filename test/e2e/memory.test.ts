@@ -7,9 +7,10 @@ test.serial('240 steps leave tensors and resident memory where they were after s
   const run = new TestRun(
     t,
     tinyConfig(TEST_TEXT, {
-      // Large enough that what a step leaves behind would show, small enough for 50 ms a step.
-      model: { hidden_size: 128, intermediate_size: 352, num_hidden_layers: 2, num_attention_heads: 2 },
-      seq_len: 64,
+      // Large enough that what a step leaves behind would show, small enough for 30 ms a step.
+      model: { hidden_size: 128, intermediate_size: 352, num_hidden_layers: 1, num_attention_heads: 2 },
+      batch_size: 4,
+      trainer: { micro_batch: 1, threads: 1 },
       method: { name: 'galore', rank: 32, update_proj_gap: 20 },
       coordinator: { port: 0, heartbeat_interval_ms: 100, heartbeat_timeout_ms: 30_000 },
       checkpoint: { every: 0 },

@@ -1,5 +1,14 @@
 /** What a run leaves can be measured and made to speak, from its directory and as a plain model folder. */
-import { cpSync, existsSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { TINY_JSON, tinyFolder } from '../files/tiny-folder.ts';
@@ -176,5 +185,20 @@ test.serial(
     const tooShort = await galoreHere('resume', run.dir, '--steps', '4');
     t.is(tooShort.code, 2, tooShort.output);
     t.regex(tooShort.output, /steps is 4; it must be at least 5/);
+    t.deepEqual(openFilesBelow(run.dir), []);
   },
 );
+
+/** Files below `folder` that this process holds open; none where the system does not tell. */
+function openFilesBelow(folder: string): string[] {
+  const held = '/proc/self/fd';
+  if (!existsSync(held)) return [];
+  const paths = readdirSync(held).map((name) => {
+    try {
+      return readlinkSync(join(held, name));
+    } catch {
+      return ''; // the one that lists them
+    }
+  });
+  return paths.filter((path) => path.startsWith(folder));
+}
