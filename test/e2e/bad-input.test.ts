@@ -70,7 +70,7 @@ test.after.always(() => {
 /** A run of 3 steps that was stopped after 2: trained once, and copied for every test that asks. */
 async function stoppedRun(t: ExecutionContext): Promise<TestRun> {
   if (stopped === undefined) {
-    const run = await new TestRun(t, configWith({})).trainHere('--stop-at', '2');
+    const run = await new TestRun(t, configWith({})).trainHere(1, '--stop-at', '2');
     stopped = mkdtempSync(join(tmpdir(), 'galore-test-'));
     cpSync(run.dir, stopped, { recursive: true });
   }
@@ -450,7 +450,7 @@ test.serial(
     if (disk === null) return;
     const space = padding(disk, 500);
     const config = configWith({ steps: 60 });
-    const straight = await new TestRun(t, { ...config, steps: 12 }).trainHere();
+    const straight = await new TestRun(t, { ...config, steps: 12 }).trainHere(1);
     const run = new TestRun(t, config);
     const dir = join(disk, 'run');
     const full = await galore(t, 'train', run.configPath, '--dir', dir, '--trainers', '1');

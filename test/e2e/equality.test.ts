@@ -4,9 +4,12 @@ import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/g
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 
+function runOf(t: ExecutionContext, more: Record<string, unknown>): TestRun {
+  return new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
+}
+
 function trainWith(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
-  const run = new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
-  return trainers === 1 ? run.trainHere() : run.train(trainers);
+  return runOf(t, more).trainHere(trainers);
 }
 
 function worstDifference(a: TestRun, b: TestRun): number {
@@ -17,7 +20,7 @@ test.serial('f32, one refresh: 1, 2 and 3 trainers have equal losses and weights
   const one = await trainWith(t, 1, {});
   t.is(one.metrics.length, 50);
   for (const trainers of [2, 3]) {
-    const many = await trainWith(t, trainers, {});
+    const many = await runOf(t, {}).train(trainers);
     t.true(many.metrics.every((line) => line.trainers === trainers));
     const loss = worstDifference(one, many);
     const weights = relativeDifference(many.weights(50), one.weights(50));

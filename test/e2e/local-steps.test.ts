@@ -9,7 +9,7 @@ const method = { name: 'galore', rank: 8, update_proj_gap: 4 };
 test.serial('8 steps of 3 equal 4, Ctrl-C and resume, with two trainers, and the loss falls', async (t) => {
   const more = { local_steps: { count: 3, outer: 'nesterov' }, wire: { codec: 'int8' }, steps: 8 };
   const config = tinyConfig(TEST_TEXT, { model, method, ...more });
-  const straight = await new TestRun(t, config).train(2);
+  const straight = await new TestRun(t, config).trainHere(2);
   const [first, last] = [straight.metrics[0]!, straight.metrics.at(-1)!];
   t.true(last.loss < first.loss - 1, `${first.loss} to ${last.loss}`);
   t.true(straight.metrics.every(({ trainers, tokens }) => trainers === 2 && tokens === 3 * 12 * 32));

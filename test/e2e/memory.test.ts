@@ -2,7 +2,7 @@
 import test from 'ava';
 import { TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
 
-test.serial('240 steps leave tensors and resident memory where they were after step 40', async (t) => {
+test.serial('240 steps leave tensors and resident memory where they were after step 80', async (t) => {
   t.timeout(180_000);
   const run = new TestRun(
     t,
@@ -18,7 +18,7 @@ test.serial('240 steps leave tensors and resident memory where they were after s
     }),
   );
   await run.train(2);
-  const early = run.metrics[39]!;
+  const early = run.metrics[79]!;
   const late = run.metrics[238]!;
   t.deepEqual(Object.keys(late.sizes), ['trainer-1', 'trainer-2']);
   for (const [trainerId, { tensorCount, residentBytes }] of Object.entries(late.sizes)) {
@@ -28,12 +28,12 @@ test.serial('240 steps leave tensors and resident memory where they were after s
       `${trainerId}: ${tensorCount} tensors, resident x ${(residentBytes / before.residentBytes).toFixed(3)}`,
     );
     t.true(
-      residentBytes <= 1.05 * before.residentBytes,
+      residentBytes <= 1.04 * before.residentBytes,
       `${trainerId}: ${before.residentBytes} to ${residentBytes} bytes`,
     );
   }
   t.log(
     `coordinator: resident x ${(late.coordinatorResidentBytes / early.coordinatorResidentBytes).toFixed(3)}`,
   );
-  t.true(late.coordinatorResidentBytes <= 1.05 * early.coordinatorResidentBytes);
+  t.true(late.coordinatorResidentBytes <= 1.04 * early.coordinatorResidentBytes);
 });

@@ -12,8 +12,8 @@ test.serial(
   async (t) => {
     const method = { name: 'q-galore', rank: 8, update_proj_gap: 4 };
     const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 8 });
-    const straight = await new TestRun(t, config).trainHere();
-    const stopped = await new TestRun(t, config).trainHere('--stop-at', '5');
+    const straight = await new TestRun(t, config).trainHere(1);
+    const stopped = await new TestRun(t, config).trainHere(1, '--stop-at', '5');
     await stopped.resume();
     const files = [straight, stopped].map((run) => `${run.checkpoint(8)}/optimizer.safetensors`);
     t.is((await stopped.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
@@ -33,8 +33,8 @@ test.serial('two bases, f32: two trainers do what one does, and send cores', asy
   // SGD: after a refresh the core is diagonal but for rounding, which Adam would blow up to a whole step.
   const optimizer = { name: 'sgd', lr: 0.5 };
   const config = tinyConfig(TEST_TEXT, { model, method, optimizer, steps: 8 });
-  const one = await new TestRun(t, config).trainHere();
-  const two = await new TestRun(t, config).train(2);
+  const one = await new TestRun(t, config).trainHere(1);
+  const two = await new TestRun(t, config).trainHere(2);
   const weights = relativeDifference(two.weights(8), one.weights(8));
   t.log(`weights within ${weights.toExponential(2)}`);
   t.true(weights <= 1e-4, `weights differ by ${weights}`);
@@ -47,8 +47,8 @@ test.serial(
     const method = { name: 'two-sided', rank: 8, update_proj_gap: 1000 };
     const optimizer = { name: 'sgd', lr: 0.5 }; // for the reason above: the first core is that of a refresh
     const config = tinyConfig(TEST_TEXT, { model, method, optimizer, steps: 12 });
-    const one = await new TestRun(t, config).trainHere();
-    const three = await new TestRun(t, config).train(3);
+    const one = await new TestRun(t, config).trainHere(1);
+    const three = await new TestRun(t, config).trainHere(3);
     t.true(three.metrics.every(({ trainers }) => trainers === 3));
     const losses = Math.max(...one.metrics.map(({ loss }, i) => Math.abs(loss - three.metrics[i]!.loss)));
     const weights = relativeDifference(three.weights(12), one.weights(12));

@@ -19,7 +19,7 @@ test.serial(
   'eval finds the loss that the run measured; generate repeats itself for the same seed',
   async (t) => {
     const run = new TestRun(t, tinyConfig(TEST_TEXT, { steps: 12, evaluation: { every: 0, sequences: 0 } }));
-    await run.trainHere();
+    await run.trainHere(1);
 
     const measured = await galore(t, 'eval', run.dir, '--json');
     t.is(measured.code, 0, measured.output);
@@ -102,7 +102,7 @@ test.serial('a model folder made here is exported, measured, continued and train
   t.true(Math.abs(ofOut - loss) < 0.01);
 
   const config = tinyConfig(text, { model: { path: out }, tokenizer: undefined, seq_len: 16, batch_size: 2 });
-  const run = await new TestRun(t, { ...config, steps: 1, evaluation: { every: 0 } }).trainHere();
+  const run = await new TestRun(t, { ...config, steps: 1, evaluation: { every: 0 } }).trainHere(1);
   const again = await galoreHere('export', run.dir, join(folder, 'again'), '--step', '0');
   t.is(again.code, 0, again.output);
   t.is((await measure(join(folder, 'again'))).loss, ofOut, 'step 0 is the folder');

@@ -8,8 +8,7 @@ const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, nu
 const EMBEDDINGS = ['embed_tokens', 'lm_head'];
 
 function train(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
-  const run = new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
-  return trainers === 1 ? run.trainHere() : run.train(trainers);
+  return new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more })).trainHere(trainers);
 }
 
 test.serial(

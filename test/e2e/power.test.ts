@@ -1,4 +1,4 @@
-/** Slots that travel as power, and groups of parameters, with real processes. */
+/** Slots that travel as power, and groups of parameters, from end to end. */
 import test, { type ExecutionContext } from 'ava';
 import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/galore.ts';
 
@@ -6,9 +6,12 @@ const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, nu
 const method = { name: 'power', rank: 8, target_modules: ['attn', 'mlp', 'embed_tokens', 'lm_head'] };
 const EXACT = { ...method, feedback_dtype: 'f32', moment_dtype: 'f32' };
 
+function runOf(t: ExecutionContext, more: Record<string, unknown>): TestRun {
+  return new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
+}
+
 function train(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
-  const run = new TestRun(t, tinyConfig(TEST_TEXT, { model, ...more }));
-  return trainers === 1 ? run.trainHere() : run.train(trainers);
+  return runOf(t, more).trainHere(trainers);
 }
 
 function areEqual(t: ExecutionContext, one: TestRun, two: TestRun): void {
@@ -26,7 +29,7 @@ function areEqual(t: ExecutionContext, one: TestRun, two: TestRun): void {
 test.serial('power, f32: two trainers have the losses and weights of one', async (t) => {
   const one = await train(t, 1, { method: EXACT });
   t.is(one.metrics.length, 50);
-  areEqual(t, one, await train(t, 2, { method: EXACT }));
+  areEqual(t, one, await runOf(t, { method: EXACT }).train(2));
 });
 
 test.serial('delayed power, f32: two trainers have the losses and weights of one, and learn', async (t) => {

@@ -11,8 +11,8 @@ test.serial(
   async (t) => {
     const method = { name: 'golore', rank: 8, update_proj_gap: 2, refresh: { stagger: false } };
     const config = tinyConfig(TEST_TEXT, { ...SHORT, method });
-    const one = await new TestRun(t, config).trainHere();
-    const two = await new TestRun(t, config).train(2);
+    const one = await new TestRun(t, config).trainHere(1);
+    const two = await new TestRun(t, config).trainHere(2);
     const weights = relativeDifference(two.weights(6), one.weights(6));
     t.true(weights <= 1e-5, `weights differ by ${weights}`);
     // Bytes of a step with a refresh (3) and of one without (2) are the same but for a few small messages.
@@ -29,7 +29,7 @@ test.serial(
     const refresh = { warm_start: true };
     const method = { name: 'adarankgrad', rank: 16, update_proj_gap: 2, adaptive_rank: adaptive, refresh };
     const config = tinyConfig(TEST_TEXT, { ...SHORT, method });
-    const run = await new TestRun(t, config).train(2);
+    const run = await new TestRun(t, config).trainHere(2);
     const ranks = run.metrics.map(({ meanRank }) => meanRank);
     t.true(Math.max(...ranks) < 16, `${ranks.join(', ')}`);
     // A layer's 7 matrices at rank r have 32 * 4 * r + 88 * 3 * r numbers; the rest of the model has 16,544.
@@ -51,7 +51,7 @@ test.serial('a slot whose bases hardly change is refreshed less often, also afte
 
 test.serial('cosine bases are chosen in one round', async (t) => {
   const method = { name: 'galore', basis: 'dct', rank: 8, update_proj_gap: 2 };
-  const run = await new TestRun(t, tinyConfig(TEST_TEXT, { ...SHORT, method })).trainHere();
+  const run = await new TestRun(t, tinyConfig(TEST_TEXT, { ...SHORT, method })).trainHere(1);
   t.true(run.metrics.at(-1)!.loss < run.metrics[0]!.loss);
 });
 
@@ -63,9 +63,9 @@ async function stoppedAndResumed(
   from: 'checkpoint' | 'journal' = 'checkpoint',
 ): Promise<TestRun> {
   const run = new TestRun(t, config);
-  await (trainers === 1 ? run.trainHere('--stop-at', '3') : run.train(trainers, '--stop-at', '3'));
+  await run.trainHere(trainers, '--stop-at', '3');
   if (from === 'journal') rmSync(run.checkpoint(3), { recursive: true });
-  await run.resume(trainers === 1 ? 'here' : 'process');
+  await run.resume('here');
   return run;
 }
 

@@ -10,7 +10,7 @@ const method = { name: 'galore', rank: 8, update_proj_gap: 5 };
 
 test.serial('int8, two trainers: 20 steps straight equal 8 steps, Ctrl-C and resume', async (t) => {
   const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 20 });
-  const uninterrupted = await new TestRun(t, config).train(2);
+  const uninterrupted = await new TestRun(t, config).trainHere(2);
   const stopped = await interrupted(t, config, 2, 8);
   await stopped.resume();
   await isSame(t, stopped, uninterrupted);
@@ -25,8 +25,7 @@ for (const [dtype, codec, trainers] of [
     async (t) => {
       const power = { name: 'power', rank: 4, feedback_dtype: dtype, moment_dtype: dtype };
       const config = tinyConfig(TEST_TEXT, { model, method: power, wire: { codec }, steps: 14 });
-      const whole = new TestRun(t, config);
-      const uninterrupted = await (trainers === 1 ? whole.trainHere() : whole.train(trainers));
+      const uninterrupted = await new TestRun(t, config).trainHere(trainers);
       const stopped = await interrupted(t, config, trainers, 7);
       const { feedbackBytes } = (await stopped.inspect()).checkpoints.at(-1)!;
       t.deepEqual(Object.keys(feedbackBytes), ['trainer-1', 'trainer-2'].slice(0, trainers));
@@ -65,7 +64,7 @@ const config = tinyConfig(TEST_TEXT, { model, method, steps: 20, checkpoint: { e
 let straight: { readonly weightsSha256: string; readonly losses: readonly number[] };
 
 test.serial('20 steps without interruption', async (t) => {
-  const run = await new TestRun(t, config).trainHere();
+  const run = await new TestRun(t, config).trainHere(1);
   straight = {
     weightsSha256: (await run.inspect()).weightsSha256,
     losses: run.metrics.map(({ loss }) => loss),
@@ -82,7 +81,7 @@ test.serial('f32, one trainer: 8 steps, Ctrl-C and resume give the same end', as
 test.serial(
   'a damaged checkpoint is named and the one before it with the journal gives the same end',
   async (t) => {
-    const run = await new TestRun(t, config).trainHere('--stop-at', '12');
+    const run = await new TestRun(t, config).trainHere(1, '--stop-at', '12');
     const newest = readdirSync(join(run.dir, 'checkpoints')).sort().at(-1)!;
     t.is(newest, 'step-000012');
     const weights = join(run.dir, 'checkpoints', newest, 'model.safetensors');

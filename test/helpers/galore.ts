@@ -140,14 +140,14 @@ export class TestRun {
     return this;
   }
 
-  /** Trains with one trainer in the process of the test: for what other runs are compared with. */
-  async trainHere(...more: readonly string[]): Promise<this> {
-    const { code, output } = await galoreHere(...this.trainArgs(1, ...more));
+  /** As `train`, with the coordinator and the first trainer in the process of the test (here.ts). */
+  async trainHere(trainers: number, ...more: readonly string[]): Promise<this> {
+    const { code, output } = await galoreHere(...this.trainArgs(trainers, ...more));
     this.#t.is(code, 0, output);
     return this;
   }
 
-  /** `galore resume`, as a process or, with one trainer, in that of the test. */
+  /** `galore resume`, all of it as processes or as `trainHere` trains. Resolves to what was printed. */
   async resume(where: 'process' | 'here' = 'process'): Promise<string> {
     const args = ['resume', this.dir];
     const { code, output } = await (where === 'here' ? galoreHere(...args) : galore(this.#t, ...args));

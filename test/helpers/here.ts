@@ -1,11 +1,12 @@
 /**
- * `galore` in the process of the test: the same command, coordinator, trainer, sockets and files, without the
- * start of two processes. For runs of one trainer that others are compared with, and where nothing is about
- * processes.
+ * `galore` in the process of the test: the same command, coordinator, trainers, sockets and files, without the
+ * start of two processes, which takes longer than most runs. For tests that are about what is computed and sent,
+ * and for runs that others are compared with.
  */
 import { EventEmitter } from 'node:events';
 import { hostname } from 'node:os';
 import type { CliContext } from '../../src/cli/context.ts';
+import { launchProcess } from '../../src/cli/launch-process.ts';
 import type { LaunchProcess } from '../../src/cli/local-trainers.ts';
 import { runCli } from '../../src/cli/program.ts';
 import { services } from '../../src/cli/services.ts';
@@ -16,7 +17,7 @@ interface Ended {
   readonly output: string;
 }
 
-/** Runs a command to its end. Of `train` and `resume` one trainer at most: a thread has one engine. */
+/** Runs a command to its end. */
 export function galoreHere(...args: readonly string[]): Promise<Ended> {
   return runHere(new EventEmitter(), args);
 }
@@ -48,8 +49,10 @@ async function runHere(signals: EventEmitter, args: readonly string[]): Promise<
   return { code: await runCli(args, context), output };
 }
 
-/** A trainer beside its coordinator. */
-const launchHere: LaunchProcess = (args, { onLine, onExit }) => {
+/** The first trainer beside its coordinator, the others as processes: a process has one engine. */
+const launchHere: LaunchProcess = (args, events) => {
+  if (!args.includes('trainer-1')) return launchProcess(args, events);
+  const { onLine, onExit } = events;
   const signals = new EventEmitter();
   void runHere(signals, args).then(({ code, output }) => {
     output.split('\n').filter(Boolean).forEach(onLine);
