@@ -12,7 +12,7 @@ test.serial('int8, two trainers: 20 steps straight equal 8 steps, Ctrl-C and res
   const config = tinyConfig(TEST_TEXT, { model, method, wire: { codec: 'int8' }, steps: 20 });
   const uninterrupted = await new TestRun(t, config).trainHere(2);
   const stopped = await interrupted(t, config, 2, 8);
-  await stopped.resume();
+  await stopped.resume('here');
   await isSame(t, stopped, uninterrupted);
 });
 
@@ -30,7 +30,7 @@ for (const [dtype, codec, trainers] of [
       const { feedbackBytes } = (await stopped.inspect()).checkpoints.at(-1)!;
       t.deepEqual(Object.keys(feedbackBytes), ['trainer-1', 'trainer-2'].slice(0, trainers));
       t.true(Object.values(feedbackBytes).every((bytes) => bytes > 4000));
-      const output = await stopped.resume();
+      const output = await stopped.resume(trainers === 1 ? 'here' : 'process');
       t.notRegex(output, /begins with zeros/);
       await isSame(t, stopped, uninterrupted);
     },
@@ -74,7 +74,7 @@ test.serial('20 steps without interruption', async (t) => {
 
 test.serial('f32, one trainer: 8 steps, Ctrl-C and resume give the same end', async (t) => {
   const run = await interrupted(t, config, 1, 8);
-  await run.resume();
+  await run.resume('here');
   await isAsStraight(t, run);
 });
 

@@ -38,10 +38,7 @@ async function runHere(signals: EventEmitter, args: readonly string[]): Promise<
     commandName: 'galore',
     launchProcess: launchHere,
     onParentGone: null,
-    after: (delayMs, callback) => {
-      const timer = setTimeout(callback, delayMs).unref();
-      return () => clearTimeout(timer);
-    },
+    after: () => () => {}, // a trainer that crashes or does not leave is a failure here
     exitNow: (code) => {
       throw new Error(`the command wanted to end the process with code ${code}`);
     },
