@@ -258,9 +258,12 @@ const method = z.strictObject({
     .enum(FEEDBACKS)
     .default('none')
     .describe(
-      'What a trainer keeps to send later: what the codec left out of the payload, or all that did not travel',
+      'What a trainer keeps to send later: what the codec left out of the payload, or all that did not travel; with gradient bases are made of all that is kept',
     ),
-  feedback_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the error that power keeps'),
+  feedback_dtype: z
+    .enum(BUFFER_DTYPES)
+    .default('int8')
+    .describe('Of the error that power and feedback: gradient keep'),
   moment_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the first moment of power'),
   update_clip: z
     .number()

@@ -83,7 +83,12 @@ export interface ProjectedSlot extends SlotBase {
   readonly rank: number;
   /** How the weight is kept: in one byte a number (int8-weight.ts); left out: as f32. */
   readonly weights?: 'int8';
+  /** Of a one-sided slot with feedback `gradient`. */
+  readonly buffers?: Pick<PowerBuffers, 'feedback'>;
 }
+
+/** Keeps as an error of its own shape all of a gradient that did not travel. */
+export type ErrorSlot = PowerSlot | (ProjectedSlot & Required<Pick<ProjectedSlot, 'buffers'>>);
 
 /** How the table is to be made; see `methodPlan`. */
 export interface SlotOptions {
@@ -102,7 +107,7 @@ export interface SlotOptions {
   readonly inner?: RuleName | undefined;
   /** Of matrices that are compressed; default: none, with policy power gradient. */
   readonly feedback?: Feedback;
-  /** Of power slots; default: int8. */
+  /** Of power slots, and the error of one-sided ones; default: int8. */
   readonly buffers?: PowerBuffers;
   /** What is different for some tensors; of several that match the first counts. */
   readonly groups?: readonly SlotGroup[];
@@ -157,9 +162,16 @@ export function carriesSums({ feedback }: Slot): boolean {
   return feedback !== undefined && feedback !== 'none';
 }
 
+/** Whether its feedback keeps what the projection leaves out, too; a slot that travels whole has none of that. */
+export function keepsError(slot: Slot): slot is ErrorSlot {
+  return slot.feedback === 'gradient' && (slot.policy === 'power' || slot.policy === 'one-sided');
+}
+
 /** Whether what its feedback keeps lies in the subspace of its basis, and has to be sent before the basis changes. */
 export function isFlushed(slot: Slot): boolean {
-  return carriesSums(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided');
+  return (
+    carriesSums(slot) && !keepsError(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided')
+  );
 }
 
 /** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */
@@ -249,13 +261,15 @@ function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slo
   }
   const [m, n] = matrixShape(tensor);
   const rank = Math.min(group?.rank ?? options.rank, m, n);
+  const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
   if (policy === 'power') {
-    const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
     return { ...base, policy, rule: 'power', feedback: 'gradient', rank, phase: 0, buffers };
   }
   const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
   const weights = options.weights === 'int8' ? { weights: 'int8' as const } : {};
-  return { ...base, policy, rule: options.rule, side, rank, ...weights, ...kept };
+  const error =
+    policy === 'one-sided' && feedback === 'gradient' ? { buffers: { feedback: buffers.feedback } } : {};
+  return { ...base, policy, rule: options.rule, side, rank, ...weights, ...kept, ...error };
 }
 
 /** Gives power slots their phases so that odd and even steps send about as much. */

@@ -89,7 +89,7 @@ export class StepWork implements Work {
     this.#replica = replica;
     this.#locals = locals;
     this.#output = output;
-    this.#held = new HeldGradients(task, replica);
+    this.#held = new HeldGradients(task, replica, (slot, gradient) => this.#sketched(slot, gradient));
     this.tokens = tokensOf(task.batches);
   }
 
@@ -176,6 +176,14 @@ export class StepWork implements Work {
       : this.#sendPayload(slot, rule.payload(context, next));
     this.#locals.propose(slot, rule.settle(context, next, sent));
     sent.dispose();
+  }
+
+  /** What a refresh makes its sketches of: the gradient, or all that its slot keeps with it. */
+  #sketched(slot: ProjectedSlot, gradient: tf.Tensor2D): tf.Tensor2D {
+    const rule = feedbackOf(slot);
+    if (rule?.accumulated === undefined) return gradient;
+    const share = this.tokens / this.task.stepTokens;
+    return rule.accumulated({ slot, share }, this.#locals.get(slot), gradient) as tf.Tensor2D;
   }
 
   #contextOf(slot: Slot, position: number): FeedbackContext {

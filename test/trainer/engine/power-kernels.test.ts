@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { NotFiniteError } from '../../../src/errors.ts';
 import { int8Codec } from '../../../src/galore/codec/int8.ts';
 import type { FeedbackContext, LocalState } from '../../../src/galore/feedback/feedback.ts';
-import { powerFeedback } from '../../../src/galore/feedback/power.ts';
+import { gradientFeedback } from '../../../src/galore/feedback/gradient.ts';
 import { firstFactors, powerRule } from '../../../src/galore/optimizer/power.ts';
 import type { RuleState } from '../../../src/galore/optimizer/rule.ts';
 import { hasPowerKernels, POWER_KERNELS } from '../../../src/galore/power-kernels.ts';
@@ -67,11 +67,11 @@ function feedback(
   gradient: Tensor,
   isLast: boolean,
 ): { readonly payload: Tensor | null; readonly left: LocalState } {
-  const open = powerFeedback.add(context, local, gradient, isLast);
+  const open = gradientFeedback.add(context, local, gradient, isLast);
   if (!isLast) return { payload: null, left: open };
-  const payload = powerFeedback.payload(context, open);
+  const payload = gradientFeedback.payload(context, open);
   const sent = tf.tidy(() => tf.round(payload));
-  const left = powerFeedback.settle(context, open, sent);
+  const left = gradientFeedback.settle(context, open, sent);
   tf.dispose(sent);
   for (const value of Object.values(open)) if (value instanceof tf.Tensor) value.dispose();
   return { payload, left };
@@ -190,7 +190,7 @@ test.serial('dice that fall next to a whole number are those of the codec', (t) 
   for (const factor of [1, 0.1, 1e-20, 3e30]) {
     const scaled = values.map((value) => value * factor);
     const gradient = tf.tensor2d(scaled, [m, n]);
-    const fast = withKernels(true, () => powerFeedback.add(context, local, gradient, false));
+    const fast = withKernels(true, () => gradientFeedback.add(context, local, gradient, false));
     t.deepEqual(fast, { feedback_codes: int8Codec.encode(scaled, context.key) });
     gradient.dispose();
   }
@@ -205,7 +205,7 @@ test.serial('numbers that are not finite are an error, not bytes', (t) => {
     values[5000] = bad;
     const gradient = tf.tensor2d(values, [24, 512]);
     const error = t.throws(
-      () => withKernels(true, () => powerFeedback.add(context, local, gradient, false)),
+      () => withKernels(true, () => gradientFeedback.add(context, local, gradient, false)),
       {
         instanceOf: NotFiniteError,
       },
