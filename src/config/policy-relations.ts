@@ -135,7 +135,8 @@ const powerKeepsAll = inGroups((group, { policyOf }, fault) => {
 
 /** Why slots of a policy cannot keep what the projection leaves out, or null. */
 function whyNoError(policy: Policy, read: FieldReader, method: MethodName): string | null {
-  if (policy === 'two-sided') return 'policy two-sided, of whose two bases none can be made of what is kept';
+  if (policy === 'two-sided')
+    return 'policy two-sided; whole gradients are kept by power and one-sided alone';
   if (policy !== 'one-sided') return null;
   if ((read('method.basis') ?? methodDefaults(method).basis) === 'gaussian') {
     return 'gaussian bases, which are not orthonormal: what is kept would grow';

@@ -55,6 +55,26 @@ test('memory: 16 bytes a number of AdamW are 12 without the gradient, power keep
   t.true(power.optimizer / parameters > 1 && power.optimizer / parameters < 1.03);
 });
 
+test('whole gradients cost a byte a number of the matrices that are projected, and none on the wire', (t) => {
+  const groups = 'param_groups: [{match: [attn, mlp], feedback: gradient}]';
+  const [none, kept, exact] = [
+    'method={}',
+    `method={${groups}}`,
+    `method={${groups}, feedback_dtype: f32}`,
+  ].map((settings) => plan60m(settings));
+  const { parameters } = kept!.policies.find(({ policy }) => policy === 'one-sided')!;
+  t.is(none!.trainerMemory.feedback, 0);
+  t.is(exact!.trainerMemory.feedback, 4 * parameters);
+  const bytes = kept!.trainerMemory.feedback / parameters;
+  t.true(bytes > 1 && bytes < 1.03, `${bytes}`);
+  // Nothing of it is bound to a basis: no slot is flushed before a refresh.
+  const int4 =
+    'method={update_proj_gap: 10, param_groups: [{match: [mlp], codec: int4, feedback: FEEDBACK}]}';
+  const [unkept, whole] = ['none', 'gradient'].map((feedback) => plan60m(int4.replace('FEEDBACK', feedback)));
+  t.is(whole!.contribution, unkept!.contribution);
+  t.is(whole!.update, unkept!.update);
+});
+
 test('local steps: bytes are those of an exchange, dense f32 those of all optimizer steps; weights are kept twice', (t) => {
   const [none, four] = ['1', '4'].map((count) => plan60m('method.name=full', `local_steps.count=${count}`));
   t.is(four!.contribution, none!.contribution);

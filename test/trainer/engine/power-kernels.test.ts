@@ -12,6 +12,7 @@ import { isTallStep, payloadShape, sizeOf, type PowerSlot } from '../../../src/g
 import { derive, randomNormal, randomUint32 } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
 import { HYPER } from '../../galore/run-rule.ts';
+import { projectedSlot } from '../../galore/matrices.ts';
 import { powerSlot } from '../../galore/power.ts';
 import { tf, type Tensor } from '../../galore/tensors.ts';
 
@@ -129,6 +130,46 @@ for (const [m, n] of SHAPES) {
     }
   }
 }
+
+for (const side of ['left', 'right'] as const) {
+  test.serial(`a one-sided slot that keeps whole gradients, ${side}: the bytes of the plain path`, (t) => {
+    const [m, n] = [150, 328];
+    const before = tf.memory().numTensors;
+    const kept = { feedback: 'gradient', buffers: { feedback: 'int8' } } as const;
+    const slot = { ...projectedSlot(m, n, side, 5), ...kept };
+    const rows = side === 'left' ? m : n;
+    const basis = tf.tensor2d(whole('basis', rows * 5, 2), [rows, 5]);
+    const context = { slot, step: 3, basis, state: {}, share: 0.5, key: derive(9) };
+    const local = { feedback_codes: wholeError(m * n) };
+    const gradient = tf.tensor2d(whole('gradient', m * n, 60), [m, n]);
+    const plain = feedback(context, local, gradient, true);
+    const fast = withKernels(true, () => feedback(context, local, gradient, true));
+    t.deepEqual(fast.left, plain.left);
+    t.notDeepEqual(fast.left, local);
+    t.deepEqual(fast.payload!.dataSync(), plain.payload!.dataSync());
+    tf.dispose([basis, gradient, fast.payload!, plain.payload!]);
+    t.is(openHandles(), 0);
+    t.is(tf.memory().numTensors, before);
+  });
+}
+
+test.serial('buffers of bf16 are bf16 with the kernels, too', (t) => {
+  const slot = powerSlot(24, 512, 2, 'bf16');
+  const state = {
+    ...{ m_codes: new Uint8Array(2 * 24 * 512), v_row: tf.zeros([24]), v_col: tf.zeros([512]) },
+    ...firstFactors(slot, 3),
+  };
+  const context = contextOf(slot, 1, state);
+  const local = { feedback_codes: new Uint8Array(2 * 24 * 512) };
+  const [gradient, weight] = [normal('gradient', [24, 512]), normal('weight', [24, 512])];
+  const payload = normal('payload', payloadShape(slot, 1));
+  const run = (isOn: boolean) =>
+    withKernels(isOn, () => ({
+      error: feedback(context, local, gradient, true).left,
+      moment: powerRule.step({ slot, weight, payload, state, basis: null, hyper: HYPER }).state['m_codes'],
+    }));
+  t.deepEqual(run(true), run(false));
+});
 
 for (const [m, n] of SHAPES) {
   for (const { clip, weightDecay, semantics } of [
