@@ -372,7 +372,7 @@ test.serial(
     replica.installBases(1, bases('p'), [], (change) => locals.carry(change, CARRY));
     work({ step: 1 }).computeGradients(model);
     locals.decide(1, true);
-  const held = tf.memory().numTensors;
+    const held = tf.memory().numTensors;
     taken();
     const [slot] = projected.map((index) => replica.slots[index] as ProjectedSlot);
     const { index, side } = slot!;
@@ -391,7 +391,6 @@ test.serial(
     t.true(kept.some((value) => Math.abs(value) > 0.01 * scale));
     t.true(all.every((value, i) => Math.abs(value - of[i]! - first[i]!) < 1e-5 * scale));
     t.deepEqual(error().dataSync(), kept, 'a step that was given up changes nothing');
-    const held = tf.memory().numTensors;
     const second = work({ step: 2, refreshSlots: projected, refresh });
     second.computeGradients(model);
     replica.installBases(2, bases('q'), [], (change) => locals.carry(change, CARRY));
