@@ -5,10 +5,7 @@ import { TEST_TEXT, TestRun, relativeDifference, tinyConfig } from '../helpers/g
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'power', rank: 8, target_modules: ['attn', 'mlp', 'embed_tokens', 'lm_head'] };
 /** At this rank a basis leaves most of a gradient out. */
-const KEEPING = {
-  ...{ name: 'galore', rank: 4, update_proj_gap: 4, refresh: { stagger: false } },
-  ...{ target_modules: method.target_modules, feedback: 'gradient', feedback_dtype: 'f32' },
-};
+const KEEPING = { ...method, name: 'galore', rank: 4, update_proj_gap: 4, feedback: 'gradient', scale: 0.5 };
 const EXACT = { ...method, feedback_dtype: 'f32', moment_dtype: 'f32' };
 
 function train(t: ExecutionContext, trainers: number, more: Record<string, unknown>): Promise<TestRun> {
@@ -101,29 +98,22 @@ test.serial('galore with payload feedback, refreshes and int8: two trainers do w
 test.serial(
   'galore that keeps whole gradients, f32: two trainers do what one does over refreshes',
   async (t) => {
-    const more = { method: KEEPING, wire: { codec: 'f32' }, steps: 14 };
+    const more = { method: { ...KEEPING, feedback_dtype: 'f32' }, wire: { codec: 'f32' }, steps: 10 };
     const [one, two] = [await train(t, 1, more), await train(t, 2, more)];
     const loss = Math.max(...one.metrics.map((line, i) => Math.abs(line.loss - two.metrics[i]!.loss)));
-    const weights = relativeDifference(two.weights(14), one.weights(14));
+    const weights = relativeDifference(two.weights(10), one.weights(10));
     t.log(`losses within ${loss.toExponential(2)}, weights within ${weights.toExponential(2)}`);
     t.true(loss <= 5e-5, `losses differ by ${loss}`);
-    t.true(weights <= 1e-4, `weights differ by ${weights}`);
+    t.true(weights <= 1e-5, `weights differ by ${weights}`);
   },
 );
 
-test.serial('galore that keeps whole gradients, int8, two trainers: learns more than without', async (t) => {
-  const run = (feedback: string) =>
-    train(t, 2, {
-      method: { ...KEEPING, feedback, feedback_dtype: 'int8' },
-      wire: { codec: 'int8' },
-      steps: 30,
-    });
-  const [kept, none] = [await run('gradient'), await run('none')];
-  const [first, last, without] = [kept.metrics[0]!, kept.metrics.at(-1)!, none.metrics.at(-1)!];
-  t.log(`loss ${first.loss} to ${last.loss}, without ${without.loss}`);
-  t.true(kept.metrics.every(({ trainers }) => trainers === 2));
+test.serial('galore that keeps whole gradients in int8: two trainers learn over refreshes', async (t) => {
+  const { metrics } = await train(t, 2, { method: KEEPING, wire: { codec: 'int8' }, steps: 25 });
+  const [first, last] = [metrics[0]!, metrics.at(-1)!];
+  t.log(`loss ${first.loss} to ${last.loss}`);
+  t.true(metrics.every(({ trainers }) => trainers === 2));
   t.true(last.loss < first.loss - 0.5, `${first.loss} to ${last.loss}`);
-  t.is(first.payloadNumbers, none.metrics[0]!.payloadNumbers);
 });
 
 test.serial('int4 with staggered refreshes and flushes: two trainers learn as one does in f32', async (t) => {
