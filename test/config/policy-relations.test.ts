@@ -267,6 +267,14 @@ for (const { title, broken, field, words, mended } of RULES) {
   });
 }
 
+test('with whole gradients kept a refresh resets the moments, unless the file or the preset says otherwise', (t) => {
+  const moments = (settings: string): string => resolve(MINIMAL, settings).method.moments;
+  t.is(moments('method={feedback: gradient}'), 'reset');
+  t.is(moments('method={feedback: gradient, moments: transport}'), 'transport');
+  t.is(moments('method={feedback: gradient, preset: parity}'), 'keep');
+  t.is(moments('method={feedback: payload}'), 'transport');
+});
+
 test('int4 without feedback is had by saying so', (t) => {
   t.notThrows(() => resolve(MINIMAL, 'wire.codec=int4', group('galore', 'feedback: none')));
 });
