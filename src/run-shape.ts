@@ -49,7 +49,10 @@ const NO_REFRESH: RefreshPlan = {
 };
 
 /** Builds the shape of a run. */
-export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, model: LlamaConfig): RunShape {
+export function buildRunShape(
+  config: MethodConfig & Pick<RunConfig, 'wire' | 'batch_size' | 'seq_len'>,
+  model: LlamaConfig,
+): RunShape {
   const { method, wire } = config;
   const { policy, rule, plainRule, inner, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
@@ -69,6 +72,7 @@ export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, mo
     weights: method.weights,
     feedback: method.feedback,
     buffers: { feedback: method.feedback_dtype, moment: method.moment_dtype },
+    stepTokens: stepSequences(config) * config.seq_len,
     groups: method.param_groups.map(({ match, policy: way, rank, scale, feedback }) => ({
       ...{ match, policy: way, scale, feedback },
       rank: rank === undefined ? undefined : rankOf(rank),
@@ -93,8 +97,8 @@ export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, mo
 
 /** A payload that is rounded to 4 bits keeps what was rounded away, unless its group of parameters says otherwise. */
 function withDefaultFeedback(slot: Slot, { contribution }: SlotCodecs): Slot {
-  const isPlain = !carriesSums(slot) && slot.policy !== 'frozen' && slot.policy !== 'power';
-  if (!isPlain) return slot;
+  const { policy } = slot;
+  if (carriesSums(slot) || policy === 'frozen' || policy === 'power' || policy === 'row-sparse') return slot;
   const codec = codecOfPayload(sizeOf(payloadShape(slot, 1)), contribution);
   return codec === 'int4' ? { ...slot, feedback: 'payload' } : slot;
 }

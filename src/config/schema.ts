@@ -134,7 +134,7 @@ export const METHODS = [
 ] as const;
 
 /** How a tensor may travel; `docs/methods.md` says what each is. */
-export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'frozen'] as const;
+export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'row-sparse', 'frozen'] as const;
 /** How numbers may travel. */
 export const CODECS = ['f32', 'bf16', 'int8', 'int4'] as const;
 const FEEDBACKS = ['none', 'payload', 'gradient'] as const;

@@ -17,6 +17,7 @@ export function checkTargets(config: MethodConfig, slots: readonly Slot[]): void
   const faults = [
     ...(isCompressed ? [...targetFaults(method, slots), ...rankFaults(method, slots)] : []),
     ...method.param_groups.flatMap((group, index) => groupFaults(group, index, method, slots)),
+    ...method.param_groups.flatMap((group, index) => rowSparseFaults(group, index, method, slots)),
     ...frozenFaults(slots),
   ];
   if (faults.length === 0) return;
@@ -79,6 +80,25 @@ function groupFaults(group: Group, index: number, method: Method, slots: readonl
   if (typeof group.rank !== 'number' || sides.length === 0 || group.rank <= largest) return unknown;
   const allowed = `it must be at most ${largest}: none of its matrices has a longer smaller side`;
   return [...unknown, { field: `${field}.rank`, value: String(group.rank), allowed }];
+}
+
+/** Only the gradient of an input embedding is zero in the rows of tokens that are not there. */
+function rowSparseFaults(group: Group, index: number, method: Method, slots: readonly Slot[]): ConfigFault[] {
+  if (group.policy !== 'row-sparse') return [];
+  const field = `method.param_groups[${index}].policy`;
+  const own = slots.filter(({ name }) => groupOf(name, method.param_groups) === group);
+  const others = modulesOf(own.filter((slot) => !isEmbedding(slot.name)).map(({ name }) => name));
+  const isTied = !slots.some(({ name }) => name.includes(OUTPUT));
+  const why =
+    others.length > 0
+      ? `its group matches ${others.join(', ')}, too: give them a group of their own`
+      : isTied && own.length > 0
+        ? 'here it is tied to the output layer, whose gradient has all rows: use dense or power'
+        : null;
+  if (why === null) return [];
+  return [
+    { field, value: 'row-sparse', allowed: `it is for the input embedding embed_tokens alone; ${why}` },
+  ];
 }
 
 function frozenFaults(slots: readonly Slot[]): ConfigFault[] {

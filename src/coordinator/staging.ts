@@ -4,6 +4,7 @@
  */
 import { ProtocolError } from '../errors.ts';
 import { codecFor } from '../galore/codec/codec.ts';
+import { checkRows } from '../galore/rows.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
@@ -16,7 +17,7 @@ import {
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
-import { basisSize, payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
+import { basisSize, payloadOfLength, type SlotSizes } from '../protocol/slot-sizes.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
@@ -178,17 +179,22 @@ export class Staging {
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return false;
-    const payload = this.#contributionSize(sizes);
+    const payload = this.#contributionSize(sizes, bytes.length);
+    if (typeof payload === 'string') return false;
     return codec === payload.codec && bytes.length === payload.totalBytes;
   }
 
-  #contributionSize(sizes: SlotSizes): ExpectedTensor {
-    return payloadSize(sizes, 'contribution', this.#window.step, this.#flushSlots.has(sizes.slot.index));
+  #contributionSize(sizes: SlotSizes, totalBytes: number): ExpectedTensor | string {
+    const isFlushed = this.#flushSlots.has(sizes.slot.index);
+    return payloadOfLength(sizes, 'contribution', this.#window.step, totalBytes, isFlushed);
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */
-  #checkNumbers({ codec, bytes, tensor }: AssembledTensor): void {
+  #checkNumbers({ stream, codec, bytes, tensor }: AssembledTensor): void {
     const slot = this.#slots[tensor];
+    if (stream === 'contribution' && slot?.policy === 'row-sparse') {
+      return checkRows(slot, codecFor(codec).name, bytes);
+    }
     const count =
       codec === 'f32' || slot === undefined
         ? bytes.length / 4
@@ -233,7 +239,7 @@ export class Staging {
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
-    if (stream === 'contribution') return this.#contributionSize(sizes);
+    if (stream === 'contribution') return this.#contributionSize(sizes, totalBytes);
     if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
     return (
       sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`

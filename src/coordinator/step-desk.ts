@@ -6,7 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
 import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { hasBasis, payloadShape, sizeOf, travels, withRanks, type Slot } from '../galore/slot.ts';
+import { hasBasis, payloadNumbers, travels, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
@@ -90,9 +90,9 @@ export class StepDesk {
     this.#staging.follow(this.#slots, sizesAt(sizes, ranks));
   }
 
-  /** Numbers that a contribution to a step has, over all slots, and the mean rank of those with a basis (0: none has). */
+  /** Numbers that a contribution to a step has at most, over all slots, and the mean rank of those with a basis (0: none has). */
   payloadOf(step: number): { readonly numbers: number; readonly meanRank: number } {
-    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, step)), 0);
+    const numbers = this.#slots.reduce((sum, slot) => sum + payloadNumbers(slot, step), 0);
     const ranks = this.#slots.filter(hasBasis).map(({ rank }) => rank);
     return { numbers, meanRank: ranks.reduce((sum, rank) => sum + rank, 0) / Math.max(1, ranks.length) };
   }
