@@ -102,6 +102,29 @@ test('tied embeddings are matched by embed_tokens; lm_head beside it is no fault
   t.is(tied('method={name: power, rank: 4, target_modules: [attn, lm_head]}').length, 1);
 });
 
+test('row-sparse is for input embeddings alone, and not for tied ones', (t) => {
+  const faults = (match: string): [string, string][] =>
+    faultsOf(group(`{match: [${match}], policy: row-sparse}`));
+  t.deepEqual(faults('embed_tokens'), []);
+  for (const [match, others] of [
+    ['embed_tokens, lm_head', 'lm_head'],
+    ['norm', 'input_layernorm, post_attention_layernorm, norm'],
+    ['k_proj', 'self_attn.k_proj'],
+  ] as const) {
+    const why = `its group matches ${others}, too: give them a group of their own`;
+    const rule = `row-sparse; it is for the input embedding embed_tokens alone; ${why}`;
+    t.deepEqual(faults(match), [['method.param_groups[0].policy', rule]]);
+  }
+  // The first group that matches counts: this one is left with the embedding.
+  const both = group(
+    '{match: [lm_head], policy: dense}, {match: [embed_tokens, lm_head], policy: row-sparse}',
+  );
+  t.deepEqual(faultsOf(both), []);
+  const { config } = tinyRun(group('{match: [embed_tokens], policy: row-sparse}'));
+  const tied = { config, shape: buildRunShape(config, tinyConfig({ tieWordEmbeddings: true })) };
+  t.regex(faultsOfRun(tied)[0]?.[1] ?? '', /it is tied to the output layer, .* use dense or power/);
+});
+
 test('methods that need whole gradients say how much travels', (t) => {
   const notice = (...settings: readonly string[]): string | null => {
     const { config, shape } = tinyRun(...settings);
