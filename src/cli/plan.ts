@@ -100,9 +100,7 @@ function asJson(plan: TrafficPlan, rates: PlannedBytes): object {
   return { ...plan, perOptimizerStep: perOptimizerStep(plan), bitsPerSecond: rates, secondsPerStep: seconds };
 }
 
-const ROWS_ARE_FEWER = [
-  'row-sparse is the most it can be, with no token twice in a batch; text has far fewer',
-];
+const ROWS_ARE_FEWER = ['row-sparse is the most it can be, with no token twice in a batch; text has fewer'];
 
 function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): string[] {
   const { parameters, policies, contribution, update, refresh, data, total, denseBytes, ratio } = plan;
