@@ -112,7 +112,7 @@ test.serial(
         update_proj_gap: 5,
         param_groups: [{ match: ['embed_tokens'], policy }],
       },
-      ...{ wire: { codec: 'f32' }, seq_len: 16, batch_size: 4, steps: 12 },
+      ...{ wire: { codec: 'f32' }, seq_len: 16, batch_size: 4, steps: 8 },
     });
     const [dense, sparse] = [await train(t, 2, more('dense')), await train(t, 2, more('row-sparse'))];
     const worst = Math.max(...dense.metrics.map(({ loss }, i) => Math.abs(loss - sparse.metrics[i]!.loss)));
@@ -136,11 +136,4 @@ test.serial(
       t.log(`${way}: ${rows[way]} bytes of rows for ${embedding} of the whole matrix`);
       t.true(rows[way] > 0 && rows[way] < embedding / 5);
     }
-    const { code, output } = await galore(t, 'plan', sparse.configPath, '--trainers', '2', '--json');
-    t.is(code, 0, output);
-    const planned = (JSON.parse(output) as TrafficPlan).policies.find(
-      ({ policy }) => policy === 'row-sparse',
-    )!;
-    t.true(planned.up > rows.up / 24 && planned.up < 4 * (rows.up / 24));
-  },
-);
+  });
