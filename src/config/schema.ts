@@ -214,6 +214,13 @@ const method = z.strictObject({
     .default('recommended')
     .describe('What fields left out become; parity: as in the galore-torch package'),
   rank: rank.optional().describe('Rank of the subspace, or its share of the hidden size; default: d/4'),
+  rank_budget: z
+    .number()
+    .gt(1)
+    .optional()
+    .describe(
+      'How many times fewer bytes than dense f32 the mean contribution has at least: all ranks are multiplied by the one factor that just allows it; default: ranks as given',
+    ),
   update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
   scale: z
     .number()
