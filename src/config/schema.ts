@@ -402,6 +402,9 @@ const coordinator = z.strictObject({
     .describe(
       'Sequences of a step for each trainer; adaptive: by measured speed, so that unequal ones finish together',
     ),
+  staging_memory: count
+    .default(2048)
+    .describe('Contributions of a step beyond this wait in a file of the run directory, in MiB'),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),
