@@ -18,6 +18,7 @@ import {
   type TensorPlace,
 } from '../protocol/parts.ts';
 import { basisSize, payloadOfLength, type SlotSizes } from '../protocol/slot-sizes.ts';
+import type { SpillFile } from './spill-file.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
@@ -47,6 +48,7 @@ export class Staging {
   #slots: readonly Slot[];
   #sizes: readonly SlotSizes[];
   readonly #rounds: number;
+  readonly #overflow: { readonly maxBytes: number; readonly file: SpillFile } | null;
   readonly #trainers = new Map<string, TrainerStage>();
   /** Buffers of the contributions of the step before. */
   readonly #pool = new BufferPool();
@@ -54,15 +56,27 @@ export class Staging {
   /** Slots whose contribution comes as f32 in this step. */
   #flushSlots: ReadonlySet<number> = new Set();
   #isOpen = false;
+  /** Of whole contributions, in memory. */
+  readonly #inMemory = new Set<Uint8Array>();
+  #bytesInMemory = 0;
   /** Numbers of the openings: of the step, for contributions, and of the round, for the rest. */
   #stepOpening = 0;
   #roundOpening = 0;
 
-  /** @param rounds of a refresh */
-  constructor(slots: readonly Slot[], sizes: readonly SlotSizes[], rounds: number) {
+  /**
+   * @param rounds of a refresh
+   * @param overflow where contributions go when those in memory have come to `maxBytes`; null: nowhere
+   */
+  constructor(
+    slots: readonly Slot[],
+    sizes: readonly SlotSizes[],
+    rounds: number,
+    overflow: { readonly maxBytes: number; readonly file: SpillFile } | null = null,
+  ) {
     this.#slots = slots;
     this.#sizes = sizes;
     this.#rounds = rounds;
+    this.#overflow = overflow;
   }
 
   /**
@@ -134,7 +148,21 @@ export class Staging {
     if (complete === null || !isCurrent) return;
     if (stream === 'contribution' && !this.#hasPayloadSize(part.tensor, complete)) return;
     this.#checkNumbers(complete);
-    stage.tensors[stream].set(part.tensor, complete);
+    stage.tensors[stream].set(part.tensor, stream === 'contribution' ? this.#place(complete) : complete);
+  }
+
+  /** In memory, or in the file if there is too much in memory. */
+  #place(tensor: StagedTensor): StagedTensor {
+    const { bytes } = tensor;
+    const overflow = this.#overflow;
+    if (overflow !== null && this.#bytesInMemory + bytes.length > overflow.maxBytes) {
+      const spilled = overflow.file.put(tensor);
+      this.#pool.give([bytes], this.#pool.bytesHeld + bytes.length);
+      return spilled;
+    }
+    this.#inMemory.add(bytes);
+    this.#bytesInMemory += bytes.length;
+    return tensor;
   }
 
   /**
@@ -159,6 +187,11 @@ export class Staging {
     return this.#trainers.get(trainerId)?.checksum ?? 0;
   }
 
+  /** Bytes of the contributions that are here whole, in memory and in the file. */
+  get bytesStaged(): { readonly memory: number; readonly file: number } {
+    return { memory: this.#bytesInMemory, file: this.#overflow?.file.bytes ?? 0 };
+  }
+
   /** Bytes of buffers that wait for the next step: at most what contributions had in the last step with any. */
   get bytesPooled(): number {
     return this.#pool.bytesHeld;
@@ -166,14 +199,11 @@ export class Staging {
 
   /** To be called before the contributions are forgotten. */
   #reuseContributions(): void {
-    const arrays = [...this.#trainers.values()].flatMap(({ tensors }) =>
-      [...tensors.contribution.values()].map(({ bytes }) => bytes),
-    );
-    if (arrays.length === 0) return;
-    this.#pool.give(
-      arrays,
-      arrays.reduce((sum, { length }) => sum + length, 0),
-    );
+    this.#overflow?.file.clear();
+    if (this.#bytesInMemory === 0) return;
+    this.#pool.give(this.#inMemory, this.#bytesInMemory);
+    this.#inMemory.clear();
+    this.#bytesInMemory = 0;
   }
 
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {

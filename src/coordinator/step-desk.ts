@@ -17,8 +17,11 @@ import type { Effect, Received } from './core/state.ts';
 import { EarlySums, type ExpectedMember } from './early-sums.ts';
 import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
+import type { SpillFile } from './spill-file.ts';
 import { Staging, type StagedStream } from './staging.ts';
 import { sealUpdate, UpdateSums, type SumOptions, type WeightedTensors } from './update-sums.ts';
+
+const MIB = 1024 * 1024;
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
@@ -71,14 +74,23 @@ export class StepDesk {
   /**
    * @param probeSeed a number the trainers do not know
    * @param earlyUpdate null: nothing is summed before the core says so
+   * @param spillFile for contributions beyond coordinator.staging_memory; null: all stay in memory
    */
-  constructor(config: RunConfig, shape: RunShape, probeSeed: number, earlyUpdate: EarlyUpdate | null = null) {
+  constructor(
+    config: RunConfig,
+    shape: RunShape,
+    probeSeed: number,
+    earlyUpdate: EarlyUpdate | null = null,
+    spillFile: SpillFile | null = null,
+  ) {
     // The factor of clipping is known when everything is summed.
     this.#earlyUpdate = config.optimizer.max_grad_norm === undefined ? earlyUpdate : null;
     this.#config = config;
     this.#shape = shape;
     this.#slots = shape.slots;
-    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
+    const maxBytes = config.coordinator.staging_memory * MIB;
+    const overflow = spillFile === null ? null : { maxBytes, file: spillFile };
+    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, overflow);
     this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
     this.#allSlots = shape.slots.filter(travels).map((slot) => slot.index);
   }

@@ -114,9 +114,16 @@ export function payloadOfLength(
 
 /** Bytes of a whole contribution, of the larger one where odd and even steps differ. */
 export function contributionBytes(table: readonly SlotSizes[]): number {
-  const inStep = (step: number): number =>
-    table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
-  return Math.max(inStep(1), inStep(2));
+  return Math.max(bytesInStep(table, 1), bytesInStep(table, 2));
+}
+
+/** The same in the mean over odd and even steps. */
+export function meanContributionBytes(table: readonly SlotSizes[]): number {
+  return (bytesInStep(table, 1) + bytesInStep(table, 2)) / 2;
+}
+
+function bytesInStep(table: readonly SlotSizes[], step: number): number {
+  return table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
 }
 
 /** The table at other ranks; slots whose rank is fixed stay as they are. */

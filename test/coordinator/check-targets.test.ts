@@ -13,7 +13,7 @@ function faultsOf(...settings: readonly string[]): [string, string][] {
 
 function faultsOfRun({ config, shape }: Pick<TinyRun, 'config' | 'shape'>): [string, string][] {
   try {
-    checkTargets(config, shape.slots);
+    checkTargets(config, shape);
     return [];
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
@@ -46,6 +46,16 @@ test('the least of adaptive ranks is held against the rank that follows from the
   t.deepEqual(faultsOf('method.adaptive_rank={threshold: 0.1, min_rank: 4, multiple: 4}'), []);
   t.deepEqual(faultsOf('method={rank: null, adaptive_rank: {threshold: 0.1, min_rank: 5}}'), [
     ['method.adaptive_rank.min_rank', '5; it must be at most 4, the greatest rank (method.rank)'],
+  ]);
+});
+
+test('a budget that rank 1 does not reach is refused with what it reaches, and so is one without ranks', (t) => {
+  t.deepEqual(faultsOf('method.rank_budget=1.5'), []);
+  const [[field, words] = ['', '']] = faultsOf('method.rank_budget=40');
+  t.is(field, 'method.rank_budget');
+  t.regex(words, /^40; with rank 1 everywhere it is [\d.]+: let more tensors have a rank/);
+  t.deepEqual(faultsOf('method.name=full', 'method.rank_budget=40'), [
+    ['method.rank_budget', '40; it must be left out: no tensor has a rank'],
   ]);
 });
 
