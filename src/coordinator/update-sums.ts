@@ -107,11 +107,6 @@ export class UpdateSums {
     }
   }
 
-  #scratchOf(byteLength: number): Uint8Array {
-    if (byteLength > this.#scratch.length) this.#scratch = new Uint8Array(byteLength);
-    return this.#scratch.subarray(0, byteLength);
-  }
-
   /** The record. `Commit.update.gradient_norm` is the norm before clipping. */
   seal({ learningRate, received, shards, cursor, tellsNorms }: UpdateFacts): SealedRecord {
     const squares = [...this.#squares].sort(([a], [b]) => a - b);
@@ -131,6 +126,11 @@ export class UpdateSums {
       slotNorms: tellsNorms === true ? projected.map(([, square]) => Math.sqrt(square)) : [],
     } as const;
     return seal(this.place, this.#frames, record, this.#digest.finish());
+  }
+
+  #scratchOf(byteLength: number): Uint8Array {
+    if (byteLength > this.#scratch.length) this.#scratch = new Uint8Array(byteLength);
+    return this.#scratch.subarray(0, byteLength);
   }
 }
 

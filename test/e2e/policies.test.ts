@@ -136,4 +136,5 @@ test.serial(
       t.log(`${way}: ${rows[way]} bytes of rows for ${embedding} of the whole matrix`);
       t.true(rows[way] > 0 && rows[way] < embedding / 5);
     }
-  });
+  },
+);
