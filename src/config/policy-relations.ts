@@ -32,7 +32,7 @@ const POLICIES_OF: Readonly<
   'q-galore': { own: 'one-sided', others: ['one-sided'] },
   power: { own: 'power', others: [] },
 };
-const ALWAYS: readonly Policy[] = ['power', 'dense', 'frozen'];
+const ALWAYS: readonly Policy[] = ['power', 'dense', 'row-sparse', 'frozen'];
 
 /** What the rules look at. */
 interface Chosen {
@@ -108,7 +108,8 @@ const pairHasItsBases = inGroups(({ policy }, { read, method }, fault) => {
 const groupRankIsUsed = inGroups((group, { read, method, policyOf }, fault) => {
   const { rank, policy } = group;
   if (rank === undefined) return null;
-  if (policy === 'dense' || policy === 'frozen' || (method === 'full' && policy !== 'power')) {
+  const hasNone = policy === 'dense' || policy === 'row-sparse' || policy === 'frozen';
+  if (hasNone || (method === 'full' && policy !== 'power')) {
     return fault('rank', `it must be left out: the policy is ${policyOf(group)}, which has no rank`);
   }
   if (method === 'apollo-mini' && policy === undefined && rank !== 1) {
@@ -125,6 +126,12 @@ const frozenHasNoMore = inGroups((group, _chosen, fault) => {
   return field === undefined
     ? null
     : fault(field, 'it must be left out with policy: frozen: nothing travels');
+});
+
+const rowsAreExact = inGroups(({ policy, feedback }, _chosen, fault) => {
+  if (policy !== 'row-sparse' || feedback === undefined || feedback === 'none') return null;
+  const why = 'which keeps nothing: the rows that travel are others in every step';
+  return fault('feedback', `it must be none (or left out) with policy: row-sparse, ${why}`);
 });
 
 const powerKeepsAll = inGroups((group, { policyOf }, fault) => {
@@ -260,6 +267,7 @@ const RULES: readonly PolicyRule[] = [
   pairHasItsBases,
   groupRankIsUsed,
   frozenHasNoMore,
+  rowsAreExact,
   powerKeepsAll,
   groupKeepsGradient,
   methodKeepsGradient,

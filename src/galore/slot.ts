@@ -16,10 +16,11 @@ export type Side = 'left' | 'right';
 
 /**
  * How a slot's gradient travels: whole, projected on one side (GaLore), as the core U'GV between two bases
- * (TSR-Adam, arXiv 2602.08007), as half a step of a power iteration with error feedback (power.ts), or not at
- * all, because the tensor is not trained.
+ * (TSR-Adam, arXiv 2602.08007), as half a step of a power iteration with error feedback (power.ts), as the rows
+ * that are not zero (of an embedding, those of the tokens in the batch), or not at all, because the tensor is
+ * not trained.
  */
-export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'frozen';
+export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'row-sparse' | 'frozen';
 
 /**
  * What a trainer keeps of its gradient to send it later: nothing, what the codec rounded away of the payload,
@@ -31,7 +32,7 @@ export type Feedback = 'none' | 'payload' | 'gradient';
 export type BufferDtype = 'f32' | 'bf16' | 'int8';
 
 /** One trainable tensor: how it travels and which rule updates it. */
-export type Slot = PlainSlot | PowerSlot | ProjectedSlot;
+export type Slot = PlainSlot | RowSparseSlot | PowerSlot | ProjectedSlot;
 
 interface SlotBase extends TensorSpec {
   readonly index: number;
@@ -48,6 +49,15 @@ interface SlotBase extends TensorSpec {
 /** Has no basis: travels whole and is updated as it is, or stays as it is. */
 export interface PlainSlot extends SlotBase {
   readonly policy: 'dense' | 'frozen';
+  readonly rank?: undefined;
+  readonly weights?: undefined;
+}
+
+/** Of its gradient the rows travel that any token of the batch has touched (rows.ts); it is updated as a dense one. */
+export interface RowSparseSlot extends SlotBase {
+  readonly policy: 'row-sparse';
+  /** Rows that can travel in a step at most: min(rows of the tensor, tokens of the step). */
+  readonly mostRows: number;
   readonly rank?: undefined;
   readonly weights?: undefined;
 }
@@ -109,6 +119,8 @@ export interface SlotOptions {
   readonly feedback?: Feedback;
   /** Of power slots, and the error of one-sided ones; default: int8. */
   readonly buffers?: PowerBuffers;
+  /** Tokens of a step over all trainers; left out: as many as there may be. */
+  readonly stepTokens?: number;
   /** What is different for some tensors; of several that match the first counts. */
   readonly groups?: readonly SlotGroup[];
 }
@@ -131,20 +143,28 @@ export function hasBasis(slot: Slot): slot is ProjectedSlot {
 }
 
 /**
- * Shape of what travels in step `step`: R or the core for a projected slot, one of two products by turns for a
- * power slot, the tensor's own shape otherwise, and nothing (`[0]`) of a frozen one.
+ * Shape of what the rule is given in step `step`: R or the core for a projected slot, one of two products by turns
+ * for a power slot, the tensor's own shape otherwise, and nothing (`[0]`) of a frozen one. All of it travels, but
+ * of a row-sparse slot only rows.
  */
 export function payloadShape(slot: Slot, step: number): readonly number[] {
   switch (slot.policy) {
     case 'frozen':
       return [0];
     case 'dense':
+    case 'row-sparse':
       return slot.shape;
     case 'power':
       return isTallStep(slot, step) ? [matrixShape(slot)[0], slot.rank] : [slot.rank, matrixShape(slot)[1]];
     default:
       return subspaceShape(slot);
   }
+}
+
+/** Numbers of a payload that travel in step `step`, at most. */
+export function payloadNumbers(slot: Slot, step: number): number {
+  if (slot.policy === 'row-sparse') return slot.mostRows * matrixShape(slot)[1];
+  return sizeOf(payloadShape(slot, step));
 }
 
 /** Whether anything of a slot travels. */
@@ -260,6 +280,9 @@ function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slo
     return { ...base, policy: 'dense', rule: options.plainRule, ...kept };
   }
   const [m, n] = matrixShape(tensor);
+  if (policy === 'row-sparse') {
+    return { ...base, policy, rule: options.plainRule, mostRows: Math.min(m, options.stepTokens ?? m) };
+  }
   const rank = Math.min(group?.rank ?? options.rank, m, n);
   const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
   if (policy === 'power') {

@@ -9,9 +9,10 @@ import type { FeedbackContext, FeedbackRule } from '../galore/feedback/feedback.
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { tensorsOf } from '../galore/optimizer/rule.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
+import { touchedRows } from '../galore/rows.ts';
 import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
-import { encodePayload, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
+import { encodePayload, encodeRowsOf, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
 import { HeldGradients, type SketchTask } from './held-gradients.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
@@ -226,7 +227,11 @@ export class StepWork implements Work {
 
   /** Disposes `low`. */
   #encoded(slot: Slot, low: tf.Tensor): EncodedPayload {
-    const encoded = encodePayload(this.task, slot, low, this.#output.allocate?.bind(this.#output));
+    const allocate = this.#output.allocate?.bind(this.#output);
+    const encoded =
+      slot.policy === 'row-sparse'
+        ? encodeRowsOf(this.task, slot, low, touchedRows(this.task.batches.map(({ ids }) => ids)), allocate)
+        : encodePayload(this.task, slot, low, allocate);
     low.dispose();
     return encoded;
   }

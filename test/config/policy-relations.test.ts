@@ -40,15 +40,29 @@ const RULES: readonly {
     broken: [group('power', 'policy: one-sided')],
     field: GROUPS,
     words:
-      /param_groups\[0\]\.policy is one-sided; it must be power, dense or frozen .*use method\.name: galore/,
+      /param_groups\[0\]\.policy is one-sided; it must be power, dense, row-sparse or frozen .*use method\.name: galore/,
     mended: [group('galore', 'policy: power')],
   },
   {
     title: 'a rule that needs whole gradients does not get projected ones',
     broken: [group('fira', 'policy: two-sided')],
     field: GROUPS,
-    words: /must be power, dense or frozen with method\.name: fira/,
+    words: /must be power, dense, row-sparse or frozen with method\.name: fira/,
     mended: [group('galore', 'policy: two-sided')],
+  },
+  {
+    title: 'row-sparse keeps nothing',
+    broken: [group('power', 'policy: row-sparse, feedback: payload')],
+    field: GROUPS,
+    words: /param_groups\[0\]\.feedback is payload; it must be none \(or left out\) with policy: row-sparse/,
+    mended: [group('power', 'policy: row-sparse, feedback: none, codec: int4')],
+  },
+  {
+    title: 'row-sparse has no rank',
+    broken: [group('full', 'policy: row-sparse, rank: 8')],
+    field: GROUPS,
+    words: /param_groups\[0\]\.rank is 8; it must be left out: the policy is row-sparse, which has no rank/,
+    mended: [group('full', 'policy: row-sparse')],
   },
   {
     title: 'two-sided groups need the second round',

@@ -98,6 +98,21 @@ test('a slot that is flushed before a refresh pays for it, one without feedback 
   t.is(kept!.update, none!.update);
 });
 
+test('row-sparse counts as many rows as there are tokens: of the trainer up, of the step down', (t) => {
+  const plan = plan60m(
+    'wire.codec=f32',
+    'method={name: full, param_groups: [{match: [embed_tokens], policy: row-sparse}]}',
+  );
+  const { up, down, ranks, parameters } = plan.policies.find(({ policy }) => policy === 'row-sparse')!;
+  t.is(ranks, null);
+  t.is(parameters, 32_000 * 512);
+  // 4 sequences of 256 tokens, half of them of each of two trainers; the Parts' headers come on top.
+  const row = 4 * 512 + 4;
+  t.true(up >= 4 + 512 * row && up < 1.001 * 512 * row, `${up}`);
+  t.true(down >= 4 + 1024 * row && down < 1.001 * 1024 * row, `${down}`);
+  t.is(plan.trainerMemory.total, 12 * plan.parameters);
+});
+
 test('more trainers share the sums of a refresh and the data, not what each sends', (t) => {
   const { config, shape } = tinyRun();
   const [one, four] = [trafficPlan(config, shape, 1), trafficPlan(config, shape, 4)];
