@@ -5,7 +5,13 @@
 import type { RunConfig } from './config/schema.ts';
 import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
 import { hasRefreshRounds, methodPlan, type BasisSource, type MethodConfig } from './galore/method.ts';
-import { slotSizes, type RankLimits, type SlotCodecs, type SlotSizes } from './protocol/slot-sizes.ts';
+import {
+  meanContributionBytes,
+  slotSizes,
+  type RankLimits,
+  type SlotCodecs,
+  type SlotSizes,
+} from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { codecOfPayload } from './galore/codec/codec.ts';
 import { buildSlots, carriesSums, groupOf, payloadShape, sizeOf, type Slot } from './galore/slot.ts';
@@ -48,11 +54,35 @@ const NO_REFRESH: RefreshPlan = {
   rounds: 0,
 };
 
+/** The fields that a shape follows from. */
+type ShapeConfig = MethodConfig & Pick<RunConfig, 'wire' | 'batch_size' | 'seq_len'>;
+
 /** Builds the shape of a run. */
-export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, model: LlamaConfig): RunShape {
+export function buildRunShape(config: ShapeConfig, model: LlamaConfig): RunShape {
+  const { rank_budget: budget } = config.method;
+  if (budget === undefined) return shapeAt(config, model, 1);
+  const dense = 4 * llamaTensors(model).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  return withinBudget((factor) => shapeAt(config, model, factor), dense / budget, model.hiddenSize);
+}
+
+/** The shape with the greatest ranks whose mean contribution has at most `maxBytes`, or with rank 1 if there is none. */
+function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hiddenSize: number): RunShape {
+  // Ranks are whole, so that from some nearness on nothing changes.
+  let [low, high] = [0, hiddenSize];
+  for (let i = 0; i < 2 * Math.ceil(Math.log2(hiddenSize)) + 4; i += 1) {
+    const middle = (low + high) / 2;
+    if (meanContributionBytes(at(middle).sizes) <= maxBytes) low = middle;
+    else high = middle;
+  }
+  return at(low);
+}
+
+/** The shape with all ranks of the configuration times `factor`. */
+function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
   const { method, wire } = config;
   const { policy, rule, plainRule, inner, basis } = methodPlan(config);
-  const rankOf = (rank: NonNullable<typeof method.rank>): number => rankFor(model, rank);
+  const rankOf = (rank: NonNullable<typeof method.rank>): number =>
+    Math.max(1, Math.floor(factor * rankFor(model, rank)));
   const codecsOf = (name: string): SlotCodecs => {
     const group = groupOf(name, method.param_groups);
     const contribution = group?.codec ?? wire.codec;
@@ -69,6 +99,7 @@ export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, mo
     weights: method.weights,
     feedback: method.feedback,
     buffers: { feedback: method.feedback_dtype, moment: method.moment_dtype },
+    stepTokens: stepSequences(config) * config.seq_len,
     groups: method.param_groups.map(({ match, policy: way, rank, scale, feedback }) => ({
       ...{ match, policy: way, scale, feedback },
       rank: rank === undefined ? undefined : rankOf(rank),
@@ -93,8 +124,8 @@ export function buildRunShape(config: MethodConfig & Pick<RunConfig, 'wire'>, mo
 
 /** A payload that is rounded to 4 bits keeps what was rounded away, unless its group of parameters says otherwise. */
 function withDefaultFeedback(slot: Slot, { contribution }: SlotCodecs): Slot {
-  const isPlain = !carriesSums(slot) && slot.policy !== 'frozen' && slot.policy !== 'power';
-  if (!isPlain) return slot;
+  const { policy } = slot;
+  if (carriesSums(slot) || policy === 'frozen' || policy === 'power' || policy === 'row-sparse') return slot;
   const codec = codecOfPayload(sizeOf(payloadShape(slot, 1)), contribution);
   return codec === 'int4' ? { ...slot, feedback: 'payload' } : slot;
 }

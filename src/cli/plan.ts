@@ -65,7 +65,7 @@ export function registerPlanCommand(
 export async function planOfRun(config: RunConfig): Promise<TrafficPlan> {
   const model = await newModel(config, { vocabSize: vocabularyOf(config), eosId: null });
   const shape = buildRunShape(config, model);
-  checkTargets(config, shape.slots);
+  checkTargets(config, shape);
   return trafficPlan(config, shape, config.coordinator.start_trainers);
 }
 
@@ -100,6 +100,8 @@ function asJson(plan: TrafficPlan, rates: PlannedBytes): object {
   return { ...plan, perOptimizerStep: perOptimizerStep(plan), bitsPerSecond: rates, secondsPerStep: seconds };
 }
 
+const ROWS_ARE_FEWER = ['row-sparse is the most it can be, with no token twice in a batch; text has fewer'];
+
 function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): string[] {
   const { parameters, policies, contribution, update, refresh, data, total, denseBytes, ratio } = plan;
   const { trainerMemory: memory, localSteps } = plan;
@@ -128,6 +130,7 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
     `run:      ${plan.steps} steps${ofHow(localSteps)}, ${plan.trainers} trainers; below: one trainer in the mean step`,
     '',
     ...table([['policy', 'tensors', 'parameters', 'rank', 'sends', 'receives'], ...rows]),
+    ...(policies.some(({ policy }) => policy === 'row-sparse') ? ROWS_ARE_FEWER : []),
     '',
     `transfer: ${seconds[0]} a step at ${mbit(rates.up)} up, ${mbit(rates.down)} down; dense f32 ${seconds[1]}`,
     `trainer:  ${formatBytes(memory.total)}: weights ${formatBytes(memory.weights)}, optimizer ${formatBytes(memory.optimizer)}, ` +

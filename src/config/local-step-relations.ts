@@ -40,10 +40,12 @@ const methodCan: LocalRule = (read, fault) => {
 
 const groupsCan: LocalRule = (read, fault) => {
   const groups = (read('method.param_groups') ?? []) as readonly Group[];
-  const index = groups.findIndex(({ policy }) => policy === 'power');
-  if (index < 0) return null;
-  const group = `method.param_groups[${index}].policy: power`;
-  return fault(`it must be 1 (or left out) with ${group}, ${WHY_NOT.power}; give the group another policy`);
+  const index = groups.findIndex(({ policy }) => policy === 'power' || policy === 'row-sparse');
+  const policy = groups[index]?.policy;
+  if (policy === undefined) return null;
+  const group = `method.param_groups[${index}].policy: ${policy}`;
+  const why = policy === 'power' ? WHY_NOT.power : 'which sends gradients, not displacements';
+  return fault(`it must be 1 (or left out) with ${group}, ${why}; give the group another policy`);
 };
 
 const optimizerCan: LocalRule = (read) => {

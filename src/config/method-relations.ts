@@ -214,7 +214,8 @@ const momentumIsUsed: MethodRule = ({ read, method, optimizer }) => {
 /** The moments that the run will use. */
 function momentsOf({ read, method, basis }: Chosen): unknown {
   const preset = read('method.preset') as RunConfig['method']['preset'];
-  return read('method.moments') ?? defaultMoments(method, basis, preset);
+  const feedback = read('method.feedback') as RunConfig['method']['feedback'];
+  return read('method.moments') ?? defaultMoments(method, basis, preset, feedback);
 }
 
 /** Whether the value says nothing: nothing was given, or what the schema fills in. */

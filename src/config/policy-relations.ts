@@ -6,7 +6,7 @@
 import type { Policy } from '../galore/slot.ts';
 import { relationFault, showValue, valueAt, type Fault } from './faults.ts';
 import { schemaAt } from './json-schema.ts';
-import { defaultMoments, PRESETS } from './presets.ts';
+import { defaultMoments, methodDefaults, PRESETS } from './presets.ts';
 import type { FieldReader, Rule } from './relations.ts';
 import { isRunPreset, runPreset } from './run-presets.ts';
 import { METHODS, type RunConfig, type RunConfigInput } from './schema.ts';
@@ -32,7 +32,7 @@ const POLICIES_OF: Readonly<
   'q-galore': { own: 'one-sided', others: ['one-sided'] },
   power: { own: 'power', others: [] },
 };
-const ALWAYS: readonly Policy[] = ['power', 'dense', 'frozen'];
+const ALWAYS: readonly Policy[] = ['power', 'dense', 'row-sparse', 'frozen'];
 
 /** What the rules look at. */
 interface Chosen {
@@ -42,6 +42,8 @@ interface Chosen {
   /** How the group's matrices travel; as the method has it where the group does not say it. */
   readonly policyOf: (group: Group) => Policy;
   readonly hasPower: boolean;
+  /** Whether one-sided matrices keep whole gradients. */
+  readonly hasError: boolean;
 }
 
 type PolicyRule = (chosen: Chosen) => Fault | null;
@@ -52,7 +54,11 @@ function choose(read: FieldReader): Chosen | null {
   const groups = (read('method.param_groups') ?? []) as readonly Group[];
   const policyOf = (group: Group): Policy => group.policy ?? POLICIES_OF[method].own;
   const hasPower = method === 'power' || groups.some(({ policy }) => policy === 'power');
-  return { read, method, groups, policyOf, hasPower };
+  const all = [{ policy: POLICIES_OF[method].own }, ...groups] as readonly Partial<Group>[];
+  const hasError = all.some(({ policy = POLICIES_OF[method].own, feedback = read('method.feedback') }) => {
+    return policy === 'one-sided' && feedback === 'gradient';
+  });
+  return { read, method, groups, policyOf, hasPower, hasError };
 }
 
 /** A fault of one field of one group; the groups are one field of the file. */
@@ -102,7 +108,8 @@ const pairHasItsBases = inGroups(({ policy }, { read, method }, fault) => {
 const groupRankIsUsed = inGroups((group, { read, method, policyOf }, fault) => {
   const { rank, policy } = group;
   if (rank === undefined) return null;
-  if (policy === 'dense' || policy === 'frozen' || (method === 'full' && policy !== 'power')) {
+  const hasNone = policy === 'dense' || policy === 'row-sparse' || policy === 'frozen';
+  if (hasNone || (method === 'full' && policy !== 'power')) {
     return fault('rank', `it must be left out: the policy is ${policyOf(group)}, which has no rank`);
   }
   if (method === 'apollo-mini' && policy === undefined && rank !== 1) {
@@ -121,24 +128,58 @@ const frozenHasNoMore = inGroups((group, _chosen, fault) => {
     : fault(field, 'it must be left out with policy: frozen: nothing travels');
 });
 
+const rowsAreExact = inGroups(({ policy, feedback }, _chosen, fault) => {
+  if (policy !== 'row-sparse' || feedback === undefined || feedback === 'none') return null;
+  const why = 'which keeps nothing: the rows that travel are others in every step';
+  return fault('feedback', `it must be none (or left out) with policy: row-sparse, ${why}`);
+});
+
 const powerKeepsAll = inGroups((group, { policyOf }, fault) => {
   const { feedback } = group;
   if (policyOf(group) !== 'power' || feedback === undefined || feedback === 'gradient') return null;
   return fault('feedback', 'it must be gradient (or left out) with policy: power, which is made of feedback');
 });
 
-const NOT_YET = 'gradient is for power (whole gradients, too, keep all there is); use payload or none';
+/** Why slots of a policy cannot keep what the projection leaves out, or null. */
+function whyNoError(policy: Policy, read: FieldReader, method: MethodName): string | null {
+  if (policy === 'two-sided')
+    return 'policy two-sided; whole gradients are kept by power and one-sided alone';
+  if (policy !== 'one-sided') return null;
+  if ((read('method.basis') ?? methodDefaults(method).basis) === 'gaussian') {
+    return 'gaussian bases, which are not orthonormal: what is kept would grow';
+  }
+  if (method === 'adarankgrad')
+    return 'method.name: adarankgrad, whose refreshes follow the norm of what is sent';
+  if (Number(read('local_steps.count') ?? 1) > 1) {
+    return 'local_steps.count above 1: displacements leave nothing out';
+  }
+  return null;
+}
 
-const gradientIsKept = inGroups((group, { policyOf }, fault) => {
-  const isProjected = policyOf(group) === 'one-sided' || policyOf(group) === 'two-sided';
-  if (group.feedback !== 'gradient' || !isProjected) return null;
-  return fault('feedback', `it cannot be gradient with policy: ${policyOf(group)}: ${NOT_YET}`);
+const groupKeepsGradient = inGroups((group, { read, method, policyOf }, fault) => {
+  const isInherited = group.feedback === undefined;
+  if ((group.feedback ?? read('method.feedback')) !== 'gradient') return null;
+  if (isInherited && policyOf(group) === POLICIES_OF[method].own) return null; // methodKeepsGradient's
+  const why = whyNoError(policyOf(group), read, method);
+  if (why === null) return null;
+  if (isInherited)
+    return fault('policy', 'it needs a feedback of its own, payload or none: method.feedback is gradient');
+  return fault('feedback', `it must be payload or none with ${why}`);
 });
 
 const methodKeepsGradient: PolicyRule = ({ read, method }) => {
-  const { own } = POLICIES_OF[method];
-  if (read('method.feedback') !== 'gradient' || (own !== 'one-sided' && own !== 'two-sided')) return null;
-  return relationFault('method.feedback', 'gradient', `method.name: ${method} cannot have it: ${NOT_YET}`);
+  const why =
+    read('method.feedback') === 'gradient' ? whyNoError(POLICIES_OF[method].own, read, method) : null;
+  return why === null
+    ? null
+    : relationFault('method.feedback', 'gradient', `it must be payload or none with ${why}`);
+};
+
+const convergenceIsOfGradients: PolicyRule = ({ read, hasError }) => {
+  const ratio = read('method.refresh.converged_ratio');
+  if (ratio === undefined || !hasError) return null;
+  const rule = 'it must be left out with feedback: gradient: what is sent after a refresh is of many steps';
+  return relationFault('method.refresh.converged_ratio', ratio, rule);
 };
 
 /** What is cut off a sum is in nobody's feedback: it would be lost, though feedback promises that nothing is. */
@@ -185,15 +226,13 @@ function unusedRefresh(field: 'type' | 'oversample' | 'power_iterations' | 'stag
   return unusedByPower(`method.refresh.${field}`, filledIn, 'which moves its factors in every step');
 }
 
-function onlyForPower(field: string): PolicyRule {
-  return ({ read, hasPower }) => {
-    const value = read(field);
-    if (hasPower || value === undefined || value === schemaAt(field.split('.'))?.default) return null;
-    return relationFault(
-      field,
-      value,
-      'it is used only with method.name: power or a group with policy: power',
-    );
+const POWER_ALONE = 'method.name: power or a group with policy: power';
+
+function onlyFor(field: string, isRead = ({ hasPower }: Chosen) => hasPower, when = POWER_ALONE): PolicyRule {
+  return (chosen) => {
+    const value = chosen.read(field);
+    if (isRead(chosen) || value === undefined || value === schemaAt(field.split('.'))?.default) return null;
+    return relationFault(field, value, `it is used only with ${when}`);
   };
 }
 
@@ -228,9 +267,11 @@ const RULES: readonly PolicyRule[] = [
   pairHasItsBases,
   groupRankIsUsed,
   frozenHasNoMore,
+  rowsAreExact,
   powerKeepsAll,
-  gradientIsKept,
+  groupKeepsGradient,
   methodKeepsGradient,
+  convergenceIsOfGradients,
   sumsAreNotCut,
   powerHasAdam,
   unusedByPower('method.proj_type', () => 'std', 'which has a factor on either side'),
@@ -241,7 +282,12 @@ const RULES: readonly PolicyRule[] = [
     'whose moments are those of whole matrices',
   ),
   ...(['type', 'oversample', 'power_iterations', 'stagger'] as const).map(unusedRefresh),
-  ...['method.feedback_dtype', 'method.moment_dtype', 'method.update_clip', 'wire.overlap'].map(onlyForPower),
+  ...['method.moment_dtype', 'method.update_clip', 'wire.overlap'].map((field) => onlyFor(field)),
+  onlyFor(
+    'method.feedback_dtype',
+    ({ hasPower, hasError }) => hasPower || hasError,
+    `${POWER_ALONE}, or feedback: gradient of matrices that are one-sided`,
+  ),
 ];
 
 /** All rules of this file as rules of relations.ts. */

@@ -88,13 +88,19 @@ export function methodDefaults(name: Method['name']): MethodDefaults {
   return METHOD_DEFAULTS[name];
 }
 
+/** Methods whose matrices may keep all that did not travel; see docs/methods.md, "Feedback". */
+const KEEPING: readonly Method['name'][] = ['galore', 'golore', 'q-galore'];
+
 /** What happens to the moments where the file does not say it. */
 export function defaultMoments(
   name: Method['name'],
   basis: BasisSource,
   preset: RunConfigInput['method']['preset'],
+  feedback: Method['feedback'] = 'none',
 ): Method['moments'] {
   const { moments } = PRESETS[preset];
+  // What a new basis then holds has waited for many steps: V of the old one is no measure of it.
+  if (feedback === 'gradient' && preset === 'recommended' && KEEPING.includes(name)) return 'reset';
   // The rule of `transport` is one of orthonormal bases.
   const fitting = basis === 'gaussian' && moments === 'transport' ? 'rotate' : moments;
   return METHOD_DEFAULTS[name].moments ?? fitting;
@@ -117,7 +123,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       scale: method.scale ?? byMethod.scale,
       limiter: method.limiter ?? byMethod.limiter,
       weights: method.weights ?? byMethod.weights ?? 'f32',
-      moments: method.moments ?? defaultMoments(method.name, basis, method.preset),
+      moments: method.moments ?? defaultMoments(method.name, basis, method.preset, method.feedback),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),
     },

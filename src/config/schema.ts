@@ -134,7 +134,7 @@ export const METHODS = [
 ] as const;
 
 /** How a tensor may travel; `docs/methods.md` says what each is. */
-export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'frozen'] as const;
+export const POLICIES = ['dense', 'one-sided', 'two-sided', 'power', 'row-sparse', 'frozen'] as const;
 /** How numbers may travel. */
 export const CODECS = ['f32', 'bf16', 'int8', 'int4'] as const;
 const FEEDBACKS = ['none', 'payload', 'gradient'] as const;
@@ -214,6 +214,13 @@ const method = z.strictObject({
     .default('recommended')
     .describe('What fields left out become; parity: as in the galore-torch package'),
   rank: rank.optional().describe('Rank of the subspace, or its share of the hidden size; default: d/4'),
+  rank_budget: z
+    .number()
+    .gt(1)
+    .optional()
+    .describe(
+      'How many times fewer bytes than dense f32 the mean contribution has at least: all ranks are multiplied by the one factor that just allows it; default: ranks as given',
+    ),
   update_proj_gap: count.default(200).describe('Steps between refreshes of a slot (T)'),
   scale: z
     .number()
@@ -258,9 +265,12 @@ const method = z.strictObject({
     .enum(FEEDBACKS)
     .default('none')
     .describe(
-      'What a trainer keeps to send later: what the codec left out of the payload, or all that did not travel',
+      'What a trainer keeps to send later: what the codec left out of the payload, or all that did not travel; with gradient bases are made of all that is kept',
     ),
-  feedback_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the error that power keeps'),
+  feedback_dtype: z
+    .enum(BUFFER_DTYPES)
+    .default('int8')
+    .describe('Of the error that power and feedback: gradient keep'),
   moment_dtype: z.enum(BUFFER_DTYPES).default('int8').describe('Of the first moment of power'),
   update_clip: z
     .number()
@@ -395,6 +405,9 @@ const coordinator = z.strictObject({
     .describe(
       'Sequences of a step for each trainer; adaptive: by measured speed, so that unequal ones finish together',
     ),
+  staging_memory: count
+    .default(2048)
+    .describe('Contributions of a step beyond this wait in a file of the run directory, in MiB'),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),

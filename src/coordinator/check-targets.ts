@@ -5,19 +5,26 @@
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import { methodPlan, type MethodConfig } from '../galore/method.ts';
-import { groupOf, matrixShape, travels, type Slot } from '../galore/slot.ts';
+import { groupOf, matrixShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import { meanContributionBytes } from '../protocol/slot-sizes.ts';
+import type { RunShape } from '../run-shape.ts';
 
 type Method = RunConfig['method'];
 type Group = Method['param_groups'][number];
 
 /** @throws ConfigError that names every entry of target_modules or param_groups that no tensor has, and ranks that none can have */
-export function checkTargets(config: MethodConfig, slots: readonly Slot[]): void {
+export function checkTargets(
+  config: MethodConfig,
+  { slots, sizes }: Pick<RunShape, 'slots' | 'sizes'>,
+): void {
   const isCompressed = methodPlan(config).policy !== null;
   const { method } = config;
   const faults = [
     ...(isCompressed ? [...targetFaults(method, slots), ...rankFaults(method, slots)] : []),
     ...method.param_groups.flatMap((group, index) => groupFaults(group, index, method, slots)),
+    ...method.param_groups.flatMap((group, index) => rowSparseFaults(group, index, method, slots)),
     ...frozenFaults(slots),
+    ...budgetFaults(method, { slots, sizes }),
   ];
   if (faults.length === 0) return;
   const sentences = faults.map(({ field, value, allowed }) => `${field} is ${value}; ${allowed}`);
@@ -81,10 +88,46 @@ function groupFaults(group: Group, index: number, method: Method, slots: readonl
   return [...unknown, { field: `${field}.rank`, value: String(group.rank), allowed }];
 }
 
+/** Only the gradient of an input embedding is zero in the rows of tokens that are not there. */
+function rowSparseFaults(group: Group, index: number, method: Method, slots: readonly Slot[]): ConfigFault[] {
+  if (group.policy !== 'row-sparse') return [];
+  const field = `method.param_groups[${index}].policy`;
+  const own = slots.filter(({ name }) => groupOf(name, method.param_groups) === group);
+  const others = modulesOf(own.filter((slot) => !isEmbedding(slot.name)).map(({ name }) => name));
+  const isTied = !slots.some(({ name }) => name.includes(OUTPUT));
+  const why =
+    others.length > 0
+      ? `its group matches ${others.join(', ')}, too: give them a group of their own`
+      : isTied && own.length > 0
+        ? 'here it is tied to the output layer, whose gradient has all rows: use dense or power'
+        : null;
+  if (why === null) return [];
+  return [
+    { field, value: 'row-sparse', allowed: `it is for the input embedding embed_tokens alone; ${why}` },
+  ];
+}
+
 function frozenFaults(slots: readonly Slot[]): ConfigFault[] {
   if (slots.some(travels)) return [];
   const allowed = 'at least one tensor must be trained: every one is frozen';
   return [{ field: 'method.param_groups', value: 'policy: frozen for all tensors', allowed }];
+}
+
+/** Where even rank 1 is too much, or there are no ranks. */
+function budgetFaults(
+  { rank_budget: budget }: Method,
+  { slots, sizes }: Pick<RunShape, 'slots' | 'sizes'>,
+): ConfigFault[] {
+  if (budget === undefined) return [];
+  const field = 'method.rank_budget';
+  if (slots.every(({ rank }) => rank === undefined)) {
+    return [{ field, value: String(budget), allowed: 'it must be left out: no tensor has a rank' }];
+  }
+  const dense = 4 * slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const reached = dense / meanContributionBytes(sizes);
+  if (reached >= budget) return [];
+  const allowed = `with rank 1 everywhere it is ${reached.toFixed(1)}: let more tensors have a rank (method.target_modules), or a codec of fewer bits`;
+  return [{ field, value: String(budget), allowed }];
 }
 
 /** `mlp.up_proj` for all the layers' `model.layers.3.mlp.up_proj.weight`. */

@@ -3,6 +3,7 @@
  * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
  */
 import { randomInt } from 'node:crypto';
+import { dirname } from 'node:path';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
@@ -25,6 +26,7 @@ import type { RecordPlace, SealedRecord } from './records.ts';
 import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
+import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
@@ -52,6 +54,7 @@ class Coordinator {
   readonly #run: PreparedRun;
   readonly #options: CoordinatorOptions;
   readonly #clock = systemClock;
+  readonly #spillFile: SpillFile;
   readonly #steps: StepDesk;
   readonly #evaluations: EvaluationDesk;
   readonly #checkpoints: CheckpointDesk;
@@ -85,11 +88,13 @@ class Coordinator {
     this.#traffic = new Traffic(shape.slots);
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
-    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32), {
-      place: (step) => this.#nextPlace(step),
-      send: (first, frames) => this.#sendAhead(first, frames),
-      withdraw: (step) => this.#withdrawAhead(step),
-    });
+    this.#spillFile = new SpillFile(dirname(run.checkpointsDir));
+    const earlyUpdate = {
+      place: (step: number) => this.#nextPlace(step),
+      send: (first: number, frames: readonly Uint8Array[]) => this.#sendAhead(first, frames),
+      withdraw: (step: number) => this.#withdrawAhead(step),
+    };
+    this.#steps = new StepDesk(config, shape, randomInt(2 ** 32), earlyUpdate, this.#spillFile);
     this.#steps.setRanks(ranksOf(this.#state.bases));
     this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
     const clock = { nowMs: () => this.#clock.nowMs() };
@@ -385,6 +390,7 @@ class Coordinator {
       await this.#server.close(reason, text);
       await this.#checkpoints.close();
     } finally {
+      this.#spillFile.close();
       await this.#run.close();
     }
   }

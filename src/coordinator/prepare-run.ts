@@ -207,7 +207,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
-  checkTargets(config, buildRunShape(config, model).slots);
+  checkTargets(config, buildRunShape(config, model));
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,

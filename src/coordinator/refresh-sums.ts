@@ -6,7 +6,7 @@ import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { BASIS_TOLERANCE, checkBasis, FACTOR_TOLERANCE } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
-import { basisRows, basisShape, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { basisRows, basisShape, keepsError, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import type { FactorJob } from './core/state.ts';
@@ -57,14 +57,18 @@ export class RefreshSums {
     return slots.filter((slot) => !this.#zeroSlots.has(slot));
   }
 
-  /** Sums the sketches of the round; contributions ascending by trainer id, weights sum to one. */
+  /**
+   * Sums the sketches of the round; contributions ascending by trainer id, weights sum to one. Sketches of what a slot
+   * keeps are parts of a sum, like what it sends: theirs count as they are.
+   */
   sum(slots: readonly number[], sketches: readonly WeightedTensors[]): void {
     const codec = codecFor('f32');
     for (const index of this.active(slots)) {
       const count = (this.#sizes[index]?.sketches[this.#round - 1]?.totalBytes ?? 0) / 4;
+      const isPart = keepsError(this.#slots[index]!);
       const parts = sketches.flatMap(({ weight, tensors }) => {
         const tensor = tensors.get(index);
-        return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec, weight }];
+        return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec, weight: isPart ? 1 : weight }];
       });
       this.#sums.set(index, sumEncoded(parts, count).sum);
     }

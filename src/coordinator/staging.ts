@@ -4,6 +4,7 @@
  */
 import { ProtocolError } from '../errors.ts';
 import { codecFor } from '../galore/codec/codec.ts';
+import { checkRows } from '../galore/rows.ts';
 import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
@@ -16,7 +17,8 @@ import {
   type PartVerdict,
   type TensorPlace,
 } from '../protocol/parts.ts';
-import { basisSize, payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
+import { basisSize, payloadOfLength, type SlotSizes } from '../protocol/slot-sizes.ts';
+import type { SpillFile } from './spill-file.ts';
 
 /** One tensor as it arrived. */
 export interface StagedTensor {
@@ -46,6 +48,7 @@ export class Staging {
   #slots: readonly Slot[];
   #sizes: readonly SlotSizes[];
   readonly #rounds: number;
+  readonly #overflow: { readonly maxBytes: number; readonly file: SpillFile } | null;
   readonly #trainers = new Map<string, TrainerStage>();
   /** Buffers of the contributions of the step before. */
   readonly #pool = new BufferPool();
@@ -53,15 +56,27 @@ export class Staging {
   /** Slots whose contribution comes as f32 in this step. */
   #flushSlots: ReadonlySet<number> = new Set();
   #isOpen = false;
+  /** Of whole contributions, in memory. */
+  readonly #inMemory = new Set<Uint8Array>();
+  #bytesInMemory = 0;
   /** Numbers of the openings: of the step, for contributions, and of the round, for the rest. */
   #stepOpening = 0;
   #roundOpening = 0;
 
-  /** @param rounds of a refresh */
-  constructor(slots: readonly Slot[], sizes: readonly SlotSizes[], rounds: number) {
+  /**
+   * @param rounds of a refresh
+   * @param overflow where contributions go when those in memory have come to `maxBytes`; null: nowhere
+   */
+  constructor(
+    slots: readonly Slot[],
+    sizes: readonly SlotSizes[],
+    rounds: number,
+    overflow: { readonly maxBytes: number; readonly file: SpillFile } | null = null,
+  ) {
     this.#slots = slots;
     this.#sizes = sizes;
     this.#rounds = rounds;
+    this.#overflow = overflow;
   }
 
   /**
@@ -133,7 +148,21 @@ export class Staging {
     if (complete === null || !isCurrent) return;
     if (stream === 'contribution' && !this.#hasPayloadSize(part.tensor, complete)) return;
     this.#checkNumbers(complete);
-    stage.tensors[stream].set(part.tensor, complete);
+    stage.tensors[stream].set(part.tensor, stream === 'contribution' ? this.#place(complete) : complete);
+  }
+
+  /** In memory, or in the file if there is too much in memory. */
+  #place(tensor: StagedTensor): StagedTensor {
+    const { bytes } = tensor;
+    const overflow = this.#overflow;
+    if (overflow !== null && this.#bytesInMemory + bytes.length > overflow.maxBytes) {
+      const spilled = overflow.file.put(tensor);
+      this.#pool.give([bytes], this.#pool.bytesHeld + bytes.length);
+      return spilled;
+    }
+    this.#inMemory.add(bytes);
+    this.#bytesInMemory += bytes.length;
+    return tensor;
   }
 
   /**
@@ -158,6 +187,11 @@ export class Staging {
     return this.#trainers.get(trainerId)?.checksum ?? 0;
   }
 
+  /** Bytes of the contributions that are here whole, in memory and in the file. */
+  get bytesStaged(): { readonly memory: number; readonly file: number } {
+    return { memory: this.#bytesInMemory, file: this.#overflow?.file.bytes ?? 0 };
+  }
+
   /** Bytes of buffers that wait for the next step: at most what contributions had in the last step with any. */
   get bytesPooled(): number {
     return this.#pool.bytesHeld;
@@ -165,30 +199,32 @@ export class Staging {
 
   /** To be called before the contributions are forgotten. */
   #reuseContributions(): void {
-    const arrays = [...this.#trainers.values()].flatMap(({ tensors }) =>
-      [...tensors.contribution.values()].map(({ bytes }) => bytes),
-    );
-    if (arrays.length === 0) return;
-    this.#pool.give(
-      arrays,
-      arrays.reduce((sum, { length }) => sum + length, 0),
-    );
+    this.#overflow?.file.clear();
+    if (this.#bytesInMemory === 0) return;
+    this.#pool.give(this.#inMemory, this.#bytesInMemory);
+    this.#inMemory.clear();
+    this.#bytesInMemory = 0;
   }
 
   #hasPayloadSize(tensor: number, { codec, bytes }: StagedTensor): boolean {
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return false;
-    const payload = this.#contributionSize(sizes);
+    const payload = this.#contributionSize(sizes, bytes.length);
+    if (typeof payload === 'string') return false;
     return codec === payload.codec && bytes.length === payload.totalBytes;
   }
 
-  #contributionSize(sizes: SlotSizes): ExpectedTensor {
-    return payloadSize(sizes, 'contribution', this.#window.step, this.#flushSlots.has(sizes.slot.index));
+  #contributionSize(sizes: SlotSizes, totalBytes: number): ExpectedTensor | string {
+    const isFlushed = this.#flushSlots.has(sizes.slot.index);
+    return payloadOfLength(sizes, 'contribution', this.#window.step, totalBytes, isFlushed);
   }
 
   /** Here the sender is still known; once summed, a number that is not finite has no owner. */
-  #checkNumbers({ codec, bytes, tensor }: AssembledTensor): void {
+  #checkNumbers({ stream, codec, bytes, tensor }: AssembledTensor): void {
     const slot = this.#slots[tensor];
+    if (stream === 'contribution' && slot?.policy === 'row-sparse') {
+      return checkRows(slot, codecFor(codec).name, bytes);
+    }
     const count =
       codec === 'f32' || slot === undefined
         ? bytes.length / 4
@@ -233,7 +269,7 @@ export class Staging {
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);
-    if (stream === 'contribution') return this.#contributionSize(sizes);
+    if (stream === 'contribution') return this.#contributionSize(sizes, totalBytes);
     if (stream === 'factor' && round === this.#rounds) return basisSize(sizes, totalBytes);
     return (
       sizes.sketches[round - 1] ?? `slot ${tensor} (${this.#slots[tensor]?.name ?? ''}) is not projected`

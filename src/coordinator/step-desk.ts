@@ -6,7 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
 import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { hasBasis, payloadShape, sizeOf, travels, withRanks, type Slot } from '../galore/slot.ts';
+import { hasBasis, payloadNumbers, travels, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
@@ -17,8 +17,11 @@ import type { Effect, Received } from './core/state.ts';
 import { EarlySums, type ExpectedMember } from './early-sums.ts';
 import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
+import type { SpillFile } from './spill-file.ts';
 import { Staging, type StagedStream } from './staging.ts';
 import { sealUpdate, UpdateSums, type SumOptions, type WeightedTensors } from './update-sums.ts';
+
+const MIB = 1024 * 1024;
 
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
@@ -71,14 +74,23 @@ export class StepDesk {
   /**
    * @param probeSeed a number the trainers do not know
    * @param earlyUpdate null: nothing is summed before the core says so
+   * @param spillFile for contributions beyond coordinator.staging_memory; null: all stay in memory
    */
-  constructor(config: RunConfig, shape: RunShape, probeSeed: number, earlyUpdate: EarlyUpdate | null = null) {
+  constructor(
+    config: RunConfig,
+    shape: RunShape,
+    probeSeed: number,
+    earlyUpdate: EarlyUpdate | null = null,
+    spillFile: SpillFile | null = null,
+  ) {
     // The factor of clipping is known when everything is summed.
     this.#earlyUpdate = config.optimizer.max_grad_norm === undefined ? earlyUpdate : null;
     this.#config = config;
     this.#shape = shape;
     this.#slots = shape.slots;
-    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds);
+    const maxBytes = config.coordinator.staging_memory * MIB;
+    const overflow = spillFile === null ? null : { maxBytes, file: spillFile };
+    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, overflow);
     this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
     this.#allSlots = shape.slots.filter(travels).map((slot) => slot.index);
   }
@@ -90,9 +102,9 @@ export class StepDesk {
     this.#staging.follow(this.#slots, sizesAt(sizes, ranks));
   }
 
-  /** Numbers that a contribution to a step has, over all slots, and the mean rank of those with a basis (0: none has). */
+  /** Numbers that a contribution to a step has at most, over all slots, and the mean rank of those with a basis (0: none has). */
   payloadOf(step: number): { readonly numbers: number; readonly meanRank: number } {
-    const numbers = this.#slots.reduce((sum, slot) => sum + sizeOf(payloadShape(slot, step)), 0);
+    const numbers = this.#slots.reduce((sum, slot) => sum + payloadNumbers(slot, step), 0);
     const ranks = this.#slots.filter(hasBasis).map(({ rank }) => rank);
     return { numbers, meanRank: ranks.reduce((sum, rank) => sum + rank, 0) / Math.max(1, ranks.length) };
   }

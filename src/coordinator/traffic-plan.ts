@@ -2,7 +2,7 @@
  * What a run will send and keep, before it starts: bytes of a trainer in the mean step of the run, on the socket,
  * by what they are for and by how slots travel, and memory. Exact for fixed ranks and gaps but for what is sent by
  * the clock (heartbeats), joining, checkpoints and evaluations. Adaptive ranks and gaps count as configured,
- * which is the most they come to. Pure.
+ * which is the most they come to; so do row-sparse tensors, as if no token came twice. Pure.
  */
 import type { RunConfig } from '../config/schema.ts';
 import { innerState } from '../galore/displacement.ts';
@@ -71,6 +71,8 @@ export interface TrafficPlan {
 /** @param trainers that share a step */
 export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number): TrafficPlan {
   const { slots, sizes } = shape;
+  const stepTokens = stepSequences(config) * config.seq_len;
+  const shares = sizes.map((size) => ofShare(size, stepTokens, trainers));
   const { steps } = config;
   const localSteps = config.local_steps.count;
   const counts = new Map(
@@ -78,7 +80,7 @@ export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number
   );
   const flushes = (slot: Slot): number =>
     isFlushed(slot) ? Math.max(0, (counts.get(slot.index) ?? 0) - 1) : 0;
-  const up = sizes.map((size) => meanPayload(size, 'contribution', flushes(size.slot) / steps));
+  const up = shares.map((size) => meanPayload(size, 'contribution', flushes(size.slot) / steps));
   const down = sizes.map((size) => meanPayload(size, 'update', 0));
   const contribution = sum(up) + messageBytes(SAMPLE_CONTRIBUTION, true);
   const update = sum(down) + messageBytes(sampleCommit(config, trainers), false);
@@ -101,7 +103,7 @@ export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number
     denseBytes,
     ratio: { up: denseBytes / total.up, down: denseBytes / total.down },
     trainerMemory: memoryOf(slots),
-    coordinatorStaging: stagingOf(sizes, trainers),
+    coordinatorStaging: stagingOf(sizes, shares, trainers),
   };
 }
 
@@ -184,12 +186,22 @@ function memoryOf(slots: readonly Slot[]): TrafficPlan['trainerMemory'] {
   return { ...parts, total: parts.weights + parts.optimizer + parts.bases + parts.feedback };
 }
 
-function stagingOf(sizes: readonly SlotSizes[], trainers: number): number {
-  const payload = (stream: 'contribution' | 'update', step: number): number =>
-    sum(sizes.map((size) => payloadSize(size, stream, step).totalBytes));
+/** @param shares of the trainers, `ofShare` */
+function stagingOf(sizes: readonly SlotSizes[], shares: readonly SlotSizes[], trainers: number): number {
+  const payload = (table: readonly SlotSizes[], stream: 'contribution' | 'update', step: number): number =>
+    sum(table.map((size) => payloadSize(size, stream, step).totalBytes));
   return Math.max(
-    ...[1, 2].map((step) => trainers * payload('contribution', step) + payload('update', step)),
+    ...[1, 2].map(
+      (step) => trainers * payload(shares, 'contribution', step) + payload(sizes, 'update', step),
+    ),
   );
+}
+
+/** Sizes of one of several trainers: its tokens touch no more rows than there are of them. */
+function ofShare(sizes: SlotSizes, stepTokens: number, trainers: number): SlotSizes {
+  const { slot } = sizes;
+  if (slot.policy !== 'row-sparse') return sizes;
+  return { ...sizes, slot: { ...slot, mostRows: Math.min(slot.mostRows, Math.ceil(stepTokens / trainers)) } };
 }
 
 /** On the socket, in Parts. */

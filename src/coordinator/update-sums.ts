@@ -3,6 +3,8 @@
  * given, in f64, and each sum is encoded once.
  */
 import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../galore/aggregate/mean.ts';
+import { sumRows } from '../galore/aggregate/sum-rows.ts';
+import { encodeRows } from '../galore/rows.ts';
 import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
 import { carriesSums, hasBasis, payloadShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
 import { RecordDigest } from '../protocol/digest.ts';
@@ -84,13 +86,21 @@ export class UpdateSums {
     const slot = slots[index]!;
     const count = sizeOf(payloadShape(slot, step));
     const codec = codecOfPayload(count, codecs[index]!.update);
-    const encodedBytes = codecFor(codec).encodedBytes(count);
-    if (encodedBytes > this.#scratch.length) this.#scratch = new Uint8Array(encodedBytes);
     const key = derive(seed, 'update', step, index);
-    const writer = codecFor(codec).writer(count, key, this.#scratch.subarray(0, encodedBytes));
-    this.#squares.set(index, encodeSum(partsOf(slot, contributions), count, writer, factor));
+    const parts = partsOf(slot, contributions);
+    let bytes: Uint8Array;
+    if (slot.policy === 'row-sparse') {
+      const { rows, values, squaredNorm } = sumRows(slot, parts);
+      if (factor !== 1) values.forEach((value, i) => (values[i] = value * factor));
+      bytes = encodeRows(codec, rows, values, key, (byteLength) => this.#scratchOf(byteLength));
+      this.#squares.set(index, squaredNorm);
+    } else {
+      const writer = codecFor(codec).writer(count, key, this.#scratchOf(codecFor(codec).encodedBytes(count)));
+      this.#squares.set(index, encodeSum(parts, count, writer, factor));
+      bytes = writer.bytes;
+    }
     const header = { stream: 'update', step, round: 0, tensor: index, codec } as const;
-    for (const part of splitIntoParts(header, writer.bytes)) {
+    for (const part of splitIntoParts(header, bytes)) {
       const frame = encodeEnvelope(part);
       this.#digest.addPartFrame(frame);
       this.#frames.push(frame);
@@ -117,6 +127,11 @@ export class UpdateSums {
     } as const;
     return seal(this.place, this.#frames, record, this.#digest.finish());
   }
+
+  #scratchOf(byteLength: number): Uint8Array {
+    if (byteLength > this.#scratch.length) this.#scratch = new Uint8Array(byteLength);
+    return this.#scratch.subarray(0, byteLength);
+  }
 }
 
 /** Sums all slots at once, in the order in which the first trainer sent them, and seals the record. */
@@ -139,9 +154,11 @@ function slotOrder(slots: readonly Slot[], contributions: readonly WeightedTenso
 
 /** Norm of the summed contributions of all slots together. */
 function normOf(slots: readonly Slot[], step: number, contributions: readonly WeightedTensors[]): number {
-  const squares = slots.map((slot) =>
-    squaredNormOfSum(partsOf(slot, contributions), sizeOf(payloadShape(slot, step))),
-  );
+  const squares = slots.map((slot) => {
+    const parts = partsOf(slot, contributions);
+    if (slot.policy === 'row-sparse') return sumRows(slot, parts).squaredNorm;
+    return squaredNormOfSum(parts, sizeOf(payloadShape(slot, step)));
+  });
   return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
 

@@ -1,6 +1,6 @@
 /**
  * The steps of a power slot that touch all of its m x n numbers, in one pass over memory each, where the engine has
- * kernels for them. What they compute is what feedback/power.ts and optimizer/power.ts compute with tensor
+ * kernels for them. What they compute is what feedback/gradient.ts and optimizer/power.ts compute with tensor
  * operations, which stay the reference. Buffers are bytes of the int8 codec and are never written over.
  */
 import * as tf from '@tensorflow/tfjs-core';

@@ -16,10 +16,11 @@ export type Side = 'left' | 'right';
 
 /**
  * How a slot's gradient travels: whole, projected on one side (GaLore), as the core U'GV between two bases
- * (TSR-Adam, arXiv 2602.08007), as half a step of a power iteration with error feedback (power.ts), or not at
- * all, because the tensor is not trained.
+ * (TSR-Adam, arXiv 2602.08007), as half a step of a power iteration with error feedback (power.ts), as the rows
+ * that are not zero (of an embedding, those of the tokens in the batch), or not at all, because the tensor is
+ * not trained.
  */
-export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'frozen';
+export type Policy = 'dense' | 'one-sided' | 'two-sided' | 'power' | 'row-sparse' | 'frozen';
 
 /**
  * What a trainer keeps of its gradient to send it later: nothing, what the codec rounded away of the payload,
@@ -31,7 +32,7 @@ export type Feedback = 'none' | 'payload' | 'gradient';
 export type BufferDtype = 'f32' | 'bf16' | 'int8';
 
 /** One trainable tensor: how it travels and which rule updates it. */
-export type Slot = PlainSlot | PowerSlot | ProjectedSlot;
+export type Slot = PlainSlot | RowSparseSlot | PowerSlot | ProjectedSlot;
 
 interface SlotBase extends TensorSpec {
   readonly index: number;
@@ -48,6 +49,15 @@ interface SlotBase extends TensorSpec {
 /** Has no basis: travels whole and is updated as it is, or stays as it is. */
 export interface PlainSlot extends SlotBase {
   readonly policy: 'dense' | 'frozen';
+  readonly rank?: undefined;
+  readonly weights?: undefined;
+}
+
+/** Of its gradient the rows travel that any token of the batch has touched (rows.ts); it is updated as a dense one. */
+export interface RowSparseSlot extends SlotBase {
+  readonly policy: 'row-sparse';
+  /** Rows that can travel in a step at most: min(rows of the tensor, tokens of the step). */
+  readonly mostRows: number;
   readonly rank?: undefined;
   readonly weights?: undefined;
 }
@@ -83,7 +93,12 @@ export interface ProjectedSlot extends SlotBase {
   readonly rank: number;
   /** How the weight is kept: in one byte a number (int8-weight.ts); left out: as f32. */
   readonly weights?: 'int8';
+  /** Of a one-sided slot with feedback `gradient`. */
+  readonly buffers?: Pick<PowerBuffers, 'feedback'>;
 }
+
+/** Keeps as an error of its own shape all of a gradient that did not travel. */
+export type ErrorSlot = PowerSlot | (ProjectedSlot & Required<Pick<ProjectedSlot, 'buffers'>>);
 
 /** How the table is to be made; see `methodPlan`. */
 export interface SlotOptions {
@@ -102,8 +117,10 @@ export interface SlotOptions {
   readonly inner?: RuleName | undefined;
   /** Of matrices that are compressed; default: none, with policy power gradient. */
   readonly feedback?: Feedback;
-  /** Of power slots; default: int8. */
+  /** Of power slots, and the error of one-sided ones; default: int8. */
   readonly buffers?: PowerBuffers;
+  /** Tokens of a step over all trainers; left out: as many as there may be. */
+  readonly stepTokens?: number;
   /** What is different for some tensors; of several that match the first counts. */
   readonly groups?: readonly SlotGroup[];
 }
@@ -126,20 +143,28 @@ export function hasBasis(slot: Slot): slot is ProjectedSlot {
 }
 
 /**
- * Shape of what travels in step `step`: R or the core for a projected slot, one of two products by turns for a
- * power slot, the tensor's own shape otherwise, and nothing (`[0]`) of a frozen one.
+ * Shape of what the rule is given in step `step`: R or the core for a projected slot, one of two products by turns
+ * for a power slot, the tensor's own shape otherwise, and nothing (`[0]`) of a frozen one. All of it travels, but
+ * of a row-sparse slot only rows.
  */
 export function payloadShape(slot: Slot, step: number): readonly number[] {
   switch (slot.policy) {
     case 'frozen':
       return [0];
     case 'dense':
+    case 'row-sparse':
       return slot.shape;
     case 'power':
       return isTallStep(slot, step) ? [matrixShape(slot)[0], slot.rank] : [slot.rank, matrixShape(slot)[1]];
     default:
       return subspaceShape(slot);
   }
+}
+
+/** Numbers of a payload that travel in step `step`, at most. */
+export function payloadNumbers(slot: Slot, step: number): number {
+  if (slot.policy === 'row-sparse') return slot.mostRows * matrixShape(slot)[1];
+  return sizeOf(payloadShape(slot, step));
 }
 
 /** Whether anything of a slot travels. */
@@ -157,9 +182,16 @@ export function carriesSums({ feedback }: Slot): boolean {
   return feedback !== undefined && feedback !== 'none';
 }
 
+/** Whether its feedback keeps what the projection leaves out, too; a slot that travels whole has none of that. */
+export function keepsError(slot: Slot): slot is ErrorSlot {
+  return slot.feedback === 'gradient' && (slot.policy === 'power' || slot.policy === 'one-sided');
+}
+
 /** Whether what its feedback keeps lies in the subspace of its basis, and has to be sent before the basis changes. */
 export function isFlushed(slot: Slot): boolean {
-  return carriesSums(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided');
+  return (
+    carriesSums(slot) && !keepsError(slot) && (slot.policy === 'one-sided' || slot.policy === 'two-sided')
+  );
 }
 
 /** Shape of what the optimizer's moments live on: R, the core, or the tensor itself without a basis. */
@@ -248,14 +280,19 @@ function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slo
     return { ...base, policy: 'dense', rule: options.plainRule, ...kept };
   }
   const [m, n] = matrixShape(tensor);
+  if (policy === 'row-sparse') {
+    return { ...base, policy, rule: options.plainRule, mostRows: Math.min(m, options.stepTokens ?? m) };
+  }
   const rank = Math.min(group?.rank ?? options.rank, m, n);
+  const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
   if (policy === 'power') {
-    const buffers = options.buffers ?? { feedback: 'int8', moment: 'int8' };
     return { ...base, policy, rule: 'power', feedback: 'gradient', rank, phase: 0, buffers };
   }
   const side = policy === 'two-sided' ? 'left' : sideOf(options.projType, m, n);
   const weights = options.weights === 'int8' ? { weights: 'int8' as const } : {};
-  return { ...base, policy, rule: options.rule, side, rank, ...weights, ...kept };
+  const error =
+    policy === 'one-sided' && feedback === 'gradient' ? { buffers: { feedback: buffers.feedback } } : {};
+  return { ...base, policy, rule: options.rule, side, rank, ...weights, ...kept, ...error };
 }
 
 /** Gives power slots their phases so that odd and even steps send about as much. */

@@ -4,6 +4,7 @@
  */
 import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
+import { rowsBytes, rowsIn } from '../galore/rows.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
@@ -80,7 +81,10 @@ export function codecsInUse(table: readonly SlotSizes[]): readonly CodecName[] {
   return [...new Set(codecs)];
 }
 
-/** The size of a slot's tensor of stream CONTRIBUTION or UPDATE in step `step`; without bytes: none travels. Flushed it is f32 whatever the codec. */
+/**
+ * The size of a slot's tensor of stream CONTRIBUTION or UPDATE in step `step`, of a row-sparse slot the greatest;
+ * without bytes: none travels. Flushed it is f32 whatever the codec.
+ */
 export function payloadSize(
   { slot, codecs }: SlotSizes,
   stream: keyof SlotCodecs,
@@ -88,14 +92,38 @@ export function payloadSize(
   isFlushed = false,
 ): ExpectedTensor {
   const shape = payloadShape(slot, step);
-  return isFlushed ? sized('f32', shape) : sized(codecOfPayload(sizeOf(shape), codecs[stream]), shape);
+  const codec = isFlushed ? 'f32' : codecOfPayload(sizeOf(shape), codecs[stream]);
+  if (slot.policy !== 'row-sparse') return sized(codec, shape);
+  return { codec, totalBytes: rowsBytes(slot, codec, slot.mostRows) };
+}
+
+/** What a payload of `totalBytes` must be: of a row-sparse slot any number of rows up to the greatest. */
+export function payloadOfLength(
+  sizes: SlotSizes,
+  stream: keyof SlotCodecs,
+  step: number,
+  totalBytes: number,
+  isFlushed = false,
+): ExpectedTensor | string {
+  const { slot } = sizes;
+  const greatest = payloadSize(sizes, stream, step, isFlushed);
+  if (slot.policy !== 'row-sparse') return greatest;
+  if (rowsIn(slot, greatest.codec as CodecName, totalBytes) !== null) return { ...greatest, totalBytes };
+  return `${totalBytes} bytes of ${greatest.codec} are not 0 to ${slot.mostRows} rows of ${slot.name}`;
 }
 
 /** Bytes of a whole contribution, of the larger one where odd and even steps differ. */
 export function contributionBytes(table: readonly SlotSizes[]): number {
-  const inStep = (step: number): number =>
-    table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
-  return Math.max(inStep(1), inStep(2));
+  return Math.max(bytesInStep(table, 1), bytesInStep(table, 2));
+}
+
+/** The same in the mean over odd and even steps. */
+export function meanContributionBytes(table: readonly SlotSizes[]): number {
+  return (bytesInStep(table, 1) + bytesInStep(table, 2)) / 2;
+}
+
+function bytesInStep(table: readonly SlotSizes[], step: number): number {
+  return table.reduce((sum, sizes) => sum + payloadSize(sizes, 'contribution', step).totalBytes, 0);
 }
 
 /** The table at other ranks; slots whose rank is fixed stay as they are. */

@@ -1,7 +1,8 @@
 /** From a slot's payload to the bytes of its contribution. */
-import type * as tf from '@tensorflow/tfjs-core';
+import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, codecOfPayload, type CodecName } from '../galore/codec/codec.ts';
-import type { Slot } from '../galore/slot.ts';
+import { encodeRows } from '../galore/rows.ts';
+import { sizeOf, type RowSparseSlot, type Slot } from '../galore/slot.ts';
 import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
 
@@ -34,5 +35,22 @@ export function encodePayload(
   const key = derive(seed, 'contribution', trainerId, step, slot.index);
   const tensorCodec = codecFor(codec);
   const bytes = tensorCodec.encode(values, key, allocate?.(tensorCodec.encodedBytes(values.length)));
+  return { codec, bytes };
+}
+
+/** Encodes rows of a whole gradient, which stays the caller's. @param rows ascending */
+export function encodeRowsOf(
+  { seed, trainerId, step, codecs }: EncodingTask,
+  slot: RowSparseSlot,
+  gradient: tf.Tensor,
+  rows: Uint32Array,
+  allocate?: (byteLength: number) => Uint8Array,
+): EncodedPayload {
+  const codec = codecOfPayload(sizeOf(slot.shape), codecs[slot.index]!.contribution);
+  const picked = tf.tidy(() => tf.gather(gradient, tf.tensor1d(Int32Array.from(rows), 'int32')));
+  const values = picked.dataSync<'float32'>() as Float32Array;
+  const key = derive(seed, 'contribution', trainerId, step, slot.index);
+  const bytes = encodeRows(codec, rows, values, key, allocate);
+  picked.dispose();
   return { codec, bytes };
 }

@@ -1,6 +1,6 @@
 /**
  * The whole gradients of the slots under refresh, summed over micro-batches and held until their new bases are
- * there; their sketches are made of them.
+ * there; their sketches are made of them, and of what the trainer has kept.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { numbersOf } from '../galore/product.ts';
@@ -32,10 +32,17 @@ export class HeldGradients {
   readonly #task: SketchTask;
   readonly #replica: Replica;
   readonly #sums = new TensorSums();
+  readonly #sketched: (slot: ProjectedSlot, gradient: tf.Tensor2D) => tf.Tensor2D;
 
-  constructor(task: SketchTask, replica: Replica) {
+  /** @param sketched what the sketches of a slot are made of, if not of its gradient alone: that or a new tensor */
+  constructor(
+    task: SketchTask,
+    replica: Replica,
+    sketched: (slot: ProjectedSlot, gradient: tf.Tensor2D) => tf.Tensor2D = (_slot, gradient) => gradient,
+  ) {
     this.#task = task;
     this.#replica = replica;
+    this.#sketched = sketched;
   }
 
   /** Adds a gradient, which stays the caller's, if its slot is under refresh; false: it is not. */
@@ -61,7 +68,7 @@ export class HeldGradients {
       const result = tf.tidy(() => {
         const rows = plan.factorShape?.[0] ?? 0;
         const factor = values === null ? null : tf.tensor2d(values, [rows, values.length / rows]);
-        return sketch(gradient, factor, plan);
+        return sketch(this.#sketched(slot, gradient), factor, plan);
       });
       yield [slot, result.dataSync<'float32'>() as Float32Array];
       result.dispose();

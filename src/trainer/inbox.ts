@@ -24,7 +24,7 @@ import {
 import { travels } from '../galore/slot.ts';
 import {
   basisSize,
-  payloadSize,
+  payloadOfLength,
   rankOfBasis,
   ranksIn,
   sizesAt,
@@ -237,7 +237,7 @@ export class Inbox {
         return `a record of ${record.stream}, step ${record.step}, is not complete`;
       }
       if (record?.tensors.some((earlier) => earlier.tensor === tensor) === true) return 'it came before';
-      if (stream === 'update') return updateSize(sizes, step);
+      if (stream === 'update') return updateSize(sizes, step, totalBytes);
     }
     if (stream === 'basis') return basisSize(sizes, totalBytes);
     return sizes.sketches[round - 1] ?? 'the slot is not projected, or there is no such round';
@@ -254,8 +254,8 @@ export class Inbox {
 }
 
 /** What a slot's tensor of an update must be. */
-function updateSize(sizes: SlotSizes, step: number): PartVerdict {
-  return travels(sizes.slot) ? payloadSize(sizes, 'update', step) : 'the slot is frozen';
+function updateSize(sizes: SlotSizes, step: number, totalBytes: number): PartVerdict {
+  return travels(sizes.slot) ? payloadOfLength(sizes, 'update', step, totalBytes) : 'the slot is frozen';
 }
 
 /** The slots whose tensors come with a record. */

@@ -15,6 +15,7 @@ import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { firstState, ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { scatterRows } from '../galore/rows.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
 import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
@@ -137,7 +138,7 @@ export class Replica {
     for (const [index, encoded] of tensors) {
       const slot = this.#slotAt(index);
       const shape = payloadShape(slot, step);
-      const values = codecFor(encoded.codec).decode(encoded.bytes, sizeOf(shape), scratch);
+      const values = payloadOf(slot, encoded, sizeOf(shape), scratch);
       const payload = tensorOfCopy(values, shape);
       const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
       const next = advanceSlot(this.weights, slot, payload, kept, hyper, this.#options.seed);
@@ -238,6 +239,13 @@ function weightOf(slot: Slot, state: ReadonlyMap<string, StateArray>): WeightVal
     name,
     source: new Int8Weight(shape, { codes, scales: part('w_scales'), zeros: part('w_zeros') }),
   };
+}
+
+/** What the rule is given of a slot's tensor of an update, in `scratch`. */
+function payloadOf(slot: Slot, encoded: EncodedTensor, count: number, scratch: Float32Array): Float32Array {
+  const codec = codecFor(encoded.codec);
+  if (slot.policy === 'row-sparse') return scatterRows(slot, codec.name, encoded.bytes, scratch);
+  return codec.decode(encoded.bytes, count, scratch);
 }
 
 function stateOf(slot: Slot, state: ReadonlyMap<string, StateArray>): RuleState {

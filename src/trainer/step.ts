@@ -9,9 +9,10 @@ import type { FeedbackContext, FeedbackRule } from '../galore/feedback/feedback.
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { tensorsOf } from '../galore/optimizer/rule.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
+import { touchedRows } from '../galore/rows.ts';
 import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
-import { encodePayload, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
+import { encodePayload, encodeRowsOf, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
 import { HeldGradients, type SketchTask } from './held-gradients.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
 import type { LlamaModel } from './model/llama.ts';
@@ -89,7 +90,7 @@ export class StepWork implements Work {
     this.#replica = replica;
     this.#locals = locals;
     this.#output = output;
-    this.#held = new HeldGradients(task, replica);
+    this.#held = new HeldGradients(task, replica, (slot, gradient) => this.#sketched(slot, gradient));
     this.tokens = tokensOf(task.batches);
   }
 
@@ -178,6 +179,14 @@ export class StepWork implements Work {
     sent.dispose();
   }
 
+  /** What a refresh makes its sketches of: the gradient, or all that its slot keeps with it. */
+  #sketched(slot: ProjectedSlot, gradient: tf.Tensor2D): tf.Tensor2D {
+    const rule = feedbackOf(slot);
+    if (rule?.accumulated === undefined) return gradient;
+    const share = this.tokens / this.task.stepTokens;
+    return rule.accumulated({ slot, share }, this.#locals.get(slot), gradient) as tf.Tensor2D;
+  }
+
   #contextOf(slot: Slot, position: number): FeedbackContext {
     const { seed, trainerId, step, stepTokens } = this.task;
     return {
@@ -218,7 +227,11 @@ export class StepWork implements Work {
 
   /** Disposes `low`. */
   #encoded(slot: Slot, low: tf.Tensor): EncodedPayload {
-    const encoded = encodePayload(this.task, slot, low, this.#output.allocate?.bind(this.#output));
+    const allocate = this.#output.allocate?.bind(this.#output);
+    const encoded =
+      slot.policy === 'row-sparse'
+        ? encodeRowsOf(this.task, slot, low, touchedRows(this.task.batches.map(({ ids }) => ids)), allocate)
+        : encodePayload(this.task, slot, low, allocate);
     low.dispose();
     return encoded;
   }

@@ -2,17 +2,13 @@
  * The trainer process: one loop over what the network thread hands in. State changes only by snapshots
  * and records; work for a step is held until the step's record arrives or the connection goes.
  */
-import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
-import { generatedBasis } from '../galore/projection/generated-basis.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { describeSlots, withRanks, type ProjectedSlot } from '../galore/slot.ts';
-import { LOCAL_PREFIX, localFault, stateFault, stateTensors } from '../galore/state-table.ts';
-import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
+import { withRanks } from '../galore/slot.ts';
+import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
-import { isSameDigest } from '../protocol/digest.ts';
 import type {
   CommitMessage,
   EvaluationAssignmentMessage,
@@ -26,22 +22,25 @@ import type {
 import type { AssembledTensor } from '../protocol/parts.ts';
 import { ranksIn } from '../protocol/slot-sizes.ts';
 import { collectWhenGrown } from '../heap.ts';
-import { buildRunShape, stepSequences, type RunShape } from '../run-shape.ts';
+import { stepSequences, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
+import { bytesOf, floatsOf } from './array-bytes.ts';
 import { toBatches, toLocalBatches } from './batches.ts';
 import { DisplacementWork } from './displacement-work.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
-import { makeFactor } from './factor-job.ts';
+import { generateBases } from './generated-bases.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
-import { Replica, type EncodedTensor, type StateArray } from './replica.ts';
+import { RefreshWork } from './refresh-work.ts';
+import { Replica, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepTimes } from './step-times.ts';
 import { StepWork, type StepOutput, type Work } from './step.ts';
+import { understand, type WelcomedRun } from './welcomed-run.ts';
 
 /** Ends that are no failure; any other makes the process exit with 3. */
 const GOOD_ENDS: readonly CloseReason[] = ['RUN_FINISHED', 'LEAVING'];
@@ -60,9 +59,7 @@ class Trainer {
   readonly #options: TrainerOptions;
   readonly #engine: Engine;
   readonly #link: Link;
-  #config: RunConfig | null = null;
-  #shape: RunShape | null = null;
-  #welcome: WelcomeMessage | null = null;
+  #run: WelcomedRun | null = null;
   #replica: Replica | null = null;
   #model: LlamaModel | null = null;
   /** Committed steps and records in the replica. */
@@ -75,15 +72,10 @@ class Trainer {
   #upload: SnapshotUpload | null = null;
   /** Tensors of the snapshot that is coming in, by their names in the state table. */
   readonly #snapshot = new Map<string, StateArray>();
-  /** Sums to factorise, and the factors of the refresh round before, by slot. */
-  readonly #sums = new Map<number, Float32Array>();
-  readonly #factors = new Map<number, Float32Array>();
+  readonly #refresh = new RefreshWork();
   /** Contributions are encoded where updates were: buffers go round between the threads. */
   readonly #pool = new BufferPool();
   readonly #times = new StepTimes();
-  /** What the sketches of the round were asked for with. */
-  #asked: { readonly seed: number; readonly factors: ReadonlyMap<number, Float32Array> } | null = null;
-
   constructor(options: TrainerOptions, engine: Engine) {
     this.#options = options;
     this.#engine = engine;
@@ -153,48 +145,29 @@ class Trainer {
   // ---- state ----
 
   #onConnected(welcome: WelcomeMessage): void {
-    let config: RunConfig;
-    let shape: RunShape;
-    try {
-      config = JSON.parse(welcome.configJson) as RunConfig;
-      shape = buildRunShape(config, modelOf(welcome));
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      return this.#link.refuse('SCHEMA_MISMATCH', `the run cannot be understood here: ${reason}`);
-    }
-    const hash = createHash('sha256').update(describeSlots(shape.slots)).digest();
-    if (!isSameDigest(new Uint8Array(hash), welcome.schemaHash)) {
-      const text = 'this version of galore-swarm makes other slots of the model than the coordinator';
-      return this.#link.refuse('SCHEMA_MISMATCH', text);
-    }
-    const fault = snapshotFault(shape, welcome);
-    if (fault !== null) return this.#link.refuse('SCHEMA_MISMATCH', fault);
+    const run = understand(welcome);
+    if ('fault' in run) return this.#link.refuse('SCHEMA_MISMATCH', run.fault);
     this.#dropWork();
     this.#snapshot.clear();
-    this.#welcome = welcome;
-    this.#config = config;
-    this.#shape = shape;
-    this.#link.accept(shape.sizes);
-    this.#activity(welcome.snapshot === null ? 'catching up' : 'receiving the state');
+    this.#run = run;
+    this.#link.accept(run.shape.sizes);
+    this.#activity(run.snapshot === null ? 'catching up' : 'receiving the state');
   }
 
   #onTensor({ stream, tensor, codec, bytes }: AssembledTensor): void {
     if (stream === 'snapshot') {
-      const info = this.#welcome?.snapshot?.tensors[tensor];
+      const info = this.#run?.snapshot?.tensors[tensor];
       if (info !== undefined) this.#snapshot.set(info.name, codec === 'u8' ? bytes : floatsOf(bytes));
       return;
     }
-    const values = floatsOf(bytes);
-    if (stream === 'sketchSum') this.#sums.set(tensor, values);
-    if (stream === 'factor') this.#factors.set(tensor, values);
+    if (stream === 'sketchSum') this.#refresh.takeSum(tensor, floatsOf(bytes));
+    if (stream === 'factor') this.#refresh.takeFactor(tensor, floatsOf(bytes));
   }
 
   #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
-    const { config, shape } = this.#running();
+    const { config, model, shape, snapshot } = this.#run!;
     this.#dropState();
-    const model = modelOf(this.#welcome!);
-    const ranks = ranksIn(this.#welcome!.snapshot?.tensors ?? [], shape.sizes);
-    const slots = withRanks(shape.slots, ranks);
+    const slots = withRanks(shape.slots, ranksIn(snapshot?.tensors ?? [], shape.sizes));
     const { shared, local } = splitState(this.#snapshot);
     this.#snapshot.clear();
     this.#replica = new Replica(slots, shared, config);
@@ -232,10 +205,10 @@ class Trainer {
   }
 
   #onRecord({ record, sequence, step }: CommitMessage, tensors: readonly AssembledTensor[]): void {
-    const { config, replica } = this.#running();
+    const { config, shape, replica } = this.#running();
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
-      const bases = record.isGenerated ? this.#generate(step, record.slots) : bySlot;
+      const bases = record.isGenerated ? generateBases(shape, config.seed, step, record.slots) : bySlot;
       const { moments } = config.method;
       const { betas } = config.optimizer;
       replica.installBases(step, bases, record.keptSlots, (change) =>
@@ -269,20 +242,6 @@ class Trainer {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
     }
     this.#times.mark('appliedMs', nowMs());
-  }
-
-  /** Bases that every trainer makes alike, in the form in which others come over the wire. */
-  #generate(step: number, slots: readonly number[]): ReadonlyMap<number, EncodedTensor> {
-    const { config, shape } = this.#running();
-    const source = shape.basis;
-    if (source !== 'random' && source !== 'gaussian')
-      throw new Error(`bases of source ${source} are not made here`);
-    return new Map(
-      slots.map((index) => {
-        const values = generatedBasis(source, config.seed, step, shape.slots[index] as ProjectedSlot);
-        return [index, { codec: 'f32', bytes: bytesOf(values) }];
-      }),
-    );
   }
 
   // ---- work ----
@@ -356,38 +315,20 @@ class Trainer {
     this.#workSeconds += (performance.now() - startedMs) / 1000;
   }
 
-  #onSketchRequest({ step, round, slots, seed }: SketchRequestMessage): void {
+  #onSketchRequest(message: SketchRequestMessage): void {
+    const { step, round } = message;
     const work = this.#work;
     if (work?.task.step !== step) return;
-    const factors = new Map(this.#factors);
-    this.#factors.clear();
-    this.#asked = { seed, factors };
-    work.sendSketches(round, slots, seed, factors);
+    this.#refresh.sketch(work, message);
     this.#link.send({ kind: 'sketch', step, round, tokens: work.tokens });
   }
 
-  #onFactorAssignment({ step, round, slots, isFinal }: FactorAssignmentMessage): void {
-    const { config, shape, replica } = this.#running();
-    const { seed, factors } = this.#asked ?? { seed: config.seed, factors: this.#factors };
-    const job = { shape, adaptiveRank: config.method.adaptive_rank, step, round, seed };
-    const isLazy = isFinal && config.method.refresh.lazy_threshold !== undefined;
-    const made: number[] = [];
-    const similarities: number[] = [];
-    const zeroSlots: number[] = [];
-    for (const index of slots) {
-      const slot = shape.slots[index] as ProjectedSlot;
-      const sum = this.#sums.get(index);
-      const factor = sum === undefined ? null : makeFactor(job, slot, sum, factors.get(index) ?? null);
-      if (factor === null) {
-        zeroSlots.push(index);
-        continue;
-      }
-      made.push(index);
-      if (isLazy) similarities.push(replica.similarity(slot, factor));
-      this.#link.sendTensor({ stream: 'factor', step, round, tensor: index, codec: 'f32' }, bytesOf(factor));
-    }
-    this.#sums.clear();
-    this.#link.send({ kind: 'factor', step, round, slots: made, zeroSlots, similarities });
+  #onFactorAssignment(message: FactorAssignmentMessage): void {
+    const { step, round } = message;
+    const answer = this.#refresh.factorise(message, this.#running(), (tensor, factor) =>
+      this.#link.sendTensor({ stream: 'factor', step, round, tensor, codec: 'f32' }, bytesOf(factor)),
+    );
+    this.#link.send(answer);
   }
 
   #contribute(work: Work): void {
@@ -449,9 +390,9 @@ class Trainer {
   // ---- helpers ----
 
   #running(): { config: RunConfig; shape: RunShape; replica: Replica; model: LlamaModel } {
-    const [config, shape, replica, model] = [this.#config, this.#shape, this.#replica, this.#model];
-    if (config === null || shape === null) throw new Error('a message came before the Welcome was accepted');
-    return { config, shape, replica: replica!, model: model! };
+    if (this.#run === null) throw new Error('a message came before the Welcome was accepted');
+    const { config, shape } = this.#run;
+    return { config, shape, replica: this.#replica!, model: this.#model! };
   }
 
   /**
@@ -469,9 +410,7 @@ class Trainer {
     this.#work?.dispose();
     this.#work = null;
     this.#workSeconds = 0;
-    this.#sums.clear();
-    this.#factors.clear();
-    this.#asked = null;
+    this.#refresh.clear();
   }
 
   #dropState(): void {
@@ -509,17 +448,6 @@ function nowMs(): number {
   return performance.timeOrigin + performance.now();
 }
 
-function modelOf({ modelJson }: WelcomeMessage): LlamaConfig {
-  return parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
-}
-
-/** Seen before the first of its bytes comes. */
-function snapshotFault({ slots, sizes }: RunShape, { snapshot }: WelcomeMessage): string | null {
-  if (snapshot === null) return null;
-  const shared = snapshot.tensors.filter(({ name }) => !name.startsWith(LOCAL_PREFIX));
-  return stateFault(withRanks(slots, ranksIn(snapshot.tensors, sizes)), shared, snapshot.step);
-}
-
 /** What all trainers have, and what is this one's alone, by their names in the two tables. */
 function splitState(values: ReadonlyMap<string, StateArray>): {
   readonly shared: ReadonlyMap<string, StateArray>;
@@ -534,12 +462,4 @@ function splitState(values: ReadonlyMap<string, StateArray>): {
       ),
     ),
   };
-}
-
-function floatsOf(bytes: Uint8Array<ArrayBuffer>): Float32Array {
-  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-}
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -38,6 +38,16 @@ test('galore plan prints bytes, seconds and memory, for people and as one line o
   t.is(plan.secondsPerStep.dense, (32 * plan.parameters) / 20e6 + (32 * plan.parameters) / 100e6);
 });
 
+test('galore plan says that row-sparse is the most it can be', async (t) => {
+  const { dir, out, err, run } = world(t);
+  writeFileSync(join(dir, 'p.yaml'), 'name: p\nmodel: 60m\ndata: {path: none}\nsteps: 10\n');
+  const group = 'method.param_groups=[{match: [embed_tokens], policy: POLICY}]';
+  t.is(await run('plan', 'p.yaml', '--set', group.replace('POLICY', 'dense')), 0, err.text);
+  t.notRegex(out.text, /the most it can be/);
+  t.is(await run('plan', 'p.yaml', '--set', group.replace('POLICY', 'row-sparse')), 0, err.text);
+  t.regex(out.text, /^row-sparse +1 .*\n(.*\n)+row-sparse is the most it can be, with no token twice/m);
+});
+
 test('galore plan refuses what a run would refuse', async (t) => {
   const { dir, err, run } = world(t);
   writeFileSync(join(dir, 'p.yaml'), 'name: p\nmodel: 60m\ndata: {path: none}\nsteps: 10\n');

@@ -24,6 +24,13 @@ const RULES: readonly {
     mended: ['method.name=fira'],
   },
   {
+    title: 'row-sparse has none',
+    broken: [H, 'method.param_groups=[{match: [embed_tokens], policy: row-sparse}]'],
+    field: 'local_steps.count',
+    words: /with method\.param_groups\[0\]\.policy: row-sparse, which sends gradients, not displacements/,
+    mended: [H, 'method.param_groups=[{match: [embed_tokens], policy: dense}]'],
+  },
+  {
     title: 'power has none, in a group either',
     broken: [H, 'method.param_groups=[{match: [mlp], policy: dense}, {match: [lm_head], policy: power}]'],
     field: 'local_steps.count',

@@ -40,15 +40,29 @@ const RULES: readonly {
     broken: [group('power', 'policy: one-sided')],
     field: GROUPS,
     words:
-      /param_groups\[0\]\.policy is one-sided; it must be power, dense or frozen .*use method\.name: galore/,
+      /param_groups\[0\]\.policy is one-sided; it must be power, dense, row-sparse or frozen .*use method\.name: galore/,
     mended: [group('galore', 'policy: power')],
   },
   {
     title: 'a rule that needs whole gradients does not get projected ones',
     broken: [group('fira', 'policy: two-sided')],
     field: GROUPS,
-    words: /must be power, dense or frozen with method\.name: fira/,
+    words: /must be power, dense, row-sparse or frozen with method\.name: fira/,
     mended: [group('galore', 'policy: two-sided')],
+  },
+  {
+    title: 'row-sparse keeps nothing',
+    broken: [group('power', 'policy: row-sparse, feedback: payload')],
+    field: GROUPS,
+    words: /param_groups\[0\]\.feedback is payload; it must be none \(or left out\) with policy: row-sparse/,
+    mended: [group('power', 'policy: row-sparse, feedback: none, codec: int4')],
+  },
+  {
+    title: 'row-sparse has no rank',
+    broken: [group('full', 'policy: row-sparse, rank: 8')],
+    field: GROUPS,
+    words: /param_groups\[0\]\.rank is 8; it must be left out: the policy is row-sparse, which has no rank/,
+    mended: [group('full', 'policy: row-sparse')],
   },
   {
     title: 'two-sided groups need the second round',
@@ -114,18 +128,69 @@ const RULES: readonly {
     mended: [group('power', 'feedback: gradient')],
   },
   {
-    title: 'what a projection leaves out is kept by power alone, in a group',
-    broken: [group('galore', 'policy: one-sided, feedback: gradient')],
+    title: 'what a core leaves out is not kept, in a group',
+    broken: [group('galore', 'policy: two-sided, feedback: gradient')],
     field: GROUPS,
-    words: /cannot be gradient with policy: one-sided.*use payload/,
-    mended: [group('galore', 'policy: one-sided, feedback: payload')],
+    words: /feedback is gradient; it must be payload or none with policy two-sided/,
+    mended: [group('galore', 'policy: one-sided, feedback: gradient')],
   },
   {
-    title: 'and for the whole method',
+    title: 'nor for the whole method',
     broken: ['method={name: two-sided, feedback: gradient}'],
     field: 'method.feedback',
-    words: /use payload or none/,
+    words: /must be payload or none with policy two-sided/,
     mended: ['method={name: two-sided, feedback: payload}'],
+  },
+  {
+    title: 'nor in a group that has it from the method',
+    broken: ['method={feedback: gradient, param_groups: [{match: [mlp], policy: two-sided}]}'],
+    field: GROUPS,
+    words: /policy is two-sided; it needs a feedback of its own, payload or none/,
+    mended: [
+      'method={feedback: gradient, param_groups: [{match: [mlp], policy: two-sided, feedback: none}]}',
+    ],
+  },
+  {
+    title: 'whole gradients are kept beside orthonormal bases',
+    broken: ['method={basis: gaussian, feedback: gradient}'],
+    field: 'method.feedback',
+    words: /gaussian bases, which are not orthonormal: what is kept would grow/,
+    mended: ['method={basis: random, feedback: gradient}'],
+  },
+  {
+    title: 'also where the method has these bases by itself',
+    broken: [group('flora', 'policy: one-sided, feedback: gradient')],
+    field: GROUPS,
+    words: /gaussian bases/,
+    mended: [group('golore', 'policy: one-sided, feedback: gradient')],
+  },
+  {
+    title: 'AdaRankGrad follows the norm of what is sent',
+    broken: ['method={name: adarankgrad, feedback: gradient}'],
+    field: 'method.feedback',
+    words: /with method\.name: adarankgrad/,
+    mended: ['method={name: q-galore, feedback: gradient}'],
+  },
+  {
+    title: 'and so does the ratio of convergence',
+    broken: ['method={feedback: gradient, refresh: {converged_ratio: 0.5}}'],
+    field: 'method.refresh.converged_ratio',
+    words: /left out with feedback: gradient/,
+    mended: ['method={feedback: payload, refresh: {converged_ratio: 0.5}}'],
+  },
+  {
+    title: 'a displacement leaves nothing out',
+    broken: ['local_steps.count=4', 'method.feedback=gradient'],
+    field: 'method.feedback',
+    words: /with local_steps\.count above 1/,
+    mended: ['local_steps.count=4', 'method.feedback=payload'],
+  },
+  {
+    title: 'the dtype of an error is for those that keep one',
+    broken: ['method={feedback: payload, feedback_dtype: f32}'],
+    field: 'method.feedback_dtype',
+    words: /only with method\.name: power .*or feedback: gradient of matrices that are one-sided/,
+    mended: ['method={feedback: gradient, feedback_dtype: f32}'],
   },
   {
     title: 'sums of power are not cut',
@@ -215,6 +280,14 @@ for (const { title, broken, field, words, mended } of RULES) {
     t.deepEqual(resolve(resolvedYaml(config)), config);
   });
 }
+
+test('with whole gradients kept a refresh resets the moments, unless the file or the preset says otherwise', (t) => {
+  const moments = (settings: string): string => resolve(MINIMAL, settings).method.moments;
+  t.is(moments('method={feedback: gradient}'), 'reset');
+  t.is(moments('method={feedback: gradient, moments: transport}'), 'transport');
+  t.is(moments('method={feedback: gradient, preset: parity}'), 'keep');
+  t.is(moments('method={feedback: payload}'), 'transport');
+});
 
 test('int4 without feedback is had by saying so', (t) => {
   t.notThrows(() => resolve(MINIMAL, 'wire.codec=int4', group('galore', 'feedback: none')));

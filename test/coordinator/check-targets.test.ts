@@ -13,7 +13,7 @@ function faultsOf(...settings: readonly string[]): [string, string][] {
 
 function faultsOfRun({ config, shape }: Pick<TinyRun, 'config' | 'shape'>): [string, string][] {
   try {
-    checkTargets(config, shape.slots);
+    checkTargets(config, shape);
     return [];
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
@@ -46,6 +46,16 @@ test('the least of adaptive ranks is held against the rank that follows from the
   t.deepEqual(faultsOf('method.adaptive_rank={threshold: 0.1, min_rank: 4, multiple: 4}'), []);
   t.deepEqual(faultsOf('method={rank: null, adaptive_rank: {threshold: 0.1, min_rank: 5}}'), [
     ['method.adaptive_rank.min_rank', '5; it must be at most 4, the greatest rank (method.rank)'],
+  ]);
+});
+
+test('a budget that rank 1 does not reach is refused with what it reaches, and so is one without ranks', (t) => {
+  t.deepEqual(faultsOf('method.rank_budget=1.5'), []);
+  const [[field, words] = ['', '']] = faultsOf('method.rank_budget=40');
+  t.is(field, 'method.rank_budget');
+  t.regex(words, /^40; with rank 1 everywhere it is [\d.]+: let more tensors have a rank/);
+  t.deepEqual(faultsOf('method.name=full', 'method.rank_budget=40'), [
+    ['method.rank_budget', '40; it must be left out: no tensor has a rank'],
   ]);
 });
 
@@ -100,6 +110,29 @@ test('tied embeddings are matched by embed_tokens; lm_head beside it is no fault
   t.is(alone[0]?.[0], 'method.param_groups[0].match');
   t.regex(alone[0]?.[1] ?? '', /embeddings are tied: embed_tokens is the output layer, too/);
   t.is(tied('method={name: power, rank: 4, target_modules: [attn, lm_head]}').length, 1);
+});
+
+test('row-sparse is for input embeddings alone, and not for tied ones', (t) => {
+  const faults = (match: string): [string, string][] =>
+    faultsOf(group(`{match: [${match}], policy: row-sparse}`));
+  t.deepEqual(faults('embed_tokens'), []);
+  for (const [match, others] of [
+    ['embed_tokens, lm_head', 'lm_head'],
+    ['norm', 'input_layernorm, post_attention_layernorm, norm'],
+    ['k_proj', 'self_attn.k_proj'],
+  ] as const) {
+    const why = `its group matches ${others}, too: give them a group of their own`;
+    const rule = `row-sparse; it is for the input embedding embed_tokens alone; ${why}`;
+    t.deepEqual(faults(match), [['method.param_groups[0].policy', rule]]);
+  }
+  // The first group that matches counts: this one is left with the embedding.
+  const both = group(
+    '{match: [lm_head], policy: dense}, {match: [embed_tokens, lm_head], policy: row-sparse}',
+  );
+  t.deepEqual(faultsOf(both), []);
+  const { config } = tinyRun(group('{match: [embed_tokens], policy: row-sparse}'));
+  const tied = { config, shape: buildRunShape(config, tinyConfig({ tieWordEmbeddings: true })) };
+  t.regex(faultsOfRun(tied)[0]?.[1] ?? '', /it is tied to the output layer, .* use dense or power/);
 });
 
 test('methods that need whole gradients say how much travels', (t) => {

@@ -53,6 +53,26 @@ test('sketches are summed by weight', (t) => {
   );
 });
 
+test('sketches of all that trainers keep count whole, whatever their tokens', (t) => {
+  const kept = tinyRun('method.refresh.power_iterations=1', 'method.feedback=gradient').shape;
+  const sums = new RefreshSums(kept.slots, kept.sizes, kept.refresh, 9);
+  sums.begin(5, 1);
+  const of = (label: string) => tensors([[FIRST, sketch(FIRST, label)]]);
+  sums.sum(
+    [FIRST],
+    [
+      { weight: 0.75, tensors: of('a') },
+      { weight: 0.25, tensors: of('b') },
+    ],
+  );
+  const values = (bytes: Uint8Array): Float32Array => codecFor('f32').decode(bytes, bytes.length / 4);
+  const [a, b] = [values(sketch(FIRST, 'a')), values(sketch(FIRST, 'b'))];
+  t.deepEqual(
+    values(sums.sumOf(FIRST)!),
+    a.map((x, i) => x + b[i]!),
+  );
+});
+
 test('the factors of the jobs named count, not those of a trainer whose job was given to another', (t) => {
   const sums = begin();
   sumAll(sums);

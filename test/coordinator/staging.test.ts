@@ -5,12 +5,17 @@ import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
 import type { PartMessage } from '../../src/protocol/messages.ts';
 import { contributionBytes, payloadSize } from '../../src/protocol/slot-sizes.ts';
+import { encodeRows } from '../../src/galore/rows.ts';
+import { derive } from '../../src/random.ts';
 import { bytesFor, contributionOf, partsOf, tinyRun } from './tiny-run.ts';
 
 const RUN = tinyRun();
 const { shape, projected } = RUN;
 const [P = 0] = projected;
 const ALL = shape.slots.map(({ index }) => index);
+const SPARSE = tinyRun(
+  'method.param_groups=[{match: [embed_tokens], policy: row-sparse, codec: int8}]',
+).shape;
 const { UNEXPECTED_MESSAGE, MALFORMED_MESSAGE, INVALID_CONTRIBUTION } = CLOSE_CODES;
 
 function staging(): Staging {
@@ -236,5 +241,46 @@ test('a peer cannot make memory grow with tensors of wrong lengths, twice, late,
     stage.close();
     for (const part of contributionOf(RUN, step, 'c')) stage.accept('c', part);
     t.is(stage.bytesPooled, 2 * CONTRIBUTION_BYTES);
+  }
+});
+
+test('of a row-sparse slot any number of rows is taken; no other length, and no rows that it does not have', (t) => {
+  // 19 rows of 16 numbers, fewer than 4096: f32 whatever the codec.
+  const rowsPart = (rows: readonly number[], fields: Partial<PartMessage> = {}): PartMessage => {
+    const bytes = encodeRows('f32', Uint32Array.from(rows), new Float32Array(16 * rows.length), derive(1));
+    const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes);
+    return { ...part!, ...fields };
+  };
+  const start = (): Staging => {
+    const stage = new Staging(SPARSE.slots, SPARSE.sizes, SPARSE.refresh.rounds);
+    stage.open({ step: 5, round: 0 });
+    return stage;
+  };
+  const stage = start();
+  for (const [trainerId, rows] of [
+    ['a', []],
+    ['b', [3]],
+    ['c', Array.from({ length: 19 }, (_, row) => row)],
+  ] as const) {
+    stage.accept(trainerId, rowsPart(rows));
+    t.is(stage.take(trainerId, 'contribution', [0]).get(0)?.bytes.length, 4 + 68 * rows.length);
+  }
+  const cases: [PartMessage, { code: number }, RegExp][] = [
+    [
+      rowsPart([3], { totalBytes: 73 }),
+      UNEXPECTED_MESSAGE,
+      /73 bytes of f32 are not 0 to 19 rows of model\.embed/,
+    ],
+    [rowsPart([3], { totalBytes: 4 + 68 * 20 }), UNEXPECTED_MESSAGE, /not 0 to 19 rows/],
+    [rowsPart([3], { totalBytes: 2 ** 32 - 1 }), UNEXPECTED_MESSAGE, /not 0 to 19 rows/],
+    [rowsPart([3], { codec: 'int8' }), MALFORMED_MESSAGE, /72 bytes of int8; expected: 72 bytes of f32/],
+    [rowsPart([19]), MALFORMED_MESSAGE, /row 19 is not one of its 19/],
+    [rowsPart([3, 3]), MALFORMED_MESSAGE, /row 3 follows row 3/],
+  ];
+  for (const [part, { code }, message] of cases) {
+    const hostile = start();
+    const error = t.throws(() => hostile.accept('a', part), { instanceOf: ProtocolError, message });
+    t.is(error?.closeCode, code, message.source);
+    t.throws(() => hostile.take('a', 'contribution', [0]), { message: /lacks slot 0/ });
   }
 });

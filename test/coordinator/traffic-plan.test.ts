@@ -55,6 +55,26 @@ test('memory: 16 bytes a number of AdamW are 12 without the gradient, power keep
   t.true(power.optimizer / parameters > 1 && power.optimizer / parameters < 1.03);
 });
 
+test('whole gradients cost a byte a number of the matrices that are projected, and none on the wire', (t) => {
+  const groups = 'param_groups: [{match: [attn, mlp], feedback: gradient}]';
+  const [none, kept, exact] = [
+    'method={}',
+    `method={${groups}}`,
+    `method={${groups}, feedback_dtype: f32}`,
+  ].map((settings) => plan60m(settings));
+  const { parameters } = kept!.policies.find(({ policy }) => policy === 'one-sided')!;
+  t.is(none!.trainerMemory.feedback, 0);
+  t.is(exact!.trainerMemory.feedback, 4 * parameters);
+  const bytes = kept!.trainerMemory.feedback / parameters;
+  t.true(bytes > 1 && bytes < 1.03, `${bytes}`);
+  // Nothing of it is bound to a basis: no slot is flushed before a refresh.
+  const int4 =
+    'method={update_proj_gap: 10, param_groups: [{match: [mlp], codec: int4, feedback: FEEDBACK}]}';
+  const [unkept, whole] = ['none', 'gradient'].map((feedback) => plan60m(int4.replace('FEEDBACK', feedback)));
+  t.is(whole!.contribution, unkept!.contribution);
+  t.is(whole!.update, unkept!.update);
+});
+
 test('local steps: bytes are those of an exchange, dense f32 those of all optimizer steps; weights are kept twice', (t) => {
   const [none, four] = ['1', '4'].map((count) => plan60m('method.name=full', `local_steps.count=${count}`));
   t.is(four!.contribution, none!.contribution);
@@ -76,6 +96,21 @@ test('a slot that is flushed before a refresh pays for it, one without feedback 
   );
   t.true(kept!.contribution > 1.01 * none!.contribution);
   t.is(kept!.update, none!.update);
+});
+
+test('row-sparse counts as many rows as there are tokens: of the trainer up, of the step down', (t) => {
+  const plan = plan60m(
+    'wire.codec=f32',
+    'method={name: full, param_groups: [{match: [embed_tokens], policy: row-sparse}]}',
+  );
+  const { up, down, ranks, parameters } = plan.policies.find(({ policy }) => policy === 'row-sparse')!;
+  t.is(ranks, null);
+  t.is(parameters, 32_000 * 512);
+  // 4 sequences of 256 tokens, half of them of each of two trainers; the Parts' headers come on top.
+  const row = 4 * 512 + 4;
+  t.true(up >= 4 + 512 * row && up < 1.001 * 512 * row, `${up}`);
+  t.true(down >= 4 + 1024 * row && down < 1.001 * 1024 * row, `${down}`);
+  t.is(plan.trainerMemory.total, 12 * plan.parameters);
 });
 
 test('more trainers share the sums of a refresh and the data, not what each sends', (t) => {

@@ -101,3 +101,40 @@ test.serial('galore plan is within 3% of the bytes that a run sends, kind by kin
   const policies = lines.map(({ traffic }) => traffic.policies.power?.up ?? 0);
   t.true(policies.every((bytes) => bytes > 0));
 });
+
+test.serial(
+  'row-sparse: two trainers have the losses of dense, with the rows of the batch alone',
+  async (t) => {
+    const more = (policy: string) => ({
+      method: {
+        name: 'galore',
+        rank: 8,
+        update_proj_gap: 5,
+        param_groups: [{ match: ['embed_tokens'], policy }],
+      },
+      ...{ wire: { codec: 'f32' }, seq_len: 16, batch_size: 4, steps: 8 },
+    });
+    const [dense, sparse] = [await train(t, 2, more('dense')), await train(t, 2, more('row-sparse'))];
+    const worst = Math.max(...dense.metrics.map(({ loss }, i) => Math.abs(loss - sparse.metrics[i]!.loss)));
+    t.log(`losses within ${worst.toExponential(2)}`);
+    t.true(worst <= 5e-5, `losses differ by ${worst}`);
+    const bytesOf = (run: TestRun, policy: 'dense' | 'row-sparse') => {
+      const lines = run.metrics as readonly (Metric & { readonly traffic: TrafficReport })[];
+      const all = lines.map(({ traffic }) => traffic.policies[policy] ?? { up: 0, down: 0 });
+      return {
+        up: all.reduce((sum, { up }) => sum + up, 0),
+        down: all.reduce((sum, { down }) => sum + down, 0),
+      };
+    };
+    const [whole, rest, rows] = [
+      bytesOf(dense, 'dense'),
+      bytesOf(sparse, 'dense'),
+      bytesOf(sparse, 'row-sparse'),
+    ];
+    for (const way of ['up', 'down'] as const) {
+      const embedding = whole[way] - rest[way];
+      t.log(`${way}: ${rows[way]} bytes of rows for ${embedding} of the whole matrix`);
+      t.true(rows[way] > 0 && rows[way] < embedding / 5);
+    }
+  },
+);

@@ -106,6 +106,23 @@ def decode(codec, data, count):
     return [f32(code * scales[index // size]) for index, code in enumerate(codes)]
 
 
+def encoded_bytes(codec, count):
+    return len(encode(codec, [0.0] * count, {"low": 0, "high": 0}))
+
+
+def decode_rows(codec, data, matrix_rows, columns, most):
+    """Numbers of rows and the numbers in them; ValueError for bytes that are malformed."""
+    require(len(data) >= 4, "no number of rows")
+    (count,) = unpack("I", data[:4])
+    require(count <= most, "too many rows")
+    start = 4 + 4 * count
+    require(len(data) == start + encoded_bytes(codec, count * columns), "wrong length")
+    rows = unpack("I", data[4:start])
+    require(all(row < matrix_rows for row in rows), "a row that is not there")
+    require(all(a < b for a, b in zip(rows, rows[1:])), "rows that do not ascend")
+    return rows, decode(codec, data[start:], count * columns)
+
+
 def require(holds, what):
     if not holds:
         raise ValueError(what)
@@ -238,6 +255,19 @@ def check(folder):
         except ValueError:
             continue
         raise AssertionError(f"{vector['codec']}: {vector['why']} is not refused")
+    for vector in codecs["rows"]:
+        shape = [vector[field] for field in ("matrixRows", "columns", "most")]
+        rows, numbers = decode_rows(vector["codec"], bytes.fromhex(vector["encoded"]), *shape)
+        what = f"{vector['codec']}, rows {vector['rows']}"
+        assert rows == vector["rows"], f"{what}: other rows"
+        assert numbers == unpack("f", bytes.fromhex(vector["decoded"])), f"{what}: other numbers"
+    for vector in codecs["refusedRows"]:
+        shape = [vector[field] for field in ("matrixRows", "columns", "most")]
+        try:
+            decode_rows(vector["codec"], bytes.fromhex(vector["encoded"]), *shape)
+        except ValueError:
+            continue
+        raise AssertionError(f"rows: {vector['why']} is not refused")
     schema = Schema((folder / "../../proto/galore.proto").read_text())
     messages = json.loads((folder / "messages.json").read_text())
     for vector in messages:
@@ -245,6 +275,6 @@ def check(folder):
         (what,) = vector["fields"]
         assert schema.read("Envelope", envelope) == vector["fields"], f"{what}: other fields"
         assert schema.write("Envelope", vector["fields"]) == envelope, f"{what}: other bytes"
-    counts = [len(codecs["encoded"]), len(codecs["refused"]), len(messages)]
+    counts = [len(codecs["encoded"] + codecs["rows"]), len(codecs["refused"] + codecs["refusedRows"]), len(messages)]
     print("{} encodings, {} refusals and {} messages agree".format(*counts))
     return 0

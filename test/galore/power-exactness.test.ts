@@ -4,7 +4,7 @@
  */
 import test from 'ava';
 import type { LocalState } from '../../src/galore/feedback/feedback.ts';
-import { powerFeedback } from '../../src/galore/feedback/power.ts';
+import { gradientFeedback } from '../../src/galore/feedback/gradient.ts';
 import { matrix, zip, type Matrix } from '../../src/galore/matrix.ts';
 import { firstFactors, powerRule } from '../../src/galore/optimizer/power.ts';
 import { tensorsOf, type RuleState } from '../../src/galore/optimizer/rule.ts';
@@ -91,10 +91,10 @@ function train(tokens: readonly number[]): Trained {
       const mean = zip((x) => x / share, shareOf(matrixOf(weight), step, start, tokens[i]!, all));
       start += tokens[i]!;
       return tf.tidy(() => {
-        const open = powerFeedback.add(context, local, tensorOf(mean), true);
-        const payload = tf.keep(powerFeedback.payload(context, open));
+        const open = gradientFeedback.add(context, local, tensorOf(mean), true);
+        const payload = tf.keep(gradientFeedback.payload(context, open));
         payloads.push(payload);
-        const left = powerFeedback.settle(context, open, payload);
+        const left = gradientFeedback.settle(context, open, payload);
         tf.dispose([local['feedback'] as Tensor, open['open'] as Tensor]);
         return { feedback: tf.keep(left['feedback'] as Tensor) };
       });

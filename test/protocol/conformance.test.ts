@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import test from 'ava';
 import { ProtocolError } from '../../src/errors.ts';
 import { codecFor, type CodecName } from '../../src/galore/codec/codec.ts';
-import { conformanceFiles } from './conformance.ts';
+import { checkRows } from '../../src/galore/rows.ts';
+import { conformanceFiles, ROWS_SLOT } from './conformance.ts';
 
 const FOLDER = new URL('../../../docs/vectors/', import.meta.url);
 
@@ -20,12 +21,18 @@ test('the conformance vectors in docs/ are those of this build; node scripts/con
 });
 
 test('what the vectors say is refused is refused', (t) => {
-  const { refused } = JSON.parse(readFileSync(new URL('codecs.json', FOLDER), 'utf8')) as {
+  const { refused, refusedRows } = JSON.parse(readFileSync(new URL('codecs.json', FOLDER), 'utf8')) as {
     refused: Refusal[];
+    refusedRows: Refusal[];
   };
   t.true(refused.length > 10);
   for (const { codec, count, why, encoded } of refused) {
     const bytes = Buffer.from(encoded, 'hex');
     t.throws(() => codecFor(codec).check(bytes, count), { instanceOf: ProtocolError }, `${codec}: ${why}`);
+  }
+  t.is(refusedRows.length, 5);
+  for (const { codec, why, encoded } of refusedRows) {
+    const bytes = Buffer.from(encoded, 'hex');
+    t.throws(() => checkRows(ROWS_SLOT, codec, bytes), { instanceOf: ProtocolError }, `rows: ${why}`);
   }
 });

@@ -1,6 +1,8 @@
 /** The conformance vectors of docs/vectors/, as scripts/conformance.mjs writes them and a test compares them. */
 import { galore } from '#messages';
 import { CODEC_NAMES, codecFor, type CodecName } from '../../src/galore/codec/codec.ts';
+import { encodeRows, openRows } from '../../src/galore/rows.ts';
+import type { RowSparseSlot } from '../../src/galore/slot.ts';
 import { encodeEnvelope } from '../../src/protocol/envelope.ts';
 import { derive, randomNormal } from '../../src/random.ts';
 import { SAMPLES } from './samples.ts';
@@ -10,7 +12,7 @@ const { Envelope } = galore.v1;
 /** Names and contents of the files. */
 export function conformanceFiles(): ReadonlyMap<string, string> {
   return new Map([
-    ['codecs.json', json({ encoded: codecVectors(), refused: refusals() })],
+    ['codecs.json', json({ encoded: codecVectors(), refused: refusals(), ...rowVectors() })],
     ['messages.json', json(messageVectors())],
   ]);
 }
@@ -65,6 +67,45 @@ function refusals(): object[] {
     refused('int4', 1, 'a negative scale', '80bf01'),
     refused('int4', 65, 'a scale short', `803f${'11'.repeat(32)}01`),
   ];
+}
+
+/** Rows of a matrix of 9 x 130: the numbers of two are more than a block of each codec. */
+export const ROWS_SLOT: RowSparseSlot = {
+  ...{ name: 'rows', shape: [9, 130], index: 0 },
+  ...{ policy: 'row-sparse', rule: 'adamw', mostRows: 4 },
+};
+
+function rowVectors(): object {
+  const [matrixRows, columns] = ROWS_SLOT.shape;
+  const most = ROWS_SLOT.mostRows;
+  const key = derive(42, 'rows');
+  const encodedOf = (codec: CodecName, rows: readonly number[]): Uint8Array => {
+    const values = Float32Array.from({ length: rows.length * columns! }, (_, i) => randomNormal(key, i));
+    return encodeRows(codec, Uint32Array.from(rows), values, key);
+  };
+  const encoded = CODEC_NAMES.flatMap((codec) =>
+    [[], [4], [0, 3, 8]].map((rows) => {
+      const bytes = encodedOf(codec, rows);
+      const { numbers } = openRows(ROWS_SLOT, codec, bytes);
+      const decoded = codecFor(codec).decode(numbers, rows.length * columns!);
+      return { codec, matrixRows, columns, most, rows, encoded: hex(bytes), decoded: hex(bytesOf(decoded)) };
+    }),
+  );
+  const refused = [
+    { why: 'a row that the matrix does not have', rows: [4, 9] },
+    { why: 'a row twice', rows: [4, 4] },
+    { why: 'rows that descend', rows: [5, 4] },
+    { why: 'more rows than may travel', rows: [0, 1, 2, 3, 4] },
+  ].map(({ why, rows }) => ({
+    codec: 'f32',
+    matrixRows,
+    columns,
+    most,
+    why,
+    encoded: hex(encodedOf('f32', rows)),
+  }));
+  const short = { codec: 'f32', matrixRows, columns, most, why: 'a row short', encoded: '0200000001000000' };
+  return { rows: encoded, refusedRows: [...refused, short] };
 }
 
 /** `fields` as protobuf's JSON mapping has them: names in camel case, bytes in base64, enums by name. */

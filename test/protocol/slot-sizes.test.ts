@@ -3,6 +3,7 @@ import { refreshPlan, type RefreshOptions } from '../../src/galore/projection/sk
 import { buildSlots } from '../../src/galore/slot.ts';
 import {
   basisSize,
+  payloadOfLength,
   payloadSize,
   rankOfBasis,
   ranksIn,
@@ -138,4 +139,27 @@ test('the ranks of a snapshot are those of its bases', (t) => {
   ];
   t.deepEqual(ranksIn(tensors, adaptive), new Map([[2, 24]]));
   t.deepEqual(ranksIn([], adaptive), new Map());
+});
+
+test('a row-sparse payload has as many rows as its length says, at most the tokens of a step', (t) => {
+  const groups = [{ match: ['embed_tokens'], policy: 'row-sparse' as const }];
+  const table = (rows: number, stepTokens: number): SlotSizes => {
+    const [slot] = buildSlots([{ name: 'model.embed_tokens.weight', shape: [rows, 64] }], {
+      ...{ policy: null, rank: 1, projType: 'std', targetModules: [], rule: 'adamw', plainRule: 'adamw' },
+      ...{ stepTokens, groups },
+    });
+    const codecs = sameCodec([slot!], 'int8');
+    return slotSizes([slot!], { codecs, refresh: refreshPlan(refresh), ranks: null })[0]!;
+  };
+  // 100 x 64 are 6400 numbers: int8 in any number of rows, 4 + 64 bytes each and a scale for every 256.
+  const sizes = table(100, 10);
+  t.deepEqual(payloadOf(sizes), { codec: 'int8', totalBytes: 4 + 10 * 68 + 4 * 3 });
+  const ofLength = (totalBytes: number) => payloadOfLength(sizes, 'update', 1, totalBytes);
+  t.deepEqual(ofLength(4), { codec: 'int8', totalBytes: 4 });
+  t.deepEqual(ofLength(4 + 68 + 4), { codec: 'int8', totalBytes: 76 });
+  for (const wrong of [0, 5, 75, 77, 4 + 11 * 68 + 4 * 3]) {
+    t.is(ofLength(wrong), `${wrong} bytes of int8 are not 0 to 10 rows of model.embed_tokens.weight`);
+  }
+  t.is(payloadOf(table(100, 1000)).totalBytes, 4 + 100 * 68 + 4 * 25);
+  t.is(payloadOf(table(10, 1000)).codec, 'f32');
 });

@@ -37,8 +37,8 @@ export const WELCOME: WelcomeMessage = {
   configJson: '{}',
   modelJson: '{}',
   schemaHash: new Uint8Array(32),
-  heartbeatIntervalMs: 1000,
-  heartbeatTimeoutMs: 10_000,
+  heartbeatIntervalMs: 20_000,
+  heartbeatTimeoutMs: 60_000,
   snapshot: null,
 };
 

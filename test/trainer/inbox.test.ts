@@ -1,6 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { ProtocolError } from '../../src/errors.ts';
+import type { RowSparseSlot } from '../../src/galore/slot.ts';
 import { CLOSE_CODES, type CloseReason } from '../../src/protocol/close-codes.ts';
 import { FIRST_DIGEST, recordDigest } from '../../src/protocol/digest.ts';
 import { encodeEnvelope } from '../../src/protocol/envelope.ts';
@@ -385,4 +386,25 @@ test('a record of generated bases has no Parts', (t) => {
     refusalOf(new Inbox(WELCOME, HEAD, SIZES), [...parts, commitOf(parts, { record })]).message,
     /1 slots/,
   );
+});
+
+test('an update of a row-sparse slot has the length of any number of rows up to the tokens of a step, no other', (t) => {
+  const slot: RowSparseSlot = {
+    ...{ name: 'embed_tokens', shape: [50, 4], index: 0 },
+    ...{ policy: 'row-sparse', rule: 'adamw', mostRows: 3 },
+  };
+  const sizes = [{ slot, codecs: CODECS!, basis: null, sketches: [] }];
+  for (const rows of [0, 1, 3]) {
+    const update = part('update', 0, 4 + 20 * rows);
+    const items = feed(new Inbox(WELCOME, HEAD, sizes), [
+      update,
+      commitOf([update], { record: UPDATE_RECORD }),
+    ]);
+    t.is(items[1]?.type, 'record');
+  }
+  for (const bytes of [1, 5, 23, 4 + 20 * 4, 800]) {
+    const { reason, message } = refusalOf(new Inbox(WELCOME, HEAD, sizes), [part('update', 0, bytes)]);
+    t.is(reason, 'UNEXPECTED_MESSAGE');
+    t.regex(message, new RegExp(`: ${bytes} bytes of f32 are not 0 to 3 rows of embed_tokens`));
+  }
 });

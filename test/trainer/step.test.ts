@@ -8,13 +8,20 @@ import {
   warmStart,
   type RefreshPlan,
 } from '../../src/galore/projection/sketch.ts';
-import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot } from '../../src/galore/slot.ts';
+import {
+  basisShape,
+  hasBasis,
+  matrixShape,
+  payloadShape,
+  sizeOf,
+  type ProjectedSlot,
+} from '../../src/galore/slot.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
 import type { StepOutput, StepTask } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
-import { tf } from '../galore/tensors.ts';
+import { tf, type Tensor2D } from '../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
 
 const { LocalStates } = await import('../../src/trainer/local-states.ts');
@@ -87,6 +94,7 @@ function startTrainer(t: ExecutionContext) {
 }
 
 const BATCH = tinyBatch(MODEL, 4);
+const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
 
 /** The same sequences in micro-batches of one. */
 function oneByOne({ ids, labels, sequences, length }: Batch): Batch[] {
@@ -343,6 +351,67 @@ test.serial(
     work({ step: 2 }).computeGradients(model);
     const later = taken().get(slot.index)!;
     t.true(later.every((value, i) => Math.abs(value - means.get(slot.index)![i]!) < 1e-5));
+  },
+);
+
+test.serial(
+  'sketches of slots that keep whole gradients are of all that is kept, which is then sent',
+  (t) => {
+    const settings = ['method.feedback=gradient', 'method.feedback_dtype=f32'];
+    const { replica, model, locals, work, taken } = startOther(t, ...settings);
+    const refresh = refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 });
+    const sketched = (step: number): Map<number, Float32Array> => {
+      const one = work({ step, refreshSlots: projected, refresh, batches: oneByOne(BATCH) });
+      one.computeGradients(model);
+      taken();
+      one.sendSketches(1, projected, 1, new Map());
+      one.dispose();
+      return taken();
+    };
+    const gradients = sketched(1); // with the share: half of the step's tokens
+    replica.installBases(1, bases('p'), [], (change) => locals.carry(change, CARRY));
+    work({ step: 1 }).computeGradients(model);
+    locals.decide(1, true);
+    const held = tf.memory().numTensors;
+    taken();
+    const [slot] = projected.map((index) => replica.slots[index] as ProjectedSlot);
+    const { index, side } = slot!;
+    const error = (): Tensor2D => locals.get(slot!)['feedback'] as Tensor2D;
+    const kept = error().dataSync<'float32'>().slice() as Float32Array;
+    const all = sketched(2).get(index)!;
+    const scale = Math.max(...all.map(Math.abs));
+    // The exact sketch stands as the basis does: A = G for side left, G' for side right.
+    const upright = (values: Float32Array): Float32Array =>
+      side === 'left'
+        ? values
+        : (tf.tidy(() =>
+            tf.transpose(tf.tensor2d(values, [...matrixShape(slot!)])).dataSync(),
+          ) as Float32Array);
+    const [of, first] = [upright(kept), gradients.get(index)!];
+    t.true(kept.some((value) => Math.abs(value) > 0.01 * scale));
+    t.true(all.every((value, i) => Math.abs(value - of[i]! - first[i]!) < 1e-5 * scale));
+    t.deepEqual(error().dataSync(), kept, 'a step that was given up changes nothing');
+    const second = work({ step: 2, refreshSlots: projected, refresh });
+    second.computeGradients(model);
+    replica.installBases(2, bases('q'), [], (change) => locals.carry(change, CARRY));
+    t.deepEqual(error().dataSync(), kept, 'no basis is behind it');
+    second.contributeHeld();
+    locals.decide(2, true);
+    t.is(tf.memory().numTensors, held);
+    // Sent with the new basis of all that was kept, and nothing of that is left in its subspace.
+    const sent = taken().get(index)!;
+    const [inside, payload] = tf.tidy(() => {
+      const whole = tf.tensor2d(all, [basisShape(slot!)[0], all.length / basisShape(slot!)[0]]);
+      const basis = replica.basis(slot!);
+      const left = side === 'left' ? error() : tf.transpose(error());
+      const product = tf.matMul(basis, whole, true, false);
+      return [
+        tf.matMul(basis, left, true, false).abs().max().dataSync()[0]!,
+        (side === 'left' ? product : tf.transpose(product)).dataSync() as Float32Array,
+      ] as unknown as [Tensor2D, Tensor2D];
+    }) as unknown as [number, Float32Array];
+    t.true(inside < 1e-5 * scale, `${inside} of ${scale}`);
+    t.true(sent.every((value, i) => Math.abs(value - payload[i]!) < 1e-5 * scale));
   },
 );
 

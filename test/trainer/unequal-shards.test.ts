@@ -1,7 +1,7 @@
 // Shares of any size give the weights of one trainer: contributions are weighted by tokens, sums add up.
 import test, { type ExecutionContext } from 'ava';
 import { sealUpdate } from '../../src/coordinator/update-sums.ts';
-import { basisShape, hasBasis } from '../../src/galore/slot.ts';
+import { basisShape, hasBasis, type Slot } from '../../src/galore/slot.ts';
 import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
 import { decodeEnvelope } from '../../src/protocol/envelope.ts';
 import type { Batch } from '../../src/trainer/model/batch.ts';
@@ -30,12 +30,20 @@ function sequencesOf(step: number, from: number, to: number): Batch[] {
   });
 }
 
-/** The weights after a few steps of trainers with these shares. @param isWeighted false: as if all had equal tokens */
+interface Options {
+  /** false: as if all had equal tokens. */
+  readonly isWeighted?: boolean;
+  readonly maxGradNorm?: number | undefined;
+  /** Told of every tensor that is sent. */
+  readonly onSent?: (slot: Slot, bytes: Uint8Array) => void;
+}
+
+/** The weights after a few steps of trainers with these shares. */
 function trainWith(
   t: ExecutionContext,
   settings: readonly string[],
   shares: readonly number[],
-  isWeighted = true,
+  { isWeighted = true, maxGradNorm, onSent }: Options = {},
 ): ReadonlyMap<string, Float32Array> {
   const { config, shape } = tinyRun(...settings);
   const { slots, codecs, refresh } = shape;
@@ -80,7 +88,10 @@ function trainWith(
         replica,
         locals[i]!,
         {
-          contribution: (slot, _, bytes) => tensors.set(slot.index, { codec: 'f32', bytes: bytes.slice() }),
+          contribution: (slot, _, bytes) => {
+            onSent?.(slot, bytes);
+            tensors.set(slot.index, { codec: 'f32', bytes: bytes.slice() });
+          },
           sketch: () => t.fail('nothing is refreshed'),
         },
       );
@@ -91,7 +102,7 @@ function trainWith(
     const { frames } = sealUpdate(
       { sequence: step, step, previousDigest: FIRST_DIGEST },
       {
-        ...{ slots, codecs, seed: 1, learningRate: 0.01, maxGradNorm: undefined, received: [], shards: [] },
+        ...{ slots, codecs, seed: 1, learningRate: 0.01, maxGradNorm, received: [], shards: [] },
         cursor: { next: 0, returned: [] },
         contributions: sent.map(({ tokens, tensors }) => ({
           weight: isWeighted ? tokens / total : 1 / shares.length,
@@ -113,7 +124,7 @@ function trainWith(
 
 test.serial('f32: trainers with 6 and 2 of 8 sequences have the weights of one trainer', (t) => {
   const one = trainWith(t, [], [8]);
-  const moved = relativeDifference(trainWith(t, [], [6, 2], false), one);
+  const moved = relativeDifference(trainWith(t, [], [6, 2], { isWeighted: false }), one);
   for (const shares of [
     [6, 2],
     [2, 6],
@@ -133,4 +144,34 @@ test.serial('power in f32: what trainers with 6 and 2 of 8 sequences keep and se
   const difference = relativeDifference(trainWith(t, settings, [6, 2]), one);
   t.log(`weights within ${difference.toExponential(2)}`);
   t.true(difference <= 1e-4, `${difference}`);
+});
+
+test.serial('row-sparse in f32: 1, 2 and 3 trainers have, bit for bit, the weights of policy dense', (t) => {
+  const group = (policy: string) => [`method.param_groups=[{match: [embed_tokens], policy: ${policy}}]`];
+  for (const maxGradNorm of [undefined, 0.1]) {
+    for (const shares of [[1], [1, 1], [1, 1, 1]]) {
+      const dense = trainWith(t, group('dense'), shares, { maxGradNorm });
+      const lengths = new Set<number>();
+      const sparse = trainWith(t, group('row-sparse'), shares, {
+        maxGradNorm,
+        onSent: ({ policy }, bytes) => policy === 'row-sparse' && lengths.add(bytes.length),
+      });
+      t.deepEqual(sparse, dense);
+      // At most 7 of the 19 rows of 16 numbers each, and not the same number in every step.
+      t.true(lengths.size > 1 && Math.max(...lengths) <= 4 + 7 * (4 + 4 * 16));
+    }
+  }
+});
+
+test.serial('row-sparse: micro-batches send the rows of all of them together', (t) => {
+  const settings = ['method.param_groups=[{match: [embed_tokens], policy: row-sparse}]'];
+  const one = trainWith(t, settings, [3]);
+  for (const shares of [
+    [2, 1],
+    [1, 1, 1],
+  ]) {
+    const difference = relativeDifference(trainWith(t, settings, shares), one);
+    t.log(`${shares.join(' + ')}: weights within ${difference.toExponential(2)}`);
+    t.true(difference <= 1e-5, `${difference}`);
+  }
 });

@@ -43,6 +43,15 @@ export interface FeedbackRule {
   payload(context: FeedbackContext, local: LocalState): tf.Tensor;
   /** What is left when `sent`, the payload as its receivers decode it, has left. */
   settle(context: FeedbackContext, local: LocalState, sent: tf.Tensor): LocalState;
+  /**
+   * What a refresh makes its sketches of, `gradient` included; left out: of the gradient alone. The basis is then that of
+   * everything the trainers have kept, whose sketches are summed like what they send of it. A new tensor.
+   */
+  accumulated?(
+    context: Pick<FeedbackContext, 'slot' | 'share'>,
+    local: LocalState,
+    gradient: tf.Tensor,
+  ): tf.Tensor;
   /** The same for a new basis, as far as it can hold it; left out: no basis is behind what is kept. New tensors. */
   carry?(change: SlotBasisChange, local: LocalState): LocalState;
 }

@@ -1,10 +1,10 @@
 /**
  * What a trainer keeps of a slot for itself: by the slot's feedback, and of its local steps. Pure: the coordinator reads it too, for
- * checkpoints hold it. How it changes is in power.ts and payload.ts.
+ * checkpoints hold it. How it changes is in gradient.ts and payload.ts.
  */
 import { innerState } from '../displacement.ts';
 import type { StateSpec } from '../optimizer/rule-state.ts';
-import { carriesSums, payloadShape, type PowerSlot, type Slot } from '../slot.ts';
+import { carriesSums, keepsError, payloadShape, type ErrorSlot, type Slot } from '../slot.ts';
 import { bufferSpec } from './buffer-spec.ts';
 
 /** The state of its local steps and what feedback keeps. All zeros before the first step; empty: nothing is kept. */
@@ -19,11 +19,11 @@ export function hasLocalState(slot: Slot): boolean {
 
 function feedbackState(slot: Slot): readonly StateSpec[] {
   if (!carriesSums(slot)) return [];
-  return [slot.policy === 'power' ? errorSpec(slot) : residualSpec(slot)];
+  return [keepsError(slot) ? errorSpec(slot) : residualSpec(slot)];
 }
 
-/** The error of a power slot. */
-export function errorSpec({ shape, buffers }: PowerSlot): StateSpec {
+/** The error of a slot that keeps whole gradients. */
+export function errorSpec({ shape, buffers }: ErrorSlot): StateSpec {
   return bufferSpec('feedback', shape, buffers.feedback);
 }
 

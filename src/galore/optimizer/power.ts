@@ -136,7 +136,7 @@ function changed(
   const key = derive(hyper.seed, 'moment', hyper.step, slot.index);
   const options = optionsOf(slot, hyper);
   const next =
-    moment instanceof Uint8Array && hasPowerKernels()
+    moment instanceof Uint8Array && slot.buffers.moment === 'int8' && hasPowerKernels()
       ? powerUpdate(weight, moment, factors, roots, options, key)
       : plainUpdate(slot, weight, moment, factors, roots, options, key);
   tf.dispose([roots.row, roots.column]);

@@ -59,14 +59,14 @@ function splitBases(basis: tf.Tensor2D, rows: number): [tf.Tensor2D, tf.Tensor2D
   return [tf.slice(basis, [0, 0], [rows, -1]), tf.slice(basis, [rows, 0], [-1, -1])];
 }
 
-/** What travels of a gradient, which may be a factor: R, the core, or (policy `dense`) itself, as a new tensor. */
+/** What travels of a gradient, which may be a factor: R, the core, or (policies `dense` and `row-sparse`) itself, as a new tensor. */
 export function payloadOf(
   slot: Slot,
   gradient: tf.Tensor,
   basis: tf.Tensor2D | null,
   multiply: Multiply = product,
 ): tf.Tensor {
-  if (slot.policy === 'dense') return numbersOf(gradient);
+  if (slot.policy === 'dense' || slot.policy === 'row-sparse') return numbersOf(gradient);
   if (!hasBasis(slot) || basis === null) throw new TensorShapeError(`${slot.name} has no basis yet`);
   const matrix = gradient as tf.Tensor2D;
   return slot.policy === 'two-sided'

@@ -1,4 +1,4 @@
-// Operations of TensorFlow for slots that travel as power (galore/feedback/power.ts, galore/optimizer/power.ts): the
+// Operations of TensorFlow for slots that travel as power (galore/feedback/gradient.ts, galore/optimizer/power.ts): the
 // sketch of an error, what is left of it, and the update. The m x n matrices are made a tile of rows at a time, in
 // the cache: nothing of that size is written but what is kept. A product is summed in the order of its inner
 // dimension, one fused multiply-add after the other, so that it does not depend on threads or vector registers.

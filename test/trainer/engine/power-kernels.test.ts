@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { NotFiniteError } from '../../../src/errors.ts';
 import { int8Codec } from '../../../src/galore/codec/int8.ts';
 import type { FeedbackContext, LocalState } from '../../../src/galore/feedback/feedback.ts';
-import { powerFeedback } from '../../../src/galore/feedback/power.ts';
+import { gradientFeedback } from '../../../src/galore/feedback/gradient.ts';
 import { firstFactors, powerRule } from '../../../src/galore/optimizer/power.ts';
 import type { RuleState } from '../../../src/galore/optimizer/rule.ts';
 import { hasPowerKernels, POWER_KERNELS } from '../../../src/galore/power-kernels.ts';
@@ -12,6 +12,7 @@ import { isTallStep, payloadShape, sizeOf, type PowerSlot } from '../../../src/g
 import { derive, randomNormal, randomUint32 } from '../../../src/random.ts';
 import { openHandles } from '../../../src/trainer/engine/binding.ts';
 import { HYPER } from '../../galore/run-rule.ts';
+import { projectedSlot } from '../../galore/matrices.ts';
 import { powerSlot } from '../../galore/power.ts';
 import { tf, type Tensor } from '../../galore/tensors.ts';
 
@@ -67,11 +68,11 @@ function feedback(
   gradient: Tensor,
   isLast: boolean,
 ): { readonly payload: Tensor | null; readonly left: LocalState } {
-  const open = powerFeedback.add(context, local, gradient, isLast);
+  const open = gradientFeedback.add(context, local, gradient, isLast);
   if (!isLast) return { payload: null, left: open };
-  const payload = powerFeedback.payload(context, open);
+  const payload = gradientFeedback.payload(context, open);
   const sent = tf.tidy(() => tf.round(payload));
-  const left = powerFeedback.settle(context, open, sent);
+  const left = gradientFeedback.settle(context, open, sent);
   tf.dispose(sent);
   for (const value of Object.values(open)) if (value instanceof tf.Tensor) value.dispose();
   return { payload, left };
@@ -129,6 +130,46 @@ for (const [m, n] of SHAPES) {
     }
   }
 }
+
+for (const side of ['left', 'right'] as const) {
+  test.serial(`a one-sided slot that keeps whole gradients, ${side}: the bytes of the plain path`, (t) => {
+    const [m, n] = [150, 328];
+    const before = tf.memory().numTensors;
+    const kept = { feedback: 'gradient', buffers: { feedback: 'int8' } } as const;
+    const slot = { ...projectedSlot(m, n, side, 5), ...kept };
+    const rows = side === 'left' ? m : n;
+    const basis = tf.tensor2d(whole('basis', rows * 5, 2), [rows, 5]);
+    const context = { slot, step: 3, basis, state: {}, share: 0.5, key: derive(9) };
+    const local = { feedback_codes: wholeError(m * n) };
+    const gradient = tf.tensor2d(whole('gradient', m * n, 60), [m, n]);
+    const plain = feedback(context, local, gradient, true);
+    const fast = withKernels(true, () => feedback(context, local, gradient, true));
+    t.deepEqual(fast.left, plain.left);
+    t.notDeepEqual(fast.left, local);
+    t.deepEqual(fast.payload!.dataSync(), plain.payload!.dataSync());
+    tf.dispose([basis, gradient, fast.payload!, plain.payload!]);
+    t.is(openHandles(), 0);
+    t.is(tf.memory().numTensors, before);
+  });
+}
+
+test.serial('buffers of bf16 are bf16 with the kernels, too', (t) => {
+  const slot = powerSlot(24, 512, 2, 'bf16');
+  const state = {
+    ...{ m_codes: new Uint8Array(2 * 24 * 512), v_row: tf.zeros([24]), v_col: tf.zeros([512]) },
+    ...firstFactors(slot, 3),
+  };
+  const context = contextOf(slot, 1, state);
+  const local = { feedback_codes: new Uint8Array(2 * 24 * 512) };
+  const [gradient, weight] = [normal('gradient', [24, 512]), normal('weight', [24, 512])];
+  const payload = normal('payload', payloadShape(slot, 1));
+  const run = (isOn: boolean) =>
+    withKernels(isOn, () => ({
+      error: feedback(context, local, gradient, true).left,
+      moment: powerRule.step({ slot, weight, payload, state, basis: null, hyper: HYPER }).state['m_codes'],
+    }));
+  t.deepEqual(run(true), run(false));
+});
 
 for (const [m, n] of SHAPES) {
   for (const { clip, weightDecay, semantics } of [
@@ -190,7 +231,7 @@ test.serial('dice that fall next to a whole number are those of the codec', (t) 
   for (const factor of [1, 0.1, 1e-20, 3e30]) {
     const scaled = values.map((value) => value * factor);
     const gradient = tf.tensor2d(scaled, [m, n]);
-    const fast = withKernels(true, () => powerFeedback.add(context, local, gradient, false));
+    const fast = withKernels(true, () => gradientFeedback.add(context, local, gradient, false));
     t.deepEqual(fast, { feedback_codes: int8Codec.encode(scaled, context.key) });
     gradient.dispose();
   }
@@ -205,7 +246,7 @@ test.serial('numbers that are not finite are an error, not bytes', (t) => {
     values[5000] = bad;
     const gradient = tf.tensor2d(values, [24, 512]);
     const error = t.throws(
-      () => withKernels(true, () => powerFeedback.add(context, local, gradient, false)),
+      () => withKernels(true, () => gradientFeedback.add(context, local, gradient, false)),
       {
         instanceOf: NotFiniteError,
       },

@@ -1,0 +1,47 @@
+import test from 'ava';
+import { llamaConfigFromFields } from '../src/model/llama-config.ts';
+import { contributionBytes, meanContributionBytes } from '../src/protocol/slot-sizes.ts';
+import { buildRunShape } from '../src/run-shape.ts';
+import { MINIMAL, resolve } from './config/parse.ts';
+
+const MODEL = llamaConfigFromFields({ size: '60m' }, { vocabSize: 32_000, maxPositionEmbeddings: 256 });
+const DENSE_BYTES = 4 * 58_073_600;
+
+/** How many times fewer bytes than dense f32, and the ranks of layers and of the head. */
+function shapeOf(...settings: readonly string[]) {
+  const { slots, sizes } = buildRunShape(resolve(MINIMAL, ...settings), MODEL);
+  const rankOf = (part: string): number => slots.find(({ name }) => name.includes(part))?.rank ?? 0;
+  return {
+    times: DENSE_BYTES / meanContributionBytes(sizes),
+    layers: rankOf('o_proj'),
+    head: rankOf('lm_head'),
+  };
+}
+
+test('a rank budget gives the greatest ranks that keep to it, in the proportions of the file', (t) => {
+  for (const preset of ['balanced', 'wan', 'extreme']) {
+    for (const budget of [20, 50.5, 100, 300]) {
+      const found = shapeOf(`preset=${preset}`, `method.rank_budget=${budget}`);
+      t.true(found.times >= budget, `${preset}: ${found.times} of ${budget}`);
+      const [layers, head] = [found.layers, found.head];
+      t.true(preset === 'extreme' ? layers === head : Math.abs(head - 2 * layers) <= 1, `${layers}, ${head}`);
+      const groups = `method.param_groups=[{match: [embed_tokens, lm_head], rank: ${head + 1}, scale: 1}]`;
+      const more = shapeOf(`preset=${preset}`, `method.rank=${layers + 1}`, groups);
+      t.true(more.times < budget, `one more each: ${more.times}`);
+    }
+  }
+});
+
+test('without a budget ranks are those of the file; a mean contribution lies between odd and even ones', (t) => {
+  const { layers, head } = shapeOf('preset=wan');
+  t.deepEqual([layers, head], [32, 64]);
+  const { sizes } = buildRunShape(resolve(MINIMAL, 'preset=wan'), MODEL);
+  t.true(meanContributionBytes(sizes) <= contributionBytes(sizes));
+  t.true(meanContributionBytes(sizes) > contributionBytes(sizes) / 2);
+});
+
+test('a budget that cannot be kept comes to rank 1', (t) => {
+  const { layers, times } = shapeOf('method.name=galore', 'method.rank_budget=1000');
+  t.is(layers, 1);
+  t.true(times < 1000);
+});
