@@ -1,4 +1,5 @@
 /** What only a new run needs: its model, and the checkpoint of step 0 with the first weights. */
+import { bytesOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
@@ -63,10 +64,6 @@ async function copyWeights(writer: CheckpointWriter, model: LlamaConfig, path: s
       await writer.write(index, first * values.BYTES_PER_ELEMENT, bytesOf(values));
     }
   }
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
 function firstFacts({ name, seed }: RunConfig, runId: string): RunFacts {

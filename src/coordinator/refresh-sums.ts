@@ -2,6 +2,7 @@
  * The coordinator's part in a refresh: sums of sketches, and the factors that trainers made of them.
  * Holds one refresh at a time; see docs/protocol.md, "Refresh rounds".
  */
+import { bytesOf } from '../array-bytes.ts';
 import { sumEncoded } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { BASIS_TOLERANCE, checkBasis, FACTOR_TOLERANCE } from '../galore/projection/check.ts';
@@ -77,7 +78,7 @@ export class RefreshSums {
   /** The summed sketch of a slot as bytes, for the trainer that factorises it. */
   sumOf(index: number): Uint8Array | null {
     const sum = this.#sums.get(index);
-    return sum === undefined ? null : new Uint8Array(sum.buffer, sum.byteOffset, sum.byteLength);
+    return sum === undefined ? null : bytesOf(sum);
   }
 
   /**

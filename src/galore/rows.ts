@@ -2,6 +2,7 @@
  * Some rows of a matrix as bytes, for gradients that are zero in all others (policy row-sparse): u32 k, then k row
  * numbers (u32, strictly ascending), then the k x D numbers of these rows in a codec. Little-endian. Pure.
  */
+import { bytesOf } from '../array-bytes.ts';
 import { ProtocolError } from '../errors.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import type { RandomKey } from '../random.ts';
@@ -51,7 +52,7 @@ export function encodeRows(
   const start = 4 + 4 * rows.length;
   const bytes = allocate(start + codecFor(codec).encodedBytes(values.length));
   bytes.set(new Uint8Array(Uint32Array.of(rows.length).buffer));
-  bytes.set(new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength), 4);
+  bytes.set(bytesOf(rows), 4);
   const numbers = bytes.subarray(start);
   const encoded = codecFor(codec).encode(values, key, numbers);
   if (encoded !== numbers) numbers.set(encoded);

@@ -1,8 +1,8 @@
 /** Bases that every trainer makes alike from the run's seed, in the form in which others come over the wire. Pure. */
+import { bytesOf } from '../array-bytes.ts';
 import { generatedBasis } from '../galore/projection/generated-basis.ts';
 import type { ProjectedSlot } from '../galore/slot.ts';
 import type { RunShape } from '../run-shape.ts';
-import { bytesOf } from './array-bytes.ts';
 import type { EncodedTensor } from './replica.ts';
 
 /** @throws Error in a run whose bases come otherwise */

@@ -2,6 +2,7 @@
  * The trainer process: one loop over what the network thread hands in. State changes only by snapshots
  * and records; work for a step is held until the step's record arrives or the connection goes.
  */
+import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
@@ -24,7 +25,6 @@ import { ranksIn } from '../protocol/slot-sizes.ts';
 import { collectWhenGrown } from '../heap.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
-import { bytesOf, floatsOf } from './array-bytes.ts';
 import { toBatches, toLocalBatches } from './batches.ts';
 import { DisplacementWork } from './displacement-work.ts';
 import { precisionWarning } from './engine/device.ts';

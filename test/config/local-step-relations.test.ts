@@ -1,20 +1,13 @@
 import test from 'ava';
-import { resolvedYaml } from '../../src/config/load.ts';
 import { checkResumable } from '../../src/config/resumable.ts';
 import { METHODS } from '../../src/config/schema.ts';
 import { ConfigError } from '../../src/errors.ts';
-import { MINIMAL, refusal, resolve } from './parse.ts';
+import { MINIMAL, resolve } from './parse.ts';
+import { testRules, type BrokenRule } from './rule-tests.ts';
 
 const H = 'local_steps.count=8';
 
-/** Settings that break one rule, the field that is blamed, words of the sentence, and settings that mend it. */
-const RULES: readonly {
-  readonly title: string;
-  readonly broken: readonly string[];
-  readonly field: string;
-  readonly words: RegExp;
-  readonly mended: readonly string[];
-}[] = [
+const RULES: readonly BrokenRule[] = [
   {
     title: 'a method with whole gradients has none',
     broken: [H, 'method.name=fira'],
@@ -110,19 +103,7 @@ const RULES: readonly {
   },
 ];
 
-for (const { title, broken, field, words, mended } of RULES) {
-  test(title, (t) => {
-    const { faults, message } = refusal(MINIMAL, ...broken);
-    t.deepEqual(
-      faults.map((fault) => fault.field),
-      [field],
-      message,
-    );
-    t.regex(message, words);
-    const config = resolve(MINIMAL, ...mended);
-    t.deepEqual(resolve(resolvedYaml(config)), config);
-  });
-}
+testRules(RULES);
 
 test('every method either takes local steps or is refused with one fault that names it', (t) => {
   const able = METHODS.filter((name) => {

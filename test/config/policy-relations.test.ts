@@ -1,19 +1,12 @@
 import test from 'ava';
-import { resolvedYaml } from '../../src/config/load.ts';
-import { MINIMAL, refusal, resolve } from './parse.ts';
+import { MINIMAL, resolve } from './parse.ts';
+import { testRules, type BrokenRule } from './rule-tests.ts';
 
 const GROUPS = 'method.param_groups';
 const group = (name: string, fields: string): string =>
   `method={name: ${name}, param_groups: [{match: [embed_tokens], ${fields}}]}`;
 
-/** Settings that break one rule, the field that is blamed, words of the sentence, and a setting that mends it. */
-const RULES: readonly {
-  readonly title: string;
-  readonly broken: readonly string[];
-  readonly field: string;
-  readonly words: RegExp;
-  readonly mended: readonly string[];
-}[] = [
+const RULES: readonly BrokenRule[] = [
   {
     title: 'preset and method say the same',
     broken: ['preset=exact', 'method.name=power'],
@@ -267,19 +260,7 @@ const RULES: readonly {
   },
 ];
 
-for (const { title, broken, field, words, mended } of RULES) {
-  test(title, (t) => {
-    const { faults, message } = refusal(MINIMAL, ...broken);
-    t.deepEqual(
-      faults.map((fault) => fault.field),
-      [field],
-      message,
-    );
-    t.regex(message, words);
-    const config = resolve(MINIMAL, ...mended);
-    t.deepEqual(resolve(resolvedYaml(config)), config);
-  });
-}
+testRules(RULES);
 
 test('with whole gradients kept a refresh resets the moments, unless the file or the preset says otherwise', (t) => {
   const moments = (settings: string): string => resolve(MINIMAL, settings).method.moments;
