@@ -17,8 +17,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const GALORE = fileURLToPath(new URL('../../bin/galore.js', import.meta.url));
-/** How long the slow trainer runs and rests together. */
-const PERIOD_MS = 60;
+/** How long the slow trainer runs and rests together: little beside a step, or it rests when a message comes. */
+const PERIOD_MS = 15;
 
 const { values: options } = parseArgs({
   options: {

@@ -9,9 +9,9 @@ import { join } from 'node:path';
 import { lineChart, type Line } from './line-chart.ts';
 import { mean, Series, type Entry, type Run } from './series.ts';
 
-const LAYERS = 'method.param_groups=[{match: [attn, mlp], scale: 0.12}]';
+const LAYERS = 'method.param_groups=[{match: [attn, mlp], scale: 0.2}]';
 /** What preset `exact` says, with another codec. */
-const DENSE = ['method.name=full', LAYERS, 'optimizer.betas=[0.9, 0.99]'];
+const DENSE = ['method.name=full', LAYERS, 'optimizer.betas=[0.9, 0.999]'];
 const RATES = [0.005, 0.01, 0.02];
 
 const LOCAL_STEPS = 8;

@@ -126,7 +126,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
 function withDefaultFeedback(slot: Slot, { contribution }: SlotCodecs): Slot {
   const { policy } = slot;
   if (carriesSums(slot) || policy === 'frozen' || policy === 'power' || policy === 'row-sparse') return slot;
-  const codec = codecOfPayload(sizeOf(payloadShape(slot, 1)), contribution);
+  const codec = codecOfPayload(slot, sizeOf(payloadShape(slot, 1)), contribution);
   return codec === 'int4' ? { ...slot, feedback: 'payload' } : slot;
 }
 

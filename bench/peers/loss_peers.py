@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 STEPS, WARMUP, BATCH, SEQ, VOCAB, WORLD = 2400, 240, 8, 128, 2048, 2
 EVERY, EVALUATED = 200, 320
 MIN_RATIO = 0.1
-LAYER_SCALE = 0.12  # as preset exact: the layers' share of the learning rate
+LAYER_SCALE = 0.2  # as preset exact: the layers' share of the learning rate
 RATES = (0.005, 0.01, 0.02)
 POWERSGD_START = 10  # steps that PyTorch's hook sends whole before it compresses
 PEERS = {
@@ -90,7 +90,7 @@ def train(me: int, options: dict, store: str, answer) -> None:
     rest = [p for p in model.parameters() if id(p) not in ids]
     lr = options['lr']
     groups = [{'params': rest, 'top': lr}, {'params': layers, 'top': lr * LAYER_SCALE}]
-    inner = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), weight_decay=0)
+    inner = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), weight_decay=0)
     peer = PEERS[options['peer']]
     parameters = sum(p.numel() for p in model.parameters())
     local = peer.get('local')

@@ -71,7 +71,7 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   golore: { ...GALORE, basis: 'random' },
   flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
   'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
-  power: { ...GALORE, scale: 0.12 },
+  power: { ...GALORE, scale: 0.2 },
 };
 
 const SUMO_MOMENTUM = 0.95;

@@ -14,8 +14,10 @@ export type RunPreset = (typeof RUN_PRESETS)[number];
 const EMBEDDINGS = ['embed_tokens', 'lm_head'];
 const LAYERS = ['attn', 'mlp'];
 /** The learning rate of linear layers as a share of `optimizer.lr`, which embeddings and norms have whole. */
-const LAYER_SCALE = 0.12;
-const OPTIMIZER = { lr: 0.01, betas: [0.9, 0.99] };
+const LAYER_SCALE = 0.2;
+const OPTIMIZER = { lr: 0.01, betas: [0.9, 0.999] };
+/** A basis is good for 200 steps, and what V knows of the one before for less. */
+const PROJECTED_OPTIMIZER = { lr: 0.01, betas: [0.9, 0.99] };
 
 /** Every matrix travels as power. */
 function power(layerRank: string, embeddingRank: string, codec: string): Mapping {
@@ -41,7 +43,7 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
   },
   lean: {
     method: { name: 'galore', rank: 'd/4', moments: 'transport' },
-    optimizer: OPTIMIZER,
+    optimizer: PROJECTED_OPTIMIZER,
     wire: { codec: 'int8' },
   },
   balanced: power('d/8', 'd/4', 'int8'),
@@ -51,7 +53,7 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
   local: {
     method: { name: 'galore', rank: 'd/4', moments: 'transport', update_proj_gap: 25 },
     local_steps: { count: 8, outer: 'none' },
-    optimizer: OPTIMIZER,
+    optimizer: PROJECTED_OPTIMIZER,
     wire: { codec: 'int8' },
   },
 };

@@ -293,8 +293,7 @@ class Coordinator {
   /** Parts of the next record to those that have all before them. */
   #sendAhead(first: number, frames: readonly Uint8Array[]): void {
     for (const session of this.#trainers.sessions()) {
-      if (session.liveSequence === null || !session.takesEarlyUpdates || session.framesAhead !== first)
-        continue;
+      if (session.liveSequence === null || session.framesAhead !== first) continue;
       session.framesAhead += frames.length;
       session.sendFrames(frames);
     }

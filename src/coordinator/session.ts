@@ -8,8 +8,6 @@ import type { Message } from '../protocol/messages.ts';
 export class Session {
   readonly trainerId: string;
   readonly connection: Connection;
-  /** Whether it knows that Parts of an update may come before the record is sealed, and be withdrawn. */
-  readonly takesEarlyUpdates: boolean;
   /** The record up to which the feed went; null while the feed is still under way. */
   liveSequence: number | null = null;
   /** The last record the trainer says it has applied. */
@@ -21,15 +19,9 @@ export class Session {
   #outbox: Promise<void> = Promise.resolve();
   readonly #onFailure: (error: unknown) => void;
 
-  constructor(
-    trainerId: string,
-    connection: Connection,
-    protocolVersion: number,
-    onFailure: (error: unknown) => void,
-  ) {
+  constructor(trainerId: string, connection: Connection, onFailure: (error: unknown) => void) {
     this.trainerId = trainerId;
     this.connection = connection;
-    this.takesEarlyUpdates = protocolVersion >= 4;
     this.#onFailure = onFailure;
   }
 

@@ -155,7 +155,7 @@ export class TrainerDesk {
     }
     this.#around.adopt(connection, trainerId);
     if (isReplacement) this.#forget(trainerId);
-    const session = new Session(trainerId, connection, answer.version, onFailure);
+    const session = new Session(trainerId, connection, onFailure);
     this.#sessions.set(trainerId, session);
     const fields = { trainer: trainerId, address: connection.remoteAddress };
     logger.info('trainer.joined', fields, `${trainerId} joined`);

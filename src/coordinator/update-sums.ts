@@ -85,7 +85,7 @@ export class UpdateSums {
     const { step } = this.place;
     const slot = slots[index]!;
     const count = sizeOf(payloadShape(slot, step));
-    const codec = codecOfPayload(count, codecs[index]!.update);
+    const codec = codecOfPayload(slot, count, codecs[index]!.update);
     const key = derive(seed, 'update', step, index);
     const parts = partsOf(slot, contributions);
     let bytes: Uint8Array;

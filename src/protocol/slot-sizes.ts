@@ -75,7 +75,7 @@ export function codecsInUse(table: readonly SlotSizes[]): readonly CodecName[] {
   const streams = ['contribution', 'update'] as const;
   const codecs = table.flatMap(({ slot, codecs: configured }) =>
     streams.flatMap((stream) =>
-      [1, 2].map((step) => codecOfPayload(sizeOf(payloadShape(slot, step)), configured[stream])),
+      [1, 2].map((step) => codecOfPayload(slot, sizeOf(payloadShape(slot, step)), configured[stream])),
     ),
   );
   return [...new Set(codecs)];
@@ -92,7 +92,7 @@ export function payloadSize(
   isFlushed = false,
 ): ExpectedTensor {
   const shape = payloadShape(slot, step);
-  const codec = isFlushed ? 'f32' : codecOfPayload(sizeOf(shape), codecs[stream]);
+  const codec = isFlushed ? 'f32' : codecOfPayload(slot, sizeOf(shape), codecs[stream]);
   if (slot.policy !== 'row-sparse') return sized(codec, shape);
   return { codec, totalBytes: rowsBytes(slot, codec, slot.mostRows) };
 }

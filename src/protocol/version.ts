@@ -2,9 +2,9 @@
 
 /**
  * Versions this build speaks, newest first. A wire change adds one, and the previous one stays unless its
- * slot table cannot be made any more: that of version 1 has no rules (docs/protocol.md, 14).
+ * slot table cannot be made any more (docs/protocol.md, 14).
  */
-export const PROTOCOL_VERSIONS: readonly number[] = [4, 3];
+export const PROTOCOL_VERSIONS: readonly number[] = [5];
 
 /** The newest version both sides speak, or null. */
 export function negotiateVersion(ours: readonly number[], theirs: readonly number[]): number | null {

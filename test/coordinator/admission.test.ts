@@ -23,7 +23,7 @@ function answer(hello: Partial<HelloMessage>, context: Partial<AdmissionContext>
 
 test('a Hello that does not fit is refused with the reason and both sides of it', (t) => {
   const cases: [Partial<HelloMessage>, Partial<AdmissionContext>, string, RegExp][] = [
-    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 4, 3, the trainer 99/],
+    [{ protocolVersions: [99] }, {}, 'PROTOCOL_VERSION', /speaks protocol version 5, the trainer 99/],
     [{ protocolVersions: [] }, {}, 'PROTOCOL_VERSION', /the trainer none/],
     [{ runName: 'other' }, {}, 'WRONG_RUN', /"demo", not "other"/],
     [{ schemaHash: DIGEST }, {}, 'SCHEMA_MISMATCH', /schema fffefdfc instead of 00010203/],
@@ -38,12 +38,12 @@ test('a Hello that does not fit is refused with the reason and both sides of it'
   }
 });
 
-test('a trainer of the version before is let in and spoken to in that version', (t) => {
-  t.like(answer({ protocolVersions: [3, 2] }), { isAdmitted: true, version: 3 });
+test('a trainer of several versions is spoken to in the newest that both speak', (t) => {
+  t.like(answer({ protocolVersions: [3, 5, 99] }), { isAdmitted: true, version: 5 });
 });
 
 test('a trainer that names nothing in particular is let in without state', (t) => {
-  t.deepEqual(answer({}), { isAdmitted: true, version: 4, heldSequence: null });
+  t.deepEqual(answer({}), { isAdmitted: true, version: 5, heldSequence: null });
   t.deepEqual(answer({ runName: 'demo', schemaHash: SCHEMA }), answer({}));
 });
 

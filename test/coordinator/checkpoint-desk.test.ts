@@ -69,7 +69,7 @@ async function startDesk(
       isOpen: true,
       send: (message: Message) => sent.push(message),
     } as unknown as Connection;
-    const session = new Session(trainerId, connection, 4, (error) => t.fail(String(error)));
+    const session = new Session(trainerId, connection, (error) => t.fail(String(error)));
     const request = (): void => {
       awaited.clear();
       awaited.add(trainerId);

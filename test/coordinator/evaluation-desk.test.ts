@@ -21,7 +21,7 @@ function deskOf(count: number, sequenceCount: number) {
     send: (message: Message) => sent.push(message),
   } as unknown as Connection;
   const desk = new EvaluationDesk(dataset, SEQ_LEN, sequenceCount, (fact) => facts.push(fact));
-  const session = new Session('a', connection, 4, (error) => {
+  const session = new Session('a', connection, (error) => {
     throw error;
   });
   const assign = (step: number, sequences: readonly number[]): void =>

@@ -13,9 +13,7 @@ const RUN = tinyRun();
 const { shape, projected } = RUN;
 const [P = 0] = projected;
 const ALL = shape.slots.map(({ index }) => index);
-const SPARSE = tinyRun(
-  'method.param_groups=[{match: [embed_tokens], policy: row-sparse, codec: int8}]',
-).shape;
+const SPARSE = tinyRun('method.param_groups=[{match: [embed_tokens], policy: row-sparse, codec: f32}]').shape;
 const { UNEXPECTED_MESSAGE, MALFORMED_MESSAGE, INVALID_CONTRIBUTION } = CLOSE_CODES;
 
 function staging(): Staging {
@@ -245,7 +243,7 @@ test('a peer cannot make memory grow with tensors of wrong lengths, twice, late,
 });
 
 test('of a row-sparse slot any number of rows is taken; no other length, and no rows that it does not have', (t) => {
-  // 19 rows of 16 numbers, fewer than 4096: f32 whatever the codec.
+  // 19 rows of 16 numbers.
   const rowsPart = (rows: readonly number[], fields: Partial<PartMessage> = {}): PartMessage => {
     const bytes = encodeRows('f32', Uint32Array.from(rows), new Float32Array(16 * rows.length), derive(1));
     const [part] = partsOf({ stream: 'contribution', step: 5, round: 0, tensor: 0 }, bytes);

@@ -61,7 +61,18 @@ const [measured, title] =
 measured(title, async (t) => {
   const { dir, env } = temporary(t);
   const links = ['--up', '2mbit', '--down', '20mbit'];
-  const args = [GALORE, 'bench', 'wan', ...SMALL, ...links, '--steps', '2', '--json'];
+  const args = [
+    GALORE,
+    'bench',
+    'wan',
+    ...SMALL,
+    ...links,
+    '--steps',
+    '2',
+    '--set',
+    'wire.codec=f32',
+    '--json',
+  ];
   const running = run(process.execPath, args, { env });
   const { stdout } = await running;
   const result = JSON.parse(stdout.trim().split('\n').at(-1)!) as Record<string, number>;

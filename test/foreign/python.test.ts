@@ -23,7 +23,7 @@ async function joinPython(t: ExecutionContext) {
   t.like(hello, {
     trainerId: 'python',
     token: 'secret',
-    protocolVersions: [4],
+    protocolVersions: [5],
     codecs: ['f32', 'bf16', 'int8', 'int4'],
   });
   const [welcome, ...rest] = snapshotFrames(3, new Uint8Array(32).fill(7));

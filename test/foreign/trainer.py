@@ -162,7 +162,7 @@ class Trainer:
         self.parts = []
 
     def run(self):
-        versions, codecs = data(1, varint(4)), data(10, bytes(KNOWN_CODECS))
+        versions, codecs = data(1, varint(5)), data(10, bytes(KNOWN_CODECS))
         software = data(5, "foreign trainer in Python")
         self.web_socket.send(body(HELLO, versions + data(2, self.trainer_id) + data(4, self.token) + software + codecs))
         heartbeat = body(HEARTBEAT, data(1, "answering with nothing"))

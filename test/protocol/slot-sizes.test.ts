@@ -36,7 +36,7 @@ function payloadOf(sizes: SlotSizes) {
 
 const refresh = { type: 'sketch', oversample: 8, power_iterations: 1 } as const;
 
-test('payloads under 4096 elements are f32 whatever the codec of the run', (t) => {
+test('vectors are f32 whatever the codec of the run', (t) => {
   const sizes = slotSizes(slots, {
     codecs: sameCodec(slots, 'int8'),
     refresh: refreshPlan(refresh),
@@ -44,7 +44,7 @@ test('payloads under 4096 elements are f32 whatever the codec of the run', (t) =
   });
   t.deepEqual(sizes.map(payloadOf), [
     { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // 100 x 64
-    { codec: 'f32', totalBytes: 4 * 32 * 96 }, // R = P'G, 3072 elements
+    { codec: 'int8', totalBytes: 3072 + 4 * 12 }, // R = P'G, 32 x 96
     { codec: 'int8', totalBytes: 6400 + 4 * 25 }, // R = GP, 200 x 32
     { codec: 'f32', totalBytes: 256 },
   ]);
@@ -95,12 +95,11 @@ test('with adaptive ranks payload and basis follow the rank, sketches do not', (
       [2, 16],
     ]),
   );
-  t.deepEqual(payloadOf(table[1]!), { codec: 'f32', totalBytes: 4 * 8 * 96 });
+  t.deepEqual(payloadOf(table[1]!), { codec: 'int8', totalBytes: 768 + 4 * 3 }); // 8 x 96
   t.deepEqual(table[1]?.basis, { codec: 'f32', totalBytes: 4 * 64 * 8 });
-  // 200 x 16 are fewer than 4096 numbers: f32 from here on.
-  t.deepEqual(payloadOf(table[2]!), { codec: 'f32', totalBytes: 4 * 200 * 16 });
+  t.deepEqual(payloadOf(table[2]!), { codec: 'int8', totalBytes: 3200 + 4 * 13 }); // 200 x 16
   for (const [index, { sketches }] of table.entries()) t.deepEqual(sketches, adaptive[index]?.sketches);
-  t.is(payloadOf(sizesAt(table, new Map([[2, 32]]))[2]!).codec, 'int8', 'and grow again');
+  t.deepEqual(payloadOf(sizesAt(table, new Map([[2, 32]]))[2]!), payloadOf(adaptive[2]!), 'and grow again');
   t.deepEqual(table[0], adaptive[0]);
 });
 
@@ -161,5 +160,5 @@ test('a row-sparse payload has as many rows as its length says, at most the toke
     t.is(ofLength(wrong), `${wrong} bytes of int8 are not 0 to 10 rows of model.embed_tokens.weight`);
   }
   t.is(payloadOf(table(100, 1000)).totalBytes, 4 + 100 * 68 + 4 * 25);
-  t.is(payloadOf(table(10, 1000)).codec, 'f32');
+  t.is(payloadOf(table(3, 1000)).codec, 'f32');
 });

@@ -17,7 +17,7 @@ import { Mailbox } from './mailbox.ts';
 
 export const HELLO: HelloMessage = {
   kind: 'hello',
-  protocolVersions: [4],
+  protocolVersions: [5],
   trainerId: 'a',
   runName: '',
   token: '',
@@ -31,7 +31,7 @@ export const HELLO: HelloMessage = {
 
 export const WELCOME: WelcomeMessage = {
   kind: 'welcome',
-  protocolVersion: 4,
+  protocolVersion: 5,
   runId: 'run-1',
   runName: 'demo',
   configJson: '{}',

@@ -1,6 +1,7 @@
 /** The codecs by name and by slot; their numbers on the wire are in protocol/enums.ts. */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
+import type { TensorSpec } from '../slot.ts';
 import { bf16Codec } from './bf16.ts';
 import { f32Codec } from './f32.ts';
 import { int4Codec } from './int4.ts';
@@ -9,8 +10,8 @@ import type { CodecName, TensorCodec } from './tensor-codec.ts';
 
 export type { CodecName, TensorCodec, TensorReader } from './tensor-codec.ts';
 
-/** Payloads of fewer numbers than this travel as f32 whatever is configured: they weigh nothing. */
-export const MIN_QUANTISED_COUNT = 4096;
+/** Payloads of fewer numbers than a block of int8 travel as f32 whatever is configured. */
+const MIN_QUANTISED_COUNT = 256;
 
 const CODECS: Readonly<Record<CodecName, TensorCodec>> = {
   f32: f32Codec,
@@ -31,7 +32,10 @@ export function codecFor(name: CodecName | 'u8'): TensorCodec {
   return CODECS[name];
 }
 
-/** The codec that a payload of `count` numbers travels in. */
-export function codecOfPayload(count: number, configured: CodecName): CodecName {
-  return count < MIN_QUANTISED_COUNT ? 'f32' : configured;
+/**
+ * The codec that a slot's payload of `count` numbers travels in. Vectors, the weights of norms above all, are f32:
+ * they weigh nothing, and one of their numbers decides about a whole row of activations.
+ */
+export function codecOfPayload({ shape }: TensorSpec, count: number, configured: CodecName): CodecName {
+  return shape.length < 2 || count < MIN_QUANTISED_COUNT ? 'f32' : configured;
 }

@@ -2,13 +2,7 @@ import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { GaloreError, ProtocolError } from '../../../src/errors.ts';
 import { bf16Bits, bf16Number } from '../../../src/galore/codec/bf16-number.ts';
-import {
-  CODEC_NAMES,
-  codecFor,
-  codecOfPayload,
-  MIN_QUANTISED_COUNT,
-  type CodecName,
-} from '../../../src/galore/codec/codec.ts';
+import { CODEC_NAMES, codecFor, codecOfPayload, type CodecName } from '../../../src/galore/codec/codec.ts';
 import {
   chunk,
   CHUNK,
@@ -116,11 +110,12 @@ test('names and wire numbers match the protocol', (t) => {
   for (const name of NAMES) t.is(codecFor(name).name, name);
 });
 
-test('payloads under 4096 numbers travel as f32 whatever is configured', (t) => {
-  t.is(MIN_QUANTISED_COUNT, 4096);
-  t.is(codecOfPayload(4095, 'int8'), 'f32');
-  t.is(codecOfPayload(4096, 'int8'), 'int8');
-  t.is(codecOfPayload(4096, 'f32'), 'f32');
+test('vectors, and payloads under 256 numbers, travel as f32 whatever is configured', (t) => {
+  const matrix = { name: 'q_proj', shape: [64, 64] };
+  t.is(codecOfPayload(matrix, 255, 'int8'), 'f32');
+  t.is(codecOfPayload(matrix, 256, 'int8'), 'int8');
+  t.is(codecOfPayload(matrix, 4096, 'f32'), 'f32');
+  t.is(codecOfPayload({ name: 'norm', shape: [4096] }, 4096, 'int4'), 'f32');
 });
 
 test('f32 returns every number as it was', (t) => {
