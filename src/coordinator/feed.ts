@@ -7,6 +7,7 @@ import type { OpenCheckpoint } from './store/checkpoint.ts';
 import type { Journal } from './store/journal.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_PART_BYTES } from '../protocol/limits.ts';
+import type { SnapshotHeader } from '../protocol/messages.ts';
 
 /** What a trainer is to be sent. */
 export interface FeedPlan {
@@ -39,7 +40,17 @@ export async function feedTrainer(
   onLive(next - 1);
 }
 
-async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<Uint8Array> {
+/** What a Welcome says of the snapshot behind it. */
+export function snapshotHeader({ step, run, tensors }: OpenCheckpoint): SnapshotHeader {
+  return {
+    step,
+    sequence: run.sequence,
+    tensors: tensors.map(({ name, shape, dtype, totalBytes }) => ({ name, shape, codec: dtype, totalBytes })),
+  };
+}
+
+/** The Parts of every tensor of the checkpoint, and the SnapshotEnd. */
+export async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<Uint8Array> {
   const { step, tensors, run } = snapshot;
   for (const [index, tensor] of tensors.entries()) {
     for (let offset = 0; offset < tensor.totalBytes; offset += MAX_PART_BYTES) {

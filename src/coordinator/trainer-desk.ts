@@ -12,7 +12,7 @@ import type { CheckpointDesk } from './checkpoint-desk.ts';
 import type { Connection } from './connection.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { EvaluationDesk } from './evaluation-desk.ts';
-import { feedTrainer } from './feed.ts';
+import { feedTrainer, snapshotHeader } from './feed.ts';
 import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
@@ -191,7 +191,7 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : headerOf(snapshot),
+      snapshot: snapshot === null ? null : snapshotHeader(snapshot),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     await feedTrainer(session.connection, { snapshot, nextSequence }, journal, (sequence) => {
@@ -212,12 +212,4 @@ export class TrainerDesk {
     this.#around.evaluations.forget(trainerId);
     this.#around.steps.forget(trainerId);
   }
-}
-
-function headerOf({ step, run, tensors }: OpenCheckpoint) {
-  return {
-    step,
-    sequence: run.sequence,
-    tensors: tensors.map(({ name, shape, dtype, totalBytes }) => ({ name, shape, codec: dtype, totalBytes })),
-  };
 }

@@ -6,7 +6,6 @@ import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { withRanks } from '../galore/slot.ts';
 import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -21,21 +20,20 @@ import type {
   WelcomeMessage,
 } from '../protocol/messages.ts';
 import type { AssembledTensor } from '../protocol/parts.ts';
-import { ranksIn } from '../protocol/slot-sizes.ts';
 import { collectWhenGrown } from '../heap.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
+import { applyRecord, replicaOf, stateArrayOf } from './apply-record.ts';
 import { toBatches, toLocalBatches } from './batches.ts';
 import { DisplacementWork } from './displacement-work.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
-import { generateBases } from './generated-bases.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
 import { RefreshWork } from './refresh-work.ts';
-import { Replica, type StateArray } from './replica.ts';
+import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepTimes } from './step-times.ts';
@@ -154,10 +152,11 @@ class Trainer {
     this.#activity(run.snapshot === null ? 'catching up' : 'receiving the state');
   }
 
-  #onTensor({ stream, tensor, codec, bytes }: AssembledTensor): void {
+  #onTensor(part: AssembledTensor): void {
+    const { stream, tensor, bytes } = part;
     if (stream === 'snapshot') {
       const info = this.#run?.snapshot?.tensors[tensor];
-      if (info !== undefined) this.#snapshot.set(info.name, codec === 'u8' ? bytes : floatsOf(bytes));
+      if (info !== undefined) this.#snapshot.set(info.name, stateArrayOf(part));
       return;
     }
     if (stream === 'sketchSum') this.#refresh.takeSum(tensor, floatsOf(bytes));
@@ -165,12 +164,11 @@ class Trainer {
   }
 
   #onSnapshotEnd({ sequence, step }: SnapshotEndMessage): void {
-    const { config, model, shape, snapshot } = this.#run!;
+    const { config, model } = this.#run!;
     this.#dropState();
-    const slots = withRanks(shape.slots, ranksIn(snapshot?.tensors ?? [], shape.sizes));
     const { shared, local } = splitState(this.#snapshot);
     this.#snapshot.clear();
-    this.#replica = new Replica(slots, shared, config);
+    this.#replica = replicaOf(this.#run!, shared);
     this.#restoreLocals(step, local);
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
@@ -204,14 +202,13 @@ class Trainer {
     this.#options.logger.info('trainer.feedback', { step }, text);
   }
 
-  #onRecord({ record, sequence, step }: CommitMessage, tensors: readonly AssembledTensor[]): void {
+  #onRecord(commit: CommitMessage, tensors: readonly AssembledTensor[]): void {
+    const { record, sequence, step } = commit;
     const { config, shape, replica } = this.#running();
-    const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     if (record.type === 'basis') {
-      const bases = record.isGenerated ? generateBases(shape, config.seed, step, record.slots) : bySlot;
       const { moments } = config.method;
       const { betas } = config.optimizer;
-      replica.installBases(step, bases, record.keptSlots, (change) =>
+      applyRecord(replica, { config, shape }, commit, tensors, (change) =>
         this.#locals.carry(change, { moments, betas }),
       );
       this.#sequence = sequence;
@@ -221,7 +218,7 @@ class Trainer {
     }
     this.#times.mark('receivedMs', nowMs());
     this.#giveUpWork();
-    replica.applyUpdate(step, record.learningRate, bySlot);
+    applyRecord(replica, { config, shape }, commit, tensors);
     const { trainerId } = this.#options;
     const isCounted = record.members.some((member) => member.trainerId === trainerId);
     if (!this.#locals.decide(step, isCounted)) {

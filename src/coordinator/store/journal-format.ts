@@ -41,8 +41,16 @@ export interface UpdateFacts {
   readonly tokens: number;
   readonly lossSum: number; // nats
   readonly gradientNorm: number;
-  readonly members: readonly { readonly trainerId: string; readonly tokens: number }[];
+  readonly members: readonly UpdateMember[];
   readonly cursor: Cursor;
+}
+
+/** One trainer's part in a step. */
+export interface UpdateMember {
+  readonly trainerId: string;
+  readonly tokens: number;
+  /** Of the sequences it was given and used. */
+  readonly positions: readonly number[];
 }
 
 /** Name of the segment whose first record is `sequence`. */
@@ -124,7 +132,11 @@ function factsOfUpdate(step: number, update: galore.v1.UpdateCommit.$Properties)
     tokens: update.tokens ?? 0,
     lossSum: update.lossSum ?? 0,
     gradientNorm: update.gradientNorm ?? 0,
-    members: members.map(({ trainerId, tokens }) => ({ trainerId: trainerId ?? '', tokens: tokens ?? 0 })),
+    members: members.map(({ trainerId, tokens, positions }) => ({
+      trainerId: trainerId ?? '',
+      tokens: tokens ?? 0,
+      positions: [...(positions ?? [])],
+    })),
     cursor: { next: update.cursor?.next ?? 0, returned: [...(update.cursor?.returned ?? [])] },
   };
 }

@@ -66,6 +66,21 @@ export interface JournalScan {
 export interface ScanOptions {
   /** False: payloads of Parts are skipped, so that a large journal takes milliseconds. Default true. */
   readonly isFull?: boolean;
+  /** Segments that end before this record are not looked at. Default 1. */
+  readonly fromSequence?: number;
+  /** Told of the Commit of every sound record, in order. */
+  readonly onCommit?: (commit: CommitFacts) => void;
+}
+
+/** A journal up to the first record that is damaged. */
+export interface SoundPart {
+  readonly scan: JournalScan;
+  /** What is damaged there; null: the journal is sound. */
+  readonly fault: CheckpointError | null;
+  /** Of the first segment looked at, by its name; 1 if there is none. */
+  readonly firstSequence: number;
+  /** First records of the segments behind the one that is damaged. */
+  readonly laterSegments: readonly number[];
 }
 
 /**
@@ -73,7 +88,42 @@ export interface ScanOptions {
  * @throws CheckpointError naming file and byte when a record is damaged that was complete once,
  * OperatingError when a file cannot be read.
  */
-export async function scanJournal(dir: string, { isFull = true }: ScanOptions = {}): Promise<JournalScan> {
+export async function scanJournal(dir: string, options: ScanOptions = {}): Promise<JournalScan> {
+  const { scan, fault } = await scanSoundPart(dir, options);
+  if (fault !== null) throw fault;
+  return scan;
+}
+
+/** As scanJournal; damage does not make what is before it useless. @throws OperatingError */
+export async function scanSoundPart(dir: string, options: ScanOptions = {}): Promise<SoundPart> {
+  const { isFull = true, fromSequence = 1, onCommit = () => {} } = options;
+  const files = await listSegments(dir, fromSequence);
+  const fold: Fold = { segments: [], records: [], head: null, baseDigest: null, torn: null, onCommit };
+  const firstSequence = files[0]?.firstSequence ?? 1;
+  for (const [i, file] of files.entries()) {
+    const { path } = file;
+    try {
+      checkFollows(path, file.firstSequence, fold);
+      const handle = await explaining(`read ${path}`, open(path, 'r'));
+      try {
+        await new SegmentScan(path, file.firstSequence, handle, fold, isFull).run(i === files.length - 1);
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      const laterSegments = files.slice(i + 1).map((later) => later.firstSequence);
+      return { scan: fold, fault: error, firstSequence, laterSegments };
+    }
+  }
+  return { scan: fold, fault: null, firstSequence, laterSegments: [] };
+}
+
+/** Ascending, from the one that holds `fromSequence`. */
+async function listSegments(
+  dir: string,
+  fromSequence: number,
+): Promise<{ readonly path: string; readonly firstSequence: number }[]> {
   const names = await explaining(`read ${dir}`, readdir(dir));
   const files = names
     .flatMap((name) => {
@@ -81,17 +131,8 @@ export async function scanJournal(dir: string, { isFull = true }: ScanOptions = 
       return firstSequence === null ? [] : [{ path: join(dir, name), firstSequence }];
     })
     .sort((a, b) => a.firstSequence - b.firstSequence);
-  const fold: Fold = { segments: [], records: [], head: null, baseDigest: null, torn: null };
-  for (const [i, { path, firstSequence }] of files.entries()) {
-    checkFollows(path, firstSequence, fold);
-    const handle = await explaining(`read ${path}`, open(path, 'r'));
-    try {
-      await new SegmentScan(path, firstSequence, handle, fold, isFull).run(i === files.length - 1);
-    } finally {
-      await handle.close();
-    }
-  }
-  return fold;
+  const first = files.findLastIndex(({ firstSequence }) => firstSequence <= fromSequence);
+  return files.slice(Math.max(0, first));
 }
 
 /** The scan so far. */
@@ -101,6 +142,7 @@ interface Fold {
   head: JournalHead | null;
   baseDigest: Uint8Array | null;
   torn: JournalScan['torn'];
+  readonly onCommit: (commit: CommitFacts) => void;
 }
 
 /** A segment begins where the one before it ended. */
@@ -233,6 +275,7 @@ class SegmentScan {
     const { sequence, step, kind, digest } = commit;
     this.#fold.head = foldCommit(head, commit);
     this.#fold.records.push({ sequence, step, kind, digest, path: this.#path, start, end });
+    this.#fold.onCommit(commit);
   }
 
   /**
