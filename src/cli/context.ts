@@ -10,6 +10,7 @@ import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
 import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
+import type { Follow } from '../trainer/follower.ts';
 import type { MeasureStep } from '../trainer/measure-step.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
@@ -37,6 +38,7 @@ export interface Services {
   readonly continueText: ContinueText;
   readonly exportModel: ExportModel;
   readonly measureStep: MeasureStep;
+  readonly follow: Follow;
 }
 
 export interface CliContext {

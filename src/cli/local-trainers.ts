@@ -2,6 +2,7 @@
  * Trainer processes on this machine, started by `galore train` and `galore resume`: watched, restarted
  * when they crash, ended with the run. SHELL, with processes and time as arguments.
  */
+import type { RunConfig } from '../config/schema.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 
 /** Restarts of one trainer; after that it stays away. */
@@ -26,6 +27,11 @@ export interface ChildProcessEvents {
 
 /** Starts this program with other arguments in a process group of its own, so that Ctrl-C does not reach it. */
 export type LaunchProcess = (args: readonly string[], events: ChildProcessEvents) => ChildProcessHandle;
+
+/** CPU threads of each trainer that a run starts on a machine with so many cores. */
+export function threadsOf({ trainer, coordinator }: RunConfig, cores: number): number {
+  return trainer.threads || Math.max(1, Math.floor(cores / Math.max(1, coordinator.local_trainers)));
+}
 
 /** What LocalTrainers needs. */
 export interface LocalTrainersOptions {

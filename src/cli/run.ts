@@ -10,7 +10,7 @@ import type { CliContext } from './context.ts';
 import { createJsonReporter, createReporter, Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { LocalTrainers } from './local-trainers.ts';
+import { LocalTrainers, threadsOf } from './local-trainers.ts';
 import type { OutputOptions } from './options.ts';
 import { summaryLines } from './progress.ts';
 import type { PreparedRun } from './run-file.ts';
@@ -148,7 +148,7 @@ class Run {
   #startTrainers(url: string, devices: readonly ReadyDevice[]): LocalTrainers {
     const { config, output } = this.#request;
     const count = config.coordinator.local_trainers;
-    const threads = config.trainer.threads || Math.max(1, Math.floor(this.#context.cores / count));
+    const threads = threadsOf(config, this.#context.cores);
     // `info` of every trainer would drown what the run itself has to say.
     const logLevel = output.logLevel === 'info' ? 'warn' : output.logLevel;
     return new LocalTrainers({

@@ -9,5 +9,6 @@ export const services: Services = {
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
   exportModel: async (request) => (await import('../files/model-export.ts')).exportModel(request),
   measureStep: async (request) => (await import('../trainer/measure-step.ts')).measureStep(request),
+  follow: async (options) => (await import('../trainer/follower.ts')).follow(options),
   continueText: async (request) => (await import('../trainer/continue-text.ts')).continueText(request),
 };

@@ -6,7 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
 import { parseLlamaConfig } from '../model/llama-config.ts';
 import type { WelcomeMessage } from '../protocol/messages.ts';
-import { PROTOCOL_VERSION } from '../protocol/version.ts';
+import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { buildRunShape } from '../run-shape.ts';
 import { snapshotFrames, snapshotHeader } from './feed.ts';
 import { schemaHashOf } from './prepare-run.ts';
@@ -33,8 +33,9 @@ export interface ReplaySource extends AsyncDisposable {
   readonly weightsSha256: string;
   /** What a person should know, one sentence each. */
   readonly notices: readonly string[];
-  /** The frames of the snapshot, then those of the records. */
-  frames(): AsyncGenerator<Uint8Array, void, void>;
+  /** The frames of the first checkpoint, then those of the records behind it. */
+  snapshot(): AsyncGenerator<Uint8Array, void, void>;
+  records(): AsyncGenerator<Uint8Array, void, void>;
 }
 
 /**
@@ -117,7 +118,7 @@ async function sourceOf(
   const model = parseLlamaConfig(JSON.parse(modelJson), `${checkpoint.path}/${CONFIG_FILE}`);
   const welcome: WelcomeMessage = {
     kind: 'welcome',
-    protocolVersion: PROTOCOL_VERSION,
+    protocolVersion: PROTOCOL_VERSIONS[0] ?? 0,
     runId: run.runId,
     runName: run.name,
     configJson: JSON.stringify(config),
@@ -127,7 +128,8 @@ async function sourceOf(
     heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
     snapshot: snapshotHeader(checkpoint),
   };
-  const torn = scan.torn === null ? [] : [`${scan.torn.path}: ${scan.torn.bytes} bytes behind the last record`];
+  const torn =
+    scan.torn === null ? [] : [`${scan.torn.path}: ${scan.torn.bytes} bytes behind the last record`];
   const { firstSequence, lastSequence } = plan;
   const records = scan.records.filter(
     ({ sequence }) => sequence >= firstSequence && sequence <= lastSequence,
@@ -137,15 +139,12 @@ async function sourceOf(
     welcome,
     weightsSha256: checkpoint.manifest.weightsSha256,
     notices: [...torn, ...(fault === null ? [] : [fault.message])],
-    frames: () => framesOf(checkpoint, records),
+    snapshot: () => snapshotFrames(checkpoint),
+    records: () => framesOf(records),
     [Symbol.asyncDispose]: () => checkpoint.close(),
   };
 }
 
-async function* framesOf(
-  checkpoint: OpenCheckpoint,
-  records: readonly RecordPlace[],
-): AsyncGenerator<Uint8Array, void, void> {
-  yield* snapshotFrames(checkpoint);
+async function* framesOf(records: readonly RecordPlace[]): AsyncGenerator<Uint8Array, void, void> {
   for (const record of records) yield* readFrames(record);
 }

@@ -142,6 +142,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
       exportModel: () => Promise.resolve({ files: [], parameters: 0, hasTokenizer: true }),
       measureStep: () => Promise.reject(new Error('nothing is measured here')),
+      follow: () => Promise.reject(new Error('nothing is followed here')),
       ...options.services,
     },
     workingDir: dir,

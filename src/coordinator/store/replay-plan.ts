@@ -104,7 +104,8 @@ function chooseStart(
     return { fault: wanted.map(({ fault }) => fault).join('; '), option: null };
   }
   const others = checkpoints.flatMap(asStart).filter(isCovered);
-  const hint = others.length === 0 ? '' : `; --from ${others.map(({ step }) => step).join(' or ')} can be used`;
+  const hint =
+    others.length === 0 ? '' : `; --from ${others.map(({ step }) => step).join(' or ')} can be used`;
   const lost = `records ${newest.sequence + 1} to ${firstSequence - 1}`;
   return {
     fault: `${lost}, between the checkpoint of step ${newest.step} and the journal, are not there any more${hint}`,

@@ -1,0 +1,85 @@
+/** Replays a range of a run and compares on the way. What is computed is the follower's, what is read the source's. */
+import { setImmediate } from 'node:timers/promises';
+import type { ReplaySource } from '../coordinator/replay-source.ts';
+import { compareWithCheckpoint } from '../coordinator/store/compare-state.ts';
+import type { Follower } from '../trainer/follower.ts';
+
+/** The state after some record, beside the checkpoint that was made there. */
+export interface ReplayRow {
+  readonly step: number;
+  /** Replayed up to here. */
+  readonly records: number;
+  /** Of the weights here; null: the checkpoint does not say after which record it was made. */
+  readonly weightsSha256: string | null;
+  /** What the checkpoint states; null: it is damaged, or there is none. */
+  readonly checkpointSha256: string | null;
+  /** Null: there is no checkpoint to compare with. */
+  readonly isEqual: boolean | null;
+  /** What differs or is damaged, in words; null: nothing. */
+  readonly reason: string | null;
+}
+
+/** What came of a replay. */
+export interface ReplayResult {
+  readonly from: number;
+  readonly to: number;
+  readonly steps: number;
+  readonly records: number;
+  /** At the end. */
+  readonly weightsSha256: string;
+  /** No checkpoint on the way is damaged or differs. */
+  readonly equal: boolean;
+  readonly rows: readonly ReplayRow[];
+}
+
+/** Computes the state record by record, and compares it with every checkpoint it comes past. */
+export async function replay(
+  source: ReplaySource,
+  follower: Follower,
+  checkpointsDir: string,
+  onStep: (step: number) => void,
+): Promise<ReplayResult> {
+  const { fromStep: from, toStep: to, compared } = source.plan;
+  const rows: ReplayRow[] = [];
+  for (const { step, sequence, fault } of compared) {
+    if (sequence !== null) continue;
+    const known = { weightsSha256: null, checkpointSha256: null };
+    rows.push({ step, records: 0, ...known, isEqual: false, reason: fault });
+  }
+  for await (const frame of source.snapshot()) follower.take(frame);
+  rows.push(startRow(from, source.weightsSha256, follower.weightsSha256()));
+  let records = 0;
+  let step = from;
+  for await (const frame of source.records()) {
+    const commit = follower.take(frame);
+    if (commit === null) continue;
+    records++;
+    if (commit.record.type === 'update') step = commit.step;
+    const here = compared.find(({ sequence }) => sequence === commit.sequence);
+    if (here !== undefined) {
+      const weightsSha256 = follower.weightsSha256();
+      const { statedSha256, reason } = await compareWithCheckpoint(
+        checkpointsDir,
+        here.step,
+        follower.state(),
+      );
+      const isEqual = reason === null;
+      rows.push({ step, records, weightsSha256, checkpointSha256: statedSha256, isEqual, reason });
+    }
+    onStep(step);
+    await setImmediate(); // the engine blocks: let signals in
+  }
+  const weightsSha256 = follower.weightsSha256();
+  if (rows.at(-1)?.records !== records) {
+    rows.push({ step, records, weightsSha256, checkpointSha256: null, isEqual: null, reason: null });
+  }
+  const equal = rows.every(({ isEqual }) => isEqual !== false);
+  return { from, to, steps: to - from, records, weightsSha256, equal, rows };
+}
+
+/** The state as it was read has the hash that the checkpoint states. */
+function startRow(step: number, statedSha256: string, weightsSha256: string): ReplayRow {
+  const isEqual = weightsSha256 === statedSha256;
+  const reason = isEqual ? null : 'its weights are not those it states';
+  return { step, records: 0, weightsSha256, checkpointSha256: statedSha256, isEqual, reason };
+}
