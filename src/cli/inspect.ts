@@ -1,14 +1,23 @@
 /** `galore inspect DIR`: shows what a run directory holds. */
 import type { Command } from 'commander';
+import { coverRun } from '../coordinator/store/inspect-coverage.ts';
 import { inspectRun } from '../coordinator/store/inspect.ts';
 import type { InspectedMethod, InspectedState } from '../coordinator/store/inspect-method.ts';
 import type { InspectedCheckpoint, Inspection } from '../coordinator/store/inspect.ts';
+import type { StepSpan } from '../coordinator/store/membership.ts';
 import type { TrafficReport } from '../coordinator/traffic.ts';
 import { TRAFFIC_KINDS } from '../protocol/frame-kind.ts';
+import { formatCoverage } from './coverage.ts';
 import { formatBytes, table } from './format.ts';
 
 /** Exit code when `--verify` or the quick look finds damage. */
 const DAMAGED_EXIT_CODE = 3;
+
+interface InspectFlags {
+  readonly json?: boolean;
+  readonly verify?: boolean;
+  readonly coverage?: boolean;
+}
 
 /** Adds the command to `galore`. */
 export function registerInspectCommand(program: Command): void {
@@ -17,18 +26,27 @@ export function registerInspectCommand(program: Command): void {
     .description('show what a run directory holds: step, loss, traffic, checkpoints, journal')
     .argument('<dir>', 'run directory')
     .option('--json', 'print one JSON object')
+    .option('--coverage', 'prove from the journal that each sequence is used exactly once an epoch')
     .option('--verify', 'check every byte of journal and checkpoints; takes as long as reading them')
     .addHelpText(
       'after',
       '\nExamples:\n  $ galore inspect runs/demo\n  $ galore inspect runs/demo --json | jq .weightsSha256\n' +
-        '\nReads only: a run that is going on is not disturbed. Exits with 3 if something is damaged.',
+        '  $ galore inspect runs/demo --coverage\n' +
+        '\nReads only: a run that is going on is not disturbed. Exits with 3 if something is damaged, or used twice or lost.',
     )
-    .action(async (dir: string, options: { json?: boolean; verify?: boolean }) => {
+    .action(async (dir: string, options: InspectFlags) => {
+      if (options.coverage === true) return await inspectCoverage(dir, options.json === true);
       const inspection = await inspectRun(dir, { isFull: options.verify === true });
       const text = options.json === true ? JSON.stringify(inspection, null, 2) : formatInspection(inspection);
       process.stdout.write(`${text}\n`);
       if (faultsOf(inspection).length > 0) process.exitCode = DAMAGED_EXIT_CODE;
     });
+}
+
+async function inspectCoverage(dir: string, isJson: boolean): Promise<void> {
+  const coverage = await coverRun(dir);
+  process.stdout.write(`${isJson ? JSON.stringify(coverage, null, 2) : formatCoverage(coverage)}\n`);
+  if (!coverage.isExact || coverage.faults.length > 0) process.exitCode = DAMAGED_EXIT_CODE;
 }
 
 /** Everything that is damaged, in words. */
@@ -65,7 +83,7 @@ export function formatInspection(inspection: Inspection): string {
     rows.push(['', `${formatBytes(journal.tornBytes)} behind the last complete record`]);
   const width = Math.max(...rows.map(([label]) => label.length));
   const lines = rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`);
-  lines.push(...formatTraffic(inspection.traffic));
+  lines.push(...formatMembers(inspection), ...formatTraffic(inspection.traffic));
   if (inspection.checkpoints.length > 0) lines.push('', ...formatCheckpoints(inspection.checkpoints));
   if (journal.segments.length > 0) {
     lines.push('', 'journal file          records                 size');
@@ -95,6 +113,32 @@ function formatContribution({ payloadNumbers, meanRank, method }: Inspection): s
   const share =
     method === null ? '' : `, ${((100 * payloadNumbers) / method.weightNumbers).toFixed(1)}% of the weights`;
   return `${payloadNumbers.toLocaleString('en-US')} numbers${share}${ranks}`;
+}
+
+/** Spans of a trainer that are shown. */
+const MOST_SPANS = 4;
+
+/** A row for each trainer. */
+function formatMembers({ members, memberSteps }: Inspection): string[] {
+  if (memberSteps === null) return [];
+  const percent = (share: number): string => `(${(100 * share).toFixed(1)}%)`;
+  const rows = members.map(({ trainerId, spans, sequences, sequenceShare, tokens, tokenShare }) => [
+    trainerId,
+    formatSpans(spans),
+    `${sequences.toLocaleString('en-US')} ${percent(sequenceShare)}`,
+    `${tokens.toLocaleString('en-US')} ${percent(tokenShare)}`,
+  ]);
+  const { from, to } = memberSteps;
+  return ['', ...table([['trainer', `steps (of ${from} to ${to})`, 'sequences', 'tokens'], ...rows])];
+}
+
+/** `1 to 17, 25 to 40`; of many the last ones. */
+function formatSpans(spans: readonly StepSpan[]): string {
+  const shown = spans
+    .slice(-MOST_SPANS)
+    .map(({ from, to }) => (from === to ? String(from) : `${from} to ${to}`));
+  const more = spans.length - shown.length;
+  return `${more > 0 ? `${more} more, ` : ''}${shown.join(', ')}`;
 }
 
 /** A row for each trainer and direction, then one for each policy. */

@@ -34,7 +34,7 @@ export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
   model: LlamaConfig,
-  runId: string,
+  facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
   texts: CheckpointTexts,
 ): Promise<void> {
   const { path } = config.model;
@@ -43,7 +43,7 @@ export async function writeFirstCheckpoint(
   try {
     if (path === undefined) await writeInitial(writer, model, config.seed);
     else await copyWeights(writer, model, path);
-    await writer.finish(firstFacts(config, runId));
+    await writer.finish(firstFacts(config, facts));
   } catch (error) {
     await writer.abandon();
     throw error;
@@ -66,9 +66,9 @@ async function copyWeights(writer: CheckpointWriter, model: LlamaConfig, path: s
   }
 }
 
-function firstFacts({ name, seed }: RunConfig, runId: string): RunFacts {
+function firstFacts({ name, seed }: RunConfig, facts: Pick<RunFacts, 'runId' | 'epochSequences'>): RunFacts {
   return {
-    runId,
+    ...facts,
     name,
     step: 0,
     sequence: 0,

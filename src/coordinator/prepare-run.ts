@@ -180,6 +180,7 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
     refreshedStep: at.refreshedStep,
     ...(at.bases.length === 0 ? {} : { bases: at.bases }),
     cursor: at.cursor,
+    epochSequences: run.dataset.train.count,
     seed: run.config.seed,
     schedulePosition: at.step,
     members,
@@ -216,7 +217,8 @@ async function createRun(
   });
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
-  await writeFirstCheckpoint(directory.checkpointsDir, config, model, runId, {
+  const facts = { runId, epochSequences: dataset.train.count };
+  await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
     ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
   });

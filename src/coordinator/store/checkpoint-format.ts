@@ -132,6 +132,7 @@ const runDocument = z.object({
   refreshedStep: count,
   bases: z.array(slotBasis).optional(),
   cursor: z.object({ next: count, returned: z.array(count) }),
+  epochSequences: z.int().min(1).optional(),
   seed: count,
   schedulePosition: count,
   members: z.array(z.string()),
@@ -163,6 +164,8 @@ export interface RunJson {
   /** What the coordinator knows of each slot's bases, ascending by slot; absent: of none. */
   readonly bases?: readonly SlotBasis[] | undefined;
   readonly cursor: { readonly next: number; readonly returned: readonly number[] };
+  /** Sequences of an epoch: epoch e (from 0) has the positions from e times this on. */
+  readonly epochSequences?: number | undefined;
   readonly seed: number;
   /** The next step's learning rate is schedule(schedulePosition). */
   readonly schedulePosition: number;

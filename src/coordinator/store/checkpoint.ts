@@ -160,6 +160,14 @@ export async function describeCheckpoint(checkpointsDir: string, step: number): 
 }
 
 /**
+ * What run.json of a checkpoint says; looked at as by describeCheckpoint.
+ * @throws CheckpointError that says what is wrong with it.
+ */
+export async function readRunFacts(checkpointsDir: string, step: number): Promise<RunJson> {
+  return (await readDocuments(join(checkpointsDir, checkpointName(step)), step)).run;
+}
+
+/**
  * Deletes all but the newest `keep` checkpoints; those that are visibly damaged do not count and go
  * with the old ones. Returns what is kept, ascending: the journal is needed from the first one's
  * sequence on.

@@ -11,8 +11,10 @@ import { readLockOwner } from './directory-lock.ts';
 import type { Liveness } from './directory-lock.ts';
 import { inspectMethod } from './inspect-method.ts';
 import type { InspectedMethod } from './inspect-method.ts';
+import type { CommitFacts } from './journal-format.ts';
 import { scanJournal } from './journal-scan.ts';
 import type { JournalScan } from './journal-scan.ts';
+import { MembershipFold, type StepSpan, type TrainerPart } from './membership.ts';
 import { readMetrics } from './metrics-log.ts';
 import { addTraffic } from '../traffic.ts';
 import type { TrafficReport } from '../traffic.ts';
@@ -70,6 +72,10 @@ export interface Inspection {
   readonly trainers: number;
   /** Their ids, as far as the journal still has the step. */
   readonly trainerIds: readonly string[];
+  /** Who took part in the steps that the journal has, when, and with how much. */
+  readonly members: readonly TrainerPart[];
+  /** These steps; null: it has none. */
+  readonly memberSteps: StepSpan | null;
   readonly lastLoss: number | null;
   /** Numbers of a contribution in the last step, and the mean rank of the slots with a basis (0: none has). */
   readonly payloadNumbers: number | null;
@@ -95,7 +101,7 @@ export async function inspectRun(
   { isFull = false }: { readonly isFull?: boolean } = {},
 ): Promise<Inspection> {
   const run = await readRunDirectory(dir);
-  const { scan, fault } = await readJournal(run, isFull);
+  const { scan, fault, members, memberSteps } = await readJournal(run, isFull);
   const checkpoints = await readCheckpoints(run, isFull);
   const newest = checkpoints.findLast((checkpoint) => checkpoint.fault === null);
   const metrics = await sumMetrics(run.metricsPath);
@@ -116,6 +122,8 @@ export async function inspectRun(
     weightsSha256: newest?.weightsSha256 ?? null,
     trainers: lastUpdate?.members.length ?? metrics.trainers,
     trainerIds: lastUpdate?.members.map(({ trainerId }) => trainerId) ?? [],
+    members,
+    memberSteps,
     lastLoss:
       lastUpdate !== null && lastUpdate.tokens > 0 ? lastUpdate.lossSum / lastUpdate.tokens : metrics.loss,
     payloadNumbers: metrics.payloadNumbers,
@@ -136,17 +144,23 @@ const COORDINATOR: Readonly<Record<Liveness, Inspection['coordinator']>> = {
   unknown: 'unknown',
 };
 
+interface ReadJournal extends Pick<Inspection, 'members' | 'memberSteps'> {
+  readonly scan: JournalScan | null;
+  readonly fault: string | null;
+}
+
 /** The coordinator may delete a segment while it is read; a second look sees the journal without it. */
-async function readJournal(
-  { journalDir }: RunDirectoryPaths,
-  isFull: boolean,
-): Promise<{ scan: JournalScan | null; fault: string | null }> {
+async function readJournal({ journalDir }: RunDirectoryPaths, isFull: boolean): Promise<ReadJournal> {
   for (let attempt = 1; ; attempt++) {
+    const membership = new MembershipFold();
+    const onCommit = ({ update }: CommitFacts): void => void (update !== null && membership.add(update));
     try {
-      return { scan: await scanJournal(journalDir, { isFull }), fault: null };
+      const scan = await scanJournal(journalDir, { isFull, onCommit });
+      return { scan, fault: null, members: membership.report(), memberSteps: membership.steps };
     } catch (error) {
       if (attempt < 3) continue;
-      return { scan: null, fault: (error as Error).message };
+      const fault = (error as Error).message;
+      return { scan: null, fault, members: membership.report(), memberSteps: membership.steps };
     }
   }
 }
