@@ -35,7 +35,7 @@ export function registerInspectCommand(program: Command): void {
         '\nReads only: a run that is going on is not disturbed. Exits with 3 if something is damaged, or used twice or lost.',
     )
     .action(async (dir: string, options: InspectFlags) => {
-      if (options.coverage === true) return await inspectCoverage(dir, options.json === true);
+      if (options.coverage === true) return await inspectCoverage(dir, options);
       const inspection = await inspectRun(dir, { isFull: options.verify === true });
       const text = options.json === true ? JSON.stringify(inspection, null, 2) : formatInspection(inspection);
       process.stdout.write(`${text}\n`);
@@ -43,8 +43,8 @@ export function registerInspectCommand(program: Command): void {
     });
 }
 
-async function inspectCoverage(dir: string, isJson: boolean): Promise<void> {
-  const coverage = await coverRun(dir);
+async function inspectCoverage(dir: string, { json: isJson, verify }: InspectFlags): Promise<void> {
+  const coverage = await coverRun(dir, { isFull: verify === true });
   process.stdout.write(`${isJson ? JSON.stringify(coverage, null, 2) : formatCoverage(coverage)}\n`);
   if (!coverage.isExact || coverage.faults.length > 0) process.exitCode = DAMAGED_EXIT_CODE;
 }

@@ -13,7 +13,7 @@ export interface ReplayRow {
   readonly weightsSha256: string | null;
   /** What the checkpoint states; null: it is damaged, or there is none. */
   readonly checkpointSha256: string | null;
-  /** Null: there is no checkpoint to compare with. */
+  /** Null: there is nothing to compare with. */
   readonly isEqual: boolean | null;
   /** What differs or is damaged, in words; null: nothing. */
   readonly reason: string | null;
@@ -77,9 +77,10 @@ export async function replay(
   return { from, to, steps: to - from, records, weightsSha256, equal, rows };
 }
 
-/** The state as it was read has the hash that the checkpoint states. */
+/** The state as it was read has the hash that the checkpoint states; but weights of step 0 may have become int8. */
 function startRow(step: number, statedSha256: string, weightsSha256: string): ReplayRow {
-  const isEqual = weightsSha256 === statedSha256;
-  const reason = isEqual ? null : 'its weights are not those it states';
-  return { step, records: 0, weightsSha256, checkpointSha256: statedSha256, isEqual, reason };
+  const row = { step, records: 0, weightsSha256, checkpointSha256: statedSha256 };
+  if (weightsSha256 === statedSha256) return { ...row, isEqual: true, reason: null };
+  if (step === 0) return { ...row, isEqual: null, reason: null };
+  return { ...row, isEqual: false, reason: 'its weights are not those it states' };
 }

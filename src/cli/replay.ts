@@ -107,7 +107,7 @@ export function formatReplay({ from, to, records, weightsSha256, equal, rows }: 
 }
 
 function verdictOn({ isEqual, checkpointSha256 }: ReplayRow): string {
-  if (isEqual === null) return 'none here';
+  if (isEqual === null) return '-';
   if (isEqual) return 'equal';
   return checkpointSha256 === null ? 'damaged' : 'differs';
 }

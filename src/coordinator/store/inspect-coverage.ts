@@ -20,14 +20,18 @@ export interface RunCoverage extends Coverage {
 }
 
 /**
- * Looks at the Commits of the journal in the run directory `dir`, up to the first record that is damaged.
+ * Looks at the Commits of the journal in the run directory `dir`, up to the first record that is damaged; with
+ * `isFull` also at the checksums of everything between them.
  * @throws CheckpointError when `dir` is not a run directory
  */
-export async function coverRun(dir: string): Promise<RunCoverage> {
+export async function coverRun(
+  dir: string,
+  { isFull = false }: { readonly isFull?: boolean } = {},
+): Promise<RunCoverage> {
   const { path, journalDir, checkpointsDir } = await readRunDirectory(dir);
   const fold = new RecordFold(await readCheckpointFacts(checkpointsDir));
   const { fault } = await scanSoundPart(journalDir, {
-    isFull: false,
+    isFull,
     onCommit: (commit) => fold.add(commit),
   });
   const faults = [...(fault === null ? [] : [fault.message]), ...fold.faults];

@@ -96,9 +96,8 @@ export async function scanJournal(dir: string, options: ScanOptions = {}): Promi
 
 /** As scanJournal; damage does not make what is before it useless. @throws OperatingError */
 export async function scanSoundPart(dir: string, options: ScanOptions = {}): Promise<SoundPart> {
-  const { isFull = true, fromSequence = 1, onCommit = () => {} } = options;
-  const files = await listSegments(dir, fromSequence);
-  const fold: Fold = { segments: [], records: [], head: null, baseDigest: null, torn: null, onCommit };
+  const files = await listSegments(dir, options.fromSequence ?? 1);
+  const fold: Fold = { segments: [], records: [], head: null, baseDigest: null, torn: null };
   const firstSequence = files[0]?.firstSequence ?? 1;
   for (const [i, file] of files.entries()) {
     const { path } = file;
@@ -106,7 +105,7 @@ export async function scanSoundPart(dir: string, options: ScanOptions = {}): Pro
       checkFollows(path, file.firstSequence, fold);
       const handle = await explaining(`read ${path}`, open(path, 'r'));
       try {
-        await new SegmentScan(path, file.firstSequence, handle, fold, isFull).run(i === files.length - 1);
+        await new SegmentScan(path, file.firstSequence, handle, fold, options).run(i === files.length - 1);
       } finally {
         await handle.close();
       }
@@ -142,7 +141,6 @@ interface Fold {
   head: JournalHead | null;
   baseDigest: Uint8Array | null;
   torn: JournalScan['torn'];
-  readonly onCommit: (commit: CommitFacts) => void;
 }
 
 /** A segment begins where the one before it ended. */
@@ -170,18 +168,20 @@ class SegmentScan {
   readonly #handle: FileHandle;
   readonly #fold: Fold;
   readonly #isFull: boolean;
+  readonly #onCommit: (commit: CommitFacts) => void;
   #size = 0;
   #buffer: Uint8Array = new Uint8Array(0);
   /** The part of `#buffer` that was read last, and where in the file it begins. */
   #window: Uint8Array = new Uint8Array(0);
   #windowStart = 0;
 
-  constructor(path: string, firstSequence: number, handle: FileHandle, fold: Fold, isFull: boolean) {
+  constructor(path: string, firstSequence: number, handle: FileHandle, fold: Fold, options: ScanOptions) {
     this.#path = path;
     this.#firstSequence = firstSequence;
     this.#handle = handle;
     this.#fold = fold;
-    this.#isFull = isFull;
+    this.#isFull = options.isFull ?? true;
+    this.#onCommit = options.onCommit ?? (() => {});
   }
 
   async run(isLast: boolean): Promise<void> {
@@ -275,7 +275,7 @@ class SegmentScan {
     const { sequence, step, kind, digest } = commit;
     this.#fold.head = foldCommit(head, commit);
     this.#fold.records.push({ sequence, step, kind, digest, path: this.#path, start, end });
-    this.#fold.onCommit(commit);
+    this.#onCommit(commit);
   }
 
   /**

@@ -6,6 +6,8 @@ import { Command } from 'commander';
 import { formatInspection, registerInspectCommand } from '../../../src/cli/inspect.ts';
 import { resolvedYaml } from '../../../src/config/load.ts';
 import { CheckpointError } from '../../../src/errors.ts';
+import { formatCoverage } from '../../../src/cli/coverage.ts';
+import { coverRun } from '../../../src/coordinator/store/inspect-coverage.ts';
 import { inspectRun } from '../../../src/coordinator/store/inspect.ts';
 import { beginCheckpoint } from '../../../src/coordinator/store/checkpoint.ts';
 import { Journal } from '../../../src/coordinator/store/journal.ts';
@@ -20,7 +22,7 @@ import { MINIMAL, resolve } from '../../config/parse.ts';
 import { tinyConfig } from '../../helpers/tiny-llama.ts';
 import { temporaryDir } from '../../temporary-dir.ts';
 import { runFacts, writeCheckpoint } from './checkpoints.ts';
-import { makeRecords } from './records.ts';
+import { makeRecord, makeRecords, type TestRecord } from './records.ts';
 
 /** A run of three steps with a checkpoint after the second; still open. */
 async function makeRun(t: ExecutionContext): Promise<RunDirectory> {
@@ -122,6 +124,122 @@ test('a run is shown with its step, traffic, checkpoints and journal, and nothin
     ],
   );
   t.deepEqual(await inspectRun(run.path), inspection);
+});
+
+test('who took part is shown with steps and shares', async (t) => {
+  const run = await makeRun(t);
+  const { members, memberSteps } = await inspectRun(run.path);
+  t.deepEqual(memberSteps, { from: 1, to: 3 });
+  t.like(members, [
+    { trainerId: 'a', steps: 3, spans: [{ from: 1, to: 3 }], sequences: 6, tokens: 180, tokenShare: 0.6 },
+    { trainerId: 'b', steps: 3, sequences: 3, tokens: 120 },
+  ]);
+  const text = formatInspection(await inspectRun(run.path));
+  t.regex(text, /^trainer +steps \(of 1 to 3\) +sequences +tokens$/m);
+  t.regex(text, /^a +1 to 3 +6 \(66\.7%\) +180 \(60\.0%\)$/m);
+});
+
+/** Two sequences a step, four an epoch. In step 2 trainer b is lost, and a uses its sequence in step 3. */
+const USES = [
+  { members: [one('a', 0), one('b', 1)], cursor: { next: 2, returned: [] } },
+  { members: [one('a', 2)], cursor: { next: 4, returned: [3] } },
+  { members: [one('a', 3, 4)], cursor: { next: 5, returned: [] } },
+];
+
+function one(trainerId: string, ...positions: number[]) {
+  return { trainerId, positions };
+}
+
+/** A run of these steps; checkpoint 2 states that of `stated`. */
+async function makeUses(
+  t: ExecutionContext,
+  uses: readonly (typeof USES)[number][],
+  stated = uses[1]!.cursor,
+): Promise<RunDirectory> {
+  const run = await createRunDirectory(temporaryDir(t), {
+    runId: 'a',
+    name: 'demo',
+    configYaml: 'steps: 3\n',
+  });
+  t.teardown(() => run.close());
+  await using journal = await Journal.open(run.journalDir, () => {});
+  const records: TestRecord[] = [];
+  for (const [i, { members, cursor }] of uses.entries()) {
+    const previousDigest = records.at(-1)?.summary.digest;
+    records.push(makeRecord(i + 1, { members, cursor, ...(previousDigest && { previousDigest }) }));
+    await journal.append(records[i]!.frames, records[i]!.summary);
+    if (i === 1) await journal.startSegment();
+  }
+  const writer = await beginCheckpoint(run.checkpointsDir, 2, [{ name: 'weights/a', shape: [1] }], {
+    configJson: '{}',
+  });
+  await writer.write(0, 0, new Uint8Array(4));
+  await writer.finish({ ...runFacts(2), sequence: 2, cursor: stated, epochSequences: 4 });
+  return run;
+}
+
+test('the coverage of a run is told by epoch, and what was given back is not lost', async (t) => {
+  const run = await makeUses(t, USES);
+  const coverage = await coverRun(run.path);
+  t.like(coverage, {
+    path: run.path,
+    steps: { from: 1, to: 3 },
+    epochSequences: 4,
+    used: 5,
+    duplicates: 0,
+    missing: 0,
+    isExact: true,
+    faults: [],
+  });
+  const text = formatCoverage(coverage);
+  t.regex(text, /^1 +4 +0 +4 +0 +0 +0 +0$/m);
+  t.regex(text, /^2 +4 +0 +1 +0 +0 +0 +3$/m);
+  t.regex(text, /^steps 1 to 3: 5 sequences, each used exactly once an epoch; 0 owed$/m);
+});
+
+test('a journal pruned behind a checkpoint proves the steps after it, from the cursor of the checkpoint', async (t) => {
+  const run = await makeUses(t, USES);
+  await rm(join(run.journalDir, '0000000001.log'));
+  const coverage = await coverRun(run.path);
+  t.like(coverage, { steps: { from: 3, to: 3 }, used: 2, isExact: true });
+  t.like(coverage.epochs[0], { before: 3, once: 1 });
+  t.regex(formatCoverage(coverage), /^Before step 3 the journal has nothing: /m);
+});
+
+test('without such a checkpoint the first update says where the order stands', async (t) => {
+  const run = await makeUses(t, USES);
+  await rm(join(run.checkpointsDir, 'step-000002'), { recursive: true });
+  await rm(join(run.journalDir, '0000000001.log'));
+  t.like(await coverRun(run.path), { steps: null, used: 0, epochSequences: null, isExact: true });
+  t.regex(formatCoverage(await coverRun(run.path)), /no step to prove anything by$/);
+});
+
+test('what is used twice and what is lost is told with steps and trainers', async (t) => {
+  const run = await makeUses(
+    t,
+    USES.with(2, { members: [one('b', 2, 4)], cursor: { next: 5, returned: [] } }),
+  );
+  const coverage = await coverRun(run.path);
+  t.like(coverage, { duplicates: 1, missing: 1, isExact: false });
+  const text = formatCoverage(coverage);
+  t.regex(text, /^sequence 2 of epoch 1 is used in step 2 by a, in step 3 by b$/m);
+  t.regex(text, /^sequence 3 of epoch 1 is lost in step 3$/m);
+  t.regex(text, /^steps 1 to 3: NOT EXACT: 4 sequences, 1 used again, 1 lost, 0 owed$/m);
+});
+
+test('a checkpoint with another cursor than the journal, and a damaged journal, are named', async (t) => {
+  const wrong = await coverRun((await makeUses(t, USES, { next: 4, returned: [] })).path);
+  t.deepEqual(wrong.faults, [
+    'the checkpoint of step 2 has the cursor {"next":4,"returned":[]}, the journal {"next":4,"returned":[3]}',
+  ]);
+  const run = await makeUses(t, USES);
+  const path = join(run.journalDir, '0000000003.log');
+  const bytes = await readFile(path);
+  bytes[2]! ^= 1;
+  await writeFile(path, bytes);
+  const { faults, steps } = await coverRun(run.path);
+  t.deepEqual(steps, { from: 1, to: 2 });
+  t.regex(faults[0]!, /0000000003\.log is damaged: it is not a journal file/);
 });
 
 test('after the run no coordinator is shown, and a torn tail is reported but left alone', async (t) => {

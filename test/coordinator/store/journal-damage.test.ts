@@ -4,7 +4,7 @@ import test from 'ava';
 import type { ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { CheckpointError } from '../../../src/errors.ts';
-import { scanJournal } from '../../../src/coordinator/store/journal-scan.ts';
+import { scanJournal, scanSoundPart } from '../../../src/coordinator/store/journal-scan.ts';
 import { Journal } from '../../../src/coordinator/store/journal.ts';
 import { temporaryDir } from '../../temporary-dir.ts';
 import { collect, framesOf, makeRecord, makeRecords } from './records.ts';
@@ -260,4 +260,33 @@ test('whatever is written over a journal, it opens with its first records or is 
     return found.every((frame, i) => frame.equals(frames[i]!)) && found.length % 3 === 0;
   });
   await t.notThrowsAsync(fc.assert(property, { numRuns: 150 }));
+});
+
+test('what is before a damaged record is sound, and segments before the one that is needed are not looked at', async (t) => {
+  const records = makeRecords(6);
+  const dir = await writeJournal(t, records.slice(0, 3), records.slice(3, 5), records.slice(5));
+  const path = join(dir, SEGMENT);
+  const bytes = await readFile(path);
+  const damagedAt = 16 + sizeOfRecord(records[0]!);
+  bytes[damagedAt + 12]! ^= 1;
+  await writeFile(path, bytes);
+  const seen: number[] = [];
+  const { scan, fault, firstSequence, laterSegments } = await scanSoundPart(dir, {
+    onCommit: ({ sequence }) => seen.push(sequence),
+  });
+  t.deepEqual(
+    scan.records.map(({ sequence }) => sequence),
+    [1],
+  );
+  t.deepEqual(seen, [1]);
+  t.true(fault!.message.startsWith(`${path} is damaged at byte ${damagedAt}: `), fault!.message);
+  t.is(firstSequence, 1);
+  t.deepEqual(laterSegments, [4, 6]);
+  const later = await scanSoundPart(dir, { fromSequence: 5 });
+  t.is(later.fault, null);
+  t.is(later.firstSequence, 4);
+  t.deepEqual(
+    later.scan.records.map(({ sequence }) => sequence),
+    [4, 5, 6],
+  );
 });

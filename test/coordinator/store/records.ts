@@ -18,11 +18,20 @@ export interface RecordOptions {
   /** One Part for each, of that many bytes. */
   readonly partBytes?: readonly number[];
   readonly previousDigest?: Uint8Array;
+  /** Of an update. */
+  readonly members?: readonly { readonly trainerId: string; readonly positions: readonly number[] }[];
+  readonly cursor?: { readonly next: number; readonly returned: readonly number[] };
 }
+
+const MEMBERS = [
+  { trainerId: 'a', tokens: 60, positions: [0, 1] },
+  { trainerId: 'b', tokens: 40, positions: [2] },
+];
 
 /** The record after the one with `previousDigest`. */
 export function makeRecord(sequence: number, options: RecordOptions = {}): TestRecord {
   const { kind = 'update', step = sequence, partBytes = [5, 3], previousDigest = FIRST_DIGEST } = options;
+  const { cursor = { next: 3 * step, returned: [1] } } = options;
   const parts = partBytes.map((bytes, tensor) =>
     Envelope.encode({
       part: {
@@ -47,11 +56,12 @@ export function makeRecord(sequence: number, options: RecordOptions = {}): TestR
             tokens: 100,
             lossSum: 250,
             gradientNorm: 1,
-            members: [
-              { trainerId: 'a', tokens: 60, positions: [0, 1] },
-              { trainerId: 'b', tokens: 40, positions: [2] },
-            ],
-            cursor: { next: 3 * step, returned: [1] },
+            members: (options.members ?? MEMBERS).map((member) => ({
+              tokens: 10 * member.positions.length,
+              ...member,
+              positions: [...member.positions],
+            })),
+            cursor: { next: cursor.next, returned: [...cursor.returned] },
           },
         };
   return {
