@@ -4,15 +4,16 @@ import type { ReplaySource } from '../coordinator/replay-source.ts';
 import { compareWithCheckpoint } from '../coordinator/store/compare-state.ts';
 import type { Follower } from '../trainer/follower.ts';
 
-/** The state after some record, beside the checkpoint that was made there. */
+/** The state after some record, beside what is known of it: a checkpoint, or the hash that the run's trainers told. */
 export interface ReplayRow {
   readonly step: number;
   /** Replayed up to here. */
   readonly records: number;
   /** Of the weights here; null: the checkpoint does not say after which record it was made. */
   readonly weightsSha256: string | null;
-  /** What the checkpoint states; null: it is damaged, or there is none. */
-  readonly checkpointSha256: string | null;
+  readonly comparedWith: 'checkpoint' | 'trainers' | null;
+  /** What these state; null: the checkpoint is damaged, or there is nothing. */
+  readonly statedSha256: string | null;
   /** Null: there is nothing to compare with. */
   readonly isEqual: boolean | null;
   /** What differs or is damaged, in words; null: nothing. */
@@ -27,12 +28,12 @@ export interface ReplayResult {
   readonly records: number;
   /** At the end. */
   readonly weightsSha256: string;
-  /** No checkpoint on the way is damaged or differs. */
+  /** Nothing on the way differs or is damaged. */
   readonly equal: boolean;
   readonly rows: readonly ReplayRow[];
 }
 
-/** Computes the state record by record, and compares it with every checkpoint it comes past. */
+/** Computes the state record by record, and compares it with every checkpoint and every told hash it comes past. */
 export async function replay(
   source: ReplaySource,
   follower: Follower,
@@ -43,7 +44,7 @@ export async function replay(
   const rows: ReplayRow[] = [];
   for (const { step, sequence, fault } of compared) {
     if (sequence !== null) continue;
-    const known = { weightsSha256: null, checkpointSha256: null };
+    const known = { weightsSha256: null, comparedWith: 'checkpoint', statedSha256: null } as const;
     rows.push({ step, records: 0, ...known, isEqual: false, reason: fault });
   }
   for await (const frame of source.snapshot()) follower.take(frame);
@@ -54,24 +55,23 @@ export async function replay(
     const commit = follower.take(frame);
     if (commit === null) continue;
     records++;
+    const told = commit.record.type === 'update' ? source.stateHashes.get(commit.step) : undefined;
     if (commit.record.type === 'update') step = commit.step;
     const here = compared.find(({ sequence }) => sequence === commit.sequence);
+    if (told !== undefined) rows.push(toldRow(step, records, told, follower.weightsSha256()));
     if (here !== undefined) {
       const weightsSha256 = follower.weightsSha256();
-      const { statedSha256, reason } = await compareWithCheckpoint(
-        checkpointsDir,
-        here.step,
-        follower.state(),
-      );
-      const isEqual = reason === null;
-      rows.push({ step, records, weightsSha256, checkpointSha256: statedSha256, isEqual, reason });
+      const comparison = await compareWithCheckpoint(checkpointsDir, here.step, follower.state());
+      const isEqual = comparison.reason === null;
+      rows.push({ step, records, weightsSha256, comparedWith: 'checkpoint', ...comparison, isEqual });
     }
     onStep(step);
     await setImmediate(); // the engine blocks: let signals in
   }
   const weightsSha256 = follower.weightsSha256();
   if (rows.at(-1)?.records !== records) {
-    rows.push({ step, records, weightsSha256, checkpointSha256: null, isEqual: null, reason: null });
+    const nothing = { comparedWith: null, statedSha256: null, isEqual: null, reason: null };
+    rows.push({ step, records, weightsSha256, ...nothing });
   }
   const equal = rows.every(({ isEqual }) => isEqual !== false);
   return { from, to, steps: to - from, records, weightsSha256, equal, rows };
@@ -79,8 +79,14 @@ export async function replay(
 
 /** The state as it was read has the hash that the checkpoint states; but weights of step 0 may have become int8. */
 function startRow(step: number, statedSha256: string, weightsSha256: string): ReplayRow {
-  const row = { step, records: 0, weightsSha256, checkpointSha256: statedSha256 };
+  const row = { step, records: 0, weightsSha256, comparedWith: 'checkpoint', statedSha256 } as const;
   if (weightsSha256 === statedSha256) return { ...row, isEqual: true, reason: null };
   if (step === 0) return { ...row, isEqual: null, reason: null };
   return { ...row, isEqual: false, reason: 'its weights are not those it states' };
+}
+
+function toldRow(step: number, records: number, statedSha256: string, weightsSha256: string): ReplayRow {
+  const isEqual = weightsSha256 === statedSha256;
+  const reason = isEqual ? null : `the weights of the trainers had SHA-256 ${statedSha256}`;
+  return { step, records, weightsSha256, comparedWith: 'trainers', statedSha256, isEqual, reason };
 }

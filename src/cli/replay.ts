@@ -35,7 +35,8 @@ export function registerReplayCommand(
     .summary('compute the weights of a run again from its journal, and compare')
     .description(
       'Takes a checkpoint of the run, applies the records of the journal as a trainer does, and compares the\n' +
-        'whole state with every checkpoint on the way. Reads only: a run that is going on is not disturbed.',
+        'whole state with every checkpoint on the way, and the weights with the hashes that trainers told.\n' +
+        'Reads only: a run that is going on is not disturbed.',
     )
     .option('--from <step>', 'the checkpoint to begin with; default: the oldest', wholeNumber(0))
     .option('--to <step>', 'the last step; default: the last of the journal', wholeNumber(0))
@@ -50,7 +51,7 @@ Examples:
   galore replay runs/sotu
   galore replay runs/sotu --from 40 --to 60 --json
 
-Exits with 0 if all is equal and with 3 if a checkpoint differs or is damaged.`,
+Exits with 0 if all is equal and with 3 if anything differs or is damaged.`,
     )
     .action(async (dir: string, flags: ReplayFlags) => finish(await replayRun(context, dir, flags)));
 }
@@ -91,11 +92,12 @@ export function formatReplay({ from, to, records, weightsSha256, equal, rows }: 
     String(row.step),
     String(row.records),
     row.weightsSha256?.slice(0, 16) ?? '-',
+    row.comparedWith ?? '-',
     verdictOn(row),
   ]);
   const faults = rows.flatMap(({ step, reason }) => (reason === null ? [] : [`step ${step}: ${reason}`]));
   return [
-    ...table([['step', 'records', 'weights', 'checkpoint'], ...cells]),
+    ...table([['step', 'records', 'weights', 'compared with', ''], ...cells]),
     ...faults.map(printable),
     ...(equal
       ? []
@@ -106,8 +108,8 @@ export function formatReplay({ from, to, records, weightsSha256, equal, rows }: 
   ].join('\n');
 }
 
-function verdictOn({ isEqual, checkpointSha256 }: ReplayRow): string {
+function verdictOn({ isEqual, statedSha256 }: ReplayRow): string {
   if (isEqual === null) return '-';
   if (isEqual) return 'equal';
-  return checkpointSha256 === null ? 'damaged' : 'differs';
+  return statedSha256 === null ? 'damaged' : 'differs';
 }

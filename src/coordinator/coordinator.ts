@@ -14,6 +14,7 @@ import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
+import { agreedHash } from './core/divergence.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
@@ -336,6 +337,8 @@ class Coordinator {
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
+      // Whoever contributed to this step has told the hash of the one before.
+      stateHash: agreedHash(this.#state, step - 1),
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());

@@ -13,6 +13,8 @@ import { schemaHashOf } from './prepare-run.ts';
 import { CONFIG_FILE } from './store/checkpoint-format.ts';
 import { describeCheckpoint, listCheckpointSteps, openCheckpoint } from './store/checkpoint.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
+import type { AgreedHash } from './core/divergence.ts';
+import { readMetrics } from './store/metrics-log.ts';
 import { readFrames } from './store/journal-read.ts';
 import { scanSoundPart, type RecordPlace, type SoundPart } from './store/journal-scan.ts';
 import {
@@ -31,6 +33,8 @@ export interface ReplaySource extends AsyncDisposable {
   readonly welcome: WelcomeMessage;
   /** The hash that the first checkpoint states of its weights. */
   readonly weightsSha256: string;
+  /** What the trainers of the run said of their weights, by step. */
+  readonly stateHashes: ReadonlyMap<number, string>;
   /** What a person should know, one sentence each. */
   readonly notices: readonly string[];
   /** The frames of the first checkpoint, then those of the records behind it. */
@@ -138,11 +142,21 @@ async function sourceOf(
     plan,
     welcome,
     weightsSha256: checkpoint.manifest.weightsSha256,
+    stateHashes: await readStateHashes(run.metricsPath),
     notices: [...torn, ...(fault === null ? [] : [fault.message])],
     snapshot: () => snapshotFrames(checkpoint),
     records: () => framesOf(records),
     [Symbol.asyncDispose]: () => checkpoint.close(),
   };
+}
+
+async function readStateHashes(metricsPath: string): Promise<ReadonlyMap<number, string>> {
+  const hashes = new Map<number, string>();
+  for await (const { stateHash } of readMetrics(metricsPath)) {
+    const { step, weightsSha256 } = (stateHash ?? {}) as Partial<AgreedHash>;
+    if (typeof step === 'number' && typeof weightsSha256 === 'string') hashes.set(step, weightsSha256);
+  }
+  return hashes;
 }
 
 async function* framesOf(records: readonly RecordPlace[]): AsyncGenerator<Uint8Array, void, void> {

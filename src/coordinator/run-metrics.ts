@@ -4,6 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
+import type { AgreedHash } from './core/divergence.ts';
 import type { TrafficReport } from './traffic.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
@@ -27,6 +28,8 @@ export interface StepSizes {
   readonly sizes: Readonly<Record<string, { residentBytes: number; tensorCount: number }>>;
   /** Since the line before. */
   readonly traffic: TrafficReport;
+  /** Of the weights after the step before; null: nobody was asked, or they differ. */
+  readonly stateHash: AgreedHash | null;
 }
 
 export class RunMetrics {
@@ -83,6 +86,7 @@ export class RunMetrics {
     sizes: StepSizes,
     nowMs: number,
   ): void {
+    const { stateHash, ...told } = sizes;
     const seconds = (nowMs - this.#lastMs) / 1000;
     this.#lastMs = nowMs;
     const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
@@ -102,7 +106,8 @@ export class RunMetrics {
       trainers,
       learningRate,
       gradientNorm,
-      ...sizes,
+      ...told,
+      ...(stateHash === null ? {} : { stateHash }),
     });
     this.#averageSeconds =
       this.#averageSeconds === null || step <= 2

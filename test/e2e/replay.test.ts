@@ -18,6 +18,11 @@ async function replayed(dir: string, ...more: string[]): Promise<ReplayResult & 
   return { code, ...(JSON.parse(output) as ReplayResult) };
 }
 
+/** Steps at which something was compared, and whether it was equal. */
+function verdicts({ rows }: ReplayResult, what: 'checkpoint' | 'trainers'): unknown[] {
+  return rows.flatMap(({ step, comparedWith, isEqual }) => (comparedWith === what ? [[step, isEqual]] : []));
+}
+
 /** The run that the tests below look at: trainer b is killed on the way, checkpoints are made every 5 steps. */
 const kept = mkdtempSync(join(tmpdir(), 'galore-replay-'));
 const dir = join(kept, 'run');
@@ -41,17 +46,22 @@ test.serial('a run that lost a trainer is replayed to the same weights', async (
   t.like(result, { code: 0, from: 0, to: 14, steps: 14, equal: true });
   t.is(result.weightsSha256, (await run.inspect()).weightsSha256);
   t.deepEqual(
-    result.rows.map(({ step, isEqual }) => [step, isEqual]),
+    verdicts(result, 'checkpoint'),
     [0, 5, 10, 14].map((step) => [step, true]),
+  );
+  t.deepEqual(
+    verdicts(result, 'trainers'),
+    [5, 10].map((step) => [step, true]),
   );
   const part = await replayed(dir, '--from', '5', '--to', '12');
   t.like(part, { code: 0, from: 5, to: 12, equal: true });
   t.deepEqual(
-    part.rows.map(({ step, isEqual }) => [step, isEqual]),
+    part.rows.map(({ step, comparedWith, isEqual }) => [step, comparedWith, isEqual]),
     [
-      [5, true],
-      [10, true],
-      [12, null],
+      [5, 'checkpoint', true],
+      [10, 'trainers', true],
+      [10, 'checkpoint', true],
+      [12, null, null],
     ],
   );
 });
@@ -113,23 +123,25 @@ test.serial('a weight changed in a checkpoint is found at that step, and nowhere
   writeFileSync(path, bytes);
   const damaged = await here(copy);
   t.is(damaged.code, 3, damaged.output);
-  t.regex(damaged.output, /^10 .* damaged\n14 .* equal$/m);
+  t.regex(damaged.output, /^10 .* checkpoint +damaged\n14 .* equal$/m);
   t.regex(damaged.output, /^step 10: .*model\.safetensors has SHA-256/m);
   // With a manifest that agrees, nothing but the replay can tell.
   restate(folder, bytes);
   const result = await replayed(copy);
   t.like(result, { code: 3, equal: false });
+  t.deepEqual(verdicts(result, 'checkpoint'), [
+    [0, true],
+    [5, true],
+    [10, false],
+    [14, true],
+  ]);
   t.deepEqual(
-    result.rows.map(({ step, isEqual }) => [step, isEqual]),
-    [
-      [0, true],
-      [5, true],
-      [10, false],
-      [14, true],
-    ],
+    verdicts(result, 'trainers'),
+    [5, 10].map((step) => [step, true]),
   );
-  t.regex(result.rows[2]!.reason!, /^weights\/\S+ differs by up to \d/);
-  t.not(result.rows[2]!.weightsSha256, result.rows[2]!.checkpointSha256);
+  const wrong = result.rows.find(({ isEqual }) => isEqual === false)!;
+  t.regex(wrong.reason!, /^weights\/\S+ differs by up to \d/);
+  t.not(wrong.weightsSha256, wrong.statedSha256);
 });
 
 /** Writes a manifest that fits the weights of a checkpoint. */
@@ -191,7 +203,23 @@ for (const [title, more] of [
     const made = await new TestRun(t, tinyConfig(TEST_TEXT, config)).trainHere(1);
     const result = await replayed(made.dir);
     t.like(result, { code: 0, from: 0, to: 5, equal: true });
-    t.is(result.rows.length, 3);
+    t.is(verdicts(result, 'checkpoint').length, 3);
     t.like(await coverRun(made.dir), { steps: { from: 1, to: 5 }, isExact: true, faults: [] });
   });
 }
+
+test.serial('a hash that trainers told and that the records do not lead to is found', async (t) => {
+  const copy = copyOf(t);
+  const path = join(copy, 'metrics.jsonl');
+  const lines = readFileSync(path, 'utf8');
+  const told = /"stateHash":\{"step":5,"weightsSha256":"(..)/.exec(lines)!;
+  const other = told[1] === '00' ? '01' : '00';
+  writeFileSync(path, lines.replace(told[0], told[0].slice(0, -2) + other));
+  const result = await replayed(copy, '--to', '6');
+  t.is(result.code, 3);
+  t.deepEqual(verdicts(result, 'trainers'), [[5, false]]);
+  t.deepEqual(verdicts(result, 'checkpoint'), [
+    [0, true],
+    [5, true],
+  ]);
+});

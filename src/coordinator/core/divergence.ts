@@ -33,6 +33,20 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   return judge(patch(draft, { hashes: { ...hashes, byTrainer } }));
 }
 
+/** A hash that all trainers of a step have reported. */
+export interface AgreedHash {
+  readonly step: number;
+  readonly weightsSha256: string;
+  readonly trainers: number;
+}
+
+/** What was reported of the weights after `step`, if all who did say the same. */
+export function agreedHash({ hashes }: Pick<Draft['state'], 'hashes'>, step: number): AgreedHash | null {
+  const [group, other] = hashes?.step === step ? groupByHash(hashes) : [];
+  if (group === undefined || other !== undefined) return null;
+  return { step, weightsSha256: group.hash, trainers: group.trainerIds.length };
+}
+
 /** A trainer that is gone neither counts nor is waited for: it may come back with another state. */
 export function forgetHash(draft: Draft, trainerId: string): Draft {
   const { hashes } = draft.state;
