@@ -40,6 +40,7 @@ async function startDesk(
     shape,
     checkpointsDir,
     texts: { configJson: '{}' },
+    dataset: { train: { count: 8 } },
     runId: 'r',
     journal,
     newestCheckpoint,
