@@ -58,17 +58,20 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
     wire: { codec: 'int8' },
   },
   balanced: power({
-    ...{ rank: 'd/8', embeddings: 'd/4', codec: 'int8' },
-    ...{ scale: LAYER_SCALE, optimizer: OPTIMIZER },
+    rank: 'd/8',
+    embeddings: 'd/4',
+    codec: 'int8',
+    scale: LAYER_SCALE,
+    optimizer: OPTIMIZER,
   }),
   wan: power({
-    ...{ rank: 'd/13', embeddings: 'd/8', codec: 'int8' },
-    ...{ scale: LAYER_SCALE, optimizer: LATE_OPTIMIZER },
+    rank: 'd/13',
+    embeddings: 'd/8',
+    codec: 'int8',
+    scale: LAYER_SCALE,
+    optimizer: LATE_OPTIMIZER,
   }),
-  extreme: power({
-    ...{ rank: 'd/32', embeddings: 'd/18', codec: 'int4' },
-    ...{ scale: 0.12, optimizer: LATE_OPTIMIZER },
-  }),
+  extreme: power({ rank: 'd/32', embeddings: 'd/18', codec: 'int4', scale: 0.12, optimizer: LATE_OPTIMIZER }),
   // As lean, with an exchange every eighth optimizer step: a refresh after as many of them, 200.
   local: {
     method: { name: 'galore', rank: 'd/4', moments: 'transport', update_proj_gap: 25 },
