@@ -73,6 +73,9 @@ export class FakeCoordinator {
     await this.opened.promise;
     return {
       url: 'ws://127.0.0.1:29400/',
+      localUrl: 'ws://127.0.0.1:29400/',
+      localToken: 'galore_local',
+      asksForTokens: false,
       finished: this.finished.promise,
       stop: () => {
         this.stops += 1;

@@ -10,6 +10,7 @@ const DIGEST = Uint8Array.from({ length: 32 }, (_, i) => 255 - i);
 const CONTEXT: AdmissionContext = {
   runId: 'run-1',
   runName: 'demo',
+  judge: () => ({ isValid: true, tokenId: null }),
   schemaHash: SCHEMA,
   codecs: ['f32', 'int4'],
   trainerCount: 0,

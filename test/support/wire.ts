@@ -109,7 +109,7 @@ export async function startServer(
     },
   );
   t.teardown(() => server.close());
-  return Object.assign(testServer, { server, url: `ws://${server.address}/` });
+  return Object.assign(testServer, { server, url: server.url });
 }
 
 /** A raw trainer: a WebSocket that sends and receives messages. */
