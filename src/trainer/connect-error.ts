@@ -14,6 +14,8 @@ export interface ConnectFault {
 export interface ConnectError {
   readonly code?: string | undefined;
   readonly message: string;
+  /** With ERR_TLS_CERT_ALTNAME_INVALID: `DNS:a.example, IP Address:10.0.0.7`. */
+  readonly cert?: { readonly subjectaltname?: string | undefined } | undefined;
 }
 
 /** The coordinator wants TLS (its answer to an upgrade without it). */
@@ -60,7 +62,7 @@ export function connectFaultOf(url: string, error: ConnectError): ConnectFault |
   }
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
     return certificate(
-      `the certificate is not for ${hostname} but for ${namesIn(message)}: connect by a name it is for, or give the ` +
+      `the certificate is not for ${hostname} but for ${namesIn(error)}: connect by a name it is for, or give the ` +
         'coordinator a certificate for this one',
     );
   }
@@ -76,8 +78,6 @@ export function connectFaultOf(url: string, error: ConnectError): ConnectFault |
   return null;
 }
 
-/** `Hostname/IP does not match certificate's altnames: Host: a. is not in the cert's altnames: DNS:b, IP Address:c` */
-function namesIn(message: string): string {
-  const names = /altnames: ((?:DNS|IP Address|URI):.*)$/.exec(message)?.[1];
-  return names?.replaceAll(/(DNS|IP Address|URI):/g, '') ?? 'another name';
+function namesIn({ cert }: ConnectError): string {
+  return cert?.subjectaltname?.replaceAll(/(DNS|IP Address|URI):/g, '') ?? 'no name at all';
 }
