@@ -18,7 +18,7 @@ import {
 import type { CliContext } from './context.ts';
 import { table } from './format.ts';
 import { debugOption } from './options.ts';
-import { RUN_FILE } from './run-file.ts';
+import { prepareNewRun, RUN_FILE } from './run-file.ts';
 import { shellWord, shownPath } from './words.ts';
 
 interface CreateFlags {
@@ -191,7 +191,7 @@ function place(): Argument {
 function tokensPath(context: CliContext, where: string): string {
   const path = resolve(context.workingDir, where);
   const options = { workingDir: context.workingDir, homeDir: context.environment.homeDir };
-  if (['.yaml', '.yml'].includes(extname(path))) return tokensPathOf(loadRunConfig(where, options));
+  if (['.yaml', '.yml'].includes(extname(path))) return pathOfNewRun(context, where);
   if (extname(path) === '.json') return path;
   const stats = statSync(path, { throwIfNoEntry: false });
   if (stats !== undefined && !stats.isDirectory()) {
@@ -205,6 +205,13 @@ function tokensPath(context: CliContext, where: string): string {
     return loadRunConfig(runFile, options).coordinator.auth.tokens ?? join(path, TOKENS_FILE);
   }
   return join(path, TOKENS_FILE);
+}
+
+/** Where the next run of this file will look. @throws ConfigError where that may not be the run that is meant */
+function pathOfNewRun(context: CliContext, file: string): string {
+  const { config, notice } = prepareNewRun(context, file, [], () => 0);
+  if (notice === null || config.coordinator.auth.tokens !== undefined) return tokensPathOf(config);
+  throw new ConfigError(`say which run is meant by its directory: ${notice}`);
 }
 
 const UNITS_MS: Readonly<Record<string, number>> = { m: 60_000, h: 3_600_000, d: 86_400_000 };

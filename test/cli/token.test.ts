@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { readTokenFile } from '../../src/identity/token-file.ts';
 import { judgeToken } from '../../src/identity/token.ts';
-import { world, type World } from './fakes.ts';
+import { RUN_YAML, world, writeRunDirectory, type World } from './fakes.ts';
 
 const TOKEN = /^galore_([0-9a-f]{8})_[A-Za-z0-9_-]{43}\n$/;
 
@@ -54,6 +54,18 @@ test('tokens of a run file are where the run will look for them', async (t) => {
     readTokenFile(join(w.dir, 'own.json'))?.map(({ role }) => role),
     ['viewer', 'operator'],
   );
+});
+
+test('a run file whose directory holds a run may mean that one or the next, and the user must say which', async (t) => {
+  const w = world(t);
+  writeRunDirectory(join(w.dir, 'runs', 'tiny'), RUN_YAML);
+  t.is(await w.run('token', 'create', 'run.yaml', '--role', 'trainer'), 2);
+  t.regex(
+    w.err.text,
+    /say which run is meant by its directory: runs\/tiny holds a run already .* goes to runs\/tiny-2\n/,
+  );
+  await tokens(w, 'create', 'runs/tiny', '--role', 'trainer');
+  t.is(readTokenFile(join(w.dir, 'runs', 'tiny', 'tokens.json'))?.length, 1);
 });
 
 test('--out writes the token into a new file for its owner alone and prints it nowhere', async (t) => {

@@ -221,4 +221,5 @@ class Trainer:
 if __name__ == "__main__":
     if sys.argv[1] == "--vectors":
         sys.exit(vectors.check(sys.argv[2]))
-    sys.exit(Trainer(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "").run())
+    given = sys.argv[3] if len(sys.argv) > 3 else os.environ.get("GALORE_TOKEN", "")
+    sys.exit(Trainer(sys.argv[1], sys.argv[2], given).run())
