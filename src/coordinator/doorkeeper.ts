@@ -2,7 +2,7 @@
  * Who may come in: the tokens and certificates of a coordinator, looked at again when their files change. SHELL.
  * What is decided is in identity/token.ts and exposure.ts.
  */
-import { randomBytes } from 'node:crypto';
+import { randomBytes, X509Certificate } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { GaloreError } from '../errors.ts';
 import { signatureOf } from '../files/file-signature.ts';
@@ -87,6 +87,7 @@ export class Doorkeeper {
   ): Promise<Doorkeeper> {
     const { tls } = config.coordinator;
     const certificates = tls === undefined ? null : await readPemFiles(tls);
+    if (certificates?.cert !== undefined) warnOfExpiry(certificates.cert, wallNowMs(), logger);
     return new Doorkeeper(config, certificates, logger, wallNowMs);
   }
 
@@ -177,14 +178,21 @@ export class Doorkeeper {
     const signature = signatureOf(this.#certificatePaths);
     if (signature === this.#certificateSignature) return;
     this.#certificateSignature = signature;
-    readPemFiles(tls).then(
-      (texts) => {
+    readPemFiles(tls)
+      .then((texts) => {
         handlers.onCertificates(texts);
         this.#logCertificates(null);
-      },
+      })
       // Half of a pair may be there already: the other half is a change of its own.
-      (error: Error) =>
+      .catch((error: Error) =>
         this.#logCertificates(`${error.message}; the certificate as it was before stays in use`),
-    );
+      );
   }
+}
+
+/** Trainers refuse a certificate that is past its time: whoever can renew it should hear of it first. */
+function warnOfExpiry(cert: string, nowMs: number, logger: Logger): void {
+  const { validTo } = new X509Certificate(cert);
+  if (Date.parse(validTo) > nowMs) return;
+  logger.warn('certificates.expired', { validTo }, 'the certificate has expired: trainers will refuse it');
 }

@@ -1,5 +1,6 @@
 /** Certificates and keys in PEM files, checked before they are used, so that the error names the file. SHELL. */
 import { X509Certificate, createPrivateKey } from 'node:crypto';
+import { createSecureContext } from 'node:tls';
 import { DataError } from '../errors.ts';
 import { readSmallFile } from './small-file.ts';
 
@@ -24,11 +25,22 @@ export async function readPemFiles(paths: PemPaths): Promise<PemTexts> {
   if (paths.cert !== undefined) checkCertificate(paths.cert, cert!);
   if (paths.ca !== undefined) checkCertificate(paths.ca, ca!);
   if (paths.key !== undefined) checkKey(paths.key, key!, paths.cert, cert);
-  return {
+  const texts = {
     ...(cert === undefined ? {} : { cert }),
     ...(key === undefined ? {} : { key }),
     ...(ca === undefined ? {} : { ca }),
   };
+  try {
+    createSecureContext(texts);
+  } catch (error) {
+    // Such as one that is damaged behind the first certificate, or a key that is too short.
+    const named = Object.values(paths).filter((path) => path !== undefined);
+    const why = (error as Error).message;
+    throw new DataError(named[0] ?? '', `${named.join(', ')} cannot be used for TLS: ${why}`, {
+      cause: error,
+    });
+  }
+  return texts;
 }
 
 async function readPem(path: string | undefined): Promise<string | undefined> {

@@ -8,7 +8,7 @@ import { changeTokenFile } from '../../src/identity/token-file.ts';
 import { newToken, TOKEN_RANDOM_BYTES, type NewToken } from '../../src/identity/token.ts';
 import { SILENT_LOGGER, type Logger } from '../../src/log.ts';
 import { parseRunConfig } from '../../src/config/load.ts';
-import { pairPaths, pemPath } from '../helpers/tls.ts';
+import { pairPaths, pem, pemPath } from '../helpers/tls.ts';
 import { temporaryDir } from '../temporary-dir.ts';
 
 const NOW = Date.parse('2030-01-31T12:00:00.000Z');
@@ -120,8 +120,21 @@ test('what cannot be used is told before anything listens', async (t) => {
     /is not that of the certificate in/,
   );
   await refusal({ tls: { cert, key, ca: key } }, DataError, /holds no certificate/);
+  const chain = join(dir, 'chain.pem');
+  writeFileSync(chain, `${pem('server')}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n`);
+  await refusal({ tls: { cert: chain, key } }, DataError, /chain\.pem, .* cannot be used for TLS: /);
   writeFileSync(join(dir, 'tokens.json'), 'x');
   await refusal({}, DataError, /tokens\.json is not a file of join tokens/);
+});
+
+test('a certificate that has expired is warned of, since it is the trainers that will refuse it', async (t) => {
+  const warnings: string[] = [];
+  const logger: Logger = { ...SILENT_LOGGER, warn: (_event, _fields, text) => void warnings.push(text) };
+  const dir = temporaryDir(t);
+  for (const name of ['server', 'expired']) {
+    await Doorkeeper.open(configIn(dir, { tls: pairPaths(name) }), logger);
+  }
+  t.deepEqual(warnings, ['the certificate has expired: trainers will refuse it']);
 });
 
 test('tokens and TLS together open any address, and --insecure does with a warning', async (t) => {
