@@ -12,9 +12,9 @@ import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
 import type { Connection } from './connection.ts';
 import type { Dispatch } from './dispatch.ts';
+import type { Doorkeeper } from './doorkeeper.ts';
 import type { EvaluationDesk } from './evaluation-desk.ts';
 import { feedTrainer } from './feed.ts';
-import type { Doorkeeper } from './doorkeeper.ts';
 import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
@@ -39,6 +39,12 @@ export interface TrainerSurroundings {
   readonly adopt: (connection: Connection, trainerId: string) => void;
   readonly onFailure: (error: unknown) => void;
   readonly logger: Logger;
+}
+
+/** What trainers are told of the configuration: where tokens and keys lie is none of their business. */
+function withoutDoor(config: RunConfig): object {
+  const { auth: _, tls: __, ...coordinator } = config.coordinator;
+  return { ...config, coordinator };
 }
 
 export class TrainerDesk {
@@ -231,12 +237,6 @@ export class TrainerDesk {
     this.#around.evaluations.forget(trainerId);
     this.#around.steps.forget(trainerId);
   }
-}
-
-/** What trainers are told of the configuration: where tokens and keys lie is none of their business. */
-function withoutDoor(config: RunConfig): object {
-  const { auth: _, tls: __, ...coordinator } = config.coordinator;
-  return { ...config, coordinator };
 }
 
 function headerOf({ step, run, tensors }: OpenCheckpoint) {
