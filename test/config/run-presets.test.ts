@@ -43,13 +43,13 @@ test('balanced has power at an eighth of the width, embeddings at a quarter; wan
     const layer = slots.find(({ name }) => name.includes('q_proj'))!;
     const head = slots.find(({ name }) => name === 'lm_head.weight')!;
     t.deepEqual([layer.policy, head.policy, layer.rule, head.rule], ['power', 'power', 'power', 'power']);
-    t.deepEqual([layer.scale ?? config.method.scale, head.scale], [0.2, 1]);
-    return [layer.rank, head.rank, codecs[head.index]?.contribution];
+    t.is(head.scale, 1);
+    return [layer.rank, layer.scale ?? config.method.scale, head.rank, codecs[head.index]?.contribution];
   });
   t.deepEqual(ranks, [
-    [64, 128, 'int8'],
-    [32, 64, 'int8'],
-    [16, 16, 'int4'],
+    [64, 0.2, 128, 'int8'],
+    [39, 0.2, 64, 'int8'],
+    [16, 0.12, 28, 'int4'],
   ]);
 });
 
@@ -65,7 +65,7 @@ test('what the file says wins over its preset, a list as a whole', (t) => {
   t.is(method.rank, 5);
   t.is(method.scale, 0.2);
   t.deepEqual(method.param_groups, [{ match: ['lm_head'], scale: 2 }]);
-  t.deepEqual([optimizer.lr, [...optimizer.betas]], [0.5, [0.9, 0.999]]);
+  t.deepEqual([optimizer.lr, [...optimizer.betas]], [0.5, [0.5, 0.999]]);
   t.deepEqual({ ...wire }, { codec: 'int8', update_codec: 'f32', overlap: 'exact' });
 });
 
