@@ -75,7 +75,7 @@ const server = await CoordinatorServer.listen(
 
 const links: Link[] = [];
 for (let index = 0; index < trainers; index++) {
-  const link = Link.open({ url: `ws://${server.address}/`, trainerId: `t${index}`, logger: SILENT_LOGGER });
+  const link = Link.open({ url: server.url, trainerId: `t${index}`, logger: SILENT_LOGGER });
   for await (const event of link.events()) if (event.type === 'connected') break;
   link.accept(sizes);
   links.push(link);

@@ -150,7 +150,14 @@ function wanConfig(
     tokenizer: { type: 'byte' },
     trainer: { precision: flags.precision },
     coordinator: {
-      ...{ host: '0.0.0.0', port: PORT, start_trainers: TRAINERS, step_deadline_ms: NO_DEADLINE_MS },
+      // Nothing but the trainers reaches the namespace it listens in.
+      ...{
+        host: '0.0.0.0',
+        insecure: true,
+        port: PORT,
+        start_trainers: TRAINERS,
+        step_deadline_ms: NO_DEADLINE_MS,
+      },
     },
     checkpoint: { every: 0 },
     evaluation: { every: 0 },

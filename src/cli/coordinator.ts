@@ -42,13 +42,16 @@ export function registerCoordinatorCommand(
       'trainers to wait for before the first step (coordinator.start_trainers)',
       overrides.flag('--trainers', 'coordinator.start_trainers'),
     );
+  overrides.addInsecureTo(command);
   addOutputOptions(addRunOptions(command), 'info').addHelpText(
     'after',
     `
 Examples:
   galore coordinator run.yaml
-  galore coordinator run.yaml --trainers 4 --set coordinator.host=10.0.0.7
-  galore trainer ws://10.0.0.7:29400        on each of the other machines
+  galore token create run.yaml --role trainer --out token.txt
+  galore coordinator run.yaml --trainers 4 --set coordinator.host=10.0.0.7 \\
+    --set coordinator.tls='{cert: cert.pem, key: key.pem}'
+  galore trainer wss://10.0.0.7:29400 --ca cert.pem --token-file token.txt   on each of the others
 
 Ctrl-C writes a checkpoint and ends; a second Ctrl-C ends at once.`,
   );

@@ -13,22 +13,24 @@ const COMMAND = fileURLToPath(new URL('../../../bin/galore.js', import.meta.url)
 const MALLOC_ARENA_MAX = '2';
 
 /** The real LaunchProcess. */
-export const launchProcess: LaunchProcess = (args, events) => launch([], args, events);
+export const launchProcess: LaunchProcess = (args, events, environment) =>
+  launch([], args, events, environment);
 
 /** A LaunchProcess that starts `galore` through another command, such as `ip netns exec NAME`. */
 export function launcherBy(command: readonly string[]): LaunchProcess {
-  return (args, events) => launch(command, args, events);
+  return (args, events, environment) => launch(command, args, events, environment);
 }
 
 function launch(
   before: readonly string[],
   args: readonly string[],
   events: ChildProcessEvents,
+  environment: Readonly<Record<string, string>> = {},
 ): ChildProcessHandle {
   const [file, ...rest] = [...before, process.execPath, COMMAND, ...args];
   const child = spawn(file!, rest, {
     detached: true,
-    env: { MALLOC_ARENA_MAX, ...process.env },
+    env: { MALLOC_ARENA_MAX, ...process.env, ...environment },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   });
   let hasEnded = false;

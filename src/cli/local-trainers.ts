@@ -26,7 +26,12 @@ export interface ChildProcessEvents {
 }
 
 /** Starts this program with other arguments in a process group of its own, so that Ctrl-C does not reach it. */
-export type LaunchProcess = (args: readonly string[], events: ChildProcessEvents) => ChildProcessHandle;
+export type LaunchProcess = (
+  args: readonly string[],
+  events: ChildProcessEvents,
+  /** Variables laid over those of this process. */
+  environment?: Readonly<Record<string, string>>,
+) => ChildProcessHandle;
 
 /** CPU threads of each trainer that a run starts on a machine with so many cores. */
 export function threadsOf({ trainer, coordinator }: RunConfig, cores: number): number {
@@ -39,6 +44,8 @@ export interface LocalTrainersOptions {
   readonly launch: LaunchProcess;
   /** Arguments of one trainer's process. */
   readonly argsOf: (trainerId: string, index: number) => readonly string[];
+  /** Of each process: what is not for the eyes of other users. */
+  readonly environment?: Readonly<Record<string, string>>;
   readonly after: (delayMs: number, callback: () => void) => () => void;
   readonly onLine: (trainerId: string, line: string) => void;
   readonly onNotice: (text: string) => void;
@@ -99,14 +106,15 @@ export class LocalTrainers {
   }
 
   #start(trainer: LocalTrainer): void {
-    const { launch, argsOf, onLine } = this.#options;
-    trainer.process = launch(argsOf(trainer.trainerId, trainer.index), {
+    const { launch, argsOf, environment, onLine } = this.#options;
+    const events: ChildProcessEvents = {
       onLine: (line) => {
         if (line.trim() !== '') trainer.lastLine = line.trim();
         onLine(trainer.trainerId, line);
       },
       onExit: (code, how) => this.#ended(trainer, code, how),
-    });
+    };
+    trainer.process = launch(argsOf(trainer.trainerId, trainer.index), events, environment);
   }
 
   #ended(trainer: LocalTrainer, code: number | null, how: string): void {

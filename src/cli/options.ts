@@ -56,6 +56,15 @@ export class OverrideList {
       });
   }
 
+  /** Adds --insecure. */
+  addInsecureTo(command: Command): Command {
+    return command.option(
+      '--insecure',
+      'listen beyond this machine without join tokens or without TLS (coordinator.insecure)',
+      () => void this.list.push(override('coordinator.insecure', true, '--insecure')),
+    );
+  }
+
   /** Adds --device for the trainers a command starts. */
   addDeviceTo(command: Command): Command {
     return command.option(

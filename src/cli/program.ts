@@ -11,6 +11,7 @@ import { registerGenerateCommand } from './generate.ts';
 import { registerPlanCommand } from './plan.ts';
 import { registerReplayCommand } from './replay.ts';
 import { registerResumeCommand } from './resume.ts';
+import { registerTokenCommand } from './token.ts';
 import { registerTrainCommand } from './train.ts';
 import { registerTrainerCommand } from './trainer.ts';
 
@@ -72,6 +73,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
   registerCoordinatorCommand(program, context, finish);
   registerTrainerCommand(program, context, finish);
   registerResumeCommand(program, context, finish);
+  registerTokenCommand(program, context);
   registerEvalCommand(program, context, finish);
   registerGenerateCommand(program, context, finish);
   registerExportCommand(program, context, finish);

@@ -31,6 +31,7 @@ export function registerResumeCommand(
     .addTo(command)
     .option('--trainers <k>', 'trainer processes to start here; 0: all come from elsewhere', wholeNumber(0));
   overrides.addDeviceTo(command);
+  overrides.addInsecureTo(command);
   addOutputOptions(addRunOptions(command), 'warn').addHelpText(
     'after',
     `

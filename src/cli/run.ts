@@ -88,9 +88,9 @@ class Run {
     });
     this.#coordinator = coordinator;
     if (this.#isStopping) coordinator.stop();
-    this.#sayWhereToJoin(coordinator.url);
+    this.#sayWhereToJoin(coordinator);
     if (count > 0 && !this.#isStopping) {
-      this.#trainers = this.#startTrainers(coordinator.url, devices);
+      this.#trainers = this.#startTrainers(coordinator, devices);
     }
     let doTrainersKnow = false;
     try {
@@ -125,27 +125,17 @@ class Run {
     this.#context.exitNow(EXIT_CODES.INTERRUPTED);
   }
 
-  #sayWhereToJoin(url: string): void {
-    const {
-      host,
-      local_trainers: localTrainers,
-      start_trainers: startTrainers,
-    } = this.#request.config.coordinator;
-    if (localTrainers === 0) {
-      this.#notice(
-        `listening on ${url}; waiting for ${startTrainers} to join: ${this.#context.commandName} trainer ${url}`,
-      );
-    }
-    if (!isLoopback(host)) {
-      this.#logger.warn(
-        'coordinator.open',
-        { host },
-        'this address can be reached from other machines, without encryption: keep it inside a trusted network',
-      );
-    }
+  #sayWhereToJoin({ url, asksForTokens }: RunningCoordinator): void {
+    const { local_trainers: localTrainers, start_trainers: startTrainers } = this.#request.config.coordinator;
+    if (localTrainers > 0) return;
+    const command = `${this.#context.commandName} trainer ${url}${asksForTokens ? ' --token-file FILE' : ''}`;
+    this.#notice(`listening on ${url}; waiting for ${startTrainers} to join: ${command}`);
   }
 
-  #startTrainers(url: string, devices: readonly ReadyDevice[]): LocalTrainers {
+  #startTrainers(
+    { localUrl, localToken }: RunningCoordinator,
+    devices: readonly ReadyDevice[],
+  ): LocalTrainers {
     const { config, output } = this.#request;
     const count = config.coordinator.local_trainers;
     const threads = threadsOf(config, this.#context.cores);
@@ -155,9 +145,11 @@ class Run {
       count,
       launch: this.#context.launchProcess,
       after: this.#context.after,
+      // In no argument, where every user of the machine could read it.
+      environment: { GALORE_TOKEN: localToken },
       argsOf: (trainerId, index) => [
         'trainer',
-        url,
+        localUrl,
         ...['--id', trainerId, '--run', config.name, '--threads', String(threads)],
         ...['--device', devices[index]?.name ?? 'auto'],
         ...['--precision', config.trainer.precision],
@@ -234,8 +226,4 @@ class Run {
       write: (line) => this.#display.line(line.trimEnd()),
     });
   }
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }

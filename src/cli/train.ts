@@ -31,6 +31,7 @@ export function registerTrainCommand(
       overrides.flag('--trainers', 'coordinator.start_trainers'),
     );
   overrides.addDeviceTo(command);
+  overrides.addInsecureTo(command);
   addOutputOptions(addRunOptions(command), 'warn').addHelpText(
     'after',
     `

@@ -1,11 +1,16 @@
 /** `galore trainer`: joins a run from this machine. */
+import { resolve } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import type { DeviceWish } from '../device-name.ts';
+import { ConfigError } from '../errors.ts';
+import { readPemFiles, type PemPaths } from '../files/pem.ts';
 import { createLogger, printable } from '../log.ts';
+import { isLoopback } from '../loopback.ts';
 import type { Precision } from '../trainer/engine/device.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
+import { joinToken } from './join-token.ts';
 import { onInterrupt } from './interrupts.ts';
 import {
   addOutputOptions,
@@ -19,6 +24,10 @@ interface TrainerFlags extends OutputOptions {
   readonly id?: string;
   readonly run: string;
   readonly token?: string;
+  readonly tokenFile?: string;
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
   readonly threads?: number;
   readonly device: DeviceWish;
   readonly precision: Precision;
@@ -45,7 +54,14 @@ export function registerTrainerCommand(
     )
     .option('--id <name>', 'name of this trainer; default: host name and process number', trainerName)
     .option('--run <name>', 'take part only in the run of this name', '')
-    .option('--token <token>', 'join token; better given as GALORE_TOKEN, which other users cannot see')
+    .option('--token-file <file>', 'file that holds the join token, and nothing else')
+    .option(
+      '--token <token>',
+      'join token; every user of this machine can see it: GALORE_TOKEN or --token-file are better',
+    )
+    .option('--ca <file>', 'PEM file of the authority to trust, in place of those of this system')
+    .option('--cert <file>', 'PEM file of the certificate of this trainer, where one is asked for')
+    .option('--key <file>', 'PEM file of its private key')
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, MAX_THREADS))
     .addOption(deviceOption())
     .addOption(precisionOption())
@@ -55,7 +71,8 @@ export function registerTrainerCommand(
     `
 Examples:
   galore trainer ws://192.168.1.20:29400
-  GALORE_TOKEN=… galore trainer wss://train.example.org/ --id garage-pc --threads 8
+  galore trainer wss://train.example.org --token-file token.txt --id garage-pc --threads 8
+  GALORE_TOKEN=… galore trainer wss://192.168.1.20:29400 --ca cert.pem
 
 Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
   );
@@ -72,6 +89,11 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
     write: (line) => display.error(line),
     fields: flags.logJson ? { trainer: trainerId } : {},
   });
+  const token = await joinToken(context, flags, logger);
+  const tls = await certificatesFor(url, context, flags);
+  if (token !== '' && isOpenWire(url)) {
+    logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
+  }
   const leaving = new AbortController();
   using _ = onInterrupt(context.signals, {
     first: () => {
@@ -93,7 +115,8 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       url,
       trainerId,
       runName: flags.run,
-      token: flags.token ?? context.environment.token,
+      token,
+      tls,
       threads: flags.threads ?? context.cores,
       device,
       precision: flags.precision,
@@ -108,6 +131,33 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   } finally {
     display.close();
   }
+}
+
+/** The files for TLS, which are there and go together. @throws ConfigError, DataError */
+async function certificatesFor(url: string, context: CliContext, flags: TrainerFlags): Promise<PemPaths> {
+  const { ca, cert, key } = flags;
+  const given = Object.entries({ ca, cert, key }).filter(([, path]) => path !== undefined);
+  if (given.length > 0 && !isTls(url)) {
+    throw new ConfigError(`--${given[0]![0]} is for wss:// addresses; ${url} is without TLS`);
+  }
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new ConfigError(
+      '--cert and --key go together: the certificate of this trainer and its private key',
+    );
+  }
+  const paths = Object.fromEntries(
+    given.map(([name, path]) => [name, resolve(context.workingDir, path!)]),
+  ) as PemPaths;
+  await readPemFiles(paths);
+  return paths;
+}
+
+function isTls(url: string): boolean {
+  return new URL(url).protocol === 'wss:';
+}
+
+function isOpenWire(url: string): boolean {
+  return !isTls(url) && !isLoopback(new URL(url).hostname);
 }
 
 function webSocketUrl(text: string): string {

@@ -124,7 +124,8 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
     if (path === '~' || path.startsWith('~/')) return join(options.homeDir, path.slice(1));
     return isAbsolute(path) ? path : resolve(options.workingDir, path);
   };
-  const { model, data, tokenizer } = config;
+  const { model, data, tokenizer, coordinator } = config;
+  const { auth, tls } = coordinator;
   return {
     ...config,
     dir: absolute(config.dir),
@@ -139,7 +140,17 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
       ...tokenizer,
       ...(tokenizer.path === undefined ? {} : { path: absolute(tokenizer.path) }),
     },
+    coordinator: {
+      ...coordinator,
+      auth: auth.tokens === undefined ? auth : { tokens: absolute(auth.tokens) },
+      ...(tls === undefined ? {} : { tls: withEach(tls, absolute) }),
+    },
   };
+}
+
+/** The paths, each changed. */
+function withEach<T extends object>(paths: T, change: (path: string) => string): T {
+  return Object.fromEntries(Object.entries(paths).map(([name, path]) => [name, change(String(path))])) as T;
 }
 
 function deepFreeze<T>(value: T): T {

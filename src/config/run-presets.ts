@@ -16,21 +16,32 @@ const LAYERS = ['attn', 'mlp'];
 /** The learning rate of linear layers as a share of `optimizer.lr`, which embeddings and norms have whole. */
 const LAYER_SCALE = 0.2;
 const OPTIMIZER = { lr: 0.01, betas: [0.9, 0.999] };
+/** Where little travels, what feedback sends is a sum of many gradients already: a long first moment makes it later still. */
+const LATE_OPTIMIZER = { lr: 0.01, betas: [0.5, 0.999] };
 /** A basis is good for 200 steps, and what V knows of the one before for less. */
 const PROJECTED_OPTIMIZER = { lr: 0.01, betas: [0.9, 0.99] };
 
+interface PowerOptions {
+  /** Ranks of the linear layers, and of embedding and head. */
+  readonly rank: string;
+  readonly embeddings: string;
+  readonly codec: string;
+  readonly scale: number;
+  readonly optimizer: Mapping;
+}
+
 /** Every matrix travels as power. */
-function power(layerRank: string, embeddingRank: string, codec: string): Mapping {
+function power({ rank, embeddings, codec, scale, optimizer }: PowerOptions): Mapping {
   return {
     method: {
       name: 'power',
-      rank: layerRank,
-      scale: LAYER_SCALE,
+      rank,
+      scale,
       update_clip: 1,
       target_modules: [...LAYERS, ...EMBEDDINGS],
-      param_groups: [{ match: EMBEDDINGS, rank: embeddingRank, scale: 1 }],
+      param_groups: [{ match: EMBEDDINGS, rank: embeddings, scale: 1 }],
     },
-    optimizer: OPTIMIZER,
+    optimizer,
     wire: { codec },
   };
 }
@@ -46,9 +57,21 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
     optimizer: PROJECTED_OPTIMIZER,
     wire: { codec: 'int8' },
   },
-  balanced: power('d/8', 'd/4', 'int8'),
-  wan: power('d/16', 'd/8', 'int8'),
-  extreme: power('d/32', 'd/32', 'int4'),
+  balanced: power({
+    rank: 'd/8',
+    embeddings: 'd/4',
+    codec: 'int8',
+    scale: LAYER_SCALE,
+    optimizer: OPTIMIZER,
+  }),
+  wan: power({
+    rank: 'd/13',
+    embeddings: 'd/8',
+    codec: 'int8',
+    scale: LAYER_SCALE,
+    optimizer: LATE_OPTIMIZER,
+  }),
+  extreme: power({ rank: 'd/32', embeddings: 'd/18', codec: 'int4', scale: 0.12, optimizer: LATE_OPTIMIZER }),
   // As lean, with an exchange every eighth optimizer step: a refresh after as many of them, 200.
   local: {
     method: { name: 'galore', rank: 'd/4', moments: 'transport', update_proj_gap: 25 },

@@ -416,6 +416,30 @@ const coordinator = z.strictObject({
   handshake_timeout_ms: milliseconds
     .default(10_000)
     .describe('How long a new connection may take to say who it is'),
+  auth: z
+    .strictObject({
+      tokens: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('File of join tokens (galore token); default: tokens.json in dir, if it is there'),
+    })
+    .prefault({}),
+  tls: z
+    .strictObject({
+      cert: z.string().min(1).describe('PEM file of the certificate and of those it is signed with'),
+      key: z.string().min(1).describe('PEM file of its private key'),
+      ca: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('PEM file of the authority whose certificate every trainer must then show (mutual TLS)'),
+    })
+    .optional(),
+  insecure: z
+    .boolean()
+    .default(false)
+    .describe('Listen beyond this machine without join tokens or without TLS'),
 });
 
 const trainer = z.strictObject({

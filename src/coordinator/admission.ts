@@ -6,12 +6,15 @@ import type { CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import type { CodecName, HelloMessage } from '../protocol/messages.ts';
 import { negotiateVersion, PROTOCOL_VERSIONS } from '../protocol/version.ts';
+import type { TokenVerdict } from '../identity/token.ts';
 
 /** What the coordinator knows about its run. */
 export interface AdmissionContext {
   readonly runId: string;
   readonly runName: string;
   readonly schemaHash: Uint8Array;
+  /** Whether the token of a Hello lets a trainer in. */
+  readonly judge: (token: string) => TokenVerdict;
   /** In which tensors of the run travel. */
   readonly codecs: readonly CodecName[];
   readonly trainerCount: number;
@@ -22,7 +25,13 @@ export interface AdmissionContext {
 
 /** Let in, or why not. */
 export type Admission =
-  | { readonly isAdmitted: true; readonly version: number; readonly heldSequence: number | null }
+  | {
+      readonly isAdmitted: true;
+      readonly version: number;
+      /** Of the token that it has shown; null where none is asked for. */
+      readonly tokenId: string | null;
+      readonly heldSequence: number | null;
+    }
   | { readonly isAdmitted: false; readonly reason: CloseReason; readonly text: string };
 
 /** Decides on a Hello. `heldSequence` is the record the trainer's own state is good for; null: none. */
@@ -36,6 +45,9 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
       `this coordinator speaks protocol version ${ours}, the trainer ${hello.protocolVersions.join(', ') || 'none'}`,
     );
   }
+  // Before anything that tells of the run.
+  const verdict = context.judge(hello.token);
+  if (!verdict.isValid) return refuse(verdict.reason, verdict.text);
   if (hello.runName !== '' && hello.runName !== context.runName) {
     return refuse('WRONG_RUN', `this coordinator serves run "${context.runName}", not "${hello.runName}"`);
   }
@@ -57,7 +69,7 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
   if (context.trainerCount >= context.maxTrainers) {
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
   }
-  return { isAdmitted: true, version, heldSequence: heldSequence(hello, context) };
+  return { isAdmitted: true, version, tokenId: verdict.tokenId, heldSequence: heldSequence(hello, context) };
 }
 
 function heldSequence(hello: HelloMessage, context: AdmissionContext): number | null {

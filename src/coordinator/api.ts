@@ -25,6 +25,12 @@ export type StartCoordinator = (options: CoordinatorOptions) => Promise<RunningC
 export interface RunningCoordinator {
   /** Where trainers connect, such as `ws://127.0.0.1:29400/`. */
   readonly url: string;
+  /** Where trainers of this machine connect, with `localToken`. */
+  readonly localUrl: string;
+  /** Lets trainers in that the process which runs the coordinator starts. A secret: never logged, in no file. */
+  readonly localToken: string;
+  /** Whether others must show a token, of `galore token create`. */
+  readonly asksForTokens: boolean;
   /** Settles when the run has ended and everything is on disk and closed. */
   readonly finished: Promise<RunSummary>;
   /** First call: finish the step, write a checkpoint, end. Second call: end at once. */

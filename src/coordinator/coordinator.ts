@@ -18,6 +18,7 @@ import { agreedHash } from './core/divergence.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
+import { Doorkeeper } from './doorkeeper.ts';
 import { countedLabels, EvaluationDesk, readSequences } from './evaluation-desk.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
@@ -40,10 +41,19 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
+  const { config, logger, onReport } = options;
+  const doorkeeper = await Doorkeeper.open(config, logger);
+  if (doorkeeper.warning !== null) {
+    logger.warn('coordinator.open', { host: config.coordinator.host }, doorkeeper.warning);
+  }
   const run = await prepareRun(options);
   expectFrames(contributionBytes(run.shape.sizes));
+  if (!doorkeeper.letsAnyoneIn && config.coordinator.local_trainers === 0) {
+    const command = `galore token create ${doorkeeper.tokensPath} --role trainer`;
+    onReport({ type: 'notice', text: `no token lets a trainer in yet: ${command}` });
+  }
   try {
-    return await new Coordinator(run, options).listen();
+    return await new Coordinator(run, doorkeeper, options).listen();
   } catch (error) {
     await run.close();
     await run.undo();
@@ -53,6 +63,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
 
 class Coordinator {
   readonly #run: PreparedRun;
+  readonly #doorkeeper: Doorkeeper;
   readonly #options: CoordinatorOptions;
   readonly #clock = systemClock;
   readonly #spillFile: SpillFile;
@@ -75,8 +86,9 @@ class Coordinator {
   #isDispatching = false;
   #isEnding = false;
 
-  constructor(run: PreparedRun, options: CoordinatorOptions) {
+  constructor(run: PreparedRun, doorkeeper: Doorkeeper, options: CoordinatorOptions) {
     this.#run = run;
+    this.#doorkeeper = doorkeeper;
     this.#options = options;
     const { config, shape, dataset, metrics, evaluations } = run;
     const { logger, onReport } = options;
@@ -104,6 +116,7 @@ class Coordinator {
       steps: this.#steps,
       evaluations: this.#evaluations,
       checkpoints: this.#checkpoints,
+      doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
@@ -113,11 +126,15 @@ class Coordinator {
   }
 
   async listen(): Promise<RunningCoordinator> {
-    const { host, port, ...timers } = this.#run.config.coordinator;
+    const { host, port, local_trainers: localTrainers, ...timers } = this.#run.config.coordinator;
+    const { certificates: tls, localToken, asksForTokens } = this.#doorkeeper;
     this.#server = await CoordinatorServer.listen(
       {
         host,
         port,
+        tls,
+        // The certificate is for a name that trainers elsewhere know, not for this machine's address.
+        hasLocalDoor: tls !== null && localTrainers > 0,
         handshakeTimeoutMs: timers.handshake_timeout_ms,
         heartbeatIntervalMs: timers.heartbeat_interval_ms,
         heartbeatTimeoutMs: timers.heartbeat_timeout_ms,
@@ -132,10 +149,19 @@ class Coordinator {
         onFatal: (error) => this.#fail(error),
       },
     );
+    this.#doorkeeper.watch({
+      onLook: () => this.#trainers.judgeAgain(),
+      onCertificates: (texts) => {
+        this.#server.renewCertificates(texts);
+        this.#options.logger.info('certificates.renewed', {}, 'new certificates are in use');
+      },
+    });
     this.#ticker = setInterval(() => this.#dispatch({ type: 'ticked' }), TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
     return {
-      url: `ws://${this.#server.address}/`,
+      url: this.#server.url,
+      localUrl: this.#server.localUrl,
+      ...{ localToken, asksForTokens },
       finished: this.#finished.promise,
       stop: () => this.#dispatch({ type: 'stopRequested' }),
     };
@@ -388,6 +414,7 @@ class Coordinator {
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
     if (this.#ticker !== null) clearInterval(this.#ticker);
+    this.#doorkeeper.close();
     try {
       await this.#server.close(reason, text);
       await this.#checkpoints.close();

@@ -1,20 +1,21 @@
 /**
- * The coordinator's door: an HTTP server whose upgraded sockets become Connections. It checks frames,
+ * The coordinator's server: sockets that were upgraded at its doors become Connections. It checks frames,
  * the first message and the pulse of each; what messages mean is its handlers' business.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type RawData, type WebSocket } from 'ws';
 import { ProtocolError } from '../errors.ts';
+import type { PemTexts } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
 import { protocolError } from '../protocol/checks.ts';
-import { closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
+import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
-import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
+import { MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES } from '../protocol/limits.ts';
 import type { GoodbyeMessage, Message } from '../protocol/messages.ts';
 import type { Connection } from './connection.ts';
-import { cannotListen } from './listen-error.ts';
+import { Door } from './door.ts';
 import { SocketConnection } from './socket-connection.ts';
 
 export type { Connection } from './connection.ts';
@@ -23,6 +24,10 @@ export interface ServerOptions {
   readonly host: string;
   /** 0: any free port. */
   readonly port: number;
+  /** Speak TLS alone; with `ca`, to those alone whose certificate it has signed. Default: no TLS. */
+  readonly tls?: PemTexts | null;
+  /** Listen at a free port of 127.0.0.1, too, without TLS: for trainers of this machine. Default: no. */
+  readonly hasLocalDoor?: boolean;
   /** Sockets, admitted or not; more are refused with HTTP 503. Default 256. */
   readonly maxConnections?: number;
   /** From the opening of a socket until `admit`. */
@@ -84,10 +89,14 @@ interface Peer {
   windowMessages: number;
 }
 
-/** For the HTTP request that becomes a WebSocket; Node wants it below the 5 minutes of a whole request. */
-const MAX_HEADERS_TIMEOUT_MS = 60_000;
+/** Sockets of a door beyond maxConnections: those that are not upgraded yet. */
+const MAX_OTHER_SOCKETS = 64;
+
+const NO_CERTIFICATE = 'this coordinator takes only those with a certificate of its own authority';
 
 const DEFAULTS = {
+  tls: null,
+  hasLocalDoor: false,
   maxConnections: 256,
   maxUnsentBytes: 256 * 1024 * 1024,
   maxMessagesPerSecond: 10_000,
@@ -99,7 +108,8 @@ const DEFAULTS = {
 export class CoordinatorServer {
   readonly #options: Required<ServerOptions>;
   readonly #handlers: ServerHandlers;
-  readonly #http: Server;
+  /** The first is the one that others know of. */
+  #doors: readonly Door[] = [];
   readonly #webSockets: WebSocketServer;
   readonly #peers = new Map<Connection, Peer>();
   readonly #byTrainerId = new Map<string, Peer>();
@@ -122,15 +132,6 @@ export class CoordinatorServer {
       // ws destroys the socket this long after our close frame, answered or not. (Not yet in @types/ws.)
       ...{ closeTimeout: this.#options.closeGraceMs },
     });
-    this.#http = createServer({
-      headersTimeout: Math.min(this.#options.handshakeTimeoutMs, MAX_HEADERS_TIMEOUT_MS),
-      connectionsCheckingInterval: 5_000,
-    });
-    this.#http.on('request', (request, response) => this.#guard(() => this.#respond(request, response)));
-    this.#http.on('upgrade', (request, socket, head) =>
-      this.#guard(() => this.#upgrade(request, socket, head)),
-    );
-    this.#http.on('clientError', (_error, socket) => socket.destroy());
   }
 
   /**
@@ -143,14 +144,18 @@ export class CoordinatorServer {
     return server;
   }
 
-  /** `host:port` as bound. */
-  get address(): string {
-    const { host } = this.#options;
-    return `${host.includes(':') ? `[${host}]` : host}:${this.port}`;
+  /** Where trainers connect: `ws://host:port/` as bound, or `wss:`. */
+  get url(): string {
+    return this.#doors[0]!.url;
+  }
+
+  /** Where those of this machine do. */
+  get localUrl(): string {
+    return this.#doors.at(-1)!.url;
   }
 
   get port(): number {
-    return (this.#http.address() as AddressInfo | null)?.port ?? this.#options.port;
+    return this.#doors[0]!.port;
   }
 
   /** Open connections, admitted or not. */
@@ -196,6 +201,11 @@ export class CoordinatorServer {
     return connection?.isOpen === true ? connection : null;
   }
 
+  /** New certificates for connections from here on. @throws if they cannot be used */
+  renewCertificates(tls: PemTexts): void {
+    this.#doors[0]!.renew(tls);
+  }
+
   /**
    * Takes no more connections, closes all with this reason after what is queued, and resolves when
    * all sockets are gone.
@@ -204,11 +214,10 @@ export class CoordinatorServer {
     if (this.#isClosing && this.#peers.size === 0) return;
     this.#isClosing = true;
     for (const { connection } of this.#peers.values()) connection.closeAfterQueue(reason, text);
-    const stopped = new Promise<void>((resolve) => this.#http.close(() => resolve()));
-    this.#http.closeIdleConnections();
+    const stopped = Promise.all(this.#doors.map((door) => door.close()));
     if (this.#peers.size > 0) await new Promise<void>((resolve) => (this.#whenEmpty = resolve));
     if (this.#pulse !== null) clearInterval(this.#pulse);
-    this.#http.closeAllConnections();
+    for (const door of this.#doors) door.closeRest();
     await stopped;
   }
 
@@ -216,28 +225,42 @@ export class CoordinatorServer {
     await this.close();
   }
 
-  #listen(): Promise<void> {
-    const { host, port, heartbeatIntervalMs, now } = this.#options;
-    return new Promise((resolve, reject) => {
-      this.#http.once('error', (error: NodeJS.ErrnoException) => reject(cannotListen(host, port, error)));
-      this.#http.listen(port, host, () => {
-        this.#http.removeAllListeners('error');
-        this.#http.on('error', (error) =>
-          this.#options.logger.error('server.failed', { error }, 'the listening socket failed'),
-        );
-        this.#lastPulseMs = now();
-        this.#pulse = setInterval(() => this.#checkPulse(), heartbeatIntervalMs);
-        resolve();
-      });
+  async #listen(): Promise<void> {
+    const { host, port, tls, hasLocalDoor, heartbeatIntervalMs, now } = this.#options;
+    this.#doors = [await this.#openDoor(host, port, tls)];
+    if (hasLocalDoor) {
+      try {
+        this.#doors = [...this.#doors, await this.#openDoor('127.0.0.1', 0, null)];
+      } catch (error) {
+        await this.#doors[0]!.close();
+        throw error;
+      }
+    }
+    this.#lastPulseMs = now();
+    this.#pulse = setInterval(() => this.#checkPulse(), heartbeatIntervalMs);
+  }
+
+  #openDoor(host: string, port: number, tls: PemTexts | null): Promise<Door> {
+    const { handshakeTimeoutMs, maxConnections, logger } = this.#options;
+    return Door.open({
+      ...{ host, port, tls, handshakeTimeoutMs },
+      maxSockets: maxConnections + MAX_OTHER_SOCKETS,
+      onRequest: (door, request, response) => this.#guard(() => this.#respond(door, request, response)),
+      onUpgrade: (door, request, socket, head) =>
+        this.#guard(() => this.#upgrade(door, request, socket, head)),
+      onError: (error) => logger.error('server.failed', { error }, 'the listening socket failed'),
     });
   }
 
-  #respond(request: IncomingMessage, response: ServerResponse): void {
+  #respond(door: Door, request: IncomingMessage, response: ServerResponse): void {
+    if (!door.isTrusted(request)) {
+      return void response.writeHead(403, { 'content-type': 'text/plain' }).end(`${NO_CERTIFICATE}\n`);
+    }
     if (this.#handlers.onRequest !== undefined) return this.#handlers.onRequest(request, response);
     response.writeHead(404, { 'content-type': 'text/plain' }).end('not found\n');
   }
 
-  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  #upgrade(door: Door, request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const refusal = this.#refusalOf(request);
     if (refusal !== null) {
       socket.on('error', ignore);
@@ -245,7 +268,9 @@ export class CoordinatorServer {
       return;
     }
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
-      this.#guard(() => this.#connect(webSocket, request.socket));
+      if (door.isTrusted(request))
+        this.#guard(() => this.#connect(webSocket, request.socket, door.wireOf(request.socket)));
+      else this.#turnAway(webSocket, request.socket);
     });
   }
 
@@ -259,9 +284,17 @@ export class CoordinatorServer {
     return null;
   }
 
-  #connect(webSocket: WebSocket, socket: Socket): void {
+  /** TLS has not said why: a close code is what the other side can act on. Nothing that it sends is read. */
+  #turnAway(webSocket: WebSocket, { remoteAddress }: Socket): void {
+    const { logger } = this.#options;
+    logger.warn('connection.refused', { address: remoteAddress }, `${remoteAddress}: ${NO_CERTIFICATE}`);
+    webSocket.on('error', ignore);
+    webSocket.close(CLOSE_CODES.BAD_CERTIFICATE.code, NO_CERTIFICATE);
+  }
+
+  #connect(webSocket: WebSocket, stream: Socket, wire: Socket): void {
     const { handshakeTimeoutMs, now, logger } = this.#options;
-    const connection = new SocketConnection(this.#nextId++, webSocket, socket, {
+    const connection = new SocketConnection(this.#nextId++, webSocket, wire, {
       ...this.#options,
       onSent: (frame) => this.#handlers.onFrame?.(connection, 'down', frame),
     });
@@ -280,6 +313,7 @@ export class CoordinatorServer {
       windowMessages: 0,
     };
     this.#peers.set(connection, peer);
+    boundHandshake(stream, peer);
     webSocket.on('message', (data: RawData, isBinary: boolean) =>
       this.#guard(() => this.#receive(peer, data as Buffer, isBinary)),
     );
@@ -386,6 +420,19 @@ export class CoordinatorServer {
       this.#handlers.onFatal(error);
     }
   }
+}
+
+/** What comes before the Hello is accepted is little, and no more of it is held in memory. */
+function boundHandshake(stream: Socket, peer: Peer): void {
+  let bytes = 0;
+  const count = (chunk: Buffer): void => {
+    bytes += chunk.length;
+    if (!peer.isAdmitted && bytes <= MAX_HANDSHAKE_BYTES) return;
+    stream.off('data', count);
+    if (peer.isAdmitted) return;
+    peer.connection.close('LIMIT_EXCEEDED', `more than ${MAX_HANDSHAKE_BYTES} bytes before the Welcome`);
+  };
+  stream.on('data', count);
 }
 
 /** Refuses a message that is not allowed before or after the handshake. */

@@ -8,6 +8,8 @@ import type { Message } from '../protocol/messages.ts';
 export class Session {
   readonly trainerId: string;
   readonly connection: Connection;
+  /** Of the token it came in with; null: without one. */
+  readonly tokenId: string | null;
   /** The record up to which the feed went; null while the feed is still under way. */
   liveSequence: number | null = null;
   /** The last record the trainer says it has applied. */
@@ -19,9 +21,15 @@ export class Session {
   #outbox: Promise<void> = Promise.resolve();
   readonly #onFailure: (error: unknown) => void;
 
-  constructor(trainerId: string, connection: Connection, onFailure: (error: unknown) => void) {
+  constructor(
+    trainerId: string,
+    connection: Connection,
+    onFailure: (error: unknown) => void,
+    tokenId: string | null = null,
+  ) {
     this.trainerId = trainerId;
     this.connection = connection;
+    this.tokenId = tokenId;
     this.#onFailure = onFailure;
   }
 

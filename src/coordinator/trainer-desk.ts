@@ -2,6 +2,7 @@
  * The connected trainers: lets them in, brings them up to date, and turns what they send into facts.
  * Which trainer takes part in what is the core's business.
  */
+import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -11,6 +12,7 @@ import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
 import type { Connection } from './connection.ts';
 import type { Dispatch } from './dispatch.ts';
+import type { Doorkeeper } from './doorkeeper.ts';
 import type { EvaluationDesk } from './evaluation-desk.ts';
 import { feedTrainer, snapshotHeader } from './feed.ts';
 import type { PreparedRun } from './prepare-run.ts';
@@ -29,6 +31,7 @@ export interface TrainerSurroundings {
   readonly steps: StepDesk;
   readonly evaluations: EvaluationDesk;
   readonly checkpoints: CheckpointDesk;
+  readonly doorkeeper: Pick<Doorkeeper, 'judge' | 'judgeAgain'>;
   readonly dispatch: Dispatch;
   /** The last one. */
   readonly committedStep: () => number;
@@ -36,6 +39,12 @@ export interface TrainerSurroundings {
   readonly adopt: (connection: Connection, trainerId: string) => void;
   readonly onFailure: (error: unknown) => void;
   readonly logger: Logger;
+}
+
+/** What trainers are told of the configuration: where tokens and keys lie is none of their business. */
+function withoutDoor(config: RunConfig): object {
+  const { auth: _, tls: __, ...coordinator } = config.coordinator;
+  return { ...config, coordinator };
 }
 
 export class TrainerDesk {
@@ -88,6 +97,17 @@ export class TrainerDesk {
     session?.connection.close(reason, text);
   }
 
+  /** Closes the connections of those who may not be here any more: their tokens were revoked, or have expired. */
+  judgeAgain(): void {
+    const { doorkeeper, dispatch } = this.#around;
+    for (const { trainerId, tokenId } of [...this.#sessions.values()]) {
+      const verdict = doorkeeper.judgeAgain(tokenId);
+      if (verdict.isValid) continue;
+      this.close(trainerId, verdict.reason, verdict.text);
+      dispatch({ type: 'trainerLost', trainerId, reason: verdict.text });
+    }
+  }
+
   #receiveFrom(session: Session, message: Message): void {
     const { steps, evaluations, checkpoints, dispatch } = this.#around;
     const { trainerId } = session;
@@ -133,13 +153,14 @@ export class TrainerDesk {
 
   #welcome(connection: Connection, hello: HelloMessage): void {
     const { runId, config, shape, schemaHash, journal } = this.#run;
-    const { logger, dispatch, onFailure } = this.#around;
+    const { logger, dispatch, doorkeeper, onFailure } = this.#around;
     const { trainerId } = hello;
     const isReplacement = this.#sessions.has(trainerId);
     const answer = admit(hello, {
       runId,
       runName: config.name,
       schemaHash,
+      judge: (token) => doorkeeper.judge(token),
       codecs: codecsInUse(shape.sizes),
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
@@ -155,9 +176,13 @@ export class TrainerDesk {
     }
     this.#around.adopt(connection, trainerId);
     if (isReplacement) this.#forget(trainerId);
-    const session = new Session(trainerId, connection, onFailure);
+    const session = new Session(trainerId, connection, onFailure, answer.tokenId);
     this.#sessions.set(trainerId, session);
-    const fields = { trainer: trainerId, address: connection.remoteAddress };
+    const fields = {
+      trainer: trainerId,
+      address: connection.remoteAddress,
+      token: answer.tokenId ?? undefined,
+    };
     logger.info('trainer.joined', fields, `${trainerId} joined`);
     dispatch({ type: 'trainerJoined', trainerId });
     session.enqueue(() => this.#bringUpToDate(session, answer.version, answer.heldSequence));
@@ -186,7 +211,7 @@ export class TrainerDesk {
       protocolVersion,
       runId,
       runName: config.name,
-      configJson: JSON.stringify(config),
+      configJson: JSON.stringify(withoutDoor(config)),
       modelJson,
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,

@@ -19,11 +19,13 @@ export async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
-/** Creates or replaces the file `path` and syncs it. Its directory is not synced. */
-export async function writeSynced(path: string, content: string | Uint8Array): Promise<void> {
+/** Creates or replaces the file `path` and syncs it. Its directory is not synced. `mode`: who may read it. */
+export async function writeSynced(path: string, content: string | Uint8Array, mode?: number): Promise<void> {
   const bytes = typeof content === 'string' ? Buffer.from(content, 'utf8') : content;
-  const handle = await open(path, 'w');
+  const handle = await open(path, 'w', mode);
   try {
+    // What an earlier crash has left may be open to more people.
+    if (mode !== undefined) await handle.chmod(mode);
     await writeFully(handle, bytes, 0);
     await handle.sync();
   } finally {
@@ -36,10 +38,14 @@ export async function writeSynced(path: string, content: string | Uint8Array): P
  * `PATH.tmp`.
  * @throws OperatingError when the system refuses.
  */
-export async function writeFileAtomic(path: string, content: string | Uint8Array): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  content: string | Uint8Array,
+  mode?: number,
+): Promise<void> {
   const temporary = `${path}.tmp`;
   try {
-    await explaining(`write ${path}`, writeSynced(temporary, content));
+    await explaining(`write ${path}`, writeSynced(temporary, content, mode));
     await explaining(`write ${path}`, rename(temporary, path));
     await explaining(`write ${path}`, syncDirectory(dirname(path)));
   } catch (error) {

@@ -27,6 +27,11 @@ export const CLOSE_CODES = {
   INVALID_CONTRIBUTION: { code: 4013, mayRetry: true, meaning: 'numbers that are not finite or do not fit' },
   INTERNAL_ERROR: { code: 4014, mayRetry: true, meaning: 'the other side had an error of its own' },
   LEAVING: { code: 4015, mayRetry: false, meaning: 'the trainer leaves of its own accord' },
+  TOKEN_REVOKED: { code: 4016, mayRetry: false, meaning: 'the token was revoked' },
+  TOKEN_EXPIRED: { code: 4017, mayRetry: false, meaning: 'the token has expired' },
+  WRONG_ROLE: { code: 4018, mayRetry: false, meaning: 'the token is for another role' },
+  BAD_CERTIFICATE: { code: 4019, mayRetry: false, meaning: 'a certificate is missing or not accepted' },
+  TLS_MISMATCH: { code: 4020, mayRetry: false, meaning: 'one side speaks TLS and the other does not' },
 } as const satisfies Record<string, CloseCodeInfo>;
 
 /** Name of a close code. */

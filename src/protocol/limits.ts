@@ -6,6 +6,8 @@ export const MAX_PART_BYTES = 1024 * 1024;
 export const MAX_FRAME_BYTES = MAX_PART_BYTES + 64 * 1024;
 /** The first message of a connection. */
 export const MAX_HELLO_BYTES = 8 * 1024;
+/** Received on a connection before its Hello is accepted, the head of the HTTP request not counted. */
+export const MAX_HANDSHAKE_BYTES = 64 * 1024;
 /** A message of texts and single numbers. */
 export const MAX_SMALL_MESSAGE_BYTES = 16 * 1024;
 /** A message with lists of slots. */

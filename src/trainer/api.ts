@@ -1,5 +1,6 @@
 /** How the command line runs a trainer. Types only; trainer.ts is the work. */
 import type { Precision } from './engine/device.ts';
+import type { PemPaths } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 
@@ -11,6 +12,8 @@ export interface TrainerOptions {
   readonly runName: string;
   /** Join token; empty where none is asked for. A secret: never logged. */
   readonly token: string;
+  /** PEM files for wss://: `ca` to trust in place of the system's authorities, `cert` and `key` to show. */
+  readonly tls?: PemPaths | undefined;
   readonly threads: number;
   /** Where to compute. Default: what loadEngine takes by itself. */
   readonly device?: ReadyDevice | undefined;

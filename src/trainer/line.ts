@@ -10,6 +10,8 @@ import { MAX_FRAME_BYTES } from '../protocol/limits.ts';
 import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
 import type { Inbox } from './inbox.ts';
+import type { PemTexts } from '../files/pem.ts';
+import { connectFaultOf, type ConnectError } from './connect-error.ts';
 import { Outbox } from './outbox.ts';
 
 /** Between our close frame and the destruction of the socket. */
@@ -19,7 +21,7 @@ const CLOSE_GRACE_MS = 2_000;
 export interface LineHandlers {
   onOpen(line: Line): void;
   onFrame(line: Line, frame: Buffer, isBinary: boolean): void;
-  /** Last of all. `code` is that of the close frame, 1006 without one. */
+  /** Last of all. `code` is that of the close frame, 1006 without one, or ours if it could not be opened and never will. */
   onClose(line: Line, code: number, text: string): void;
   /** Tensor bytes that left or were dropped. */
   onFlushed(bytes: number): void;
@@ -32,7 +34,7 @@ export class Line {
   readonly outbox: Outbox;
   readonly #webSocket: WebSocket;
   #socket: Socket | null = null;
-  #error = '';
+  #error: ConnectError | null = null;
   #heardBytes = 0;
   welcome: WelcomeMessage | null = null;
   /** null until the compute side has accepted the Welcome. */
@@ -40,9 +42,17 @@ export class Line {
   /** What came between the Welcome and that. */
   readonly early: { readonly message: Message; readonly frame: Uint8Array }[] = [];
 
-  constructor(connection: number, url: string, handshakeTimeoutMs: number, handlers: LineHandlers) {
+  constructor(
+    connection: number,
+    url: string,
+    tls: PemTexts,
+    handshakeTimeoutMs: number,
+    handlers: LineHandlers,
+  ) {
     this.connection = connection;
     const webSocket = new WebSocket(url, {
+      ...tls,
+      minVersion: 'TLSv1.2',
       perMessageDeflate: false,
       maxPayload: MAX_FRAME_BYTES,
       // The session decides; this is for a socket that it has forgotten.
@@ -61,10 +71,13 @@ export class Line {
     webSocket.on('message', (data: RawData, isBinary: boolean) =>
       handlers.onFrame(this, data as Buffer, isBinary),
     );
-    webSocket.on('error', (error) => (this.#error = error.message));
+    webSocket.on('error', (error) => (this.#error = error));
     webSocket.on('close', (code, reason) => {
       this.outbox.close();
-      handlers.onClose(this, code, reason.length === 0 ? this.#error : reason.toString('utf8'));
+      const fault = this.#error === null ? null : connectFaultOf(url, this.#error);
+      if (fault !== null) return handlers.onClose(this, CLOSE_CODES[fault.reason].code, fault.text);
+      const text = reason.length === 0 ? (this.#error?.message ?? '') : reason.toString('utf8');
+      handlers.onClose(this, code, text);
     });
   }
 

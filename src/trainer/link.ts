@@ -5,6 +5,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import { ConfigError, type ConfigFault } from '../errors.ts';
+import type { PemPaths } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
 import { WORKER_YOUNG_GENERATION_MB } from '../heap.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -37,6 +38,8 @@ export interface LinkOptions {
   /** Empty: whatever run the coordinator has. */
   readonly runName?: string;
   readonly token?: string;
+  /** PEM files: `ca` to trust in place of the system's authorities, `cert` and `key` to show. */
+  readonly tls?: PemPaths | undefined;
   /** Name and version, for the coordinator's log. */
   readonly software?: string;
   /** What computes, for the coordinator's log; setActivity may change it later. */
@@ -138,6 +141,7 @@ export class Link {
       trainerId: options.trainerId,
       runName: options.runName ?? '',
       token: options.token ?? '',
+      tls: options.tls ?? {},
       software: options.software ?? '',
       device: options.device ?? '',
       schemaHash: options.schemaHash ?? new Uint8Array(0),

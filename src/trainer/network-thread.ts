@@ -5,8 +5,10 @@
  */
 import { CODEC_NAMES } from '../galore/codec/codec.ts';
 import { Buffer } from 'node:buffer';
+import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ProtocolError } from '../errors.ts';
+import type { PemTexts } from '../files/pem.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
@@ -57,6 +59,8 @@ class NetworkThread {
   #applied: { readonly item: number; readonly sequence: number } | null = null;
   #undeliveredBytes = 0;
   #hasEnded = false;
+  /** As they could last be read. */
+  #tls: PemTexts = {};
 
   constructor(
     options: ThreadOptions,
@@ -186,7 +190,8 @@ class NetworkThread {
 
   #open(connection: number): void {
     const { url, handshakeTimeoutMs } = this.#options;
-    this.#line = new Line(connection, url, handshakeTimeoutMs, {
+    this.#tls = this.#readTls();
+    this.#line = new Line(connection, url, this.#tls, handshakeTimeoutMs, {
       onOpen: () => this.#advance({ type: 'socketOpened', connection }),
       onFrame: (line, frame, isBinary) => this.#receive(line, frame, isBinary),
       onClose: (line, code, text) => this.#closed(line, code, text),
@@ -194,6 +199,19 @@ class NetworkThread {
       onFramed: (bytes) => this.#pool.give([bytes], this.#payloadBytes()),
     });
     this.#openLines.add(this.#line);
+  }
+
+  #readTls(): PemTexts {
+    try {
+      const texts = Object.entries(this.#options.tls).flatMap(([name, path]) =>
+        path === undefined ? [] : [[name, readFileSync(path, 'utf8')]],
+      );
+      return Object.fromEntries(texts) as PemTexts;
+    } catch (error) {
+      const message = `${(error as Error).message}; what was read before stays in use`;
+      this.#post({ type: 'log', level: 'warn', event: 'certificates.unreadable', fields: {}, message }, []);
+      return this.#tls;
+    }
   }
 
   #closed(line: Line, code: number, text: string): void {

@@ -1,4 +1,5 @@
 /** What the compute side and the network thread tell each other. Types only; see link.ts. */
+import type { PemPaths } from '../files/pem.ts';
 import type { LogFields, LogLevel } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { TensorHeader } from '../protocol/parts.ts';
@@ -11,6 +12,8 @@ export interface ThreadOptions {
   readonly trainerId: string;
   readonly runName: string;
   readonly token: string;
+  /** Read again for each connection: certificates are renewed. */
+  readonly tls: PemPaths;
   readonly software: string;
   readonly device: string;
   readonly schemaHash: Uint8Array;

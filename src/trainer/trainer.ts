@@ -82,6 +82,7 @@ class Trainer {
       trainerId: options.trainerId,
       runName: options.runName,
       token: options.token,
+      tls: options.tls,
       software: SOFTWARE,
       device: engine.device.description,
       logger: options.logger,

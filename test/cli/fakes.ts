@@ -36,6 +36,7 @@ export interface FakeProcess {
   readonly args: readonly string[];
   readonly signals: string[];
   readonly events: ChildProcessEvents;
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 /** Timers that fire when told to. */
@@ -73,6 +74,9 @@ export class FakeCoordinator {
     await this.opened.promise;
     return {
       url: 'ws://127.0.0.1:29400/',
+      localUrl: 'ws://127.0.0.1:29401/',
+      localToken: 'galore_local',
+      asksForTokens: false,
       finished: this.finished.promise,
       stop: () => {
         this.stops += 1;
@@ -150,8 +154,8 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
     processId: 42,
     cores: 8,
     commandName: 'galore',
-    launchProcess: (args, events) => {
-      const process: FakeProcess = { args, events, signals: [] };
+    launchProcess: (args, events, environment = {}) => {
+      const process: FakeProcess = { args, events, environment, signals: [] };
       processes.push(process);
       return { kill: (signal) => void process.signals.push(signal) };
     },

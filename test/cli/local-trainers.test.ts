@@ -19,7 +19,7 @@ function setting(count: number): Setting {
     count,
     after: timers.after,
     launch: (args, events) => {
-      const process: FakeProcess = { args, events, signals: [] };
+      const process: FakeProcess = { args, events, environment: {}, signals: [] };
       processes.push(process);
       return { kill: (signal) => void process.signals.push(signal) };
     },

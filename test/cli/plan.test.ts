@@ -23,7 +23,7 @@ test('galore plan prints bytes, seconds and memory, for people and as one line o
     err.text,
   );
   t.regex(out.text, /preset wan\n/);
-  t.regex(out.text, /^power +58 +58\.1M +32 to 64 +3\.4 MB +3\.4 MB$/m);
+  t.regex(out.text, /^power +58 +58\.1M +39 to 64 +3\.7 MB +3\.7 MB$/m);
   t.regex(out.text, /a step at 50 Mbit\/s up, 50 Mbit\/s down; dense f32 74\.3 s/);
 
   const before = out.text.length;

@@ -41,7 +41,7 @@ test('train starts a coordinator and as many trainers as asked, which share the 
   t.like(options.config.coordinator, { start_trainers: 3, local_trainers: 3 });
   t.deepEqual(ids(w), ['trainer-1', 'trainer-2', 'trainer-3']);
   t.deepEqual(w.processes[0]?.args, [
-    ...['trainer', 'ws://127.0.0.1:29400/', '--id', 'trainer-1', '--run', 'tiny'],
+    ...['trainer', 'ws://127.0.0.1:29401/', '--id', 'trainer-1', '--run', 'tiny'],
     ...['--threads', '2', '--device', 'cpu', '--precision', 'f32', '--quiet', '--log-level', 'warn'],
   ]);
   options.onReport({ type: 'checkpoint', step: 60, path: join(w.dir, 'runs/tiny/checkpoints/step-000060') });
@@ -196,15 +196,25 @@ test('coordinator starts no trainers, whatever the file says, and tells how to j
   );
 });
 
-test('an address that other machines can reach is warned of', async (t) => {
+test('--insecure is coordinator.insecure, for every command that listens', async (t) => {
+  for (const command of ['coordinator', 'train']) {
+    const w = world(t);
+    void w.run(command, 'run.yaml', '--set', 'coordinator.host=0.0.0.0', '--insecure');
+    t.like((await w.coordinator.started.promise).config.coordinator, { host: '0.0.0.0', insecure: true });
+    const without = world(t);
+    void without.run(command, 'run.yaml');
+    t.false((await without.coordinator.started.promise).config.coordinator.insecure);
+  }
+});
+
+test('trainers that a command starts get their token in the environment, not in an argument', async (t) => {
   const w = world(t);
-  void w.run('coordinator', 'run.yaml', '--set', 'coordinator.host=0.0.0.0');
+  void w.run('train', 'run.yaml');
   await w.coordinator.started.promise;
   await settle();
-  t.regex(
-    w.err.text,
-    /warn {2}this address can be reached from other machines, without encryption.* host=0\.0\.0\.0\n/,
-  );
+  t.deepEqual(w.processes[0]?.environment, { GALORE_TOKEN: 'galore_local' });
+  t.false(w.processes[0]?.args.join(' ').includes('galore_local'));
+  t.true(w.processes[0]?.args.includes('ws://127.0.0.1:29401/'));
 });
 
 test('the first Ctrl-C stops in good order and ends with the command that goes on', async (t) => {

@@ -1,8 +1,11 @@
 import test from 'ava';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { defaultTrainerId } from '../../src/cli/trainer.ts';
 import { deferred } from '../../src/deferred.ts';
 import { EngineError } from '../../src/errors.ts';
 import type { TrainerOptions, TrainerResult } from '../../src/trainer/api.ts';
+import { pairPaths, pemPath } from '../helpers/tls.ts';
 import { FakeStream, settle, world, type World, type WorldOptions } from './fakes.ts';
 
 interface Joined extends World {
@@ -34,6 +37,7 @@ test('a trainer has defaults for everything but the address', async (t) => {
     trainerId: 'B-x-7-42',
     runName: '',
     token: 's3cret',
+    tls: {},
     threads: 8,
     device: { name: 'cpu', folder: '/engine', gpu: null },
     precision: 'f32',
@@ -45,7 +49,7 @@ test('a trainer has defaults for everything but the address', async (t) => {
 });
 
 test('flags go before defaults, and --token before GALORE_TOKEN', async (t) => {
-  const w = joining(t, { token: 'from the environment' });
+  const w = joining(t, { token: 'from-the-environment' });
   void w.run(
     'trainer',
     'wss://x/',
@@ -144,4 +148,63 @@ test('a default name has only letters a trainer id may have', (t) => {
   t.is(defaultTrainerId('ann-laptop.local', 7), 'ann-laptop.local-7');
   t.is(defaultTrainerId('', 7), 'trainer-7');
   t.is(defaultTrainerId('x'.repeat(300), 4_194_304).length, 56);
+});
+
+test('--token-file and GALORE_TOKEN are read without their newline; --token-file goes before GALORE_TOKEN', async (t) => {
+  const w = joining(t, { token: 'of-the-environment\n' });
+  writeFileSync(join(w.dir, 'token'), 'of-the-file\n', { mode: 0o600 });
+  void w.run('trainer', 'ws://127.0.0.1', '--token-file', 'token');
+  t.is((await w.options).token, 'of-the-file');
+  t.is(w.err.text, '');
+  const other = joining(t, { token: 'of-the-environment\n' });
+  void other.run('trainer', 'ws://127.0.0.1');
+  t.is((await other.options).token, 'of-the-environment');
+});
+
+test('a token that is none is bad input, and no message shows it', async (t) => {
+  const w = world(t, { token: 's3cret s3cret' });
+  writeFileSync(join(w.dir, 'empty'), '\n');
+  writeFileSync(join(w.dir, 'essay'), 's3cret s3cret s3cret');
+  const cases: [readonly string[], RegExp][] = [
+    [[], /^error: GALORE_TOKEN holds no join token: one is a single word of at most 256 characters\n$/],
+    [['--token', 's3cret\ts3cret'], /^error: --token holds no join token/],
+    [['--token-file', 'empty'], /empty is empty; it should hold a join token\n$/],
+    [['--token-file', 'essay'], /essay holds no join token/],
+    [['--token-file', 'none'], /none does not exist\n$/],
+    [['--token-file', 'empty', '--token', 's3cret'], /both given; one is enough/],
+  ];
+  for (const [flags, said] of cases) {
+    w.err.text = '';
+    t.is(await w.run('trainer', 'ws://127.0.0.1', ...flags), 2, flags.join(' '));
+    t.regex(w.err.text, said);
+    t.notRegex(w.err.text, /s3cret/);
+  }
+});
+
+test('a token that others could read, in its file or on its way, is warned of', async (t) => {
+  const w = joining(t);
+  writeFileSync(join(w.dir, 'token'), 'x', { mode: 0o644 });
+  void w.run('trainer', 'ws://10.0.0.7', '--token-file', 'token');
+  await w.options;
+  t.regex(w.err.text, /the token travels unencrypted/);
+  if (process.platform !== 'win32') t.regex(w.err.text, /other users can read .*token: chmod 600/);
+});
+
+test('the files for TLS are looked at before anything is done with them', async (t) => {
+  const w = joining(t);
+  const { cert, key } = pairPaths('trainer');
+  void w.run('trainer', 'wss://10.0.0.7', '--ca', pemPath('ca'), '--cert', cert, '--key', key);
+  t.deepEqual((await w.options).tls, { ca: pemPath('ca'), cert, key });
+  const cases: [readonly string[], RegExp][] = [
+    [['ws://10.0.0.7', '--ca', pemPath('ca')], /--ca is for wss:\/\/ addresses/],
+    [['wss://10.0.0.7', '--cert', cert], /--cert and --key go together/],
+    [['wss://10.0.0.7', '--ca', 'none.pem'], /none\.pem does not exist/],
+    [['wss://10.0.0.7', '--ca', key], /holds no certificate in PEM form, but a private key/],
+    [['wss://10.0.0.7', '--cert', cert, '--key', pemPath('server-key')], /is not that of the certificate/],
+  ];
+  for (const [args, said] of cases) {
+    w.err.text = '';
+    t.is(await w.run('trainer', ...args), 2);
+    t.regex(w.err.text, said);
+  }
 });

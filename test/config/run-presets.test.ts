@@ -43,13 +43,13 @@ test('balanced has power at an eighth of the width, embeddings at a quarter; wan
     const layer = slots.find(({ name }) => name.includes('q_proj'))!;
     const head = slots.find(({ name }) => name === 'lm_head.weight')!;
     t.deepEqual([layer.policy, head.policy, layer.rule, head.rule], ['power', 'power', 'power', 'power']);
-    t.deepEqual([layer.scale ?? config.method.scale, head.scale], [0.2, 1]);
-    return [layer.rank, head.rank, codecs[head.index]?.contribution];
+    t.is(head.scale, 1);
+    return [layer.rank, layer.scale ?? config.method.scale, head.rank, codecs[head.index]?.contribution];
   });
   t.deepEqual(ranks, [
-    [64, 128, 'int8'],
-    [32, 64, 'int8'],
-    [16, 16, 'int4'],
+    [64, 0.2, 128, 'int8'],
+    [39, 0.2, 64, 'int8'],
+    [16, 0.12, 28, 'int4'],
   ]);
 });
 

@@ -10,6 +10,7 @@ const DIGEST = Uint8Array.from({ length: 32 }, (_, i) => 255 - i);
 const CONTEXT: AdmissionContext = {
   runId: 'run-1',
   runName: 'demo',
+  judge: () => ({ isValid: true, tokenId: null }),
   schemaHash: SCHEMA,
   codecs: ['f32', 'int4'],
   trainerCount: 0,
@@ -43,8 +44,22 @@ test('a trainer of several versions is spoken to in the newest that both speak',
 });
 
 test('a trainer that names nothing in particular is let in without state', (t) => {
-  t.deepEqual(answer({}), { isAdmitted: true, version: 5, heldSequence: null });
+  t.deepEqual(answer({}), { isAdmitted: true, version: 5, tokenId: null, heldSequence: null });
   t.deepEqual(answer({ runName: 'demo', schemaHash: SCHEMA }), answer({}));
+});
+
+test('a token is judged before anything of the run is told', (t) => {
+  const text = 'the token is not one of this run';
+  const judge = (token: string) =>
+    token === 'right'
+      ? ({ isValid: true, tokenId: '00000001' } as const)
+      : ({ isValid: false, reason: 'UNAUTHORIZED', text } as const);
+  const full = { judge, trainerCount: 2 };
+  for (const hello of [{}, { runName: 'other' }, { schemaHash: DIGEST }, { codecs: [] }]) {
+    t.deepEqual(answer(hello, full), { isAdmitted: false, reason: 'UNAUTHORIZED', text });
+  }
+  t.like(answer({ token: 'right' }, full), { reason: 'RUN_FULL' });
+  t.like(answer({ token: 'right' }, { judge }), { isAdmitted: true, tokenId: '00000001' });
 });
 
 test('the state of a trainer is good only if run, record and digest are ours', (t) => {

@@ -4,7 +4,7 @@ It joins a run, receives the state, answers one step with a contribution of zero
 record that follows against the digest chain, and leaves. It computes no gradients and factorises
 nothing: it takes part in refreshes without tokens, and leaves when it is asked for a factor. Bases that
 every trainer would make for itself it does not make either; their records are checked like all others.
-Usage: trainer.py ws://HOST:PORT/ TRAINER_ID [TOKEN]
+Usage: trainer.py ws://HOST:PORT/ TRAINER_ID [TOKEN]     without TOKEN that of GALORE_TOKEN
        trainer.py --vectors FOLDER    checks the conformance vectors and ends
 """
 import base64
@@ -221,4 +221,5 @@ class Trainer:
 if __name__ == "__main__":
     if sys.argv[1] == "--vectors":
         sys.exit(vectors.check(sys.argv[2]))
-    sys.exit(Trainer(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "").run())
+    given = sys.argv[3] if len(sys.argv) > 3 else os.environ.get("GALORE_TOKEN", "")
+    sys.exit(Trainer(sys.argv[1], sys.argv[2], given).run())

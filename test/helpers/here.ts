@@ -19,16 +19,20 @@ interface Ended {
 
 /** Runs a command to its end. */
 export function galoreHere(...args: readonly string[]): Promise<Ended> {
-  return runHere(new EventEmitter(), args);
+  return runHere(new EventEmitter(), args, {});
 }
 
-async function runHere(signals: EventEmitter, args: readonly string[]): Promise<Ended> {
+async function runHere(
+  signals: EventEmitter,
+  args: readonly string[],
+  environment: Readonly<Record<string, string>>,
+): Promise<Ended> {
   let output = '';
   const stream = { isTTY: false, columns: undefined, write: (text: string) => Boolean((output += text)) };
   const context: CliContext = {
     stdout: stream,
     stderr: stream,
-    environment: readEnvironment(),
+    environment: readEnvironment({ ...process.env, ...environment }),
     signals,
     services,
     workingDir: process.cwd(),
@@ -47,11 +51,11 @@ async function runHere(signals: EventEmitter, args: readonly string[]): Promise<
 }
 
 /** The first trainer beside its coordinator, the others as processes: a process has one engine. */
-const launchHere: LaunchProcess = (args, events) => {
-  if (!args.includes('trainer-1')) return launchProcess(args, events);
+const launchHere: LaunchProcess = (args, events, environment = {}) => {
+  if (!args.includes('trainer-1')) return launchProcess(args, events, environment);
   const { onLine, onExit } = events;
   const signals = new EventEmitter();
-  void runHere(signals, args).then(({ code, output }) => {
+  void runHere(signals, args, environment).then(({ code, output }) => {
     output.split('\n').filter(Boolean).forEach(onLine);
     onExit(code, `exit code ${code}`);
   });

@@ -52,7 +52,7 @@ async function run(heartbeats: Heartbeats): Promise<void> {
       },
     },
   );
-  report({ type: 'listening', url: `ws://${server.address}/` });
+  report({ type: 'listening', url: server.url });
 }
 
 if (!isMainThread && workerData !== null && 'heartbeatIntervalMs' in workerData)

@@ -1,6 +1,6 @@
 /** A CoordinatorServer, raw sockets and Links on 127.0.0.1 for tests; all are closed by `t.teardown`. */
 import type { ExecutionContext } from 'ava';
-import { WebSocket } from 'ws';
+import { WebSocket, type ClientOptions } from 'ws';
 import {
   CoordinatorServer,
   type Connection,
@@ -109,7 +109,7 @@ export async function startServer(
     },
   );
   t.teardown(() => server.close());
-  return Object.assign(testServer, { server, url: `ws://${server.address}/` });
+  return Object.assign(testServer, { server, url: server.url });
 }
 
 /** A raw trainer: a WebSocket that sends and receives messages. */
@@ -122,8 +122,12 @@ export interface RawTrainer {
 }
 
 /** Connects a raw trainer; it says nothing by itself. */
-export async function connectRaw(t: ExecutionContext, url: string): Promise<RawTrainer> {
-  const webSocket = new WebSocket(url, { perMessageDeflate: false });
+export async function connectRaw(
+  t: ExecutionContext,
+  url: string,
+  options: ClientOptions = {},
+): Promise<RawTrainer> {
+  const webSocket = new WebSocket(url, { perMessageDeflate: false, ...options });
   t.teardown(() => webSocket.terminate());
   const messages = new Mailbox<Message>();
   webSocket.on('message', (data) => messages.put(decodeEnvelope(data as Buffer, 'coordinator')));

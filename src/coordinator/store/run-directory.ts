@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { CheckpointError } from '../../errors.ts';
 import { writeFileAtomic } from '../../files/atomic.ts';
 import { explaining, systemErrorCode } from '../../files/system-error.ts';
+import { TOKENS_FILE } from '../../identity/token-file.ts';
 import { listCheckpointSteps, removeCheckpointLeftovers } from './checkpoint.ts';
 import { LOCK_FILE, lockDirectory } from './directory-lock.ts';
 import type { DirectoryLock } from './directory-lock.ts';
@@ -247,10 +248,15 @@ async function refuseOccupied(dir: string): Promise<void> {
   }
 }
 
-/** What an interrupted `createRunDirectory` may leave. */
+/** What an interrupted `createRunDirectory` may leave, and tokens, which may be made before the run is. */
 function isOurs(name: string): boolean {
-  const own = [LOCK_FILE, CONFIG_FILE, MARKER_FILE, JOURNAL_DIR, CHECKPOINTS_DIR];
-  return own.includes(name) || own.some((part) => name === `${part}.tmp` || name.startsWith(`${LOCK_FILE}.`));
+  const own = [LOCK_FILE, CONFIG_FILE, MARKER_FILE, JOURNAL_DIR, CHECKPOINTS_DIR, TOKENS_FILE];
+  return (
+    own.includes(name) ||
+    own.some((part) => name === `${part}.tmp`) ||
+    name.startsWith(`${LOCK_FILE}.`) ||
+    name === `${TOKENS_FILE}.lock`
+  );
 }
 
 /** Null when it cannot be told. */

@@ -88,6 +88,15 @@ test.serial(
   },
 );
 
+test.serial('tokens may be made before the run, and stay when its start is taken back', async (t) => {
+  const dir = temporaryDir(t);
+  await writeFile(join(dir, 'tokens.json'), '{}');
+  const run = await createRunDirectory(dir, RUN);
+  await run.close();
+  await run.discard();
+  t.deepEqual(await readdir(dir), ['tokens.json']);
+});
+
 test.serial('what is not a run directory says why', async (t) => {
   const dir = temporaryDir(t);
   const refused = async (path: string, message: RegExp): Promise<void> => {
