@@ -48,9 +48,15 @@ export async function replay(
     rows.push({ step, records: 0, ...known, isEqual: false, reason: fault });
   }
   for await (const frame of source.snapshot()) follower.take(frame);
-  rows.push(startRow(from, source.weightsSha256, follower.weightsSha256()));
   let records = 0;
   let step = from;
+  let hashed: { readonly records: number; readonly weightsSha256: string } | null = null;
+  /** Of the weights after the last record, made once for each. */
+  const weightsNow = (): string => {
+    if (hashed?.records !== records) hashed = { records, weightsSha256: follower.weightsSha256() };
+    return hashed.weightsSha256;
+  };
+  rows.push(startRow(from, source.weightsSha256, weightsNow()));
   for await (const frame of source.records()) {
     const commit = follower.take(frame);
     if (commit === null) continue;
@@ -58,9 +64,9 @@ export async function replay(
     const told = commit.record.type === 'update' ? source.stateHashes.get(commit.step) : undefined;
     if (commit.record.type === 'update') step = commit.step;
     const here = compared.find(({ sequence }) => sequence === commit.sequence);
-    if (told !== undefined) rows.push(toldRow(step, records, told, follower.weightsSha256()));
+    if (told !== undefined) rows.push(toldRow(step, records, told, weightsNow()));
     if (here !== undefined) {
-      const weightsSha256 = follower.weightsSha256();
+      const weightsSha256 = weightsNow();
       const comparison = await compareWithCheckpoint(checkpointsDir, here.step, follower.state());
       const isEqual = comparison.reason === null;
       rows.push({ step, records, weightsSha256, comparedWith: 'checkpoint', ...comparison, isEqual });
@@ -68,7 +74,7 @@ export async function replay(
     onStep(step);
     await setImmediate(); // the engine blocks: let signals in
   }
-  const weightsSha256 = follower.weightsSha256();
+  const weightsSha256 = weightsNow();
   if (rows.at(-1)?.records !== records) {
     const nothing = { comparedWith: null, statedSha256: null, isEqual: null, reason: null };
     rows.push({ step, records, weightsSha256, ...nothing });

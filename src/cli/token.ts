@@ -12,6 +12,7 @@ import {
   newToken,
   TOKEN_RANDOM_BYTES,
   TOKEN_ROLES,
+  tokenState,
   type StoredToken,
   type TokenRole,
 } from '../identity/token.ts';
@@ -123,7 +124,7 @@ function list(context: CliContext, where: string, isJson: boolean): void {
   const path = tokensPath(context, where);
   const nowMs = Date.now();
   const tokens = found(path).map(({ id, role, created, expires, revoked }) => {
-    return { id, role, state: stateOf({ expires, revoked }, nowMs), created, expires, revoked };
+    return { id, role, state: tokenState({ expires, revoked }, nowMs), created, expires, revoked };
   });
   if (isJson) context.stdout.write(`${JSON.stringify({ path, tokens })}\n`);
   else if (tokens.length === 0) context.stdout.write('no tokens\n');
@@ -158,11 +159,6 @@ function found(path: string): readonly StoredToken[] {
   const tokens = readTokenFile(path);
   if (tokens === null) throw new ConfigError(`${path} does not exist; galore token create makes it`);
   return tokens;
-}
-
-function stateOf({ expires, revoked }: Pick<StoredToken, 'expires' | 'revoked'>, nowMs: number): string {
-  if (revoked !== null) return 'revoked';
-  return expires !== null && nowMs >= Date.parse(expires) ? 'expired' : 'good';
 }
 
 /** @throws ConfigError where the file is there, OperatingError */

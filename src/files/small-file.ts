@@ -1,5 +1,5 @@
 /** Reads a document whole, up to a limit that is checked on the way: a pipe or a device cannot exhaust memory. */
-import { constants } from 'node:fs';
+import { constants, readFileSync, statSync, type Stats } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { DataError } from '../errors.ts';
 import { readFully } from './positional.ts';
@@ -14,15 +14,28 @@ export async function readSmallFile(path: string, maxBytes: number): Promise<Uin
   const handle = await openFile(path);
   try {
     const stats = await explaining(`read ${path}`, handle.stat());
-    if (!stats.isFile()) throw new DataError(path, `${path} is not a file`);
-    if (stats.size > maxBytes) {
-      throw new DataError(path, `${path} has ${stats.size} bytes; at most ${maxBytes} are read`);
-    }
+    checkSmall(path, stats, maxBytes);
     const bytes = new Uint8Array(stats.size);
     const done = await explaining(`read ${path}`, readFully(handle, bytes, 0));
     return bytes.subarray(0, done);
   } finally {
     await handle.close();
+  }
+}
+
+/**
+ * The text of the file `path`, for callers that cannot wait. What the system refuses is thrown as it is.
+ * @throws DataError where it is no plain file or has more than `maxBytes`
+ */
+export function readSmallTextSync(path: string, maxBytes: number): string {
+  checkSmall(path, statSync(path), maxBytes);
+  return readFileSync(path, 'utf8');
+}
+
+function checkSmall(path: string, stats: Stats, maxBytes: number): void {
+  if (!stats.isFile()) throw new DataError(path, `${path} is not a file`);
+  if (stats.size > maxBytes) {
+    throw new DataError(path, `${path} has ${stats.size} bytes; at most ${maxBytes} are read`);
   }
 }
 

@@ -2,10 +2,11 @@
  * Tokenisers: text to token ids and back. UTF-8 bytes, or what a Hugging Face tokenizer.json says.
  * Encoding adds no special tokens; who joins documents puts `eosId` between them.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { ConfigError, DataError } from '../errors.ts';
+import { readSmallTextSync } from './small-file.ts';
 import { BYTE_CHARACTERS, byteLevelJson } from './byte-level.ts';
 import { byteLevelCodec, type TokenCodec, type TokenizerJson } from './byte-level-encoder.ts';
 import { readFailure } from './text.ts';
@@ -198,12 +199,7 @@ function isFolder(path: string): boolean {
 
 function readWhole(path: string): string {
   try {
-    const stats = statSync(path);
-    if (!stats.isFile()) throw new DataError(path, `${path} is not a file`);
-    if (stats.size > MAX_FILE_BYTES) {
-      throw new DataError(path, `${path} has ${stats.size} bytes; at most ${MAX_FILE_BYTES} are read`);
-    }
-    return readFileSync(path, 'utf8');
+    return readSmallTextSync(path, MAX_FILE_BYTES);
   } catch (error) {
     if (error instanceof DataError) throw error;
     const hasSentencePiece = statSync(join(dirname(path), 'tokenizer.model'), { throwIfNoEntry: false });

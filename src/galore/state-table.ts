@@ -48,6 +48,13 @@ export function stateBytes(dtype: StateDtype, shape: readonly number[]): number 
   return (dtype === 'f32' ? 4 : 1) * sizeOf(shape);
 }
 
+/** A tensor of the state, as a checkpoint stores it. */
+export interface StateBytes {
+  /** In the state table, such as `m/model.norm.weight`. */
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
 /** A state tensor that comes from elsewhere. */
 export interface GivenTensor {
   readonly name: string;

@@ -2,7 +2,6 @@
  * The file in which the hashes of join tokens are kept: `tokens.json` in the run directory, or where
  * `coordinator.auth.tokens` says. Replaced as a whole, mode 0600, by `galore token`; read by the coordinator. SHELL.
  */
-import { readFileSync, statSync } from 'node:fs';
 import { mkdir, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -10,6 +9,7 @@ import { z } from 'zod';
 import type { RunConfig } from '../config/schema.ts';
 import { DataError, OperatingError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
+import { readSmallTextSync } from '../files/small-file.ts';
 import { explainSystemError, systemErrorCode } from '../files/system-error.ts';
 import { TOKEN_ROLES, type StoredToken } from './token.ts';
 
@@ -90,12 +90,7 @@ export async function changeTokenFile(
 
 function readText(path: string): string | null {
   try {
-    const stats = statSync(path);
-    if (!stats.isFile()) throw new DataError(path, `${path} is not a file`);
-    if (stats.size > MAX_FILE_BYTES) {
-      throw new DataError(path, `${path} has ${stats.size} bytes; at most ${MAX_FILE_BYTES} are read`);
-    }
-    return readFileSync(path, 'utf8');
+    return readSmallTextSync(path, MAX_FILE_BYTES);
   } catch (error) {
     const code = systemErrorCode(error);
     if (code === 'ENOENT' || code === 'ENOTDIR') return null;

@@ -81,13 +81,21 @@ export function judgeToken(
   return judgeStored(stored, role, nowMs);
 }
 
+/** Whether a token is good at the moment; one that was revoked stays so when it has expired, too. */
+export function tokenState(
+  { expires, revoked }: Pick<StoredToken, 'expires' | 'revoked'>,
+  nowMs: number,
+): 'good' | 'revoked' | 'expired' {
+  if (revoked !== null) return 'revoked';
+  return expires !== null && nowMs >= Date.parse(expires) ? 'expired' : 'good';
+}
+
 /** Decides on a token whose secret was right. */
 export function judgeStored(stored: StoredToken, role: TokenRole, nowMs: number): TokenVerdict {
   const { id } = stored;
-  if (stored.revoked !== null) return refusal('TOKEN_REVOKED', `token ${id} was revoked`);
-  if (stored.expires !== null && nowMs >= Date.parse(stored.expires)) {
-    return refusal('TOKEN_EXPIRED', `token ${id} has expired`);
-  }
+  const state = tokenState(stored, nowMs);
+  if (state === 'revoked') return refusal('TOKEN_REVOKED', `token ${id} was revoked`);
+  if (state === 'expired') return refusal('TOKEN_EXPIRED', `token ${id} has expired`);
   if (stored.role !== role) {
     return refusal(
       'WRONG_ROLE',

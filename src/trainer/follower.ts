@@ -6,7 +6,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { CheckpointError, ProtocolError } from '../errors.ts';
 import { collectWhenGrown } from '../heap.ts';
-import { stateTensors } from '../galore/state-table.ts';
+import { stateTensors, type StateBytes } from '../galore/state-table.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { CommitMessage, WelcomeMessage } from '../protocol/messages.ts';
 import { applyRecord, replicaOf, stateArrayOf } from './apply-record.ts';
@@ -26,13 +26,6 @@ export interface FollowOptions {
   readonly precision: Precision;
   readonly threads: number;
   readonly device?: ReadyDevice | undefined;
-}
-
-/** A tensor of the state, as a checkpoint stores it. */
-export interface StateBytes {
-  /** In the state table, such as `m/model.norm.weight`. */
-  readonly name: string;
-  readonly bytes: Uint8Array;
 }
 
 /** The state of a run, up to the last frame taken. */

@@ -2,14 +2,9 @@ import test from 'ava';
 import { resolvedYaml } from '../../src/config/load.ts';
 import { METHODS } from '../../src/config/schema.ts';
 import { MINIMAL, refusal, resolve } from './parse.ts';
+import { testRules, type BrokenRule } from './rule-tests.ts';
 
-/** Settings that break one rule, the field that is blamed, and a setting that mends it. */
-const RULES: readonly {
-  readonly title: string;
-  readonly broken: readonly string[];
-  readonly field: string;
-  readonly mended: readonly string[];
-}[] = [
+const RULES: readonly BrokenRule[] = [
   {
     title: 'a model without size or path needs all four shape fields',
     broken: ['model={hidden_size: 64, num_attention_heads: 4}'],
@@ -318,17 +313,7 @@ const RULES: readonly {
   },
 ];
 
-for (const { title, broken, field, mended } of RULES) {
-  test(title, (t) => {
-    const { faults, message } = refusal(MINIMAL, ...broken);
-    t.deepEqual(
-      faults.map((fault) => fault.field),
-      [field],
-      message,
-    );
-    t.notThrows(() => resolve(MINIMAL, ...mended));
-  });
-}
+testRules(RULES);
 
 test('a rule says nothing about a field that is wrong by itself', (t) => {
   const { faults } = refusal(MINIMAL, 'batch_size=none', 'coordinator.start_trainers=60');

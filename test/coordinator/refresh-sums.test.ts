@@ -22,6 +22,10 @@ function tensors(entries: [number, Uint8Array][]): Map<number, StagedTensor> {
   return new Map(entries.map(([slot, bytes]) => [slot, { codec: 'f32', bytes }]));
 }
 
+function values(bytes: Uint8Array): Float32Array {
+  return codecFor('f32').decode(bytes, bytes.length / 4);
+}
+
 function sketch(slot: number, label: string, round = 1): Uint8Array {
   return bytesFor(shape.sizes[slot]?.sketches[round - 1], label, slot);
 }
@@ -45,7 +49,6 @@ test('sketches are summed by weight', (t) => {
     { weight: 0.75, tensors: of('a') },
     { weight: 0.25, tensors: of('b') },
   ]);
-  const values = (bytes: Uint8Array): Float32Array => codecFor('f32').decode(bytes, bytes.length / 4);
   const [a, b] = [values(sketch(FIRST, 'a')), values(sketch(FIRST, 'b'))];
   t.deepEqual(
     values(sums.sumOf(FIRST)!),
@@ -65,7 +68,6 @@ test('sketches of all that trainers keep count whole, whatever their tokens', (t
       { weight: 0.25, tensors: of('b') },
     ],
   );
-  const values = (bytes: Uint8Array): Float32Array => codecFor('f32').decode(bytes, bytes.length / 4);
   const [a, b] = [values(sketch(FIRST, 'a')), values(sketch(FIRST, 'b'))];
   t.deepEqual(
     values(sums.sumOf(FIRST)!),

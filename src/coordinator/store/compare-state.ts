@@ -1,12 +1,7 @@
 /** Compares a state with the one a checkpoint holds, byte by byte. */
 import { CheckpointError } from '../../errors.ts';
+import type { StateBytes } from '../../galore/state-table.ts';
 import { openCheckpoint, type OpenCheckpoint } from './checkpoint.ts';
-
-/** A tensor of the state, as a checkpoint stores it. */
-export interface StateBytes {
-  readonly name: string;
-  readonly bytes: Uint8Array;
-}
 
 /** What came of a comparison. */
 export interface StateComparison {
