@@ -41,9 +41,9 @@ export interface TrainerSurroundings {
   readonly logger: Logger;
 }
 
-/** What trainers are told of the configuration: where tokens and keys lie is none of their business. */
+/** What trainers are told of the configuration: how the door is guarded is none of their business. */
 function withoutDoor(config: RunConfig): object {
-  const { auth: _, tls: __, ...coordinator } = config.coordinator;
+  const { auth: _, tls: __, limits: ___, ...coordinator } = config.coordinator;
   return { ...config, coordinator };
 }
 
@@ -124,9 +124,10 @@ export class TrainerDesk {
         if (message.stream === 'snapshot') return checkpoints.acceptPart(session, message);
         return steps.acceptPart(trainerId, message);
       case 'sketch': {
-        steps.acceptSketch(trainerId, message);
+        const norm = steps.acceptSketch(trainerId, message);
         const { step, round, tokens } = message;
-        return dispatch({ type: 'sketchReceived', trainerId, step, round, tokens });
+        const told = norm === undefined ? {} : { norm };
+        return dispatch({ type: 'sketchReceived', trainerId, step, round, tokens, ...told });
       }
       case 'factor': {
         const slots = steps.acceptFactor(trainerId, message);
@@ -134,9 +135,10 @@ export class TrainerDesk {
         return dispatch({ type: 'factorReceived', trainerId, step, round, slots });
       }
       case 'contribution': {
-        steps.acceptContribution(trainerId, message);
+        const norm = steps.acceptContribution(trainerId, message);
         const { step, tokens, lossSum } = message;
-        return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum });
+        const told = norm === undefined ? {} : { norm };
+        return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
       case 'evaluation':
         return evaluations.accept(trainerId, message);

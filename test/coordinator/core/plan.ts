@@ -23,6 +23,7 @@ export const PLAN: RunPlan = {
   checkpointEvery: 0,
   hashEvery: 0,
   hasLocalState: false,
+  outliers: null,
 };
 
 export const FRESH: StartingPoint = {
