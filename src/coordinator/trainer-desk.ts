@@ -157,13 +157,15 @@ export class TrainerDesk {
     const { runId, config, shape, schemaHash, journal } = this.#run;
     const { logger, dispatch, doorkeeper, onFailure } = this.#around;
     const { trainerId } = hello;
-    const isReplacement = this.#sessions.has(trainerId);
+    const present = this.#sessions.get(trainerId);
+    const isReplacement = present !== undefined;
     const answer = admit(hello, {
       runId,
       runName: config.name,
       schemaHash,
       judge: (token) => doorkeeper.judge(token),
       codecs: codecsInUse(shape.sizes),
+      presentTokenId: present?.tokenId,
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),
