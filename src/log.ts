@@ -4,6 +4,7 @@
  * only when it changes.
  */
 import { pino } from 'pino';
+import { RateLimiter, type Rate } from './rate-limiter.ts';
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 /** How much is logged: this level and those after it. */
@@ -58,32 +59,20 @@ export function createLogger(options: LoggerOptions): Logger {
 /** A logger that writes nothing. */
 export const SILENT_LOGGER: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
-/** How many lines of one event pass: `burst` at once, then `perSecond`. */
-export interface LogRate {
-  readonly burst: number;
-  readonly perSecond: number;
-  /** Monotonic milliseconds. */
-  readonly now: () => number;
-}
-
 /**
  * A logger for what strangers cause, who may come as often as they like: of each event some lines pass, and the next
  * one that does says how many did not (`dropped`). Lines of level debug pass all: who asks for them wants them.
+ * @param now monotonic milliseconds
  */
-export function createRateLimitedLogger(logger: Logger, { burst, perSecond, now }: LogRate): Logger {
-  const events = new Map<string, { tokens: number; filledAtMs: number; dropped: number }>();
+export function createRateLimitedLogger(logger: Logger, rate: Rate, now: () => number): Logger {
+  const limiter = new RateLimiter(rate, now);
+  const drops = new Map<string, number>();
   const limited =
     (level: LogLevel): LogCall =>
     (event, fields, message) => {
-      const nowMs = now();
-      const state = events.get(event) ?? { tokens: burst, filledAtMs: nowMs, dropped: 0 };
-      events.set(event, state);
-      state.tokens = Math.min(burst, state.tokens + ((nowMs - state.filledAtMs) / 1000) * perSecond);
-      state.filledAtMs = nowMs;
-      if (state.tokens < 1) return void state.dropped++;
-      state.tokens -= 1;
-      const { dropped } = state;
-      state.dropped = 0;
+      const dropped = drops.get(event) ?? 0;
+      if (!limiter.take(event)) return void drops.set(event, dropped + 1);
+      drops.delete(event);
       logger[level](event, dropped === 0 ? fields : { ...fields, dropped }, message);
     };
   return { debug: logger.debug, info: limited('info'), warn: limited('warn'), error: limited('error') };

@@ -73,7 +73,7 @@ test('a change logger writes a reason once until it changes', (t) => {
 test('lines that strangers cause are few however many they are, and say how many were left out', (t) => {
   const { written, log } = lines('debug', 'json');
   let nowMs = 0;
-  const limited = createRateLimitedLogger(log, { burst: 3, perSecond: 1, now: () => nowMs });
+  const limited = createRateLimitedLogger(log, { burst: 3, perSecond: 1 }, () => nowMs);
   const said = (): unknown[] =>
     written.splice(0).map((line) => {
       const { event, dropped = 0 } = JSON.parse(line) as { event: string; dropped?: number };

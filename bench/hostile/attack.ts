@@ -19,9 +19,13 @@ import type { AttackJob, AttackReport } from './job.ts';
 const { Envelope } = galore.v1;
 
 const BOTS = 24;
+/** Those of them that have a token. Now and then two have the same name. */
+const HOLDERS = 16;
 /** All are of this machine; the limits of an address hold for each of them. */
 const ADDRESSES = Array.from({ length: 8 }, (_, i) => `127.0.0.${2 + i}`);
-const MOST_MESSAGES_A_CONNECTION = 60;
+/** A holder of a token says so much before it leaves, and about one in so many that it must not. */
+const MOST_MESSAGES_A_CONNECTION = 4_000;
+const MESSAGES_A_BREACH = 500;
 /** One member of a step that breaks its promise, at most so often. */
 const MEMBER_INTERVAL_MS = 2_000;
 
@@ -63,11 +67,11 @@ setInterval(() => {
 
 // ---- messages ----
 
-function hello(dice: Dice, token: string): Message {
+function hello(name: string, token: string): Message {
   return {
     kind: 'hello',
     protocolVersions: PROTOCOL_VERSIONS,
-    trainerId: `hostile-${dice.below(12)}`,
+    trainerId: name,
     runName: '',
     token,
     software: 'hostile',
@@ -199,23 +203,23 @@ const SCENARIOS = {
   /** Says a Hello that is nearly right, or with a token that is nearly right. */
   async intruder(peer: Peer, dice: Dice) {
     const guess = dice.oneIn(2) ? `${job.token.slice(0, -4)}AAAA` : '';
-    const greeting = hello(dice, guess);
+    const greeting = hello(`hostile-${dice.below(BOTS)}`, guess);
     const frame = encodeEnvelope(greeting);
     await peer.send(dice.oneIn(2) ? frame : mutateBytes(frame, dice, [frame]));
     await peer.send(plausible(dice));
   },
   /** Gets in, and then says what it likes; some never read what they are sent. */
   async holder(peer: Peer, dice: Dice) {
-    await peer.send(encodeEnvelope(hello(dice, job.token)));
+    await peer.send(encodeEnvelope(hello(`hostile-${dice.below(4 * HOLDERS)}`, job.token)));
     if (dice.oneIn(10)) peer.webSocket.pause();
     for (let i = dice.below(MOST_MESSAGES_A_CONNECTION); i > 0 && !peer.hasEnded; i--) {
-      await peer.send(dice.oneIn(16) ? wrong(dice) : plausible(dice));
+      await peer.send(dice.oneIn(MESSAGES_A_BREACH) ? wrong(dice) : plausible(dice));
     }
     if (peer.webSocket.isPaused) peer.webSocket.resume();
   },
   /** Takes part in a step and then sends what it must not. */
   async member(peer: Peer, dice: Dice) {
-    await peer.send(encodeEnvelope(hello(dice, job.token)));
+    await peer.send(encodeEnvelope(hello(`hostile-${dice.below(4 * HOLDERS)}`, job.token)));
     const end = await peer.hears('snapshotEnd', 2_000);
     if (end?.kind !== 'snapshotEnd') return;
     // Records behind the snapshot have come, or come now: a Ready beyond them would be a breach.
@@ -239,7 +243,7 @@ const SCENARIOS = {
 async function bot(number: number): Promise<void> {
   for (let round = 0; sent < job.messages; round++) {
     const dice = createDice(job.seed, 'bot', number, round);
-    let name: keyof typeof SCENARIOS = dice.oneOf(['stranger', 'intruder', 'holder', 'holder', 'holder']);
+    let name: keyof typeof SCENARIOS = number < HOLDERS ? 'holder' : dice.oneOf(['stranger', 'intruder']);
     if (performance.now() - memberAtMs > MEMBER_INTERVAL_MS) {
       memberAtMs = performance.now();
       name = 'member';

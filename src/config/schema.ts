@@ -458,6 +458,14 @@ const coordinator = z.strictObject({
         .describe(
           'New connections from one address in a second; more are answered with HTTP 429, and trainers come again',
         ),
+      joins_per_second: z
+        .number()
+        .positive()
+        .max(1000)
+        .default(4)
+        .describe(
+          'Trainers that join with one token in a second, after max_trainers at once; more are sent away with RUN_FULL, and come again',
+        ),
       messages_per_second: count
         .default(10_000)
         .describe('Messages and pings of one connection in a second; more end it'),

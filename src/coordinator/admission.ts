@@ -19,6 +19,8 @@ export interface AdmissionContext {
   readonly codecs: readonly CodecName[];
   /** Of the token that the connection came with that has this trainer's id now; undefined: none has. */
   readonly presentTokenId: string | null | undefined;
+  /** Whether one more with this token may join now, and then it counts. */
+  readonly mayJoin: (tokenId: string | null) => boolean;
   readonly trainerCount: number;
   readonly maxTrainers: number;
   /** Digest of a record (0: of the start) if the journal has all that came after it; null otherwise. */
@@ -77,6 +79,10 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
   }
   if (context.trainerCount >= context.maxTrainers) {
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
+  }
+  if (!context.mayJoin(verdict.tokenId)) {
+    const text = 'too many have joined with this token just now (coordinator.limits.joins_per_second)';
+    return refuse('RUN_FULL', text);
   }
   return { isAdmitted: true, version, tokenId: verdict.tokenId, heldSequence: heldSequence(hello, context) };
 }

@@ -108,7 +108,7 @@ class Coordinator {
     const onFailure = (error: unknown): void => this.#fail(error);
     this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
     this.#traffic = new Traffic(shape.slots);
-    this.#peerLogger = createRateLimitedLogger(logger, { ...PEER_LINES, now: () => this.#clock.nowMs() });
+    this.#peerLogger = createRateLimitedLogger(logger, PEER_LINES, () => this.#clock.nowMs());
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(this.#peerLogger, 'run.waiting');
     this.#spillFile = new SpillFile(dirname(run.checkpointsDir));
@@ -129,6 +129,7 @@ class Coordinator {
       doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
+      nowMs: clock.nowMs,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger: this.#peerLogger,

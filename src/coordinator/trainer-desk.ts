@@ -19,12 +19,16 @@ import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
+import { RateLimiter } from '../rate-limiter.ts';
 
 /** Sizes that a trainer's last heartbeat told. */
 export interface TrainerSizes {
   readonly residentBytes: number;
   readonly tensorCount: number;
 }
+
+/** All trainers of a run may join at once, and once more, before joins_per_second counts. */
+const LEAST_BURST = 64;
 
 /** What the desk needs of its surroundings. */
 export interface TrainerSurroundings {
@@ -38,6 +42,8 @@ export interface TrainerSurroundings {
   /** Gives a connection its trainer id; an older one with the same id is closed. */
   readonly adopt: (connection: Connection, trainerId: string) => void;
   readonly onFailure: (error: unknown) => void;
+  /** Monotonic. */
+  readonly nowMs: () => number;
   readonly logger: Logger;
 }
 
@@ -51,11 +57,16 @@ export class TrainerDesk {
   readonly #run: PreparedRun;
   readonly #around: TrainerSurroundings;
   readonly #sessions = new Map<string, Session>();
+  /** By token. Each costs the reading of a checkpoint, or of records. */
+  readonly #joins: RateLimiter;
   readonly #sizes = new Map<string, TrainerSizes>();
 
   constructor(run: PreparedRun, around: TrainerSurroundings) {
     this.#run = run;
     this.#around = around;
+    const { limits, max_trainers: maxTrainers } = run.config.coordinator;
+    const rate = { burst: Math.max(maxTrainers, LEAST_BURST), perSecond: limits.joins_per_second };
+    this.#joins = new RateLimiter(rate, around.nowMs);
   }
 
   get(trainerId: string): Session | undefined {
@@ -166,6 +177,7 @@ export class TrainerDesk {
       judge: (token) => doorkeeper.judge(token),
       codecs: codecsInUse(shape.sizes),
       presentTokenId: present?.tokenId,
+      mayJoin: (tokenId) => this.#joins.take(tokenId ?? ''),
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),

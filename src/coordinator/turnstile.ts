@@ -3,6 +3,8 @@
  * one second). Loopback counts like any other address. Pure but for what it remembers, which is bounded.
  */
 
+import { RateLimiter } from '../rate-limiter.ts';
+
 /** Of one address, in the units of `coordinator.limits`. */
 export interface TurnstileLimits {
   readonly maxConnectionsPerAddress: number;
@@ -11,30 +13,21 @@ export interface TurnstileLimits {
 
 /** Sockets of an address beyond its WebSockets: long enough to be told why there are too many. */
 const SPARE_SOCKETS = 8;
-/** Addresses whose buckets are remembered: an attacker may have very many. */
-const MAX_ADDRESSES = 4096;
-
-interface Bucket {
-  tokens: number;
-  filledAtMs: number;
-}
-
 export class Turnstile {
   readonly #limits: TurnstileLimits;
-  readonly #now: () => number;
   readonly #sockets = new Map<string, number>();
-  /** In the order in which they were last used. */
-  readonly #buckets = new Map<string, Bucket>();
+  readonly #handshakes: RateLimiter;
 
   /** @param now monotonic milliseconds */
   constructor(limits: TurnstileLimits, now: () => number) {
     this.#limits = limits;
-    this.#now = now;
+    const { maxHandshakesPerSecond: rate } = limits;
+    this.#handshakes = new RateLimiter({ burst: rate, perSecond: rate }, now);
   }
 
-  /** Addresses of which something is remembered. */
+  /** Addresses of which something is remembered, sockets and handshakes each for themselves. */
   get addresses(): number {
-    return new Set([...this.#sockets.keys(), ...this.#buckets.keys()]).size;
+    return this.#sockets.size + this.#handshakes.keys;
   }
 
   /** A socket was opened; false: the address has so many that it is to be closed at once. */
@@ -65,29 +58,8 @@ export class Turnstile {
   /** Counts a handshake; why it may not go on, or null. */
   knock(address: string): string | null {
     const { maxHandshakesPerSecond: rate } = this.#limits;
-    const bucket = this.#bucketOf(networkOf(address));
-    if (bucket.tokens >= 1) {
-      bucket.tokens -= 1;
-      return null;
-    }
+    if (this.#handshakes.take(networkOf(address))) return null;
     return `handshakes from one address in a second: more than ${rate}, allowed: ${rate} (coordinator.limits.handshakes_per_second)`;
-  }
-
-  #bucketOf(key: string): Bucket {
-    const { maxHandshakesPerSecond: rate } = this.#limits;
-    const nowMs = this.#now();
-    const { tokens, filledAtMs } = this.#buckets.get(key) ?? { tokens: rate, filledAtMs: nowMs };
-    const bucket = {
-      tokens: Math.min(rate, tokens + ((nowMs - filledAtMs) / 1000) * rate),
-      filledAtMs: nowMs,
-    };
-    this.#buckets.delete(key);
-    this.#buckets.set(key, bucket);
-    if (this.#buckets.size > MAX_ADDRESSES) {
-      const [oldest = ''] = this.#buckets.keys();
-      this.#buckets.delete(oldest);
-    }
-    return bucket;
   }
 }
 

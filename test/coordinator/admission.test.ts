@@ -14,6 +14,7 @@ const CONTEXT: AdmissionContext = {
   schemaHash: SCHEMA,
   codecs: ['f32', 'int4'],
   presentTokenId: undefined,
+  mayJoin: () => true,
   trainerCount: 0,
   maxTrainers: 2,
   digestOf: (sequence) => (sequence === 7 ? DIGEST : null),
@@ -32,6 +33,7 @@ test('a Hello that does not fit is refused with the reason and both sides of it'
     [{ codecs: ['f32', 'int8'] }, {}, 'SCHEMA_MISMATCH', /sends numbers as int4, which the trainer \(test\)/],
     [{ codecs: [] }, {}, 'SCHEMA_MISMATCH', /sends numbers as f32 and int4/],
     [{}, { trainerCount: 2 }, 'RUN_FULL', /has 2 trainers/],
+    [{}, { mayJoin: () => false }, 'RUN_FULL', /too many have joined with this token just now/],
   ];
   for (const [hello, context, reason, text] of cases) {
     const refused = answer(hello, context);
