@@ -2,11 +2,13 @@
  * A coordinator with two honest trainers under a flood of hostile messages: does it stay up, does its memory stay
  * what it was, and do the honest ones go on as before?
  *
- *     node dist/bench/hostile.js [--messages 1000000] [--rate 3000] [--quiet-seconds 20] [--seed 1] [--json]
+ *     node dist/bench/hostile.js [--messages 1000000] [--rate 3000] [--quiet-seconds 30] [--warm-up 200]
+ *         [--seed 1] [--json]
  *
  * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest processes have one core
  * to themselves and the attackers another (taskset), before, during and after alike, so that what is measured is what
- * the coordinator does about them and not what they take from a shared core. The attackers send changed copies of
+ * the coordinator does about them and not what they take from a shared core. In the warm-up (steps) code is compiled and
+ * buffers are made. The attackers send changed copies of
  * what a real trainer has sent in a run of the same kind, at a stated rate, from 8 addresses of loopback.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -25,26 +27,25 @@ import { startRecorder } from './hostile/record.ts';
 const GALORE = fileURLToPath(new URL('../../bin/galore.js', import.meta.url));
 const ATTACK = fileURLToPath(new URL('hostile/attack.js', import.meta.url));
 const HONEST = ['honest-a', 'honest-b'] as const;
-/** Steps in which code is compiled and buffers are made. */
-const WARM_UP_STEPS = 25;
 const CAN_PIN = process.platform === 'linux';
 
 const { values: options } = parseArgs({
   options: {
     messages: { type: 'string', default: '1000000' },
     rate: { type: 'string', default: '3000' },
-    'quiet-seconds': { type: 'string', default: '20' },
+    'quiet-seconds': { type: 'string', default: '30' },
+    'warm-up': { type: 'string', default: '200' },
     seed: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   },
 });
-const [messages, rate, quietSeconds, seed] = (['messages', 'rate', 'quiet-seconds', 'seed'] as const).map(
-  (name) => {
-    const value = Number(options[name]);
-    if (!(value >= 1)) throw new Error(`--${name} is ${options[name]}; it must be a number from 1 on`);
-    return value;
-  },
-) as [number, number, number, number];
+const [messages, rate, quietSeconds, warmUpSteps, seed] = (
+  ['messages', 'rate', 'quiet-seconds', 'warm-up', 'seed'] as const
+).map((name) => {
+  const value = Number(options[name]);
+  if (!(value >= 1)) throw new Error(`--${name} is ${options[name]}; it must be a number from 1 on`);
+  return value;
+}) as [number, number, number, number, number];
 
 function configOf(steps: number, coordinator: object): object {
   return {
@@ -128,7 +129,7 @@ async function measure(frames: readonly Uint8Array[]) {
     const text = await readFile(join(dir, 'metrics.jsonl'), 'utf8').catch(() => '');
     return text.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line) as StepLine]));
   };
-  while ((await stepsSoFar()).length < WARM_UP_STEPS) await alive(coordinator, 500);
+  while ((await stepsSoFar()).length < warmUpSteps) await alive(coordinator, 500);
 
   const pid = coordinator.child.pid!;
   const marks: number[] = [];

@@ -50,7 +50,7 @@ async function readAll(): Promise<string> {
 
 const startMs = performance.now();
 let granted = 0;
-let waiting: (() => void)[] = [];
+const waiting: (() => void)[] = [];
 
 /** Resolves when the next message may be sent. */
 function turn(): Promise<void> {
@@ -168,18 +168,18 @@ class Peer {
   /** Waits for a message, or the end. */
   async hears(kind: Message['kind'], timeoutMs: number): Promise<Message | null> {
     return await new Promise((resolve) => {
-      const giveUp = setTimeout(() => resolve(null), timeoutMs);
+      const giveUp = setTimeout(() => settle(null), timeoutMs);
       const listen = (data: Buffer): void => {
         const message = decodeEnvelope(data, 'coordinator');
-        if (message.kind === kind) done(message);
+        if (message.kind === kind) settle(message);
       };
-      const done = (message: Message | null): void => {
+      const settle = (message: Message | null): void => {
         clearTimeout(giveUp);
         this.webSocket.off('message', listen);
         resolve(message);
       };
       this.webSocket.on('message', listen);
-      void this.ended.then(() => done(null));
+      void this.ended.then(() => settle(null));
     });
   }
 

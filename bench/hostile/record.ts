@@ -26,7 +26,7 @@ export async function startRecorder(coordinatorUrl: string): Promise<Recorder> {
     counts.set(kind, count);
     if (count <= MOST_OF_A_KIND) frames.push(Uint8Array.from(frame));
   };
-  server.on('connection', async (down) => {
+  server.on('connection', (down) => {
     const up = new WebSocket(coordinatorUrl, { perMessageDeflate: false });
     down.pause();
     down.on('message', (frame: Buffer) => {
@@ -37,8 +37,7 @@ export async function startRecorder(coordinatorUrl: string): Promise<Recorder> {
     up.on('close', () => down.terminate());
     down.on('close', () => up.terminate());
     for (const end of [up, down]) end.on('error', () => end.terminate());
-    await once(up, 'open');
-    down.resume();
+    up.on('open', () => down.resume());
   });
   return {
     url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}/`,

@@ -52,6 +52,7 @@ async function runTarget(name: string, seed: number, seconds: number): Promise<F
   const worker = new Worker(new URL(import.meta.url), { workerData: job, argv: process.argv.slice(2) });
   return await new Promise((resolve, reject) => {
     let seen = -1;
+    // oxlint-disable-next-line no-restricted-globals -- a program, not a test: what hangs tells nobody
     const watch = setInterval(() => {
       const count = Atomics.load(numbers, 0);
       if (count !== seen) return void (seen = count);
