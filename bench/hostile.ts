@@ -167,7 +167,11 @@ async function measure(frames: readonly Uint8Array[]) {
   const after = await quietly(coordinator, pid);
   const cpu4 = cpu();
   await mark();
-  const reconnects = trainers.map(({ text }) => text().split('session.backing-off').length - 1);
+  const reconnects = trainers.flatMap(({ text }) =>
+    text()
+      .split('\n')
+      .filter((line) => line.includes('session.backing-off')),
+  );
   coordinator.child.kill('SIGINT');
   const exitCode = await coordinator.ended;
   // They would wait for it to come back.
@@ -190,6 +194,7 @@ async function measure(frames: readonly Uint8Array[]) {
     scenarios: attack.scenarios,
     closings: attack.closings,
     rssBefore: before.rss,
+    rssDuring: [0.2, 0.4, 0.6, 0.8].map((share) => rss[Math.floor(share * rss.length)]),
     rssHighest: Math.max(...rss),
     rssAfter: after.rss,
     rssGrowth: after.rss / before.rss - 1,
@@ -207,7 +212,8 @@ async function measure(frames: readonly Uint8Array[]) {
     loggedBytes,
     committedSteps: lines.length,
     missingSteps: lines.filter(({ step }, i) => step !== i + 1).length,
-    honestReconnects: reconnects.reduce((sum, count) => sum + count, 0),
+    honestReconnects: reconnects.length,
+    reconnects,
     exitCode,
   };
 }
