@@ -80,6 +80,7 @@ function hello(name: string, token: string): Message {
     digest: new Uint8Array(0),
     schemaHash: new Uint8Array(0),
     codecs: CODEC_NAMES,
+    snapshot: null,
   };
 }
 
