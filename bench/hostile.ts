@@ -2,7 +2,7 @@
  * A coordinator with two honest trainers under a flood of hostile messages: does it stay up, does its memory stay
  * what it was, and do the honest ones go on as before?
  *
- *     node dist/bench/hostile.js [--messages 1000000] [--rate 3000] [--quiet-seconds 30] [--warm-up 200]
+ *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--quiet-seconds 30] [--warm-up 200]
  *         [--seed 1] [--json]
  *
  * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest processes have one core
@@ -32,7 +32,7 @@ const CAN_PIN = process.platform === 'linux';
 const { values: options } = parseArgs({
   options: {
     messages: { type: 'string', default: '1000000' },
-    rate: { type: 'string', default: '3000' },
+    rate: { type: 'string', default: '2000' },
     'quiet-seconds': { type: 'string', default: '30' },
     'warm-up': { type: 'string', default: '200' },
     seed: { type: 'string', default: '1' },
@@ -102,7 +102,8 @@ async function record(): Promise<readonly Uint8Array[]> {
     'cpu',
     '--quiet',
   ]);
-  const code = await coordinator.ended;
+  // The run ends by itself, and the trainer with it; if that one ends before, something is wrong.
+  const code = await Promise.race([coordinator.ended, trainer.ended.then((ended) => ended ?? 1)]);
   await trainer.ended;
   recorder.close();
   if (code !== 0) throw new Error(`the run to record failed:\n${coordinator.text()}\n${trainer.text()}`);
