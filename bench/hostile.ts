@@ -2,7 +2,7 @@
  * A coordinator with two honest trainers under a flood of hostile messages: does it stay up, does its memory stay
  * what it was, and do the honest ones go on as before?
  *
- *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--quiet-seconds 30] [--warm-up 200]
+ *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--quiet-seconds 30] [--warm-up 600]
  *         [--seed 1] [--json]
  *
  * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest processes have one core
@@ -34,7 +34,7 @@ const { values: options } = parseArgs({
     messages: { type: 'string', default: '1000000' },
     rate: { type: 'string', default: '2000' },
     'quiet-seconds': { type: 'string', default: '30' },
-    'warm-up': { type: 'string', default: '200' },
+    'warm-up': { type: 'string', default: '600' },
     seed: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   },
