@@ -423,7 +423,7 @@ test('an address that has too many connections, or comes too often, is told so a
 });
 
 test('64 trainers of one address that start at once are let in', async (t) => {
-  const { url, server } = await startServer(t);
+  const { url, server } = await startServer(t, { handshakeTimeoutMs: 60_000 });
   await Promise.all(Array.from({ length: 64 }, () => connectRaw(t, url)));
   t.is(server.connections.length, 64);
 });
