@@ -190,7 +190,8 @@ export class RunMetrics {
       const isKnown = this.#fault !== null;
       this.#fault = (error as Error).message;
       if (!isDiskFull(error)) return this.#onFailure(error);
-      if (!isKnown) this.#onReport({ type: 'notice', text: `${this.#fault}; the line is kept until there is room` });
+      if (!isKnown)
+        this.#onReport({ type: 'notice', text: `${this.#fault}; the line is kept until there is room` });
     }
   }
 }

@@ -3,7 +3,15 @@
  * disk is replaced for the whole process. The trainer is a stand-in that lives on and comes back with what it holds, as
  * real ones do.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -134,7 +142,11 @@ async function checkWhole(t: ExecutionContext, { config }: Place, trainer: Stand
   const inspection = await inspectRun(config.dir);
   t.is(inspection.step, STEPS, what);
   const faults = [inspection.journal.fault, ...inspection.checkpoints.map(({ fault }) => fault)];
-  t.deepEqual(faults.filter((fault) => fault !== null), [], what);
+  t.deepEqual(
+    faults.filter((fault) => fault !== null),
+    [],
+    what,
+  );
   t.deepEqual((await coverRun(config.dir)).faults, [], what);
   t.is(trainer.state.sequence, RECORDS, what);
 }
@@ -165,57 +177,66 @@ function killedAt(n: number): Decide {
 
 for (const isPowerLost of [false, true]) {
   const what = isPowerLost ? 'a power failure' : 'a kill';
-  test.serial(`${what} of the coordinator between any two of its writes loses no announced step`, async (t) => {
-    const digest = await undisturbed(t);
-    let crashes = 0;
-    // Without power the same happens as after a kill, but for what was not synced: every third place will do.
-    for (let n = 1; ; n += isPowerLost ? 3 : 1) {
-      const place = placeOf(t);
-      const trainer = new StandInTrainer(place.run);
-      const disk = await FaultyDisk.install(killedAt(n));
-      const first = await runTo(t, place, trainer);
-      if (isPowerLost) await disk.failPower();
-      else disk.restore();
-      if (first.error === null) break;
-      crashes++;
-      const held = trainer.state;
-      const { snapshots } = trainer;
-      // Its owner, this process, is not gone: that a lock without owner is taken over is tested elsewhere.
-      rmSync(join(place.config.dir, 'lock'), { force: true });
-      const second = await runTo(t, place, trainer);
-      t.is(second.error, null, `call ${n}: ${String(first.error)}\n${second.said.join('')}`);
-      t.is(trainer.state.digest, digest, `call ${n}`);
-      // It was let in with what it held: the journal lacked nothing of that.
-      if (held.sequence > 0) t.is(trainer.snapshots, snapshots, `call ${n}`);
-      await checkWhole(t, place, trainer, `call ${n}`);
-    }
-    t.true(crashes > 30, `${crashes} crashes`);
-    t.log(`${crashes} places`);
-  });
+  test.serial(
+    `${what} of the coordinator between any two of its writes loses no announced step`,
+    async (t) => {
+      const digest = await undisturbed(t);
+      let crashes = 0;
+      // Without power the same happens as after a kill, but for what was not synced: every third place will do.
+      for (let n = 1; ; n += isPowerLost ? 3 : 1) {
+        const place = placeOf(t);
+        const trainer = new StandInTrainer(place.run);
+        const disk = await FaultyDisk.install(killedAt(n));
+        const first = await runTo(t, place, trainer);
+        if (isPowerLost) await disk.failPower();
+        else disk.restore();
+        if (first.error === null) break;
+        crashes++;
+        const held = trainer.state;
+        const { snapshots } = trainer;
+        // Its owner, this process, is not gone: that a lock without owner is taken over is tested elsewhere.
+        rmSync(join(place.config.dir, 'lock'), { force: true });
+        const second = await runTo(t, place, trainer);
+        t.is(second.error, null, `call ${n}: ${String(first.error)}\n${second.said.join('')}`);
+        t.is(trainer.state.digest, digest, `call ${n}`);
+        // It was let in with what it held: the journal lacked nothing of that.
+        if (held.sequence > 0) t.is(trainer.snapshots, snapshots, `call ${n}`);
+        await checkWhole(t, place, trainer, `call ${n}`);
+      }
+      t.true(crashes > 30, `${crashes} crashes`);
+      t.log(`${crashes} places`);
+    },
+  );
 }
 
 for (const [code, times] of [
   ['ENOSPC', 2],
   ['EDQUOT', 1],
 ] as const) {
-  test.serial(`${code} pauses the run, says so to everyone, and nothing is lost when there is room`, async (t) => {
-    const digest = await undisturbed(t);
-    const place = placeOf(t, { coordinator: { port: 0, step_deadline_ms: 300 } });
-    const trainer = new StandInTrainer(place.run);
-    const { result, failures } = await withFullDisk(t, place, trainer, code, times);
-    t.is(result.error, null);
-    t.is(failures, times);
-    t.is(trainer.state.digest, digest);
-    const full = code === 'EDQUOT' ? 'the disk quota is used up for' : 'the disk is full: \\d.* free for';
-    const paused = new RegExp(
-      `paused: ${full} \\S+/run/journal, which needs [\\d.]+ \\w+; the run goes on when there is room`,
-    );
-    const lines = result.said.filter((line) => paused.test(line));
-    t.is(lines.length, 1, result.said.join(''));
-    t.true(trainer.notices.some((text) => paused.test(text)), trainer.notices.join('\n'));
-    t.true(trainer.notices.some((text) => /the run goes on after a pause of \d/.test(text)));
-    await checkWhole(t, place, trainer, code);
-  });
+  test.serial(
+    `${code} pauses the run, says so to everyone, and nothing is lost when there is room`,
+    async (t) => {
+      const digest = await undisturbed(t);
+      const place = placeOf(t, { coordinator: { port: 0, step_deadline_ms: 300 } });
+      const trainer = new StandInTrainer(place.run);
+      const { result, failures } = await withFullDisk(t, place, trainer, code, times);
+      t.is(result.error, null);
+      t.is(failures, times);
+      t.is(trainer.state.digest, digest);
+      const full = code === 'EDQUOT' ? 'the disk quota is used up for' : 'the disk is full: \\d.* free for';
+      const paused = new RegExp(
+        `paused: ${full} \\S+/run/journal, which needs [\\d.]+ \\w+; the run goes on when there is room`,
+      );
+      const lines = result.said.filter((line) => paused.test(line));
+      t.is(lines.length, 1, result.said.join(''));
+      t.true(
+        trainer.notices.some((text) => paused.test(text)),
+        trainer.notices.join('\n'),
+      );
+      t.true(trainer.notices.some((text) => /the run goes on after a pause of \d/.test(text)));
+      await checkWhole(t, place, trainer, code);
+    },
+  );
 }
 
 test.serial('any other fault of the disk ends the coordinator, and the next start goes on', async (t) => {
@@ -238,10 +259,17 @@ test.serial('a stop ends the pause: the step that was never announced is made ag
   const place = placeOf(t);
   const trainer = new StandInTrainer(place.run);
   let isFull = true;
-  const { result } = await withFullDisk(t, place, trainer, () => (isFull ? 'ENOSPC' : null), 1, (coordinator) => {
-    coordinator.stop();
-    isFull = false;
-  });
+  const { result } = await withFullDisk(
+    t,
+    place,
+    trainer,
+    () => (isFull ? 'ENOSPC' : null),
+    1,
+    (coordinator) => {
+      coordinator.stop();
+      isFull = false;
+    },
+  );
   t.is(result.summary?.outcome, 'stopped');
   t.is(result.summary?.step, 1);
   const again = await runTo(t, place, trainer);

@@ -41,7 +41,10 @@ export class StandInTrainer {
   }
 
   /** Takes part until the connection ends; resolves to how. */
-  async takePart(t: ExecutionContext, url: string): Promise<{ readonly code: number; readonly reason: string }> {
+  async takePart(
+    t: ExecutionContext,
+    url: string,
+  ): Promise<{ readonly code: number; readonly reason: string }> {
     const socket = await connectRaw(t, url);
     this.#socket = socket;
     const { trainerId } = this;

@@ -3,7 +3,17 @@
  * all go on. One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint
  * is complete without the local state of a trainer that is gone.
  */
-import { emit, enter, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
+import {
+  emit,
+  enter,
+  expel,
+  patch,
+  plural,
+  readyTrainers,
+  remark,
+  type Draft,
+  type EventOf,
+} from './draft.ts';
 import { CHECKPOINT_GAPS, pauseAfter } from './pause.ts';
 import type { CheckpointJob, Effect } from './state.ts';
 

@@ -33,6 +33,10 @@ function codeOf(error: unknown): string | undefined {
 function inWords(bytes: number): string {
   if (bytes < 1024) return `${bytes} bytes`;
   const [size, unit] =
-    bytes < 2 ** 20 ? [bytes / 2 ** 10, 'KiB'] : bytes < 2 ** 30 ? [bytes / 2 ** 20, 'MiB'] : [bytes / 2 ** 30, 'GiB'];
+    bytes < 2 ** 20
+      ? [bytes / 2 ** 10, 'KiB']
+      : bytes < 2 ** 30
+        ? [bytes / 2 ** 20, 'MiB']
+        : [bytes / 2 ** 30, 'GiB'];
   return `${size.toFixed(size < 100 ? 1 : 0)} ${unit}`;
 }
