@@ -151,13 +151,8 @@ async function withFullDisk(
   };
   const disk = await FaultyDisk.install(decide);
   try {
-    const result = await runTo(t, place, trainer, (coordinator, said) => {
-      const look = setInterval(() => {
-        if (!said.some((line) => line.includes('paused:'))) return;
-        clearInterval(look);
-        onPause(coordinator);
-      }, 20);
-      t.teardown(() => clearInterval(look));
+    const result = await runTo(t, place, trainer, (coordinator) => {
+      trainer.onNotice = (text) => (text.startsWith('paused:') ? onPause(coordinator) : undefined);
     });
     return { result, failures };
   } finally {

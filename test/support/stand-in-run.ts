@@ -90,7 +90,7 @@ export async function runTo(
   t: ExecutionContext,
   { config }: Place,
   trainer: StandInTrainer,
-  during: (coordinator: RunningCoordinator, said: readonly string[]) => void = () => {},
+  during: (coordinator: RunningCoordinator) => void = () => {},
 ): Promise<Ran> {
   const said: string[] = [];
   const logger = createLogger({
@@ -109,7 +109,7 @@ export async function runTo(
       () => {},
       () => {},
     );
-    during(coordinator, said);
+    during(coordinator);
     await trainer.takePart(t, coordinator.url).catch((error: unknown) => {
       trainer.leave();
       if (!/ECONNREFUSED|ECONNRESET|hang up/.test(String(error))) t.fail(String(error));

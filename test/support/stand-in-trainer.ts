@@ -12,6 +12,8 @@ import { connectRaw, HELLO, type RawTrainer } from './wire.ts';
 
 export class StandInTrainer {
   readonly trainerId: string;
+  /** Called for everything that it is told while it waits. */
+  onNotice: (text: string) => void = () => {};
   readonly #run: TinyRun;
   readonly #notices: string[] = [];
   #runId = '';
@@ -95,6 +97,7 @@ export class StandInTrainer {
         return this.#sendSnapshot(message.step, message.sequence, socket);
       case 'notice':
         this.#notices.push(message.text);
+        this.onNotice(message.text);
         return;
       default:
         return;
