@@ -2,6 +2,7 @@
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { inspectRun } from '../../src/coordinator/store/inspect.ts';
 import { FaultyDisk } from '../faulty-disk.ts';
 import { checkWhole, placeOf, runTo, undisturbed, type Place } from '../support/stand-in-run.ts';
 import { StandInTrainer } from '../support/stand-in-trainer.ts';
@@ -116,6 +117,27 @@ test.serial(
     t.is((await runTo(t, upTo(4), a)).error, null);
     t.is(a.snapshots, 2);
     t.is(a.state.digest, digest);
+  },
+);
+
+test.serial(
+  'a copy of the directory of a run that goes on, its journal first, is the same run up to then',
+  async (t) => {
+    const settings = { checkpoint: { every: 1, keep: 1 }, steps: 8 };
+    const place = placeOf(t, settings);
+    const trainer = new StandInTrainer(place.run);
+    const copy = placeOf(t, settings);
+    const take = (part: string): void =>
+      cpSync(join(place.config.dir, part), join(copy.config.dir, part), { recursive: true });
+    trainer.onRecord = (sequence) => {
+      if (sequence === 4) take('journal');
+      if (sequence === 7) ['checkpoints', 'run.yaml', 'run-id.json', 'metrics.jsonl'].forEach(take);
+    };
+    t.is((await runTo(t, place, trainer)).error, null);
+    const other = new StandInTrainer(place.run);
+    t.is((await runTo(t, copy, other)).error, null);
+    t.is(other.state.digest, trainer.state.digest);
+    t.is((await inspectRun(copy.config.dir)).step, 8);
   },
 );
 

@@ -14,6 +14,8 @@ export class StandInTrainer {
   readonly trainerId: string;
   /** Called for everything that it is told while it waits. */
   onNotice: (text: string) => void = () => {};
+  /** Called when a record is applied. */
+  onRecord: (sequence: number) => void = () => {};
   readonly #run: TinyRun;
   readonly #notices: string[] = [];
   #runId = '';
@@ -89,6 +91,7 @@ export class StandInTrainer {
         }
         this.#sequence = message.sequence;
         this.#digest = Uint8Array.from(message.digest);
+        this.onRecord(message.sequence);
         return this.#sendReady(socket);
       }
       case 'stepAssignment':
