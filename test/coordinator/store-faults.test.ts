@@ -89,6 +89,32 @@ for (const [code, times] of [
   );
 }
 
+test.serial(
+  'lines of metrics for which there is no room are kept, and written in order when there is',
+  async (t) => {
+    const place = placeOf(t, { checkpoint: { every: 0 }, steps: 3 });
+    const trainer = new StandInTrainer(place.run);
+    let [isRunning, failures] = [false, 0];
+    // Once records come, all that is written but them are lines, until the last checkpoint is begun.
+    const disk = await FaultyDisk.install(({ name }) => {
+      isRunning = (isRunning || name === 'writev') && name !== 'mkdtemp';
+      if (!isRunning || name !== 'write') return null;
+      failures++;
+      return 'ENOSPC';
+    });
+    const { error, said } = await runTo(t, place, trainer);
+    disk.restore();
+    t.is(error, null);
+    t.true(failures > 0);
+    const told = said.filter((text) =>
+      /metrics\.jsonl: no space left .*; the line is kept until there is/.test(text),
+    );
+    t.is(told.length, 1, said.join('\n'));
+    t.notRegex(said.join('\n'), /are not written/);
+    await checkWhole(t, place, 'metrics');
+  },
+);
+
 test.serial('any other fault of the disk ends the coordinator, and the next start goes on', async (t) => {
   const digest = await undisturbed(t);
   for (const code of ['EIO', 'EROFS']) {
