@@ -57,13 +57,12 @@ export class CheckpointDesk {
   #failure: { readonly step: number; readonly text: string } | null = null;
 
   /** Steps of the checkpoints that were read back and are whole. */
-  readonly #verified: Set<number>;
+  readonly #verified = new Set<number>();
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
     this.#around = around;
     this.#newest = run.newestCheckpoint;
-    this.#verified = new Set([run.newestCheckpoint.step]);
   }
 
   /** The newest checkpoint on disk. */
