@@ -22,6 +22,8 @@ export class Session {
   readySequence = -1;
   /** Parts of the next record that it was sent before the record was sealed. */
   framesAhead = 0;
+  /** What it was told last. */
+  lastNotice = '';
   /** Snapshots that it was asked for and has not ended. */
   uploadsOwed = 0;
   #outbox: Promise<void> = Promise.resolve();

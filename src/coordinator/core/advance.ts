@@ -5,7 +5,7 @@
  */
 import { advanceCheckpoint, dropStalledUploader, loseUploader, settleCheckpoint } from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
-import { advanceCommitting } from './committing.ts';
+import { advanceCommitting, stopCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
 import {
   begin,
@@ -114,6 +114,7 @@ function route(draft: Draft, event: Event): Draft {
       return advancePhase(draft, event);
     case 'factorReceived':
     case 'recordCommitted':
+    case 'recordFailed':
       return advancePhase(draft, event);
     default:
       return event satisfies never;
@@ -185,7 +186,7 @@ function stop(draft: Draft): Draft {
     case 'collecting':
       return abandonStep(stopping, phase.step, 'stopped');
     case 'committing':
-      return remark(stopping, `stopping: the ${phase.kind} of step ${phase.step} is being written`);
+      return stopCommitting(stopping, phase);
     case 'evaluating':
       return abandonEvaluation(stopping, phase);
     default:
@@ -209,8 +210,8 @@ function refuseNumbers(
 }
 
 function afterTheEnd(draft: Draft, event: Event): Draft {
-  if (event.type === 'recordCommitted')
-    return shellFault('a record was committed after the run had finished');
+  if (event.type === 'recordCommitted' || event.type === 'recordFailed')
+    return shellFault('a record was written after the run had finished');
   const { phase } = draft.state;
   const isOver = phase.phase === 'finished' && phase.outcome === 'completed';
   if (event.type === 'trainerJoined') {

@@ -59,6 +59,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was collecting`);
     default:
       return event satisfies never;

@@ -33,6 +33,7 @@ export type PhaseEvent = EventOf<
   | 'contributionReceived'
   | 'evaluationReceived'
   | 'recordCommitted'
+  | 'recordFailed'
   | 'ticked'
 >;
 /** A result a trainer sends for a step. */

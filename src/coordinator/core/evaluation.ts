@@ -82,6 +82,7 @@ export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, ev
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was being evaluated`);
     default:
       return event satisfies never;

@@ -65,6 +65,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was sketching`);
     default:
       return event satisfies never;
@@ -107,6 +108,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was factorising`);
     default:
       return event satisfies never;
