@@ -58,10 +58,11 @@ function turn(): Promise<void> {
 }
 
 setInterval(() => {
-  const due = Math.floor(((performance.now() - startMs) / 1000) * job.rate) - granted;
-  const ready = waiting.splice(0, Math.min(due, 4 * BOTS));
-  // What nobody took up is not made up for: the rate is never above the one that was asked for.
-  granted += Math.max(ready.length, due);
+  const due = Math.floor(((performance.now() - startMs) / 1000) * job.rate);
+  // A quarter of a second may be made up for, not more: the rate is never far above the one that was asked for.
+  granted = Math.max(granted, due - job.rate / 4);
+  const ready = waiting.splice(0, Math.max(0, due - granted));
+  granted += ready.length;
   for (const resolve of ready) resolve();
 }, 2);
 
@@ -213,7 +214,11 @@ const SCENARIOS = {
   async holder(peer: Peer, dice: Dice) {
     await peer.send(encodeEnvelope(hello(`hostile-${dice.below(4 * HOLDERS)}`, job.token)));
     if (dice.oneIn(10)) peer.webSocket.pause();
-    for (let i = dice.below(MOST_MESSAGES_A_CONNECTION); i > 0 && !peer.hasEnded; i--) {
+    for (
+      let i = dice.below(MOST_MESSAGES_A_CONNECTION);
+      i > 0 && !peer.hasEnded && sent < job.messages;
+      i--
+    ) {
       await peer.send(dice.oneIn(MESSAGES_A_BREACH) ? wrong(dice) : plausible(dice));
     }
     if (peer.webSocket.isPaused) peer.webSocket.resume();
