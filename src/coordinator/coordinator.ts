@@ -79,8 +79,9 @@ class Coordinator {
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
   #state: RunState;
-  /** The newest record until it is announced. */
+  /** The newest record until it is announced, with who took part if it is an update. */
   #record: SealedRecord | null = null;
+  #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
   #ticker: NodeJS.Timeout | null = null;
   #lastNotice = '';
   #isDispatching = false;
@@ -212,6 +213,7 @@ class Coordinator {
       case 'commitBases':
         return this.#commit('basis', effect.step, (place) => this.#steps.sealBases(place, effect));
       case 'commitUpdate':
+        this.#attendance = effect.attendance;
         return this.#commit('update', effect.step, (place) => this.#steps.sealUpdate(place, effect));
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
@@ -367,7 +369,8 @@ class Coordinator {
       stateHash: agreedHash(this.#state, step - 1),
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));
-    this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
+    const nowMs = this.#clock.nowMs();
+    this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }
 

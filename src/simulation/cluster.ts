@@ -51,6 +51,8 @@ export const SIMULATED_PLAN: RunPlan = {
   minTrainers: 1,
   maxTrainers: 64,
   stepDeadlineMs: 3_000,
+  quorum: 'all',
+  graceMs: 500,
   heartbeatTimeoutMs: 2_000,
   batchSequences: 8,
   isAdaptive: false,

@@ -21,6 +21,12 @@ export interface Metric {
   readonly bytesUp: number;
   readonly bytesDown: number;
   readonly trainers: number;
+  readonly members: {
+    readonly assigned: readonly string[];
+    readonly delivered: readonly string[];
+    readonly late?: readonly string[];
+  };
+  readonly waitSeconds: number;
   readonly meanRank: number;
   readonly payloadNumbers: number;
   readonly coordinatorResidentBytes: number;

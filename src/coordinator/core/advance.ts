@@ -3,6 +3,7 @@
  * in words, why nothing happens. Pure: no clock, no sockets, no files. This file deals with what is the
  * same in every phase and hands the rest to the phase's own file. See docs/coordinator-core.md.
  */
+import { NOBODY } from './attendance.ts';
 import { advanceCheckpoint, dropStalledUploader, loseUploader, settleCheckpoint } from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
 import { advanceCommitting } from './committing.ts';
@@ -60,6 +61,7 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     hasStarted: false,
     isResumed: from.sequence > 0,
     resumeAtMs: null,
+    attendance: NOBODY,
     hashes: null,
   };
 }

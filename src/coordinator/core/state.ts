@@ -22,6 +22,10 @@ export interface RunPlan extends GapPlan {
   readonly minTrainers: number;
   readonly maxTrainers: number;
   readonly stepDeadlineMs: number; // 0: no deadline
+  /** As configured: how many trainers, the share of them ("75%"), or all. See step-policy.ts. */
+  readonly quorum: number | string;
+  /** How long a step waits for the others once a quorum has answered. */
+  readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
@@ -101,6 +105,17 @@ export interface FactorJob {
   readonly trainerId: string;
   readonly slots: readonly number[];
   readonly isDone: boolean;
+}
+
+/** Who was given work for a step, and who was not waited for. */
+export interface Attendance {
+  readonly step: number;
+  readonly assigned: readonly string[]; // ascending, as are those of them who were late
+  readonly late: readonly string[];
+  /** From the first answer to the last that was waited for, over the rounds that are over. */
+  readonly waitMs: number;
+  /** When the first answer of this round came. */
+  readonly firstAnswerMs: number | null;
 }
 
 /** What the run is doing. Each phase carries only what it has. */
@@ -217,6 +232,8 @@ export interface RunState {
   readonly isResumed: boolean;
   /** When a resumed run goes on with minTrainers, for there are so many; null: there are not. */
   readonly resumeAtMs: number | null;
+  /** Of the last step that was begun. */
+  readonly attendance: Attendance;
   /** Weight hashes reported for the last step that asked for them; `expected` had the step's record sent live. */
   readonly hashes: {
     readonly step: number;
@@ -341,6 +358,7 @@ export type Effect =
       readonly received: readonly Received[];
       readonly shards: readonly Shard[];
       readonly cursor: Cursor;
+      readonly attendance: Pick<Attendance, 'assigned' | 'late' | 'waitMs'>; // for people
     }
   /**
    * Bring every trainer that is not loading up to this record (those that are loading are fed from the

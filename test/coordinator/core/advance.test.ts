@@ -2,7 +2,7 @@
 import test from 'ava';
 import { advance } from '../../../src/coordinator/core/advance.ts';
 import { SNAPSHOT_STALL_MS } from '../../../src/coordinator/core/checkpointing.ts';
-import { MAX_DEADLINE_DOUBLINGS, waitMs } from '../../../src/coordinator/core/draft.ts';
+import { MAX_DEADLINE_DOUBLINGS, waitMs } from '../../../src/coordinator/core/step-policy.ts';
 import type { Effect, Event, RunState } from '../../../src/coordinator/core/state.ts';
 import { describeEffect } from './describe.ts';
 import { freshState } from './plan.ts';
