@@ -125,7 +125,7 @@ export class CheckpointDesk {
   acceptEnd(session: Session): void {
     const { trainerId } = session;
     const job = this.#jobOf(session);
-    session.uploadsOwed--;
+    session.uploadsOwed.shift();
     const intake = job?.intakeOf(trainerId);
     if (job === null || intake === undefined) return;
     if (!intake.isComplete) {
@@ -161,7 +161,7 @@ export class CheckpointDesk {
     session.enqueue(async () => {
       // The checkpoint may have been given up while the files were being made.
       if (!(await job.isBegun) || this.#job !== job) return;
-      session.uploadsOwed++;
+      session.uploadsOwed.push(job);
       session.connection.send({
         kind: 'snapshotRequest',
         step: job.step,
@@ -173,12 +173,13 @@ export class CheckpointDesk {
 
   /** What a trainer sends is for; null: for a checkpoint that was given up. @throws ProtocolError unless it was asked */
   #jobOf({ uploadsOwed }: Session): CheckpointJob | null {
-    if (uploadsOwed === 0) {
+    const [first] = uploadsOwed;
+    if (first === undefined) {
       const text = 'a snapshot that was not asked for';
       throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
     }
     // A trainer answers one request after the other, each with one SnapshotEnd.
-    return uploadsOwed === 1 ? this.#job : null;
+    return first === this.#job ? first : null;
   }
 
   /** Must not reject: nobody may be waiting. */

@@ -14,7 +14,6 @@ import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
-import { agreedHash } from './core/divergence.ts';
 import { advance, initialState } from './core/advance.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
@@ -365,8 +364,7 @@ class Coordinator {
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
-      // Whoever contributed to this step has told the hash of the one before.
-      stateHash: agreedHash(this.#state, step - 1),
+      stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));
     const nowMs = this.#clock.nowMs();

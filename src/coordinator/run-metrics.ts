@@ -4,8 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
-import type { AgreedHash } from './core/divergence.ts';
-import type { Effect } from './core/state.ts';
+import type { AgreedHash, Effect } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 

@@ -215,6 +215,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         enqueue(connection, step, 1, () => {
           if (state === null || !isAt(connection, step)) return;
           const [copy, kept] = [state, local];
+          answer(connection, { type: 'stateHash', step, weights: state.weights });
           answer(connection, { type: 'snapshotPiece', step });
           // The upload goes on beside the steps.
           later(60 + 200 * dice(), () =>

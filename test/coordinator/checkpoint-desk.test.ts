@@ -293,6 +293,24 @@ test('what is not what a trainer keeps, or comes twice or unasked, is refused, a
   t.deepEqual(await readdir(join(checkpointsDir, 'step-000003', 'feedback')), ['b.safetensors']);
 });
 
+test('the end of what was asked for before is not taken for that of a request that is yet to be sent', async (t) => {
+  const { desk, facts, joining } = await startDesk(t);
+  const [a, b] = [joining('a'), joining('b')];
+  a.request();
+  b.requestLocal();
+  await b.flushed();
+  void desk.abandon();
+  // The files of the next one are being made: b has not been asked yet, and answers what it was asked before.
+  b.request();
+  b.end();
+  await b.flushed();
+  for (const part of UPLOAD) b.send(part);
+  b.end();
+  await desk.close();
+  t.is(facts.at(-1)?.type, 'checkpointWritten');
+  t.is(b.sent.length, 2);
+});
+
 test('what is still on its way for a checkpoint that was given up does not spoil the next one of the same step', async (t) => {
   const { desk, checkpointsDir, joining } = await startDesk(t, undefined, POWER);
   const [a, b] = [joining('a'), joining('b')];

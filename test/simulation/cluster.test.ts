@@ -223,6 +223,26 @@ test('a trainer whose weights change by themselves is found out and starts anew'
   }
 });
 
+test('a trainer that goes wrong between two comparisons gives no checkpoint, whoever it is', (t) => {
+  // Hashes are told every 5 steps; checkpoints are made every 2, from the first trainer.
+  const plan = { startTrainers: 3, hashEvery: 5, checkpointEvery: 2, totalSteps: 9 };
+  for (const [seed, trainerId] of THREE.entries()) {
+    const when = { phase: 'collecting', step: 3 } as const;
+    const faults: Fault[] = [{ type: 'corruptState', trainerId, when }];
+    t.is(summary(cluster(t, { seed, plan, faults })), '9 steps, checkpoint 9, completed');
+  }
+});
+
+test('of two trainers that differ none is believed, and the run goes on from the checkpoint and the journal', (t) => {
+  const plan = { hashEvery: 3, totalSteps: 9 };
+  for (const [seed, trainerId] of ['a', 'b'].entries()) {
+    const when = { phase: 'collecting', step: 3 } as const;
+    const faults: Fault[] = [{ type: 'corruptState', trainerId, when }];
+    const result = cluster(t, { seed, trainerIds: ['a', 'b'], plan, faults });
+    t.is(summary(result), '9 steps, checkpoint 9, completed');
+  }
+});
+
 test('a disk without space for checkpoints does not stop the run', (t) => {
   const when = { phase: 'collecting', step: 1 } as const;
   const one: Fault = { type: 'failCheckpoint', when };

@@ -4,7 +4,13 @@
  * same in every phase and hands the rest to the phase's own file. See docs/coordinator-core.md.
  */
 import { NOBODY } from './attendance.ts';
-import { advanceCheckpoint, dropStalledUploader, loseUploader, settleCheckpoint } from './checkpointing.ts';
+import {
+  advanceCheckpoint,
+  dropStalledUploader,
+  loseUploader,
+  releaseLate,
+  settleCheckpoint,
+} from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
 import { advanceCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
@@ -63,6 +69,8 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     resumeAtMs: null,
     attendance: NOBODY,
     hashes: null,
+    agreed: null,
+    hasTied: false,
   };
 }
 
@@ -148,7 +156,7 @@ function advancePhase(draft: Draft, event: PhaseEvent): Draft {
 
 /** What follows from where the event has left us: trainers to take out, a checkpoint, the next step, the end. */
 function settle(draft: Draft): Draft {
-  let next = loseExpelled(draft);
+  let next = loseExpelled(releaseLate(draft));
   const isWriting = next.state.phase.phase === 'committing';
   if (next.state.isHurried && !isWriting) return endRun(next);
   if (next.state.phase.phase !== 'finishing') next = settleCheckpoint(next);

@@ -193,6 +193,13 @@ export interface CheckpointJob {
   readonly progressedMs: number;
 }
 
+/** A hash of the weights after a step that all who told one told alike. */
+export interface AgreedHash {
+  readonly step: number;
+  readonly weightsSha256: string;
+  readonly trainers: number;
+}
+
 /** What a trainer says the hash of its weights is. */
 export interface HashReport {
   readonly trainerId: string;
@@ -240,6 +247,10 @@ export interface RunState {
     readonly expected: readonly string[];
     readonly byTrainer: readonly HashReport[]; // ascending trainer id
   } | null;
+  /** Of the hashes as they were when the newest update was announced; null: they differed, or nobody was asked. */
+  readonly agreed: AgreedHash | null;
+  /** At the last comparison that came to anything there was no majority, and all were made to begin anew. */
+  readonly hasTied: boolean;
 }
 
 /** Facts, in the past tense. Every one carries the time it was seen. */
@@ -395,7 +406,7 @@ export type Effect =
       readonly refreshedStep: number; // to be given back to initialState on resume, and so
       readonly bases: readonly SlotBasis[];
     }
-  /** Ask for what this trainer alone has; always after the `requestSnapshot` of the same step. */
+  /** Ask for the hash of the weights and what this trainer alone has; always after the `requestSnapshot` of the same step. */
   | {
       readonly type: 'requestLocalState';
       readonly trainerId: string;
