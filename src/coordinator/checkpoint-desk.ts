@@ -21,9 +21,12 @@ import {
   beginCheckpoint,
   openNewestCheckpoint,
   pruneCheckpoints,
+  removeCheckpoint,
+  verifyCheckpoint,
   type CheckpointInfo,
   type OpenCheckpoint,
 } from './store/checkpoint.ts';
+import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
 
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
@@ -48,12 +51,16 @@ export class CheckpointDesk {
   #pending: Promise<unknown> = Promise.resolve();
   #reportedMs = 0;
   #newest: NewestCheckpoint;
-  #failure: string | null = null;
+  #failure: { readonly step: number; readonly text: string } | null = null;
+
+  /** Steps of the checkpoints that were read back and are whole. */
+  readonly #verified: Set<number>;
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
     this.#around = around;
     this.#newest = run.newestCheckpoint;
+    this.#verified = new Set([run.newestCheckpoint.step]);
   }
 
   /** The newest checkpoint on disk. */
@@ -63,7 +70,7 @@ export class CheckpointDesk {
 
   /** Why the last one asked for could not be written; null when it could. */
   get failure(): string | null {
-    return this.#failure;
+    return this.#failure?.text ?? null;
   }
 
   /** Opens the files of a checkpoint, then asks the trainer for its state. */
@@ -85,7 +92,7 @@ export class CheckpointDesk {
       try {
         await begun;
       } catch (error) {
-        if (this.#job === job) this.#failed(step, error);
+        if (this.#job === job) await this.#failed(job, error);
       }
     });
     this.#ask(job, session, false);
@@ -186,10 +193,12 @@ export class CheckpointDesk {
   async #store(job: CheckpointJob, trainerIds: readonly string[]): Promise<void> {
     const { step } = job;
     try {
-      this.#newest = await job.finish(trainerIds);
+      const written = await job.finish(trainerIds);
+      await this.#verify(step);
+      this.#newest = written;
       this.#failure = null;
     } catch (error) {
-      return this.#failed(step, error);
+      return await this.#failed(job, error);
     }
     try {
       await this.#dropSuperfluous();
@@ -200,11 +209,27 @@ export class CheckpointDesk {
     this.#around.dispatch({ type: 'checkpointWritten', step });
   }
 
+  /** Reads back what was written; of a checkpoint that is not what it should be nothing is left. */
+  async #verify(step: number): Promise<void> {
+    const { checkpointsDir } = this.#run;
+    try {
+      await verifyCheckpoint(checkpointsDir, step);
+      this.#verified.add(step);
+    } catch (error) {
+      await removeCheckpoint(checkpointsDir, step).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Deletes first: the disk may be full. Records go once every checkpoint that is kept was read back. */
   async #dropSuperfluous(): Promise<void> {
     const { checkpointsDir, journal, config } = this.#run;
-    await journal.startSegment();
-    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
-    if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
+    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep, this.#verified);
+    try {
+      await journal.startSegment();
+    } finally {
+      if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
+    }
   }
 
   /** What cannot be deleted now goes when the run is opened next. */
@@ -222,13 +247,16 @@ export class CheckpointDesk {
     return done;
   }
 
-  #failed(step: number, error: unknown): void {
-    const reason = error instanceof Error ? error.message : String(error);
-    this.#failure = reason;
-    this.#around.onReport({
-      type: 'notice',
-      text: `the checkpoint of step ${step} could not be written: ${reason}`,
-    });
-    this.#around.dispatch({ type: 'checkpointFailed', step, reason });
+  async #failed({ step, bytes }: CheckpointJob, error: unknown): Promise<void> {
+    const text = error instanceof Error ? error.message : String(error);
+    const isFirst = this.#failure?.step !== step;
+    this.#failure = { step, text };
+    if (isFirst) {
+      const told = `the checkpoint of step ${step} could not be written: ${text}; the journal has its steps`;
+      this.#around.onReport({ type: 'notice', text: told });
+    }
+    const full = isDiskFull(error);
+    const reason = full ? await describeFullDisk(error, this.#run.checkpointsDir, bytes) : text;
+    this.#around.dispatch({ type: 'checkpointFailed', step, reason, isDiskFull: full });
   }
 }

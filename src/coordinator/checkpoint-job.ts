@@ -29,6 +29,11 @@ export class CheckpointJob {
     return this.#contents.facts.step;
   }
 
+  /** Of what all trainers share, but for its headers. */
+  get bytes(): number {
+    return this.#contents.shared.reduce((sum, { totalBytes }) => sum + totalBytes, 0);
+  }
+
   get sequence(): number {
     return this.#contents.facts.sequence;
   }

@@ -17,6 +17,8 @@ export class Session {
   readySequence = -1;
   /** Parts of the next record that it was sent before the record was sealed. */
   framesAhead = 0;
+  /** What it was told last. */
+  lastNotice = '';
   /** Of each snapshot that it was asked for and has not ended, what it is for; oldest first. */
   readonly uploadsOwed: CheckpointJob[] = [];
   #outbox: Promise<void> = Promise.resolve();

@@ -92,6 +92,8 @@ export function runCluster(options: ClusterOptions): ClusterResult {
   /** Ends of faults and processes to be started: while there are any, the run is not over. */
   let pending = 0;
   let failingCheckpoints = 0;
+  /** Faults that fill the disk now. */
+  let fillings = 0;
   let crashAfterJournalMs: number | null = null;
   let starts = 0;
   let coordinator: SimulatedCoordinator | null = null;
@@ -129,6 +131,7 @@ export function runCluster(options: ClusterOptions): ClusterResult {
         if (crashAfterJournalMs !== null) crashCoordinator(crashAfterJournalMs);
         crashAfterJournalMs = null;
       },
+      hasRoom: () => fillings === 0,
       canWriteCheckpoint() {
         const canWrite = failingCheckpoints === 0;
         failingCheckpoints = Math.max(0, failingCheckpoints - 1);
@@ -174,6 +177,10 @@ export function runCluster(options: ClusterOptions): ClusterResult {
         return;
       case 'failCheckpoint':
         failingCheckpoints += 1;
+        return;
+      case 'fillDisk':
+        fillings += 1;
+        inAWhile(fault.durationMs, () => (fillings -= 1));
         return;
       case 'join':
         launchTrainer(fault.trainerId);

@@ -38,6 +38,8 @@ export interface CoordinatorOptions {
   readonly onState: (state: RunState) => void;
   /** When a record is on disk and the core does not know yet. */
   readonly onJournalled: () => void;
+  /** Whether the disk takes anything now. */
+  readonly hasRoom: () => boolean;
   /** Whether the disk takes this checkpoint. */
   readonly canWriteCheckpoint: () => boolean;
   /** Weights of a trainer known to be wrong: its contributions cannot be checked. */
@@ -73,6 +75,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   /** What the sketches of the current round are multiplied with. */
   let roundFactors: Fingerprint = 0;
   let isDown = false;
+  /** Writes the record that was made last. */
+  let write = (): void => {};
   /** Cancels the checkpoint being written. */
   let cancelWriting = (): void => {};
   let requested: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
@@ -140,13 +144,21 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     const { kind, step } = record;
     const { committed = null, bases = [], norms = [] } = entry;
     const ranks = bases.flatMap(({ slot, rank }) => (rank === null ? [] : [{ slot, rank }]));
-    later(SYNC_MS * dice(), () => {
-      disk.append({ ...record, ranks }, { committed, bases, norms });
-      options.onJournalled();
+    write = () => {
       later(SYNC_MS * dice(), () => {
-        feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length, bases, norms });
+        if (!options.hasRoom()) {
+          const sequence = disk.journal.length + 1;
+          feed({ type: 'recordFailed', step, kind, sequence, reason: 'the disk is full' });
+          return;
+        }
+        disk.append({ ...record, ranks }, { committed, bases, norms });
+        options.onJournalled();
+        later(SYNC_MS * dice(), () => {
+          feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length, bases, norms });
+        });
       });
-    });
+    };
+    write();
   };
 
   /** What a factorisation makes of a slot: a rank, and a likeness to the basis before; both by what was summed. */
@@ -212,6 +224,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
           const peer = peers.get(trainerId);
           if (status !== 'loading' && peer !== undefined) sendRecords(peer, effect.sequence);
         }
+        break;
+      case 'retryRecord':
+        write();
         break;
       case 'discardStaged':
         staging.clear();
@@ -375,8 +390,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       );
     }
     cancelWriting = later(20 + 80 * dice(), () => {
-      if (!options.canWriteCheckpoint()) {
-        feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
+      const isDiskFull = !options.hasRoom();
+      if (isDiskFull || !options.canWriteCheckpoint()) {
+        feed({ type: 'checkpointFailed', step, reason: 'no space is left', isDiskFull });
         return;
       }
       const { cursor, refreshedStep, bases } = asked;

@@ -42,6 +42,8 @@ export type FaultKind =
   | { readonly type: 'loseTokens'; readonly trainerId: string }
   /** The disk has no space for the next checkpoint. */
   | { readonly type: 'failCheckpoint' }
+  /** The disk has no room for anything. */
+  | { readonly type: 'fillDisk'; readonly durationMs: number }
   /** A trainer that was not there from the start. */
   | { readonly type: 'join'; readonly trainerId: string }
   /** It leaves for good. */
@@ -63,6 +65,7 @@ export const RANDOM_FAULT_TYPES: readonly FaultType[] = [
   'reorder',
   'loseTokens',
   'failCheckpoint',
+  'fillDisk',
   'join',
   'leave',
 ];
@@ -125,5 +128,7 @@ function randomKind(dice: Dice, type: FaultType, trainerId: string): FaultKind {
       return { type, trainerId };
     case 'failCheckpoint':
       return { type };
+    case 'fillDisk':
+      return { type, durationMs };
   }
 }

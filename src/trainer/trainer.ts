@@ -262,6 +262,7 @@ class Trainer {
         if (this.#work?.task.step === message.step) this.#dropWork();
         return;
       case 'notice':
+        this.#options.logger.info('coordinator.notice', {}, message.text);
         this.#activity(message.text);
         return;
     }

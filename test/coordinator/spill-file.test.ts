@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { SpillFile } from '../../src/coordinator/spill-file.ts';
-import { Staging } from '../../src/coordinator/staging.ts';
+import { Staging, type StagedTensor } from '../../src/coordinator/staging.ts';
 import { OperatingError } from '../../src/errors.ts';
 import { contributionBytes } from '../../src/protocol/slot-sizes.ts';
 import { contributionOf, tinyRun } from './tiny-run.ts';
@@ -18,12 +18,19 @@ function folderOf(t: ExecutionContext): string {
   return folder;
 }
 
+/** Puts a tensor there, for which there is room. */
+function put(file: SpillFile, tensor: StagedTensor): StagedTensor {
+  const put = file.put(tensor);
+  if (put === null) throw new Error('the disk is full');
+  return put;
+}
+
 test('tensors come back as they were put, and the file has no name that could be left behind', (t) => {
   const folder = folderOf(t);
   const file = new SpillFile(folder);
   t.teardown(() => file.close());
   const tensors = [1, 1000, 65_536].map((length, i) =>
-    file.put({ codec: 'int8', bytes: Uint8Array.from({ length }, (_, j) => (i + j) % 251) }),
+    put(file, { codec: 'int8', bytes: Uint8Array.from({ length }, (_, j) => (i + j) % 251) }),
   );
   t.is(file.bytes, 1 + 1000 + 65_536);
   t.deepEqual(readdirSync(folder), []);
@@ -33,7 +40,7 @@ test('tensors come back as they were put, and the file has no name that could be
   }
   file.clear();
   t.is(file.bytes, 0);
-  t.deepEqual([...file.put({ codec: 'f32', bytes: Uint8Array.of(7, 8) }).bytes], [7, 8]);
+  t.deepEqual([...put(file, { codec: 'f32', bytes: Uint8Array.of(7, 8) }).bytes], [7, 8]);
 });
 
 test('a folder that cannot be written to is named, with the field that sent the tensors there', (t) => {

@@ -12,7 +12,7 @@ import {
   settleCheckpoint,
 } from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
-import { advanceCommitting } from './committing.ts';
+import { advanceCommitting, stopCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
 import {
   begin,
@@ -124,6 +124,7 @@ function route(draft: Draft, event: Event): Draft {
       return advancePhase(draft, event);
     case 'factorReceived':
     case 'recordCommitted':
+    case 'recordFailed':
       return advancePhase(draft, event);
     default:
       return event satisfies never;
@@ -195,7 +196,7 @@ function stop(draft: Draft): Draft {
     case 'collecting':
       return abandonStep(stopping, phase.step, 'stopped');
     case 'committing':
-      return remark(stopping, `stopping: the ${phase.kind} of step ${phase.step} is being written`);
+      return stopCommitting(stopping, phase);
     case 'evaluating':
       return abandonEvaluation(stopping, phase);
     default:
@@ -219,8 +220,8 @@ function refuseNumbers(
 }
 
 function afterTheEnd(draft: Draft, event: Event): Draft {
-  if (event.type === 'recordCommitted')
-    return shellFault('a record was committed after the run had finished');
+  if (event.type === 'recordCommitted' || event.type === 'recordFailed')
+    return shellFault('a record was written after the run had finished');
   const { phase } = draft.state;
   const isOver = phase.phase === 'finished' && phase.outcome === 'completed';
   if (event.type === 'trainerJoined') {

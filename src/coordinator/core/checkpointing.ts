@@ -1,10 +1,22 @@
 /**
  * Checkpoints beside the steps: one trainer uploads the state that all share, and each what it alone has, while
- * all go on. All who are asked tell the hash of their weights, so that what is uploaded is what the others have. One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint
- * is complete without the local state of a trainer that is gone.
+ * all go on. All who are asked tell the hash of their weights, so that what is uploaded is what the others have.
+ * One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint is complete
+ * without the local state of a trainer that is gone.
  */
-import { emit, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
 import { endComparison, expectHashes } from './divergence.ts';
+import {
+  emit,
+  enter,
+  expel,
+  patch,
+  plural,
+  readyTrainers,
+  remark,
+  type Draft,
+  type EventOf,
+} from './draft.ts';
+import { CHECKPOINT_GAPS, pauseAfter } from './pause.ts';
 import type { CheckpointJob, Effect, TrainerState } from './state.ts';
 
 /** An uploader of which no piece arrives for this long is dropped; it may be busy with a step before the first. */
@@ -82,7 +94,15 @@ export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
     case 'checkpointFailed': {
       const { step, reason } = event;
       if (job?.step !== step) return remark(draft, `the checkpoint of step ${step} was given up; ignored`);
-      return remark(patch(draft, { checkpoint: null }), `the checkpoint of step ${step} failed: ${reason}`);
+      const failed = remark(
+        patch(draft, { checkpoint: null }),
+        `the checkpoint of step ${step} failed: ${reason}`,
+      );
+      const { phase, isStopping, nowMs } = draft.state;
+      // The steps go on without a checkpoint; the end of the run waits for its own.
+      if (event.isDiskFull !== true || phase.phase !== 'finishing' || isStopping) return failed;
+      const pause = pauseAfter(phase.pause, reason, nowMs, CHECKPOINT_GAPS);
+      return enter(failed, { ...phase, tried: [], pause });
     }
     default:
       return event satisfies never;

@@ -8,6 +8,7 @@ import {
   byTrainerId,
   emit,
   enter,
+  isPast,
   nameSome,
   remark,
   shellFault,
@@ -21,7 +22,6 @@ import { stopClock } from './pace.ts';
 import {
   answersIn,
   deadlineAfterAnswer,
-  isOver,
   leaveBehind,
   stepQuorum,
   whyOver,
@@ -59,7 +59,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      if (isOver(draft.state, phase)) return settleContributions(draft, phase, 'late');
+      if (isPast(draft.state, phase.deadlineMs)) return settleContributions(draft, phase, 'late');
       const { step, received, shards } = phase;
       const missing = missingFrom(shards, received);
       return remark(
@@ -68,6 +68,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was collecting`);
     default:
       return event satisfies never;
@@ -84,7 +85,7 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   if (shards.length === 0) return abandonStep(draft, step, cause);
   const missing = missingFrom(shards, phase.received);
   if (missing.length > 0) {
-    if (!isOver(draft.state, phase)) return enter(draft, phase);
+    if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
     const why = whyOver(draft.state, waitOf(draft, phase), answersIn(phase.received), missing);
     const left = remark(leaveBehind(draft, missing), `step ${step}: ${why}`);
     const others = shards.filter((shard) => !missing.includes(shard.trainerId));

@@ -33,6 +33,7 @@ export type PhaseEvent = EventOf<
   | 'contributionReceived'
   | 'evaluationReceived'
   | 'recordCommitted'
+  | 'recordFailed'
   | 'ticked'
 >;
 /** A result a trainer sends for a step. */
@@ -120,6 +121,10 @@ export function byTrainerId(a: { readonly trainerId: string }, b: { readonly tra
 
 export function totalTokens(received: readonly Received[]): number {
   return received.reduce((sum, { tokens }) => sum + tokens, 0);
+}
+
+export function isPast(state: RunState, momentMs: number | null): boolean {
+  return momentMs !== null && state.nowMs >= momentMs;
 }
 
 /** "a, b, c and 4 more" */

@@ -8,6 +8,7 @@ import {
   byTrainerId,
   emit,
   enter,
+  isPast,
   nameSome,
   plural,
   readyTrainers,
@@ -21,15 +22,7 @@ import {
 import { refuseBreach, refuseWork } from './late.ts';
 import { shardAmongReady } from './pace.ts';
 import type { Effect, RunPlan, Shard } from './state.ts';
-import {
-  deadlineAfterAnswer,
-  deadlineMs,
-  isOver,
-  leaveBehind,
-  quorumOf,
-  whyOver,
-  type Wait,
-} from './step-policy.ts';
+import { deadlineAfterAnswer, deadlineMs, leaveBehind, quorumOf, whyOver, type Wait } from './step-policy.ts';
 
 /** Whether the held-out loss is measured after this step. */
 export function isEvaluationDue(plan: RunPlan, step: number): boolean {
@@ -78,7 +71,7 @@ export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, ev
       // Nobody has been given the next step yet.
       return event.step > phase.step ? refuseBreach(draft, event) : refuseWork(draft, event);
     case 'ticked': {
-      if (isOver(draft.state, phase)) return goOnWithoutLate(draft, phase);
+      if (isPast(draft.state, phase.deadlineMs)) return goOnWithoutLate(draft, phase);
       const missing = membersOf(phase.shards);
       const parts = phase.received.length + phase.shards.length;
       return remark(
@@ -87,6 +80,7 @@ export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, ev
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was being evaluated`);
     default:
       return event satisfies never;
@@ -100,7 +94,7 @@ export function abandonEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): D
 
 function settleEvaluations(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
   if (phase.shards.length === 0) return endEvaluation(draft, phase);
-  return isOver(draft.state, phase) ? goOnWithoutLate(draft, phase) : enter(draft, phase);
+  return isPast(draft.state, phase.deadlineMs) ? goOnWithoutLate(draft, phase) : enter(draft, phase);
 }
 
 /** Trainers that have measured all that they were given. */

@@ -9,6 +9,7 @@ import {
   byTrainerId,
   emit,
   enter,
+  isPast,
   nameSome,
   plural,
   remark,
@@ -26,7 +27,6 @@ import {
   answersIn,
   deadlineAfterAnswer,
   deadlineMs,
-  isOver,
   leaveBehind,
   quorumOf,
   stepQuorum,
@@ -60,7 +60,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      if (isOver(draft.state, phase)) return settleSketches(draft, phase, 'late');
+      if (isPast(draft.state, phase.deadlineMs)) return settleSketches(draft, phase, 'late');
       const { step, round, shards } = phase;
       const missing = missingFrom(shards, phase.received);
       const here = membersOf(shards).length - missing.length;
@@ -70,6 +70,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was sketching`);
     default:
       return event satisfies never;
@@ -101,7 +102,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      if (isOver(draft.state, phase)) return dropLateFactorisers(draft, phase);
+      if (isPast(draft.state, phase.deadlineMs)) return dropLateFactorisers(draft, phase);
       const open = phase.jobs.filter((job) => !job.isDone);
       const missing = membersOf(open);
       const done = phase.jobs.length - open.length;
@@ -111,6 +112,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was factorising`);
     default:
       return event satisfies never;
@@ -138,7 +140,7 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
   if (shards.length === 0) return abandonStep(draft, step, cause);
   const missing = missingFrom(shards, received);
   if (missing.length > 0) {
-    if (!isOver(draft.state, phase)) return enter(draft, phase);
+    if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
     const why = whyOver(draft.state, sketchWait(draft, phase), answersIn(received), missing);
     const left = remark(leaveBehind(draft, missing), `step ${step}, refresh round ${round}: ${why}`);
     const others = shards.filter((shard) => !missing.includes(shard.trainerId));
@@ -186,7 +188,7 @@ function dropLateFactorisers(draft: Draft, phase: PhaseOf<'factorising'>): Draft
 function settleFactors(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
   const { step, round, slots, shards, jobs } = phase;
   if (jobs.some((job) => !job.isDone)) {
-    return isOver(draft.state, phase) ? dropLateFactorisers(draft, phase) : enter(draft, phase);
+    return isPast(draft.state, phase.deadlineMs) ? dropLateFactorisers(draft, phase) : enter(draft, phase);
   }
   if (round < draft.state.plan.refreshRounds) {
     return enterSketching(draft, { step, round: round + 1, slots, shards, jobs });

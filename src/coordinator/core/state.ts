@@ -118,6 +118,17 @@ export interface Attendance {
   readonly firstAnswerMs: number | null;
 }
 
+/** The disk has no room for what is to be written (see pause.ts). */
+export interface Pause {
+  /** In words, with the path. */
+  readonly reason: string;
+  readonly sinceMs: number;
+  /** That have failed. */
+  readonly tries: number;
+  /** When the next one is due; null: it is under way. */
+  readonly retryAtMs: number | null;
+}
+
 /** What the run is doing. Each phase carries only what it has. */
 export type Phase =
   /** Too few trainers to go on. After a step without a single token no other is tried before `notBeforeMs`. */
@@ -158,6 +169,7 @@ export type Phase =
       readonly shards: readonly Shard[];
       readonly received: readonly Received[];
       readonly cursor: Cursor; // where the data order stands once the record is on disk
+      readonly pause?: Pause;
     }
   /** Trainers measure the held-out loss. */
   | {
@@ -172,6 +184,7 @@ export type Phase =
       readonly phase: 'finishing';
       readonly outcome: Outcome;
       readonly tried: readonly string[]; // trainers asked for the last checkpoint, in this order
+      readonly pause?: Pause;
     }
   /** Nothing more will happen. */
   | { readonly phase: 'finished'; readonly outcome: Outcome };
@@ -297,6 +310,14 @@ export type Event = { readonly nowMs: number } &
         /** Of an update record, if the run needs them. */
         readonly norms?: readonly SlotNorm[];
       }
+    /** There was no room for the record; nothing of it is on disk. */
+    | {
+        readonly type: 'recordFailed';
+        readonly step: number;
+        readonly kind: 'basis' | 'update';
+        readonly sequence: number;
+        readonly reason: string;
+      }
     | {
         readonly type: 'evaluationReceived';
         readonly trainerId: string;
@@ -315,7 +336,13 @@ export type Event = { readonly nowMs: number } &
     /** All that the trainer was asked for arrived. */
     | { readonly type: 'snapshotReceived'; readonly trainerId: string; readonly step: number }
     | { readonly type: 'checkpointWritten'; readonly step: number }
-    | { readonly type: 'checkpointFailed'; readonly step: number; readonly reason: string }
+    | {
+        readonly type: 'checkpointFailed';
+        readonly step: number;
+        readonly reason: string;
+        /** There was no room for it, but there may be. */
+        readonly isDiskFull?: boolean;
+      }
     /** Ctrl-C, or the operator. */
     | { readonly type: 'stopRequested' }
     | { readonly type: 'ticked' }
@@ -355,14 +382,14 @@ export type Effect =
       readonly slots: readonly number[];
       readonly isFinal: boolean;
     }
-  /** Journal the bases of the last round, or that each trainer makes them; report recordCommitted. */
+  /** Journal the bases of the last round, or that each trainer makes them; report as for commitUpdate. */
   | {
       readonly type: 'commitBases';
       readonly step: number;
       readonly slots: readonly number[];
       readonly jobs: readonly FactorJob[]; // whose factors count; none: the bases are generated
     }
-  /** Sum, encode, journal, sync; report recordCommitted. */
+  /** Sum, encode, journal, sync; report recordCommitted, or recordFailed if there is no room. */
   | {
       readonly type: 'commitUpdate';
       readonly step: number;
@@ -371,6 +398,8 @@ export type Effect =
       readonly cursor: Cursor;
       readonly attendance: Pick<Attendance, 'assigned' | 'late' | 'waitMs'>; // for people
     }
+  /** Journal the record again for which there was no room; report as for commitUpdate. */
+  | { readonly type: 'retryRecord'; readonly sequence: number }
   /**
    * Bring every trainer that is not loading up to this record (those that are loading are fed from the
    * journal). One that has just become ready may lack more than this one.

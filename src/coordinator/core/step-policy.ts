@@ -110,11 +110,6 @@ export function deadlineAfterAnswer(state: RunState, wait: Wait, before: number,
   return wait.deadlineMs === null ? graceEndsMs : Math.min(wait.deadlineMs, graceEndsMs);
 }
 
-/** Whether those who are missing are waited for no longer. */
-export function isOver(state: RunState, { deadlineMs: momentMs }: Pick<Wait, 'deadlineMs'>): boolean {
-  return momentMs !== null && state.nowMs >= momentMs;
-}
-
 /** "the deadline passed without b, c", or that the grace after so many answers did. */
 export function whyOver(
   state: RunState,

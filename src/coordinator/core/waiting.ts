@@ -18,6 +18,7 @@ export function advanceWaiting(draft: Draft, _phase: PhaseOf<'waiting'>, event: 
     case 'ticked':
       return draft;
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault('a record was committed while the run was waiting');
     default:
       return event satisfies never;

@@ -2,7 +2,6 @@ import test from 'ava';
 import {
   deadlineAfterAnswer,
   deadlineMs,
-  isOver,
   quorumOf,
   stepQuorum,
   whyOver,
@@ -53,9 +52,6 @@ test('the answer that completes the quorum leaves the others the grace, if the d
   for (const [until, before, now, wanted] of table) {
     t.is(deadlineAfterAnswer(state, { deadlineMs: until, quorum: 2 }, before, now), wanted);
   }
-  t.true(isOver(state, { deadlineMs: 3_000 }));
-  t.false(isOver(state, { deadlineMs: 3_001 }));
-  t.false(isOver(state, { deadlineMs: null }));
 });
 
 test('why nobody is waited for any longer is said with its numbers', (t) => {
