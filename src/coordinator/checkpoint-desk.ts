@@ -143,10 +143,10 @@ export class CheckpointDesk {
   }
 
   /** Seals the checkpoint: everything that is waited for is here. */
-  write({ trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
+  write({ trainerIds, weightsSha256 }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
     const job = this.#job;
     this.#job = null;
-    if (job !== null) void this.#track(() => this.#store(job, trainerIds));
+    if (job !== null) void this.#track(() => this.#store(job, trainerIds, weightsSha256));
   }
 
   /** Deletes what was sent so far; what is being sealed is written all the same. */
@@ -190,10 +190,14 @@ export class CheckpointDesk {
   }
 
   /** Must not reject: nobody may be waiting. */
-  async #store(job: CheckpointJob, trainerIds: readonly string[]): Promise<void> {
+  async #store(
+    job: CheckpointJob,
+    trainerIds: readonly string[],
+    weightsSha256: string | null,
+  ): Promise<void> {
     const { step } = job;
     try {
-      const written = await job.finish(trainerIds);
+      const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
       this.#newest = written;
       this.#failure = null;

@@ -4,7 +4,7 @@
  * One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint is complete
  * without the local state of a trainer that is gone.
  */
-import { endComparison, expectHashes } from './divergence.ts';
+import { endComparison, expectHashes, hashToldBy } from './divergence.ts';
 import {
   emit,
   enter,
@@ -117,13 +117,18 @@ function awaitOthers(draft: Draft, job: CheckpointJob, trainerId: string): Draft
   const compared = endComparison(draft, step);
   if (compared.state.checkpoint === null) return compared; // the uploader's weights are wrong
   const writing = patch(compared, { checkpoint: { ...job, awaited, status: 'writing' } });
-  return emit(writing, { type: 'writeCheckpoint', step, trainerIds });
+  const weightsSha256 = hashToldBy(writing.state, job.trainerId, step);
+  return emit(writing, { type: 'writeCheckpoint', step, trainerIds, weightsSha256 });
 }
 
-/** Who was left behind is not waited for if there is nothing of its own to be had of it. */
+/**
+ * Who was left behind is not waited for if there is nothing of its own to be had of it, and another has told the
+ * hash of its weights.
+ */
 export function releaseLate(draft: Draft): Draft {
   const { checkpoint, plan, trainers } = draft.state;
   if (plan.hasLocalState || checkpoint?.status !== 'requested') return draft;
+  if (!checkpoint.received.some((trainerId) => trainerId !== checkpoint.trainerId)) return draft;
   const late = trainers.find(
     ({ trainerId, status }) =>
       status === 'lagging' && trainerId !== checkpoint.trainerId && checkpoint.awaited.includes(trainerId),

@@ -59,6 +59,12 @@ export function agreedHash(hashes: Hashes): AgreedHash | null {
   return { step: hashes.step, weightsSha256: group.hash, trainers: group.trainerIds.length };
 }
 
+/** What a trainer has told of the weights after a step; null: nothing. */
+export function hashToldBy({ hashes }: Draft['state'], trainerId: string, step: number): string | null {
+  if (hashes?.step !== step) return null;
+  return hashes.byTrainer.find((report) => report.trainerId === trainerId)?.weightsSha256 ?? null;
+}
+
 /** A trainer that is gone neither counts nor is waited for: it may come back with another state. */
 export function forgetHash(draft: Draft, trainerId: string): Draft {
   const { hashes } = draft.state;

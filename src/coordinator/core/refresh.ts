@@ -172,9 +172,11 @@ function doneMembers(jobs: readonly FactorJob[]): number {
   return membersOf(jobs).length - open.length;
 }
 
-/** A quorum of those who have jobs. */
-function factorWait({ state }: Draft, { deadlineMs: untilMs, jobs }: PhaseOf<'factorising'>): Wait {
-  return { deadlineMs: untilMs, quorum: quorumOf(state.plan, membersOf(jobs).length) };
+/** A quorum of those who have jobs, or so many that, without the others, there is still a quorum of the step. */
+function factorWait({ state }: Draft, { deadlineMs: untilMs, jobs, shards }: PhaseOf<'factorising'>): Wait {
+  const [busy, members] = [membersOf(jobs).length, membersOf(shards).length];
+  const spare = members - stepQuorum(state, members);
+  return { deadlineMs: untilMs, quorum: Math.max(quorumOf(state.plan, busy), busy - spare) };
 }
 
 function dropLateFactorisers(draft: Draft, phase: PhaseOf<'factorising'>): Draft {

@@ -444,9 +444,15 @@ export type Effect =
     }
   /**
    * All that is waited for is here: seal the checkpoint, with the local state of these trainers as far as they had
-   * any, and of no others; report checkpointWritten or checkpointFailed.
+   * any, and of no others, if the weights have this hash (null: nobody told one); report checkpointWritten or
+   * checkpointFailed.
    */
-  | { readonly type: 'writeCheckpoint'; readonly step: number; readonly trainerIds: readonly string[] }
+  | {
+      readonly type: 'writeCheckpoint';
+      readonly step: number;
+      readonly trainerIds: readonly string[];
+      readonly weightsSha256: string | null;
+    }
   /** The trainer that was uploading is gone: delete what was sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
   /** The trainer is forgotten already: report nothing more of this connection. */
