@@ -83,6 +83,8 @@ test.serial(
     t.is(metrics.at(-1)!.trainers, 3);
     t.true(metrics.every(({ tokens }) => tokens > 0));
     t.regex(b!.output, /it is late, the run has committed \d+ steps/);
+    // It had kept its connection and its state: what it missed were records.
+    t.is(b!.output.match(/receiving a snapshot/g)?.length, 1, b!.output);
 
     // What b could not deliver others used, or b itself, later: nothing is missing and nothing was used twice.
     const inspected = await galore(t, 'inspect', run.dir, '--coverage', '--json');
