@@ -14,7 +14,7 @@ const TERMINATE_TIME_MS = 5_000;
 
 /** A process that was started. */
 export interface ChildProcessHandle {
-  kill(signal: 'SIGTERM' | 'SIGKILL'): void;
+  kill(signal: 'SIGTERM' | 'SIGKILL' | 'SIGSTOP' | 'SIGCONT'): void;
 }
 
 /** What a started process tells. */

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { readFileSync } from 'node:fs';
 import { registerBenchCommand } from './bench.ts';
+import { registerChaosCommand } from './chaos.ts';
 import type { CliContext } from './context.ts';
 import { registerCoordinatorCommand } from './coordinator.ts';
 import { registerEvalCommand } from './eval.ts';
@@ -78,6 +79,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
   registerGenerateCommand(program, context, finish);
   registerExportCommand(program, context, finish);
   registerReplayCommand(program, context, finish);
+  registerChaosCommand(program, context, finish);
   registerBenchCommand(program, context, finish);
   for (const register of more) register(program);
   return program;

@@ -73,6 +73,7 @@ class Run {
       first: () => this.#stopInGoodOrder(),
       again: () => this.#endAtOnce(),
     });
+    this.#context.onParentGone?.(() => this.#stopInGoodOrder());
     const { config, notice, mode, stopAtStep } = this.#request;
     if (notice !== null) this.#notice(notice);
     // Once, before several trainers need it at the same time.

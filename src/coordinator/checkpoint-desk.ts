@@ -4,9 +4,9 @@
  * what is no longer waited for.
  */
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
-import { FIRST_DIGEST } from '../protocol/digest.ts';
-import type { PartMessage } from '../protocol/messages.ts';
-import { ProtocolError } from '../errors.ts';
+import { FIRST_DIGEST, isSameDigest } from '../protocol/digest.ts';
+import type { PartMessage, SnapshotProgress } from '../protocol/messages.ts';
+import { CheckpointError, ProtocolError } from '../errors.ts';
 import { withRanks } from '../galore/slot.ts';
 import { localTensors, stateTensors } from '../galore/state-table.ts';
 import type { Logger } from '../log.ts';
@@ -19,10 +19,13 @@ import { ranksOf } from './restore-bases.ts';
 import type { Session } from './session.ts';
 import {
   beginCheckpoint,
+  listCheckpointSteps,
+  openCheckpoint,
   openNewestCheckpoint,
   pruneCheckpoints,
   removeCheckpoint,
   verifyCheckpoint,
+  readRunFacts,
   type CheckpointInfo,
   type OpenCheckpoint,
 } from './store/checkpoint.ts';
@@ -54,13 +57,12 @@ export class CheckpointDesk {
   #failure: { readonly step: number; readonly text: string } | null = null;
 
   /** Steps of the checkpoints that were read back and are whole. */
-  readonly #verified: Set<number>;
+  readonly #verified = new Set<number>();
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
     this.#around = around;
     this.#newest = run.newestCheckpoint;
-    this.#verified = new Set([run.newestCheckpoint.step]);
   }
 
   /** The newest checkpoint on disk. */
@@ -113,6 +115,25 @@ export class CheckpointDesk {
         if (this.#newest.path === path) throw error;
       }
     }
+  }
+
+  /**
+   * Opens the checkpoint of which a trainer has the first tensors, if it is still there and whole, and the journal
+   * goes on from it; else null.
+   */
+  async openContinued(progress: SnapshotProgress): Promise<OpenCheckpoint | null> {
+    const { runId, journal, checkpointsDir } = this.#run;
+    const digest = journal.digestOf(progress.sequence);
+    if (progress.runId !== runId || digest === null || !isSameDigest(digest, progress.digest)) return null;
+    try {
+      for (const step of (await listCheckpointSteps(checkpointsDir)).toReversed()) {
+        const { sequence } = await readRunFacts(checkpointsDir, step);
+        if (sequence === progress.sequence) return await openCheckpoint(checkpointsDir, step);
+      }
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+    }
+    return null;
   }
 
   /** Takes a part of stream snapshot. @throws ProtocolError */

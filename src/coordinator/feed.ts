@@ -13,6 +13,8 @@ import type { SnapshotHeader } from '../protocol/messages.ts';
 export interface FeedPlan {
   /** Sent first when not null; closed at the end. */
   readonly snapshot: OpenCheckpoint | null;
+  /** Of the snapshot: those before it are there. */
+  readonly firstTensor: number;
   /** The first record to send. */
   readonly nextSequence: number;
 }
@@ -30,7 +32,7 @@ export async function feedTrainer(
   const { snapshot } = plan;
   if (snapshot !== null) {
     try {
-      await connection.sendBulk(snapshotFrames(snapshot));
+      await connection.sendBulk(snapshotFrames(snapshot, plan.firstTensor));
     } finally {
       await snapshot.close();
     }
@@ -41,18 +43,21 @@ export async function feedTrainer(
 }
 
 /** What a Welcome says of the snapshot behind it. */
-export function snapshotHeader({ step, run, tensors }: OpenCheckpoint): SnapshotHeader {
+export function snapshotHeader({ step, run, tensors }: OpenCheckpoint, firstTensor = 0): SnapshotHeader {
   return {
     step,
     sequence: run.sequence,
+    digest: digestOf(run),
+    firstTensor,
     tensors: tensors.map(({ name, shape, dtype, totalBytes }) => ({ name, shape, codec: dtype, totalBytes })),
   };
 }
 
-/** The Parts of every tensor of the checkpoint, and the SnapshotEnd. */
-export async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<Uint8Array> {
+/** The Parts of every tensor of the checkpoint from `firstTensor` on, and the SnapshotEnd. */
+export async function* snapshotFrames(snapshot: OpenCheckpoint, firstTensor = 0): AsyncGenerator<Uint8Array> {
   const { step, tensors, run } = snapshot;
   for (const [index, tensor] of tensors.entries()) {
+    if (index < firstTensor) continue;
     for (let offset = 0; offset < tensor.totalBytes; offset += MAX_PART_BYTES) {
       const length = Math.min(MAX_PART_BYTES, tensor.totalBytes - offset);
       yield encodeEnvelope({
@@ -68,6 +73,10 @@ export async function* snapshotFrames(snapshot: OpenCheckpoint): AsyncGenerator<
       });
     }
   }
-  const digest = new Uint8Array(Buffer.from(run.digest, 'hex'));
-  yield encodeEnvelope({ kind: 'snapshotEnd', step, sequence: run.sequence, digest, tensors: [] });
+  const end = { step, sequence: run.sequence, digest: digestOf(run), tensors: [] };
+  yield encodeEnvelope({ kind: 'snapshotEnd', ...end });
+}
+
+function digestOf(run: OpenCheckpoint['run']): Uint8Array {
+  return new Uint8Array(Buffer.from(run.digest, 'hex'));
 }

@@ -6,7 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
-import type { HelloMessage, Message } from '../protocol/messages.ts';
+import type { HelloMessage, Message, SnapshotProgress } from '../protocol/messages.ts';
 import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
@@ -185,18 +185,25 @@ export class TrainerDesk {
     };
     logger.info('trainer.joined', fields, `${trainerId} joined`);
     dispatch({ type: 'trainerJoined', trainerId });
-    session.enqueue(() => this.#bringUpToDate(session, answer.version, answer.heldSequence));
+    session.enqueue(() => this.#bringUpToDate(session, answer.version, answer.heldSequence, hello.snapshot));
   }
 
   async #bringUpToDate(
     session: Session,
     protocolVersion: number,
     heldSequence: number | null,
+    progress: SnapshotProgress | null,
   ): Promise<void> {
     const { runId, config, schemaHash, journal, modelJson } = this.#run;
+    const { checkpoints } = this.#around;
     let snapshot: OpenCheckpoint | null = null;
+    let firstTensor = 0;
     try {
-      if (heldSequence === null) snapshot = await this.#around.checkpoints.openNewest();
+      if (heldSequence === null && progress !== null) {
+        snapshot = await checkpoints.openContinued(progress);
+        firstTensor = snapshot === null ? 0 : Math.min(progress.tensors, snapshot.tensors.length);
+      }
+      if (heldSequence === null) snapshot ??= await checkpoints.openNewest();
       // Behind a checkpoint that is older than the run, what a trainer kept is not what it would have by now.
       if (snapshot?.step === this.#around.committedStep()) await snapshot.includeFeedback(session.trainerId);
     } catch (error) {
@@ -216,10 +223,11 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : snapshotHeader(snapshot),
+      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
-    await feedTrainer(session.connection, { snapshot, nextSequence }, journal, (sequence) => {
+    const plan = { snapshot, firstTensor, nextSequence };
+    await feedTrainer(session.connection, plan, journal, (sequence) => {
       session.liveSequence = sequence;
     });
     this.#reportReady(session);

@@ -48,6 +48,7 @@ import {
   type Peer,
   type Sequences,
   type SnapshotHeader,
+  type SnapshotProgress,
   type StreamName,
   type TensorInfo,
   type UpdateRecord,
@@ -101,6 +102,8 @@ export const DECODERS: Decoders = {
       digest: runId === '' ? checkBytes(body.digest, 'digest', 0) : checkDigest(body.digest, 'digest'),
       schemaHash: checkOptionalDigest(body.schemaHash, 'schema_hash'),
       codecs: knownCodecs(body.codecs),
+      snapshot:
+        body.snapshot === null || body.snapshot === undefined ? null : snapshotProgress(body.snapshot),
     };
   },
   welcome: (body) => ({
@@ -278,10 +281,22 @@ function checkRound(round: number): number {
 }
 
 function snapshotHeader(body: galore.v1.SnapshotHeader.$Properties): SnapshotHeader {
+  const tensors = tensorInfos(body.tensors ?? [], 'snapshot.tensors');
   return {
     step: checkUint(body.step ?? 0, 'snapshot.step'),
     sequence: checkUint(body.sequence ?? 0, 'snapshot.sequence'),
-    tensors: tensorInfos(body.tensors ?? [], 'snapshot.tensors'),
+    tensors,
+    digest: checkOptionalDigest(body.digest ?? new Uint8Array(0), 'snapshot.digest'),
+    firstTensor: checkUint(body.firstTensor ?? 0, 'snapshot.first_tensor', 0, tensors.length),
+  };
+}
+
+function snapshotProgress(body: galore.v1.SnapshotProgress.$Properties): SnapshotProgress {
+  return {
+    runId: checkName(body.runId ?? '', 'snapshot.run_id', 1),
+    sequence: checkUint(body.sequence ?? 0, 'snapshot.sequence'),
+    digest: checkDigest(body.digest ?? new Uint8Array(0), 'snapshot.digest'),
+    tensors: checkUint(body.tensors ?? 0, 'snapshot.tensors', 1, MAX_TENSORS),
   };
 }
 

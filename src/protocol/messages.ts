@@ -38,6 +38,19 @@ export interface SnapshotHeader {
   readonly step: number;
   readonly sequence: number;
   readonly tensors: readonly TensorInfo[];
+  /** Of the record `sequence`: 32 bytes; empty: it cannot be continued on another connection. */
+  readonly digest: Uint8Array;
+  /** Tensors before this one are not sent: the trainer has them. */
+  readonly firstTensor: number;
+}
+
+/** What a trainer has of a snapshot whose end it has not seen. */
+export interface SnapshotProgress {
+  readonly runId: string;
+  readonly sequence: number;
+  readonly digest: Uint8Array; // 32 bytes
+  /** The first so many of its tensors are here, whole. */
+  readonly tensors: number;
 }
 
 /** Sequences to compute on. */
@@ -102,6 +115,8 @@ export interface HelloMessage {
   readonly schemaHash: Uint8Array; // 32 bytes or empty
   /** Every codec of numbers it can read and write. */
   readonly codecs: readonly CodecName[];
+  /** Null: nothing of a snapshot. */
+  readonly snapshot: SnapshotProgress | null;
 }
 
 export interface WelcomeMessage {

@@ -81,9 +81,18 @@ export class Inbox {
     this.#configured = sizes;
     this.#ranks = header === null ? ranks : ranksIn(header.tensors, sizes);
     this.#sizes = sizesAt(sizes, this.#ranks);
-    this.#snapshot = header === null ? null : { header, missing: new Set(header.tensors.keys()) };
+    const missing = new Set(header?.tensors.keys());
+    for (let tensor = 0; tensor < (header?.firstTensor ?? 0); tensor++) missing.delete(tensor);
+    this.#snapshot = header === null ? null : { header, missing };
     this.#head = header === null ? head : null;
     this.#assembler = new PartAssembler((place, totalBytes) => this.#expect(place, totalBytes), allocate);
+  }
+
+  /** How many of the first tensors of the snapshot that is under way are here, whole; 0: there is none. */
+  get snapshotTensors(): number {
+    if (this.#snapshot === null) return 0;
+    const { header, missing } = this.#snapshot;
+    return Math.min(...missing, header.tensors.length);
   }
 
   /** The ranks that refreshes have chosen up to the last record. */

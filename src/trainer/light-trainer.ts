@@ -165,6 +165,7 @@ export class LightTrainer {
       digest: runId === null ? new Uint8Array() : FIRST_DIGEST,
       schemaHash: new Uint8Array(),
       codecs: CODEC_NAMES,
+      snapshot: null,
     });
     return answer.subarray(end + 4);
   }

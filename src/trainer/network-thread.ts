@@ -14,7 +14,7 @@ import { protocolError } from '../protocol/checks.ts';
 import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-codes.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
-import type { Message, WelcomeMessage } from '../protocol/messages.ts';
+import type { Message, SnapshotHeader, SnapshotProgress, WelcomeMessage } from '../protocol/messages.ts';
 import { contributionBytes, type Ranks, type SlotSizes } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
@@ -50,6 +50,8 @@ class NetworkThread {
   #pastTraffic = { sent: 0, received: 0 };
   /** The last answer of the compute side and the Welcome it was for. */
   #accepted: { readonly key: string; readonly sizes: readonly SlotSizes[] } | null = null;
+  /** What the compute side has of a snapshot whose end has not come. */
+  #progress: SnapshotProgress | null = null;
   /** Ranks that refreshes have chosen up to the last record that came. */
   #ranks: Ranks = new Map();
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
@@ -152,6 +154,7 @@ class NetworkThread {
         return this.#reportApplied();
       case 'discardState':
         this.#applied = null;
+        this.#progress = null;
         return this.#emit({ type: 'stateDiscarded' });
       case 'report':
         return this.#report(effect.status, effect.text);
@@ -253,6 +256,7 @@ class NetworkThread {
       digest: held === null ? new Uint8Array(0) : fromHex(held.digest),
       schemaHash,
       codecs: CODEC_NAMES,
+      snapshot: held === null ? this.#progress : null,
     });
   }
 
@@ -308,12 +312,34 @@ class NetworkThread {
     if (!PROTOCOL_VERSIONS.includes(welcome.protocolVersion)) {
       throw protocolError('PROTOCOL_VERSION', `the coordinator chose version ${welcome.protocolVersion}`);
     }
+    const { snapshot } = welcome;
+    if (snapshot !== null && snapshot.firstTensor > 0 && !this.#has(welcome.runId, snapshot)) {
+      const text = `the snapshot of record ${snapshot.sequence} begins with tensor ${snapshot.firstTensor}`;
+      throw protocolError('UNEXPECTED_MESSAGE', `${text}, and what comes before it is not here`);
+    }
     if (runName !== '' && welcome.runName !== runName) {
       throw protocolError('WRONG_RUN', `the coordinator serves run "${welcome.runName}", not "${runName}"`);
     }
     if (schemaHash.length > 0 && !isSameDigest(schemaHash, welcome.schemaHash)) {
       throw protocolError('SCHEMA_MISMATCH', 'the run has another model than this trainer');
     }
+  }
+
+  /** Whether the compute side has what this snapshot leaves out. */
+  #has(runId: string, { sequence, digest, firstTensor }: SnapshotHeader): boolean {
+    const progress = this.#progress;
+    if (progress === null || progress.runId !== runId || progress.sequence !== sequence) return false;
+    return isSameDigest(progress.digest, digest) && firstTensor <= progress.tensors;
+  }
+
+  /** After a tensor or the end of a snapshot. */
+  #keepProgress({ welcome, inbox }: Line): void {
+    const header = welcome?.snapshot;
+    const tensors = inbox?.snapshotTensors ?? 0;
+    const isUnderWay = header && header.digest.length > 0 && tensors > 0;
+    this.#progress = isUnderWay
+      ? { runId: welcome.runId, sequence: header.sequence, digest: header.digest.slice(), tensors }
+      : null;
   }
 
   #accept(connection: number, sizes: readonly SlotSizes[]): void {
@@ -339,6 +365,7 @@ class NetworkThread {
     const item = this.#check(line, () => inbox.accept(message, frame));
     if (item === null) return;
     if (item.type === 'record' || item.type === 'snapshotEnd') this.#ranks = inbox.ranks;
+    if (item.type === 'tensor' || item.type === 'snapshotEnd') this.#keepProgress(line);
     this.#reportReceived(line, item);
     const isState = item.type === 'snapshotEnd' || item.type === 'record';
     const tensors = item.type === 'tensor' ? [item.tensor] : item.type === 'record' ? item.tensors : [];

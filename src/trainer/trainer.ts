@@ -15,6 +15,7 @@ import type {
   FactorAssignmentMessage,
   SketchRequestMessage,
   SnapshotEndMessage,
+  SnapshotHeader,
   SnapshotRequestMessage,
   StepAssignmentMessage,
   WelcomeMessage,
@@ -149,11 +150,20 @@ class Trainer {
     const run = understand(welcome);
     if ('fault' in run) return this.#link.refuse('SCHEMA_MISMATCH', run.fault);
     this.#dropWork();
-    this.#snapshot.clear();
     this.#toldStep = -1;
     this.#run = run;
+    this.#keepTensors(run.snapshot);
     this.#link.accept(run.shape.sizes);
     this.#activity(run.snapshot === null ? 'catching up' : 'receiving the state');
+  }
+
+  /** Of the snapshot that came on an earlier connection only what this one goes on from. */
+  #keepTensors(snapshot: SnapshotHeader | null): void {
+    const kept = new Set(snapshot?.tensors.slice(0, snapshot.firstTensor).map(({ name }) => name));
+    for (const name of this.#snapshot.keys()) if (!kept.has(name)) this.#snapshot.delete(name);
+    if (kept.size === 0) return;
+    const text = `goes on with the snapshot behind tensor ${kept.size} of ${snapshot!.tensors.length}`;
+    this.#options.logger.info('trainer.snapshot', { tensors: kept.size }, text);
   }
 
   #onTensor(part: AssembledTensor): void {

@@ -39,6 +39,16 @@ const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
   eval: [/<dir>/, /--data <path>/, /--tokenizer <path>/, /--json/],
   export: [/<dir>/, /<out>/, /--dtype <type>/, /--step <n>/, /--max-shard-size <size>/, /5GB/, /--force/],
   replay: [/<dir>/, /--from <step>/, /--to <step>/, /--threads <n>/, /--json/],
+  chaos: [
+    /\[run\.yaml\]/,
+    /--seed <n>/,
+    /--kills <k>/,
+    /--runs <n>/,
+    /--only <role>/,
+    /--faults <list>/,
+    /--dir <folder>/,
+    /--json/,
+  ],
   generate: [
     /<dir>/,
     /--prompt <text>/,

@@ -237,6 +237,17 @@ test('the first Ctrl-C stops in good order and ends with the command that goes o
   t.deepEqual(w.signals.eventNames(), []); // nobody listens any more
 });
 
+test('a coordinator whose parent is gone stops in good order', async (t) => {
+  const w = world(t, { hasParent: true });
+  const running = w.run('coordinator', 'run.yaml');
+  await w.coordinator.started.promise;
+  await settle();
+  w.parent.gone();
+  t.is(w.coordinator.stops, 1);
+  w.coordinator.finished.resolve(summary(join(w.dir, 'runs/a'), { outcome: 'stopped', step: 12 }));
+  t.is(await running, 0);
+});
+
 test('the second Ctrl-C kills the trainers and ends at once with 130', async (t) => {
   const w = world(t);
   void w.run('train', 'run.yaml', '--trainers', '2');

@@ -14,7 +14,7 @@ import { SILENT_LOGGER } from '../../src/log.ts';
 import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
 import type { Message, PartMessage } from '../../src/protocol/messages.ts';
 import { temporaryDir } from '../temporary-dir.ts';
-import { writeCheckpoint } from './store/checkpoints.ts';
+import { runFacts, writeCheckpoint } from './store/checkpoints.ts';
 import { bytesFor, partsOf, tinyRun } from './tiny-run.ts';
 
 const PLAIN = tinyRun('checkpoint.keep=1');
@@ -209,6 +209,26 @@ test('a trainer can join while the newest checkpoint is replaced by a newer one'
   const checkpoint = await new CheckpointDesk(run, around).openNewest();
   t.is(checkpoint?.step, 2);
   await checkpoint?.close();
+});
+
+test('a join goes on with the checkpoint it began with, if that is there and the journal goes on from it', async (t) => {
+  const checkpointsDir = join(temporaryDir(t), 'checkpoints');
+  for (const step of [1, 2]) await writeCheckpoint(checkpointsDir, step);
+  const { sequence, digest: hex } = runFacts(1);
+  const digest = new Uint8Array(Buffer.from(hex, 'hex'));
+  const journal = { digestOf: (asked: number) => (asked === sequence ? digest : null) };
+  const run = { config, shape, checkpointsDir, journal, runId: 'r' } as unknown as PreparedRun;
+  const around = { dispatch: () => {}, onReport: () => {}, logger: SILENT_LOGGER, nowMs: () => 0 };
+  const desk = new CheckpointDesk(run, around);
+  const progress = { runId: 'r', sequence, digest, tensors: 1 };
+  const opened = await desk.openContinued(progress);
+  t.is(opened?.step, 1);
+  await opened?.close();
+  for (const other of [{ runId: 'other' }, { sequence: sequence + 1 }, { digest: new Uint8Array(32) }]) {
+    t.is(await desk.openContinued({ ...progress, ...other }), null, JSON.stringify(other));
+  }
+  rmSync(join(checkpointsDir, 'step-000001', 'model.safetensors'));
+  t.is(await desk.openContinued(progress), null);
 });
 
 const POWER = tinyRun('checkpoint.keep=1', 'method.name=power', 'method.rank=2');

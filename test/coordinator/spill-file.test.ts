@@ -6,6 +6,7 @@ import { SpillFile } from '../../src/coordinator/spill-file.ts';
 import { Staging, type StagedTensor } from '../../src/coordinator/staging.ts';
 import { OperatingError } from '../../src/errors.ts';
 import { contributionBytes } from '../../src/protocol/slot-sizes.ts';
+import { smallDisk } from '../helpers/small-disk.ts';
 import { contributionOf, tinyRun } from './tiny-run.ts';
 
 const RUN = tinyRun();
@@ -49,6 +50,30 @@ test('a folder that cannot be written to is named, with the field that sent the 
     instanceOf: OperatingError,
   });
   t.regex(error!.message, /cannot make .*missing.*coordinator\.staging_memory.*ENOENT/);
+});
+
+test('contributions stay in memory when the disk is full, which is said, and the step goes on', (t) => {
+  const disk = smallDisk(t, 8);
+  if (disk === null) return;
+  const told: string[] = [];
+  const file = new SpillFile(disk, (text) => told.push(text));
+  t.teardown(() => file.close());
+  const staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, { maxBytes: 0, file });
+  staging.open({ step: 5, round: 0 });
+  for (const trainerId of ['a', 'b']) {
+    for (const part of contributionOf(RUN, 5, trainerId)) staging.accept(trainerId, part);
+  }
+  const { memory, file: spilled } = staging.bytesStaged;
+  t.is(memory + spilled, 2 * contributionBytes(shape.sizes));
+  t.true(memory > 0 && spilled > 0, `${memory} in memory, ${spilled} in the file`);
+  t.regex(told.join('\n'), /cannot write .*: no space left on the disk \(ENOSPC\); they stay in memory/);
+  for (const trainerId of ['a', 'b']) {
+    const tensors = staging.take(trainerId, 'contribution', ALL);
+    for (const { tensor, payload } of contributionOf(RUN, 5, trainerId)) {
+      t.deepEqual(tensors.get(tensor)?.bytes.slice(), payload);
+    }
+  }
+  staging.close();
 });
 
 test('contributions beyond the memory allowed are in the file, are the same, and go with the step', (t) => {

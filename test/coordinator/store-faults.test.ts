@@ -1,165 +1,15 @@
 /**
  * The real coordinator on a disk that fails: killed between any two of its writes, without power, and full. Serial: the
- * disk is replaced for the whole process. The trainer is a stand-in that lives on and comes back with what it holds, as
- * real ones do.
+ * disk is replaced for the whole process.
  */
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { stringify } from 'yaml';
-import { parseRunConfig } from '../../src/config/load.ts';
-import type { RunConfig } from '../../src/config/schema.ts';
-import type { RunningCoordinator, RunSummary } from '../../src/coordinator/api.ts';
-import { startCoordinator } from '../../src/coordinator/coordinator.ts';
-import { inspectRun } from '../../src/coordinator/store/inspect.ts';
-import { coverRun } from '../../src/coordinator/store/inspect-coverage.ts';
+import type { RunningCoordinator } from '../../src/coordinator/api.ts';
 import { OperatingError } from '../../src/errors.ts';
-import { createLogger } from '../../src/log.ts';
-import { parseLlamaConfig } from '../../src/model/llama-config.ts';
-import { buildRunShape } from '../../src/run-shape.ts';
 import { FaultyDisk, type Decide } from '../faulty-disk.ts';
+import { checkWhole, placeOf, runTo, undisturbed, type Place, type Ran } from '../support/stand-in-run.ts';
 import { StandInTrainer } from '../support/stand-in-trainer.ts';
-import type { TinyRun } from './tiny-run.ts';
-
-const STEPS = 2;
-/** Those of the bases, before step 1, too. */
-const RECORDS = 3;
-const TEXT = 'A text of a few words, and a few more. '.repeat(40);
-
-/** What a run is made of, but for where it lies. Bases are generated, so records of both kinds come about. */
-const DOCUMENT = {
-  name: 'tiny',
-  model: { hidden_size: 8, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2 },
-  tokenizer: { type: 'byte' },
-  seq_len: 8,
-  batch_size: 2,
-  method: { name: 'golore', rank: 2, update_proj_gap: 9, refresh: { stagger: false } },
-  optimizer: { name: 'sgd', lr: 0.01 },
-  wire: { codec: 'f32' },
-  coordinator: { port: 0 },
-  checkpoint: { every: 1, keep: 1 },
-  steps: STEPS,
-  seed: 7,
-};
-
-interface Place {
-  readonly config: RunConfig;
-  readonly cacheDir: string;
-  readonly run: TinyRun;
-}
-
-/** In memory where there is such a place: hundreds of runs would wait for a real disk. */
-const FOLDER = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'galore-test-'));
-/** The text is tokenised once. */
-const cacheDir = join(FOLDER, 'cache');
-mkdirSync(cacheDir);
-writeFileSync(join(cacheDir, 'text.txt'), TEXT);
-test.after.always(() => rmSync(FOLDER, { recursive: true, force: true }));
-
-/** A run of its own in a new directory. */
-function placeOf(t: ExecutionContext, more: object = {}): Place {
-  const folder = mkdtempSync(join(FOLDER, 'run-'));
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-  const data = { path: join(cacheDir, 'text.txt'), validation_fraction: 0 };
-
-  const document = { ...DOCUMENT, data, dir: join(folder, 'run'), ...more };
-  const config = parseRunConfig(stringify(document), 'run.yaml', { workingDir: folder, homeDir: folder });
-  const model = parseLlamaConfig(
-    { ...DOCUMENT.model, vocab_size: 256, num_key_value_heads: 2, model_type: 'llama' },
-    'model',
-  );
-  const shape = buildRunShape(config, model);
-  const projected = shape.slots.filter(({ policy }) => policy === 'one-sided').map(({ index }) => index);
-  return { config, cacheDir, run: { config, shape, projected } };
-}
-
-interface Ran {
-  readonly coordinator: RunningCoordinator | null;
-  readonly summary: RunSummary | null;
-  /** Why it ended before its time; null: it did not. */
-  readonly error: unknown;
-  readonly said: readonly string[];
-}
-
-/** Starts the coordinator, new or resumed as it finds the directory, and has the trainer take part to the end. */
-async function runTo(
-  t: ExecutionContext,
-  { config, cacheDir }: Place,
-  trainer: StandInTrainer,
-  during: (coordinator: RunningCoordinator, said: readonly string[]) => void = () => {},
-): Promise<Ran> {
-  const said: string[] = [];
-  const logger = createLogger({
-    ...{ level: 'info', format: 'text', mayColour: false },
-    write: (line) => said.push(line),
-  });
-  let coordinator: RunningCoordinator | null = null;
-  try {
-    const mode = hasCheckpoint(config.dir) ? 'resume' : 'new';
-    coordinator = await startCoordinator({
-      ...{ config, mode, cacheDir, logger },
-      onReport: (report) => (report.type === 'notice' ? said.push(report.text) : undefined),
-    });
-    const finished = coordinator.finished;
-    const settled = finished.then(
-      () => {},
-      () => {},
-    );
-    during(coordinator, said);
-    await trainer.takePart(t, coordinator.url).catch((error: unknown) => {
-      trainer.leave();
-      if (!/ECONNREFUSED|ECONNRESET|hang up/.test(String(error))) t.fail(String(error));
-    });
-    await settled;
-    return { coordinator, summary: await finished, error: null, said };
-  } catch (error) {
-    return { coordinator, summary: null, error, said };
-  }
-}
-
-function hasCheckpoint(dir: string): boolean {
-  const path = join(dir, 'checkpoints');
-  return existsSync(path) && readdirSync(path).some((name) => name.startsWith('step-'));
-}
-
-/** What must be true of a run that has ended, whatever came before. */
-async function checkWhole(t: ExecutionContext, { config }: Place, trainer: StandInTrainer, what: string) {
-  const metrics = readFileSync(join(config.dir, 'metrics.jsonl'), 'utf8').trim().split('\n');
-  t.deepEqual(
-    metrics.map((line) => (JSON.parse(line) as { step: number }).step),
-    Array.from({ length: STEPS }, (_, i) => i + 1),
-    what,
-  );
-  const inspection = await inspectRun(config.dir);
-  t.is(inspection.step, STEPS, what);
-  const faults = [inspection.journal.fault, ...inspection.checkpoints.map(({ fault }) => fault)];
-  t.deepEqual(
-    faults.filter((fault) => fault !== null),
-    [],
-    what,
-  );
-  t.deepEqual((await coverRun(config.dir)).faults, [], what);
-  t.is(trainer.state.sequence, RECORDS, what);
-}
-
-/** The digest of the last record of a run that nothing happens to. */
-async function undisturbed(t: ExecutionContext): Promise<string> {
-  const place = placeOf(t);
-  const trainer = new StandInTrainer(place.run);
-  const { error } = await runTo(t, place, trainer);
-  t.is(error, null);
-  await checkWhole(t, place, trainer, 'undisturbed');
-  return trainer.state.digest;
-}
 
 /**
  * Nothing happens from the n-th place on. The writes of one file that follow each other are one place: until it is
@@ -201,7 +51,7 @@ for (const isPowerLost of [false, true]) {
         t.is(trainer.state.digest, digest, `call ${n}`);
         // It was let in with what it held: the journal lacked nothing of that.
         if (held.sequence > 0) t.is(trainer.snapshots, snapshots, `call ${n}`);
-        await checkWhole(t, place, trainer, `call ${n}`);
+        await checkWhole(t, place, `call ${n}`);
       }
       t.true(crashes > 30, `${crashes} crashes`);
       t.log(`${crashes} places`);
@@ -234,10 +84,36 @@ for (const [code, times] of [
         trainer.notices.join('\n'),
       );
       t.true(trainer.notices.some((text) => /the run goes on after a pause of \d/.test(text)));
-      await checkWhole(t, place, trainer, code);
+      await checkWhole(t, place, code);
     },
   );
 }
+
+test.serial(
+  'lines of metrics for which there is no room are kept, and written in order when there is',
+  async (t) => {
+    const place = placeOf(t, { checkpoint: { every: 0 }, steps: 3 });
+    const trainer = new StandInTrainer(place.run);
+    let [isRunning, failures] = [false, 0];
+    // Once records come, all that is written but them are lines, until the last checkpoint is begun.
+    const disk = await FaultyDisk.install(({ name }) => {
+      isRunning = (isRunning || name === 'writev') && name !== 'mkdtemp';
+      if (!isRunning || name !== 'write') return null;
+      failures++;
+      return 'ENOSPC';
+    });
+    const { error, said } = await runTo(t, place, trainer);
+    disk.restore();
+    t.is(error, null);
+    t.true(failures > 0);
+    const told = said.filter((text) =>
+      /metrics\.jsonl: no space left .*; the line is kept until there is/.test(text),
+    );
+    t.is(told.length, 1, said.join('\n'));
+    t.notRegex(said.join('\n'), /are not written/);
+    await checkWhole(t, place, 'metrics');
+  },
+);
 
 test.serial('any other fault of the disk ends the coordinator, and the next start goes on', async (t) => {
   const digest = await undisturbed(t);
@@ -250,7 +126,7 @@ test.serial('any other fault of the disk ends the coordinator, and the next star
     const again = await runTo(t, place, trainer);
     t.is(again.error, null);
     t.is(trainer.state.digest, digest);
-    await checkWhole(t, place, trainer, code);
+    await checkWhole(t, place, code);
   }
 });
 
@@ -275,7 +151,7 @@ test.serial('a stop ends the pause: the step that was never announced is made ag
   const again = await runTo(t, place, trainer);
   t.is(again.error, null);
   t.is(trainer.state.digest, digest);
-  await checkWhole(t, place, trainer, 'stopped');
+  await checkWhole(t, place, 'stopped');
 });
 
 /**
@@ -301,13 +177,8 @@ async function withFullDisk(
   };
   const disk = await FaultyDisk.install(decide);
   try {
-    const result = await runTo(t, place, trainer, (coordinator, said) => {
-      const look = setInterval(() => {
-        if (!said.some((line) => line.includes('paused:'))) return;
-        clearInterval(look);
-        onPause(coordinator);
-      }, 20);
-      t.teardown(() => clearInterval(look));
+    const result = await runTo(t, place, trainer, (coordinator) => {
+      trainer.onNotice = (text) => (text.startsWith('paused:') ? onPause(coordinator) : undefined);
     });
     return { result, failures };
   } finally {

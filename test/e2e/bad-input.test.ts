@@ -136,6 +136,7 @@ async function closedAfter(
       digest: none,
       schemaHash: none,
       codecs: ['f32', 'bf16', 'int8', 'int4'],
+      snapshot: null,
       ...more,
     }),
   );

@@ -1,6 +1,6 @@
 /** A file system of a few hundred kilobytes, for tests of what happens when it is full. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmdirSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -15,7 +15,10 @@ export function smallDisk(t: ExecutionContext, kilobytes: number): string | null
     t.pass();
     return null;
   }
-  t.teardown(() => execFileSync('umount', [path]));
+  t.teardown(() => {
+    execFileSync('umount', ['-l', path]); // also if a test that failed has left a file open
+    rmdirSync(path);
+  });
   return path;
 }
 

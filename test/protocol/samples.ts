@@ -36,6 +36,7 @@ export const SAMPLES: readonly Sample[] = [
       digest: digest(3),
       schemaHash: digest(4),
       codecs: ['f32', 'int8', 'int4'],
+      snapshot: { runId: 'r-1', sequence: 14, digest: digest(5), tensors: 2 },
     },
   },
   {
@@ -50,7 +51,7 @@ export const SAMPLES: readonly Sample[] = [
       schemaHash: digest(4),
       heartbeatIntervalMs: 5000,
       heartbeatTimeoutMs: 30_000,
-      snapshot: { step: 12, sequence: 14, tensors },
+      snapshot: { step: 12, sequence: 14, tensors, digest: digest(5), firstTensor: 1 },
     },
   },
   { from: 'coordinator', message: { kind: 'goodbye', code: 4000, reason: 'all 3 steps are done' } },

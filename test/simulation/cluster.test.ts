@@ -79,6 +79,18 @@ test('a trainer killed in any phase is replaced by the others and takes part aga
   }
 });
 
+test('a disk that is full in any phase, for seconds, costs nothing but time', (t) => {
+  const plan = { startTrainers: 3 };
+  for (const [seed, phase] of PHASES.entries()) {
+    const when = { phase, step: phase === 'waiting' ? 0 : 2 };
+    const faults: Fault[] = [{ type: 'fillDisk', durationMs: 20_000, when }];
+    const result = cluster(t, { seed, plan, faults });
+    t.is(summary(result), '6 steps, checkpoint 6, completed', phase);
+    t.is(lastDigest(result), lastDigest(cluster(t, { seed, plan })), phase);
+    t.true(result.endedAtMs > 20_000, phase);
+  }
+});
+
 test('all trainers killed at once in any phase lose no committed step', (t) => {
   for (const [seed, phase] of PHASES.entries()) {
     const when = { phase, step: phase === 'waiting' ? 0 : 2 };

@@ -12,6 +12,10 @@ import { connectRaw, HELLO, type RawTrainer } from './wire.ts';
 
 export class StandInTrainer {
   readonly trainerId: string;
+  /** Called for everything that it is told while it waits. */
+  onNotice: (text: string) => void = () => {};
+  /** Called when a record is applied. */
+  onRecord: (sequence: number) => void = () => {};
   readonly #run: TinyRun;
   readonly #notices: string[] = [];
   #runId = '';
@@ -87,6 +91,7 @@ export class StandInTrainer {
         }
         this.#sequence = message.sequence;
         this.#digest = Uint8Array.from(message.digest);
+        this.onRecord(message.sequence);
         return this.#sendReady(socket);
       }
       case 'stepAssignment':
@@ -95,6 +100,7 @@ export class StandInTrainer {
         return this.#sendSnapshot(message.step, message.sequence, socket);
       case 'notice':
         this.#notices.push(message.text);
+        this.onNotice(message.text);
         return;
       default:
         return;

@@ -27,6 +27,7 @@ export const HELLO: HelloMessage = {
   digest: new Uint8Array(0),
   schemaHash: new Uint8Array(0),
   codecs: ['f32', 'bf16', 'int8', 'int4'],
+  snapshot: null,
 };
 
 export const WELCOME: WelcomeMessage = {
@@ -190,7 +191,7 @@ export function snapshotFrames(sequence = 0, digest: Uint8Array = FIRST_DIGEST):
   const tensors = [{ name: 'weights/w', shape: [3], codec: 'f32', totalBytes: 12 }] as const;
   const payload = new Uint8Array(Float32Array.from([1, 2, 3]).buffer);
   return [
-    { ...WELCOME, snapshot: { step, sequence, tensors } },
+    { ...WELCOME, snapshot: { step, sequence, tensors, digest: new Uint8Array(0), firstTensor: 0 } },
     {
       kind: 'part',
       stream: 'snapshot',

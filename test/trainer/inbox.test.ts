@@ -5,7 +5,13 @@ import type { RowSparseSlot } from '../../src/galore/slot.ts';
 import { CLOSE_CODES, type CloseReason } from '../../src/protocol/close-codes.ts';
 import { FIRST_DIGEST, recordDigest } from '../../src/protocol/digest.ts';
 import { encodeEnvelope } from '../../src/protocol/envelope.ts';
-import type { CommitMessage, Message, PartMessage, WelcomeMessage } from '../../src/protocol/messages.ts';
+import type {
+  CommitMessage,
+  Message,
+  PartMessage,
+  SnapshotHeader,
+  WelcomeMessage,
+} from '../../src/protocol/messages.ts';
 import { payloadSize, sameCodec, type SlotSizes } from '../../src/protocol/slot-sizes.ts';
 import { Inbox, type InboxItem, type StateHead } from '../../src/trainer/inbox.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
@@ -35,7 +41,10 @@ const TENSORS = [
   { name: 'weights/a', shape: [2], codec: 'f32', totalBytes: 8 },
   { name: 'weights/b', shape: [3], codec: 'f32', totalBytes: 12 },
 ] as const;
-const WITH_SNAPSHOT: WelcomeMessage = { ...WELCOME, snapshot: { step: 4, sequence: 5, tensors: TENSORS } };
+function header(tensors: SnapshotHeader['tensors'], firstTensor = 0): SnapshotHeader {
+  return { step: 4, sequence: 5, tensors, digest: new Uint8Array(32), firstTensor };
+}
+const WITH_SNAPSHOT: WelcomeMessage = { ...WELCOME, snapshot: header(TENSORS) };
 
 function part(
   stream: PartMessage['stream'],
@@ -372,7 +381,7 @@ test('the ranks of a snapshot are those of its bases, and the ranks of before ar
   const { name } = ADAPTIVE.slots[SLOT]!;
   const totalBytes = HALF.basis;
   const tensors = [{ name: `basis/${name}`, shape: [totalBytes / 16, 4], codec: 'f32', totalBytes } as const];
-  const welcome = { ...WELCOME, snapshot: { step: 4, sequence: 5, tensors } };
+  const welcome = { ...WELCOME, snapshot: header(tensors) };
   const inbox = new Inbox(welcome, null, ADAPTIVE.sizes, new Map([[SLOT, 2]]));
   t.deepEqual(inbox.ranks, new Map([[SLOT, 4]]));
 });

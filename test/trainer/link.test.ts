@@ -333,7 +333,11 @@ test('a compute side that falls behind slows the coordinator down instead of fil
   const { connection } = await expectMessage(server.messages, 'hello');
   const info = { shape: [MEGABYTE / 4], codec: 'f32', totalBytes: MEGABYTE } as const;
   const tensors = Array.from({ length: 48 }, (_, index) => ({ ...info, name: `weights/${index}` }));
-  connection.send({ ...WELCOME, heartbeatIntervalMs: 20, snapshot: { step: 0, sequence: 0, tensors } });
+  connection.send({
+    ...WELCOME,
+    heartbeatIntervalMs: 20,
+    snapshot: { step: 0, sequence: 0, tensors, digest: new Uint8Array(0), firstTensor: 0 },
+  });
   await trainer.nextOf('connected');
   trainer.link.accept(SIZES);
   const payload = new Uint8Array(MEGABYTE);
@@ -346,6 +350,58 @@ test('a compute side that falls behind slows the coordinator down instead of fil
   t.true(connection.unsentBytes > 16 * MEGABYTE, `${connection.unsentBytes} bytes are unsent`);
   for (let tensor = 0; tensor < tensors.length; tensor++) t.is((await trainer.next()).type, 'tensor');
   t.true(await sent);
+});
+
+/** A snapshot of three tensors of three numbers, as a coordinator that was told of `firstTensor` sends it. */
+function longSnapshot(firstTensor: number): { welcome: Message; parts: readonly Message[]; end: Message } {
+  const info = { shape: [3], codec: 'f32', totalBytes: 12 } as const;
+  const tensors = ['a', 'b', 'c'].map((name) => ({ ...info, name: `weights/${name}` }));
+  const [step, sequence, digest] = [4, 5, new Uint8Array(32).fill(7)];
+  const header = { kind: 'part', stream: 'snapshot', step, round: 0, codec: 'f32', offset: 0 } as const;
+  return {
+    welcome: { ...WELCOME, snapshot: { step, sequence, tensors, digest, firstTensor } },
+    parts: tensors.flatMap((_, tensor): Message[] =>
+      tensor < firstTensor
+        ? []
+        : [{ ...header, tensor, totalBytes: 12, payload: new Uint8Array(12).fill(tensor) }],
+    ),
+    end: { kind: 'snapshotEnd', step, sequence, digest, tensors: [] },
+  };
+}
+
+test('a snapshot that broke off is gone on with where it broke off', async (t) => {
+  const server = await startServer(t);
+  const trainer = openLink(t, server.url);
+  const first = await expectMessage(server.messages, 'hello');
+  t.is(first.message.snapshot, null);
+  const whole = longSnapshot(0);
+  sendAll(first.connection, [whole.welcome, ...whole.parts.slice(0, 2)]);
+  await trainer.nextOf('connected');
+  trainer.link.accept(SIZES);
+  t.is((await trainer.nextOf('tensor')).tensor.tensor, 0);
+  t.is((await trainer.nextOf('tensor')).tensor.tensor, 1);
+  first.connection.close('TIMEOUT', 'the link is cut');
+
+  const second = await expectMessage(server.messages, 'hello');
+  const digest = new Uint8Array(32).fill(7);
+  t.deepEqual(second.message.snapshot, { runId: WELCOME.runId, sequence: 5, digest, tensors: 2 });
+  const rest = longSnapshot(2);
+  sendAll(second.connection, [rest.welcome, ...rest.parts, rest.end]);
+  t.is((await trainer.nextOf('tensor')).tensor.tensor, 2);
+  t.is((await trainer.nextOf('snapshotEnd')).message.sequence, 5);
+  second.connection.close('TIMEOUT', 'the link is cut');
+  t.is((await expectMessage(server.messages, 'hello')).message.snapshot, null);
+});
+
+test('a snapshot that leaves out what the trainer does not have is refused', async (t) => {
+  const server = await startServer(t);
+  const trainer = openLink(t, server.url);
+  const { connection } = await expectMessage(server.messages, 'hello');
+  connection.send(longSnapshot(1).welcome);
+  const { code, reason } = await server.ends.take();
+  t.is(code, CLOSE_CODES.UNEXPECTED_MESSAGE.code);
+  t.regex(reason, /begins with tensor 1, and what comes before it is not here/);
+  await trainer.nextOf('closed');
 });
 
 test('whatever is malformed from the coordinator ends the link with a code', async (t) => {

@@ -127,7 +127,7 @@ async function joinFrom(dir: string): Promise<State> {
     nextSequence,
     readRecord: () => Promise.reject(new Error('there is no record')) as never,
   };
-  await feedTrainer({ sendBulk }, { snapshot: checkpoint, nextSequence }, journal, () => {});
+  await feedTrainer({ sendBulk }, { snapshot: checkpoint, firstTensor: 0, nextSequence }, journal, () => {});
   return state;
 }
 
