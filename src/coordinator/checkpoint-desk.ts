@@ -153,7 +153,7 @@ export class CheckpointDesk {
   acceptEnd(session: Session): void {
     const { trainerId } = session;
     const job = this.#jobOf(session);
-    session.uploadsOwed--;
+    session.uploadsOwed.shift();
     const intake = job?.intakeOf(trainerId);
     if (job === null || intake === undefined) return;
     if (!intake.isComplete) {
@@ -164,10 +164,10 @@ export class CheckpointDesk {
   }
 
   /** Seals the checkpoint: everything that is waited for is here. */
-  write({ trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
+  write({ trainerIds, weightsSha256 }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
     const job = this.#job;
     this.#job = null;
-    if (job !== null) void this.#track(() => this.#store(job, trainerIds));
+    if (job !== null) void this.#track(() => this.#store(job, trainerIds, weightsSha256));
   }
 
   /** Deletes what was sent so far; what is being sealed is written all the same. */
@@ -189,7 +189,7 @@ export class CheckpointDesk {
     session.enqueue(async () => {
       // The checkpoint may have been given up while the files were being made.
       if (!(await job.isBegun) || this.#job !== job) return;
-      session.uploadsOwed++;
+      session.uploadsOwed.push(job);
       session.connection.send({
         kind: 'snapshotRequest',
         step: job.step,
@@ -201,19 +201,24 @@ export class CheckpointDesk {
 
   /** What a trainer sends is for; null: for a checkpoint that was given up. @throws ProtocolError unless it was asked */
   #jobOf({ uploadsOwed }: Session): CheckpointJob | null {
-    if (uploadsOwed === 0) {
+    const [first] = uploadsOwed;
+    if (first === undefined) {
       const text = 'a snapshot that was not asked for';
       throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
     }
     // A trainer answers one request after the other, each with one SnapshotEnd.
-    return uploadsOwed === 1 ? this.#job : null;
+    return first === this.#job ? first : null;
   }
 
   /** Must not reject: nobody may be waiting. */
-  async #store(job: CheckpointJob, trainerIds: readonly string[]): Promise<void> {
+  async #store(
+    job: CheckpointJob,
+    trainerIds: readonly string[],
+    weightsSha256: string | null,
+  ): Promise<void> {
     const { step } = job;
     try {
-      const written = await job.finish(trainerIds);
+      const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
       this.#newest = written;
       this.#failure = null;

@@ -14,7 +14,6 @@ import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
-import { agreedHash } from './core/divergence.ts';
 import { advance, initialState } from './core/advance.ts';
 import { describeOutlier, type Outlier } from './core/outliers.ts';
 import { pauseOf } from './core/pause.ts';
@@ -94,8 +93,9 @@ class Coordinator {
   #state: RunState;
   /** Of the newest update. */
   #outliers: readonly Outlier[] = [];
-  /** The newest record, from its sealing until it is announced or given up. */
+  /** The newest record, from its sealing until it is announced or given up; with who took part if it is an update. */
   #record: SealedRecord | null = null;
+  #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
   #ticker: NodeJS.Timeout | null = null;
   #isDispatching = false;
   #isEnding = false;
@@ -247,6 +247,7 @@ class Coordinator {
       case 'commitUpdate':
         this.#outliers = effect.outliers ?? [];
         this.#outliers.forEach((outlier) => this.#logOutlier(effect.step, outlier));
+        this.#attendance = effect.attendance;
         return this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
@@ -422,12 +423,12 @@ class Coordinator {
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
-      // Whoever contributed to this step has told the hash of the one before.
-      stateHash: agreedHash(this.#state, step - 1),
       outliers: this.#outliers,
+      stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));
-    this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
+    const nowMs = this.#clock.nowMs();
+    this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }
 

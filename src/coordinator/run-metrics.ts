@@ -4,8 +4,8 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
-import type { AgreedHash } from './core/divergence.ts';
 import type { Outlier } from './core/outliers.ts';
+import type { AgreedHash, Effect } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
 import { isDiskFull } from './store/full-disk.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
@@ -21,6 +21,9 @@ export interface SocketTotals {
   readonly bytesReceived: number;
   readonly bytesSent: number;
 }
+
+/** Who took part in a step, for people; see core/attendance.ts. */
+export type StepAttendance = Extract<Effect, { type: 'commitUpdate' }>['attendance'];
 
 /** What a contribution of the step was, and memory, for the leak checks of long runs. */
 export interface StepSizes {
@@ -96,6 +99,7 @@ export class RunMetrics {
     step: number,
     update: UpdateRecord,
     totals: SocketTotals,
+    { assigned, late, waitMs }: StepAttendance,
     sizes: StepSizes,
     nowMs: number,
   ): void {
@@ -117,6 +121,12 @@ export class RunMetrics {
       bytesUp,
       bytesDown,
       trainers,
+      members: {
+        assigned,
+        delivered: update.members.map(({ trainerId }) => trainerId),
+        ...(late.length > 0 && { late }),
+      },
+      waitSeconds: waitMs / 1000,
       learningRate,
       gradientNorm,
       ...told,
@@ -138,6 +148,7 @@ export class RunMetrics {
       bytesUp,
       bytesDown,
       trainers,
+      assigned: assigned.length,
       learningRate,
       validationPerplexity: this.#validationPerplexity,
       etaSeconds: this.#averageSeconds * (this.#totalSteps - step),

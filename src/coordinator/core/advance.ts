@@ -3,7 +3,14 @@
  * in words, why nothing happens. Pure: no clock, no sockets, no files. This file deals with what is the
  * same in every phase and hands the rest to the phase's own file. See docs/coordinator-core.md.
  */
-import { advanceCheckpoint, dropStalledUploader, loseUploader, settleCheckpoint } from './checkpointing.ts';
+import { NOBODY } from './attendance.ts';
+import {
+  advanceCheckpoint,
+  dropStalledUploader,
+  loseUploader,
+  releaseLate,
+  settleCheckpoint,
+} from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
 import { advanceCommitting, stopCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
@@ -60,7 +67,10 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     hasStarted: false,
     isResumed: from.sequence > 0,
     resumeAtMs: null,
+    attendance: NOBODY,
     hashes: null,
+    agreed: null,
+    hasTied: false,
   };
 }
 
@@ -147,7 +157,7 @@ function advancePhase(draft: Draft, event: PhaseEvent): Draft {
 
 /** What follows from where the event has left us: trainers to take out, a checkpoint, the next step, the end. */
 function settle(draft: Draft): Draft {
-  let next = loseExpelled(draft);
+  let next = loseExpelled(releaseLate(draft));
   const isWriting = next.state.phase.phase === 'committing';
   if (next.state.isHurried && !isWriting) return endRun(next);
   if (next.state.phase.phase !== 'finishing') next = settleCheckpoint(next);

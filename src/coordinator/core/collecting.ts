@@ -1,14 +1,14 @@
 /**
- * The contributions of a step come in. It commits when every remaining member's is here, or at the
- * deadline with those that are; what is not used goes back to the cursor.
+ * The contributions of a step come in. It commits when every remaining member's is here, or with those that
+ * are when the others are waited for no longer (step-policy.ts); what is not used goes back to the cursor.
  */
 import { membersOf, spendPositions } from './assignment.ts';
+import { endWait, noteAnswer } from './attendance.ts';
 import {
   byTrainerId,
   emit,
   enter,
   isPast,
-  markLagging,
   nameSome,
   remark,
   shellFault,
@@ -19,7 +19,15 @@ import {
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
 import { describeOutlier, judgeNorms, type Outlier } from './outliers.ts';
-import { stopClock, stopClocksLate } from './pace.ts';
+import { stopClock } from './pace.ts';
+import {
+  answersIn,
+  deadlineAfterAnswer,
+  leaveBehind,
+  stepQuorum,
+  whyOver,
+  type Wait,
+} from './step-policy.ts';
 import { abandonStep, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
@@ -31,7 +39,15 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       if (isHere) return refuseWork(draft, event);
       const newest = { trainerId, tokens, lossSum, ...(norm === undefined ? {} : { norm }) };
       const received = [...phase.received, newest].sort(byTrainerId);
-      return settleContributions(stopClock(draft, trainerId), { ...phase, received }, 'lost');
+      const wait = waitOf(draft, phase);
+      const deadlineMs = deadlineAfterAnswer(
+        draft.state,
+        wait,
+        answersIn(phase.received),
+        answersIn(received),
+      );
+      const noted = stopClock(noteAnswer(draft), trainerId);
+      return settleContributions(noted, { ...phase, received, deadlineMs }, 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
@@ -45,14 +61,9 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      const missing = missingFrom(phase.shards, phase.received);
-      if (isPast(draft.state, phase.deadlineMs)) {
-        const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
-        const note = `step ${phase.step}: the deadline passed without ${nameSome(missing)}`;
-        const late = stopClocksLate(markLagging(draft, missing), missing);
-        return settleContributions(remark(late, note), { ...phase, shards }, 'late');
-      }
+      if (isPast(draft.state, phase.deadlineMs)) return settleContributions(draft, phase, 'late');
       const { step, received, shards } = phase;
+      const missing = missingFrom(shards, received);
       return remark(
         draft,
         `step ${step}: ${received.length} of ${membersOf(shards).length} contributions are here; waiting for ${nameSome(missing)}`,
@@ -66,11 +77,22 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
   }
 }
 
-/** Once every remaining member's contribution is there: sum and journal them. */
+function waitOf({ state }: Draft, { deadlineMs, shards }: PhaseOf<'collecting'>): Wait {
+  return { deadlineMs, quorum: stepQuorum(state, membersOf(shards).length) };
+}
+
+/** Once every remaining member's contribution is there, or the others are waited for no longer: sum and journal them. */
 function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 'lost' | 'late'): Draft {
   const { step, shards } = phase;
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  if (missingFrom(shards, phase.received).length > 0) return enter(draft, phase);
+  const missing = missingFrom(shards, phase.received);
+  if (missing.length > 0) {
+    if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
+    const why = whyOver(draft.state, waitOf(draft, phase), answersIn(phase.received), missing);
+    const left = remark(leaveBehind(draft, missing), `step ${step}: ${why}`);
+    const others = shards.filter((shard) => !missing.includes(shard.trainerId));
+    return settleContributions(left, { ...phase, shards: others }, 'late');
+  }
   if (totalTokens(phase.received) === 0) {
     return abandonStep(draft, step, 'fruitless');
   }
@@ -83,9 +105,12 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   const { cursor: before, plan } = draft.state;
   const cursor = spendPositions(before, plan.batchSequences, positions);
   const committing = { phase: 'committing', step, kind: 'update', shards, received, cursor } as const;
+  const ended = enter(endWait(draft), committing);
+  const { assigned, late, waitMs } = ended.state.attendance;
+  const attendance = { assigned, late, waitMs };
   const told = outliers.length === 0 ? {} : { outliers };
-  const commit = { type: 'commitUpdate', step, received, shards: used, cursor, ...told } as const;
-  return outliers.reduce(tellOutlier(step), emit(enter(draft, committing), commit));
+  const commit = { type: 'commitUpdate', step, received, shards: used, cursor, attendance, ...told } as const;
+  return outliers.reduce(tellOutlier(step), emit(ended, commit));
 }
 
 /** One that is left out is told to drop its work; its sequences are not among those that were used. */

@@ -29,6 +29,10 @@ export interface RunPlan extends GapPlan {
   readonly minTrainers: number;
   readonly maxTrainers: number;
   readonly stepDeadlineMs: number; // 0: no deadline
+  /** As configured: how many trainers, the share of them ("75%"), or all. See step-policy.ts. */
+  readonly quorum: number | string;
+  /** How long a step waits for the others once a quorum has answered. */
+  readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
@@ -114,6 +118,17 @@ export interface FactorJob {
   readonly trainerId: string;
   readonly slots: readonly number[];
   readonly isDone: boolean;
+}
+
+/** Who was given work for a step, and who was not waited for. */
+export interface Attendance {
+  readonly step: number;
+  readonly assigned: readonly string[]; // ascending, as are those of them who were late
+  readonly late: readonly string[];
+  /** From the first answer to the last that was waited for, over the rounds that are over. */
+  readonly waitMs: number;
+  /** When the first answer of this round came. */
+  readonly firstAnswerMs: number | null;
 }
 
 /** The disk has no room for what is to be written (see pause.ts). */
@@ -204,6 +219,13 @@ export interface CheckpointJob {
   readonly progressedMs: number;
 }
 
+/** A hash of the weights after a step that all who told one told alike. */
+export interface AgreedHash {
+  readonly step: number;
+  readonly weightsSha256: string;
+  readonly trainers: number;
+}
+
 /** What a trainer says the hash of its weights is. */
 export interface HashReport {
   readonly trainerId: string;
@@ -243,12 +265,18 @@ export interface RunState {
   readonly isResumed: boolean;
   /** When a resumed run goes on with minTrainers, for there are so many; null: there are not. */
   readonly resumeAtMs: number | null;
+  /** Of the last step that was begun. */
+  readonly attendance: Attendance;
   /** Weight hashes reported for the last step that asked for them; `expected` had the step's record sent live. */
   readonly hashes: {
     readonly step: number;
     readonly expected: readonly string[];
     readonly byTrainer: readonly HashReport[]; // ascending trainer id
   } | null;
+  /** Of the hashes as they were when the newest update was announced; null: they differed, or nobody was asked. */
+  readonly agreed: AgreedHash | null;
+  /** At the last comparison that came to anything there was no majority, and all were made to begin anew. */
+  readonly hasTied: boolean;
 }
 
 /** Facts, in the past tense. Every one carries the time it was seen. */
@@ -384,6 +412,7 @@ export type Effect =
       readonly received: readonly Received[];
       readonly shards: readonly Shard[];
       readonly cursor: Cursor;
+      readonly attendance: Pick<Attendance, 'assigned' | 'late' | 'waitMs'>; // for people
       /** Whose norm was too large; left out: nobody's. */
       readonly outliers?: readonly Outlier[];
     }
@@ -424,7 +453,7 @@ export type Effect =
       readonly refreshedStep: number; // to be given back to initialState on resume, and so
       readonly bases: readonly SlotBasis[];
     }
-  /** Ask for what this trainer alone has; always after the `requestSnapshot` of the same step. */
+  /** Ask for the hash of the weights and what this trainer alone has; always after the `requestSnapshot` of the same step. */
   | {
       readonly type: 'requestLocalState';
       readonly trainerId: string;
@@ -433,9 +462,15 @@ export type Effect =
     }
   /**
    * All that is waited for is here: seal the checkpoint, with the local state of these trainers as far as they had
-   * any, and of no others; report checkpointWritten or checkpointFailed.
+   * any, and of no others, if the weights have this hash (null: nobody told one); report checkpointWritten or
+   * checkpointFailed.
    */
-  | { readonly type: 'writeCheckpoint'; readonly step: number; readonly trainerIds: readonly string[] }
+  | {
+      readonly type: 'writeCheckpoint';
+      readonly step: number;
+      readonly trainerIds: readonly string[];
+      readonly weightsSha256: string | null;
+    }
   /** The trainer that was uploading is gone: delete what was sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
   /** The trainer is forgotten already: report nothing more of this connection. */

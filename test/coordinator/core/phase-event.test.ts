@@ -252,6 +252,7 @@ function stateOf(column: string): RunState {
     ...freshState({ ...plan, heartbeatTimeoutMs: 60_000 }, from),
     phase,
     checkpoint: column === 'X' ? null : checkpoint,
+    attendance: { step: 2, assigned: ['a', 'b'], late: [], waitMs: 0, firstAnswerMs: null },
     hashes: { step: 1, expected: ['a', 'b', 'c'], byTrainer: [] },
     trainers: Object.entries(statuses).map(([trainerId, status]) => trainer(trainerId, status)),
   };

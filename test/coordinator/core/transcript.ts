@@ -144,6 +144,7 @@ function readOptions(words: readonly string[]): Options {
 
 function parse(text: string): unknown {
   if (text === 'true' || text === 'false') return text === 'true';
+  if (text === 'all' || text.endsWith('%')) return text;
   return /^\d+$/.test(text) ? Number(text) : readNumbers(text);
 }
 
