@@ -235,6 +235,7 @@ class Trainer {
     if (!this.#locals.decide(step, isCounted)) {
       this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
     }
+    this.#takeMeans(step, record.tokens, tensors);
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -250,6 +251,15 @@ class Trainer {
       this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
     }
     this.#times.mark('appliedMs', nowMs());
+  }
+
+  /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
+  #takeMeans(step: number, tokens: number, tensors: readonly AssembledTensor[]): void {
+    const { config, replica } = this.#running();
+    const share = tokens / (stepSequences(config) * config.seq_len);
+    const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
+    const options = { betas: config.optimizer.betas, localSteps: config.local_steps.count };
+    this.#locals.takeMeans(replica.slots, step, bySlot, share, options);
   }
 
   // ---- work ----
