@@ -1,4 +1,6 @@
 /** Local steps with real processes: several optimizer steps on each trainer between two exchanges. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import test from 'ava';
 import { Galore, TEST_TEXT, TestRun, tinyConfig } from '../helpers/galore.ts';
 import { galoreHere } from '../helpers/here.ts';
@@ -19,6 +21,11 @@ test.serial(
 
     const [none, one, both] = [0, 1, 3].map((index) => straight.metrics[index]!.payloadNumbers);
     t.deepEqual([one, both], [2 * none!, 3 * none!], 'moments travel in every second and fourth exchange');
+
+    const [mine, other] = ['trainer-1', 'trainer-2'].map((id) =>
+      readFileSync(join(straight.dir, 'checkpoints/step-000008/feedback', `${id}.safetensors`)),
+    );
+    t.deepEqual(mine, other, 'after the last exchange both have the same moments');
 
     const stopped = new TestRun(t, config);
     const command = new Galore(t, stopped.trainArgs(2));
