@@ -4,6 +4,7 @@
 const LONGEST = [
   'e2e/resume',
   'vectors/training-curve',
+  'coordinator/store-faults',
   'e2e/bad-input',
   'e2e/power',
   'e2e/equality',

@@ -15,7 +15,9 @@ export function statusLine(report: StepReport): string {
     ...(perplexity === null ? [] : [`val ppl ${formatPerplexity(perplexity)}`]),
     `${formatCount(report.tokensPerSecond)} tok/s`,
     `${formatBytes(report.bytesUp)} up ${formatBytes(report.bytesDown)} down per step`,
-    plural(report.trainers, 'trainer'),
+    report.assigned > report.trainers
+      ? `${report.trainers} of ${plural(report.assigned, 'trainer')}`
+      : plural(report.trainers, 'trainer'),
     ...(report.step < report.totalSteps ? [`${formatDuration(report.etaSeconds)} left`] : []),
   ].join(' · ');
 }
@@ -31,7 +33,7 @@ export function stepLine(report: StepReport): string {
     `tok/s ${formatCount(report.tokensPerSecond)}`,
     `up ${formatBytes(report.bytesUp)}`,
     `down ${formatBytes(report.bytesDown)}`,
-    `trainers ${report.trainers}`,
+    `trainers ${report.trainers}${report.assigned > report.trainers ? `/${report.assigned}` : ''}`,
     `left ${formatDuration(report.etaSeconds)}`,
   ].join('  ');
 }

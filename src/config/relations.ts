@@ -5,6 +5,7 @@
 import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { relationFault, type Fault } from './faults.ts';
+import { schemaAt } from './json-schema.ts';
 import { LOCAL_STEP_RULES } from './local-step-relations.ts';
 import { METHOD_RULES } from './method-relations.ts';
 import { POLICY_RULES } from './policy-relations.ts';
@@ -129,6 +130,26 @@ const heartbeatsHaveTime: Rule = (read) => {
   return relationFault('coordinator.heartbeat_timeout_ms', timeoutMs, rule);
 };
 
+const hasQuorum = (read: FieldReader): boolean =>
+  !['all', '100%', undefined].includes(read('coordinator.quorum') as string);
+
+const graceIsUsed: Rule = (read) => {
+  const graceMs = numberAt(read, 'coordinator.grace_ms');
+  if (graceMs === undefined || hasQuorum(read)) return null;
+  if (graceMs === schemaAt(['coordinator', 'grace_ms'])?.default) return null;
+  const rule = 'it is used only with a coordinator.quorum other than all';
+  return relationFault('coordinator.grace_ms', graceMs, rule);
+};
+
+const graceEndsFirst: Rule = (read) => {
+  if (!hasQuorum(read) || read('coordinator.step_deadline_ms') === 0) return null;
+  const reason = 'a step waits no longer than that for anyone';
+  return atMost('coordinator.grace_ms', 'coordinator.step_deadline_ms', reason)(read);
+};
+
+const quorumCanBe: Rule = (read) =>
+  atMost('coordinator.quorum', 'coordinator.max_trainers', 'no step has more trainers')(read);
+
 const exactNeedsNoSketch =
   (field: string): Rule =>
   (read) => {
@@ -217,6 +238,9 @@ const RULES: readonly Rule[] = [
   atMost('optimizer.schedule.decay_steps', 'steps', 'the decay is the end of the run'),
   phasesFitTheRun,
   heartbeatsHaveTime,
+  graceIsUsed,
+  graceEndsFirst,
+  quorumCanBe,
   atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
   atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),
   localTrainersFit,

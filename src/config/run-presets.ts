@@ -16,7 +16,7 @@ const LAYERS = ['attn', 'mlp'];
 /** The learning rate of linear layers as a share of `optimizer.lr`, which embeddings and norms have whole. */
 const LAYER_SCALE = 0.2;
 const OPTIMIZER = { lr: 0.01, betas: [0.9, 0.999] };
-/** Where little travels, what feedback sends is a sum of many gradients already: a long first moment makes it later still. */
+/** What feedback sends is a sum of many gradients already: a long first moment makes it later still. */
 const LATE_OPTIMIZER = { lr: 0.01, betas: [0.5, 0.999] };
 /** A basis is good for 200 steps, and what V knows of the one before for less. */
 const PROJECTED_OPTIMIZER = { lr: 0.01, betas: [0.9, 0.99] };
@@ -62,7 +62,7 @@ const PRESETS: Readonly<Record<RunPreset, Mapping>> = {
     embeddings: 'd/4',
     codec: 'int8',
     scale: LAYER_SCALE,
-    optimizer: OPTIMIZER,
+    optimizer: LATE_OPTIMIZER,
   }),
   wan: power({
     rank: 'd/13',

@@ -426,6 +426,22 @@ const coordinator = z.strictObject({
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),
+  quorum: z
+    .union([
+      count,
+      z
+        .string()
+        .regex(/^(all|100%|[1-9][0-9]?%)$/, 'a number of trainers, a share of them such as 75%, or all'),
+    ])
+    .default('all')
+    .describe(
+      'How many trainers of a step, or which share, must have delivered for it to go on without the others once these have had grace_ms',
+    ),
+  grace_ms: millisecondsOrZero
+    .default(10_000)
+    .describe(
+      'How long a step still waits for the others after its quorum; only with a quorum other than all',
+    ),
   heartbeat_interval_ms: milliseconds.default(5_000).describe('How often a trainer shows that it is there'),
   heartbeat_timeout_ms: milliseconds.default(30_000).describe('A connection silent for this long is dropped'),
   handshake_timeout_ms: milliseconds

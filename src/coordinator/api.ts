@@ -57,7 +57,8 @@ export interface StepReport {
   readonly tokensPerSecond: number;
   readonly bytesUp: number; // trainers to coordinator
   readonly bytesDown: number; // coordinator to trainers
-  readonly trainers: number;
+  readonly trainers: number; // whose contributions count
+  readonly assigned: number; // that were given work
   readonly learningRate: number;
   readonly validationPerplexity: number | null; // of the last evaluation
   readonly etaSeconds: number;

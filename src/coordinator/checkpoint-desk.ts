@@ -23,10 +23,13 @@ import {
   openCheckpoint,
   openNewestCheckpoint,
   pruneCheckpoints,
+  removeCheckpoint,
+  verifyCheckpoint,
   readRunFacts,
   type CheckpointInfo,
   type OpenCheckpoint,
 } from './store/checkpoint.ts';
+import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
 
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
@@ -51,7 +54,10 @@ export class CheckpointDesk {
   #pending: Promise<unknown> = Promise.resolve();
   #reportedMs = 0;
   #newest: NewestCheckpoint;
-  #failure: string | null = null;
+  #failure: { readonly step: number; readonly text: string } | null = null;
+
+  /** Steps of the checkpoints that were read back and are whole. */
+  readonly #verified = new Set<number>();
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
@@ -66,7 +72,7 @@ export class CheckpointDesk {
 
   /** Why the last one asked for could not be written; null when it could. */
   get failure(): string | null {
-    return this.#failure;
+    return this.#failure?.text ?? null;
   }
 
   /** Opens the files of a checkpoint, then asks the trainer for its state. */
@@ -88,7 +94,7 @@ export class CheckpointDesk {
       try {
         await begun;
       } catch (error) {
-        if (this.#job === job) this.#failed(step, error);
+        if (this.#job === job) await this.#failed(job, error);
       }
     });
     this.#ask(job, session, false);
@@ -147,7 +153,7 @@ export class CheckpointDesk {
   acceptEnd(session: Session): void {
     const { trainerId } = session;
     const job = this.#jobOf(session);
-    session.uploadsOwed--;
+    session.uploadsOwed.shift();
     const intake = job?.intakeOf(trainerId);
     if (job === null || intake === undefined) return;
     if (!intake.isComplete) {
@@ -158,10 +164,10 @@ export class CheckpointDesk {
   }
 
   /** Seals the checkpoint: everything that is waited for is here. */
-  write({ trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
+  write({ trainerIds, weightsSha256 }: Extract<Effect, { type: 'writeCheckpoint' }>): void {
     const job = this.#job;
     this.#job = null;
-    if (job !== null) void this.#track(() => this.#store(job, trainerIds));
+    if (job !== null) void this.#track(() => this.#store(job, trainerIds, weightsSha256));
   }
 
   /** Deletes what was sent so far; what is being sealed is written all the same. */
@@ -183,7 +189,7 @@ export class CheckpointDesk {
     session.enqueue(async () => {
       // The checkpoint may have been given up while the files were being made.
       if (!(await job.isBegun) || this.#job !== job) return;
-      session.uploadsOwed++;
+      session.uploadsOwed.push(job);
       session.connection.send({
         kind: 'snapshotRequest',
         step: job.step,
@@ -195,22 +201,29 @@ export class CheckpointDesk {
 
   /** What a trainer sends is for; null: for a checkpoint that was given up. @throws ProtocolError unless it was asked */
   #jobOf({ uploadsOwed }: Session): CheckpointJob | null {
-    if (uploadsOwed === 0) {
+    const [first] = uploadsOwed;
+    if (first === undefined) {
       const text = 'a snapshot that was not asked for';
       throw new ProtocolError(CLOSE_CODES.UNEXPECTED_MESSAGE.code, text);
     }
     // A trainer answers one request after the other, each with one SnapshotEnd.
-    return uploadsOwed === 1 ? this.#job : null;
+    return first === this.#job ? first : null;
   }
 
   /** Must not reject: nobody may be waiting. */
-  async #store(job: CheckpointJob, trainerIds: readonly string[]): Promise<void> {
+  async #store(
+    job: CheckpointJob,
+    trainerIds: readonly string[],
+    weightsSha256: string | null,
+  ): Promise<void> {
     const { step } = job;
     try {
-      this.#newest = await job.finish(trainerIds);
+      const written = await job.finish(trainerIds, weightsSha256);
+      await this.#verify(step);
+      this.#newest = written;
       this.#failure = null;
     } catch (error) {
-      return this.#failed(step, error);
+      return await this.#failed(job, error);
     }
     try {
       await this.#dropSuperfluous();
@@ -221,11 +234,27 @@ export class CheckpointDesk {
     this.#around.dispatch({ type: 'checkpointWritten', step });
   }
 
+  /** Reads back what was written; of a checkpoint that is not what it should be nothing is left. */
+  async #verify(step: number): Promise<void> {
+    const { checkpointsDir } = this.#run;
+    try {
+      await verifyCheckpoint(checkpointsDir, step);
+      this.#verified.add(step);
+    } catch (error) {
+      await removeCheckpoint(checkpointsDir, step).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Deletes first: the disk may be full. Records go once every checkpoint that is kept was read back. */
   async #dropSuperfluous(): Promise<void> {
     const { checkpointsDir, journal, config } = this.#run;
-    await journal.startSegment();
-    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep);
-    if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
+    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep, this.#verified);
+    try {
+      await journal.startSegment();
+    } finally {
+      if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
+    }
   }
 
   /** What cannot be deleted now goes when the run is opened next. */
@@ -243,13 +272,16 @@ export class CheckpointDesk {
     return done;
   }
 
-  #failed(step: number, error: unknown): void {
-    const reason = error instanceof Error ? error.message : String(error);
-    this.#failure = reason;
-    this.#around.onReport({
-      type: 'notice',
-      text: `the checkpoint of step ${step} could not be written: ${reason}`,
-    });
-    this.#around.dispatch({ type: 'checkpointFailed', step, reason });
+  async #failed({ step, bytes }: CheckpointJob, error: unknown): Promise<void> {
+    const text = error instanceof Error ? error.message : String(error);
+    const isFirst = this.#failure?.step !== step;
+    this.#failure = { step, text };
+    if (isFirst) {
+      const told = `the checkpoint of step ${step} could not be written: ${text}; the journal has its steps`;
+      this.#around.onReport({ type: 'notice', text: told });
+    }
+    const full = isDiskFull(error);
+    const reason = full ? await describeFullDisk(error, this.#run.checkpointsDir, bytes) : text;
+    this.#around.dispatch({ type: 'checkpointFailed', step, reason, isDiskFull: full });
   }
 }

@@ -29,6 +29,11 @@ export class CheckpointJob {
     return this.#contents.facts.step;
   }
 
+  /** Of what all trainers share, but for its headers. */
+  get bytes(): number {
+    return this.#contents.shared.reduce((sum, { totalBytes }) => sum + totalBytes, 0);
+  }
+
   get sequence(): number {
     return this.#contents.facts.sequence;
   }
@@ -63,15 +68,18 @@ export class CheckpointJob {
     this.#intakes.set(trainerId, intake);
   }
 
-  /** Seals it with what these trainers keep of their gradients; if that fails nothing of it is left. */
-  async finish(trainerIds: readonly string[]): Promise<CheckpointInfo> {
+  /**
+   * Seals it with what these trainers keep of their gradients; if that fails nothing of it is left.
+   * @throws CheckpointError if the weights have not the hash that was told
+   */
+  async finish(trainerIds: readonly string[], weightsSha256: string | null = null): Promise<CheckpointInfo> {
     const writer = await this.#begun;
     try {
       const sent = trainerIds.flatMap((trainerId) => this.#intakes.get(trainerId) ?? []);
       for (const intake of sent) await intake.flushed();
       await this.#settled();
       const kept = trainerIds.filter((trainerId) => this.#intakes.get(trainerId)?.hasLocal === true);
-      return await writer.finish(this.#contents.facts, kept);
+      return await writer.finish(this.#contents.facts, kept, weightsSha256);
     } catch (error) {
       await this.abandon();
       throw error;

@@ -14,8 +14,8 @@ import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
-import { agreedHash } from './core/divergence.ts';
 import { advance, initialState } from './core/advance.ts';
+import { pauseOf } from './core/pause.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
@@ -26,10 +26,12 @@ import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
 import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
+import { RunClock } from './run-clock.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
+import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -66,6 +68,8 @@ class Coordinator {
   readonly #doorkeeper: Doorkeeper;
   readonly #options: CoordinatorOptions;
   readonly #clock = systemClock;
+  /** Of the core. */
+  readonly #runClock = new RunClock(systemClock);
   readonly #spillFile: SpillFile;
   readonly #steps: StepDesk;
   readonly #evaluations: EvaluationDesk;
@@ -75,14 +79,15 @@ class Coordinator {
   readonly #traffic: Traffic;
   readonly #logNote: ChangeLogger;
   readonly #logWaiting: ChangeLogger;
+  readonly #logPause: ChangeLogger;
   readonly #facts: Fact[] = [];
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
   #state: RunState;
-  /** The newest record until it is announced. */
+  /** The newest record, from its sealing until it is announced or given up; with who took part if it is an update. */
   #record: SealedRecord | null = null;
+  #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
   #ticker: NodeJS.Timeout | null = null;
-  #lastNotice = '';
   #isDispatching = false;
   #isEnding = false;
 
@@ -94,14 +99,20 @@ class Coordinator {
     const { logger, onReport } = options;
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset.validation?.count ?? 0);
-    this.#state = initialState(plan, { ...run.start, checkpointedStep: run.newestCheckpoint.step, nowMs });
+    this.#state = initialState(plan, {
+      ...run.start,
+      checkpointedStep: run.newestCheckpoint.step,
+      nowMs: this.#runClock.nowMs(),
+    });
     const dispatch: Dispatch = (fact) => this.#dispatch(fact);
     const onFailure = (error: unknown): void => this.#fail(error);
     this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
     this.#traffic = new Traffic(shape.slots);
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(logger, 'run.waiting');
-    this.#spillFile = new SpillFile(dirname(run.checkpointsDir));
+    this.#logPause = createChangeLogger(logger, 'run.paused', 'warn');
+    const logFull = createChangeLogger(logger, 'staging.full', 'warn');
+    this.#spillFile = new SpillFile(dirname(run.checkpointsDir), logFull);
     const earlyUpdate = {
       place: (step: number) => this.#nextPlace(step),
       send: (first: number, frames: readonly Uint8Array[]) => this.#sendAhead(first, frames),
@@ -156,7 +167,10 @@ class Coordinator {
         this.#options.logger.info('certificates.renewed', {}, 'new certificates are in use');
       },
     });
-    this.#ticker = setInterval(() => this.#dispatch({ type: 'ticked' }), TICK_INTERVAL_MS);
+    this.#ticker = setInterval(() => {
+      this.#metrics.retry(this.#clock.nowMs());
+      this.#dispatch({ type: 'ticked' });
+    }, TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
     return {
       url: this.#server.url,
@@ -174,10 +188,11 @@ class Coordinator {
     this.#isDispatching = true;
     try {
       for (let next = this.#facts.shift(); next !== undefined; next = this.#facts.shift()) {
-        const event = { ...next, nowMs: this.#clock.nowMs() } as Event;
+        const event = { ...next, nowMs: this.#runClock.nowMs() } as Event;
+        const isPaused = pauseOf(this.#state) !== undefined;
         const { state, effects, note } = advance(this.#state, event);
         this.#state = state;
-        if (note !== undefined) this.#tell(note);
+        if (note !== undefined) this.#tell(note, isPaused);
         for (const effect of effects) this.#perform(effect);
       }
     } catch (error) {
@@ -188,14 +203,16 @@ class Coordinator {
   }
 
   /** A note goes to the log when it changes, and to the trainers when they wait for something. */
-  #tell(note: string): void {
+  #tell(note: string, wasPaused: boolean): void {
+    const isPaused = wasPaused || pauseOf(this.#state) !== undefined;
     const isWaiting = this.#state.phase.phase === 'waiting';
-    (isWaiting ? this.#logWaiting : this.#logNote)(note);
-    if (!isWaiting || note === this.#lastNotice) return;
-    this.#lastNotice = note;
+    (isPaused ? this.#logPause : isWaiting ? this.#logWaiting : this.#logNote)(note);
+    if (!isWaiting && !isPaused) return;
     for (const session of this.#trainers.sessions()) {
       // A notice goes ahead of what is queued: before the Welcome it would be the first message.
-      if (session.liveSequence !== null) session.send({ kind: 'notice', text: note });
+      if (session.liveSequence === null || session.lastNotice === note) continue;
+      session.lastNotice = note;
+      session.send({ kind: 'notice', text: note });
     }
   }
 
@@ -210,13 +227,17 @@ class Coordinator {
       case 'assignFactors':
         return this.#assignFactors(effect);
       case 'commitBases':
-        return this.#commit('basis', effect.step, (place) => this.#steps.sealBases(place, effect));
+        return this.#commit(effect.step, (place) => this.#steps.sealBases(place, effect));
       case 'commitUpdate':
-        return this.#commit('update', effect.step, (place) => this.#steps.sealUpdate(place, effect));
+        this.#attendance = effect.attendance;
+        return this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
+      case 'retryRecord':
+        return this.#append();
       case 'discardStaged':
-        return this.#steps.discard();
+        this.#steps.discard();
+        return this.#withdrawAhead(effect.step);
       case 'rejectStep':
         return this.#rejectStep(effect);
       case 'assignEvaluation':
@@ -289,27 +310,41 @@ class Coordinator {
     session?.send({ kind: 'factorAssignment', step, round, slots, isFinal });
   }
 
-  /** Seals a record and appends it to the journal; the core hears of it once it is on disk. */
-  #commit(kind: 'basis' | 'update', step: number, seal: (place: RecordPlace) => SealedRecord): void {
-    const { journal } = this.#run;
-    const place = this.#nextPlace(step);
-    const { sequence } = place;
+  /** Seals a record and appends it to the journal. */
+  #commit(step: number, seal: (place: RecordPlace) => SealedRecord): void {
     const askedMs = this.#clock.nowMs();
-    const record = seal(place);
-    const sealedMs = this.#clock.nowMs();
-    journal.append(record.frames, { sequence, step, digest: record.commit.digest, kind }).then(
-      () => {
-        const seconds = { seal: (sealedMs - askedMs) / 1000, write: (this.#clock.nowMs() - sealedMs) / 1000 };
-        this.#options.logger.debug(
-          'record.committed',
-          { step, kind, seconds },
-          `record ${sequence} is on disk`,
-        );
-        this.#record = record;
-        this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
-      },
-      (error: unknown) => this.#fail(error),
-    );
+    const record = seal(this.#nextPlace(step));
+    this.#record = record;
+    this.#append((this.#clock.nowMs() - askedMs) / 1000);
+  }
+
+  /** Appends the record that was sealed last to the journal; the core hears how that went. */
+  #append(sealSeconds = 0): void {
+    const record = this.#record;
+    if (record === null) throw new Error('assertion failed: no record is sealed');
+    const { journal } = this.#run;
+    const { sequence, step, digest } = record.commit;
+    const kind = record.commit.record.type;
+    const askedMs = this.#clock.nowMs();
+    const committed = (): void => {
+      const seconds = { seal: sealSeconds, write: (this.#clock.nowMs() - askedMs) / 1000 };
+      this.#options.logger.debug(
+        'record.committed',
+        { step, kind, seconds },
+        `record ${sequence} is on disk`,
+      );
+      this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
+    };
+    const failed = async (error: unknown): Promise<void> => {
+      if (!isDiskFull(error)) throw error;
+      const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
+      const reason = await describeFullDisk(error, journal.path, bytes);
+      this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
+    };
+    journal
+      .append(record.frames, { sequence, step, digest, kind })
+      .then(committed, failed)
+      .catch((error: unknown) => this.#fail(error));
   }
 
   #nextPlace(step: number): RecordPlace {
@@ -363,11 +398,11 @@ class Coordinator {
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
-      // Whoever contributed to this step has told the hash of the one before.
-      stateHash: agreedHash(this.#state, step - 1),
+      stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));
-    this.#metrics.stepCommitted(step, record.commit.record, this.#server, sizes, this.#clock.nowMs());
+    const nowMs = this.#clock.nowMs();
+    this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
   }
 
@@ -418,6 +453,7 @@ class Coordinator {
     try {
       await this.#server.close(reason, text);
       await this.#checkpoints.close();
+      await this.#metrics.close();
     } finally {
       this.#spillFile.close();
       await this.#run.close();

@@ -16,6 +16,8 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     minTrainers: coordinator.min_trainers,
     maxTrainers: coordinator.max_trainers,
     stepDeadlineMs: coordinator.step_deadline_ms,
+    quorum: coordinator.quorum,
+    graceMs: coordinator.grace_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
     batchSequences: stepSequences(config),
     isAdaptive: coordinator.sharding === 'adaptive',

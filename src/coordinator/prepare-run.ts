@@ -105,7 +105,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   if (checkpoint === null) {
     throw new CheckpointError(
       run.path,
-      `${run.path} holds no checkpoint; start the run anew in another directory`,
+      `${run.path} holds no checkpoint: its start was cut off; start the run anew, here (--dir) or elsewhere`,
     );
   }
   closers.add(() => checkpoint.close()); // a second time does nothing

@@ -13,7 +13,7 @@ import { schemaHashOf } from './prepare-run.ts';
 import { CONFIG_FILE } from './store/checkpoint-format.ts';
 import { describeCheckpoint, listCheckpointSteps, openCheckpoint } from './store/checkpoint.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
-import type { AgreedHash } from './core/divergence.ts';
+import type { AgreedHash } from './core/state.ts';
 import { readMetrics } from './store/metrics-log.ts';
 import { readFrames } from './store/journal-read.ts';
 import { scanSoundPart, type RecordPlace, type SoundPart } from './store/journal-scan.ts';

@@ -4,18 +4,25 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
-import type { AgreedHash } from './core/divergence.ts';
+import type { AgreedHash, Effect } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
+import { isDiskFull } from './store/full-disk.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
 /** Weight of the newest step in the estimate of the time left. */
 const NEWEST_SHARE = 0.2;
+
+/** How often lines are tried again for which there was no room. */
+const RETRY_INTERVAL_MS = 1000;
 
 /** Totals of the sockets, all trainers together, since the process started. */
 export interface SocketTotals {
   readonly bytesReceived: number;
   readonly bytesSent: number;
 }
+
+/** Who took part in a step, for people; see core/attendance.ts. */
+export type StepAttendance = Extract<Effect, { type: 'commitUpdate' }>['attendance'];
 
 /** What a contribution of the step was, and memory, for the leak checks of long runs. */
 export interface StepSizes {
@@ -43,13 +50,19 @@ export class RunMetrics {
   #averageSeconds: number | null = null;
   #lastLoss: number | null = null;
   #validationPerplexity: number | null = null;
+  /** Lines that are not written yet, oldest first; while the disk is full they stay here. */
+  readonly #lines: { readonly log: MetricsLog; readonly line: MetricsLine }[] = [];
+  #writing: Promise<void> | null = null;
+  #triedMs = 0;
+  /** Why the line before could not be written; null: it could. */
+  #fault: string | null = null;
 
   constructor(
     totalSteps: number,
     logs: { readonly metrics: MetricsLog; readonly evaluations: MetricsLog },
     listener: {
       readonly onReport: (report: RunReport) => void;
-      /** A line could not be written. */
+      /** A line could not be written, and not for want of room. */
       readonly onFailure: (error: unknown) => void;
     },
     nowMs: number,
@@ -83,6 +96,7 @@ export class RunMetrics {
     step: number,
     update: UpdateRecord,
     totals: SocketTotals,
+    { assigned, late, waitMs }: StepAttendance,
     sizes: StepSizes,
     nowMs: number,
   ): void {
@@ -104,6 +118,12 @@ export class RunMetrics {
       bytesUp,
       bytesDown,
       trainers,
+      members: {
+        assigned,
+        delivered: update.members.map(({ trainerId }) => trainerId),
+        ...(late.length > 0 && { late }),
+      },
+      waitSeconds: waitMs / 1000,
       learningRate,
       gradientNorm,
       ...told,
@@ -124,6 +144,7 @@ export class RunMetrics {
       bytesUp,
       bytesDown,
       trainers,
+      assigned: assigned.length,
       learningRate,
       validationPerplexity: this.#validationPerplexity,
       etaSeconds: this.#averageSeconds * (this.#totalSteps - step),
@@ -139,7 +160,49 @@ export class RunMetrics {
     this.#onReport({ type: 'evaluation', step, loss, perplexity });
   }
 
+  /** To be called now and then: lines for which there was no room are tried again. */
+  retry(nowMs: number): void {
+    if (this.#lines.length === 0 || nowMs - this.#triedMs < RETRY_INTERVAL_MS) return;
+    this.#triedMs = nowMs;
+    this.#writeOn();
+  }
+
+  /** Tries a last time to write what is not written, before the files are closed. */
+  async close(): Promise<void> {
+    await this.#writing;
+    this.#writeOn();
+    await this.#writing;
+    const { length: count } = this.#lines;
+    if (count === 0) return;
+    const text = `${count} lines of ${this.#metrics.path} or beside it are not written: ${this.#fault ?? ''}`;
+    this.#onReport({ type: 'notice', text });
+  }
+
   #write(log: MetricsLog, line: MetricsLine): void {
-    log.append(line).catch(this.#onFailure);
+    this.#lines.push({ log, line });
+    this.#writeOn();
+  }
+
+  #writeOn(): void {
+    this.#writing ??= this.#writeLines().finally(() => {
+      this.#writing = null;
+      if (this.#lines.length > 0 && this.#fault === null) this.#writeOn();
+    });
+  }
+
+  async #writeLines(): Promise<void> {
+    try {
+      for (let next = this.#lines[0]; next !== undefined; next = this.#lines[0]) {
+        await next.log.append(next.line);
+        this.#lines.shift();
+      }
+      this.#fault = null;
+    } catch (error) {
+      const isKnown = this.#fault !== null;
+      this.#fault = (error as Error).message;
+      if (!isDiskFull(error)) return this.#onFailure(error);
+      if (!isKnown)
+        this.#onReport({ type: 'notice', text: `${this.#fault}; the line is kept until there is room` });
+    }
   }
 }

@@ -2,6 +2,7 @@
  * The coordinator's view of one connected trainer: its connection, how far it has been fed, and an
  * outbox that keeps everything sent to it in order even when some of it has to be read from disk.
  */
+import type { CheckpointJob } from './checkpoint-job.ts';
 import type { Connection } from './connection.ts';
 import type { Message } from '../protocol/messages.ts';
 
@@ -16,8 +17,10 @@ export class Session {
   readySequence = -1;
   /** Parts of the next record that it was sent before the record was sealed. */
   framesAhead = 0;
-  /** Snapshots that it was asked for and has not ended. */
-  uploadsOwed = 0;
+  /** What it was told last. */
+  lastNotice = '';
+  /** Of each snapshot that it was asked for and has not ended, what it is for; oldest first. */
+  readonly uploadsOwed: CheckpointJob[] = [];
   #outbox: Promise<void> = Promise.resolve();
   readonly #onFailure: (error: unknown) => void;
 

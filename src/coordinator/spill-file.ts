@@ -7,15 +7,21 @@ import { closeSync, ftruncateSync, openSync, readSync, unlinkSync, writeSync } f
 import { join } from 'node:path';
 import { explainSystemError } from '../files/system-error.ts';
 import type { StagedTensor } from './staging.ts';
+import { isDiskFull } from './store/full-disk.ts';
 
 export class SpillFile {
   readonly #path: string;
+  readonly #onFull: (text: string) => void;
   #file: number | null = null;
   #bytes = 0;
 
-  /** @param folder where there is room; nothing is made before something is put there */
-  constructor(folder: string) {
+  /**
+   * @param folder where there is room; nothing is made before something is put there
+   * @param onFull called when there is none
+   */
+  constructor(folder: string, onFull: (text: string) => void = () => {}) {
     this.#path = join(folder, `spill-${process.pid}.tmp`);
+    this.#onFull = onFull;
   }
 
   /** Bytes it holds. */
@@ -23,15 +29,22 @@ export class SpillFile {
     return this.#bytes;
   }
 
-  /** The tensor with its bytes in the file; each use of them reads them. @throws OperatingError */
-  put({ codec, bytes }: StagedTensor): StagedTensor {
+  /**
+   * The tensor with its bytes in the file; each use of them reads them. Null: the disk is full, and it has to stay
+   * where it is. @throws OperatingError
+   */
+  put({ codec, bytes }: StagedTensor): StagedTensor | null {
     const [start, { length }] = [this.#bytes, bytes];
-    const file = this.#open();
-    this.#try('write', () => {
-      for (let done = 0; done < length;) {
-        done += writeSync(file, bytes, done, length - done, start + done);
-      }
-    });
+    let file: number;
+    try {
+      file = this.#open();
+      this.#write(file, bytes, start);
+    } catch (error) {
+      if (!isDiskFull(error)) throw error;
+      this.#onFull(`${(error as Error).message}; they stay in memory`);
+      if (this.#file !== null) ftruncateSync(this.#file, start);
+      return null;
+    }
     this.#bytes += length;
     const read = (): Uint8Array => this.#read(file, start, length);
     return {
@@ -62,6 +75,14 @@ export class SpillFile {
       return file;
     });
     return this.#file;
+  }
+
+  #write(file: number, bytes: Uint8Array, start: number): void {
+    this.#try('write', () => {
+      for (let done = 0; done < bytes.length;) {
+        done += writeSync(file, bytes, done, bytes.length - done, start + done);
+      }
+    });
   }
 
   #read(file: number, start: number, length: number): Uint8Array {

@@ -157,8 +157,10 @@ export class Staging {
     const overflow = this.#overflow;
     if (overflow !== null && this.#bytesInMemory + bytes.length > overflow.maxBytes) {
       const spilled = overflow.file.put(tensor);
-      this.#pool.give([bytes], this.#pool.bytesHeld + bytes.length);
-      return spilled;
+      if (spilled !== null) {
+        this.#pool.give([bytes], this.#pool.bytesHeld + bytes.length);
+        return spilled;
+      }
     }
     this.#inMemory.add(bytes);
     this.#bytesInMemory += bytes.length;

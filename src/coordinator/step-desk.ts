@@ -247,7 +247,8 @@ export class StepDesk {
   }
 
   /** The record of the summed contributions. */
-  sealUpdate(place: RecordPlace, { step, received, shards, cursor }: EffectOf<'commitUpdate'>): SealedRecord {
+  sealUpdate(place: RecordPlace, update: Omit<EffectOf<'commitUpdate'>, 'attendance'>): SealedRecord {
+    const { step, received, shards, cursor } = update;
     const { method } = this.#config;
     const facts = {
       learningRate: this.learningRate(step),

@@ -17,7 +17,8 @@ export async function hashFile(
   const handle = await open(path, 'r');
   try {
     const hash = createHash('sha256');
-    const piece = new Uint8Array(PIECE_BYTES);
+    const { size } = await handle.stat();
+    const piece = new Uint8Array(Math.min(PIECE_BYTES, size + 1));
     let position = 0;
     for (;;) {
       const done = await readFully(handle, piece, position);
@@ -25,7 +26,7 @@ export async function hashFile(
       hash.update(bytes);
       onPiece(bytes, position);
       position += done;
-      if (done < PIECE_BYTES) return { bytes: position, sha256: hash.digest('hex') };
+      if (done < piece.length) return { bytes: position, sha256: hash.digest('hex') };
     }
   } finally {
     await handle.close();

@@ -42,8 +42,9 @@ export function momentsToSend(
 
 /**
  * What a trainer keeps of a slot after it took the means over. If all its moments came they count as T local steps.
- * A first moment that came alone is made one of as many steps as the trainer's own second moment has seen, so that
- * both go on together: zero where that is zero.
+ * A first moment that came alone is made one of as many steps as the trainer's own second moment has seen, and held
+ * within what that allows: other trainers may have had gradients where this one had none, and the root of V is
+ * divided by.
  * @param means by kind; the caller disposes them, and what of `kept` is not in the result
  */
 export function withMeans(
@@ -61,7 +62,9 @@ export function withMeans(
     const value = tf.tidy(() => {
       const moment = scaled(mean, rescaling(slot, kind, whole, count, options));
       // Of squares; whoever sent something else shall not make the others divide by the root of it.
-      return kind === 'v' ? tf.relu(moment) : moment;
+      if (kind === 'v') return tf.relu(moment);
+      const v = kept['v'];
+      return hasAll || !(v instanceof tf.Tensor) ? moment : within(moment, v, count, options);
     });
     return [kind, tf.keep(value)] as const;
   });
@@ -79,6 +82,22 @@ function rescaling(
   if (from === to || inner !== 'adamw') return 1;
   const beta = betas[kind === 'm' ? 0 : 1];
   return biasCorrection(beta, to) / biasCorrection(beta, from);
+}
+
+/** Rounding to f32 does not count as leaving the bound. */
+const SLACK = 1.001;
+
+/**
+ * M, held within what any `count` gradients with this V can have made of it:
+ * M^2 <= V (1 - b1)^2 / (1 - b2) sum_(j < count) (b1^2 / b2)^j, by Cauchy and Schwarz.
+ */
+function within(m: tf.Tensor, v: tf.Tensor, count: number, { betas }: AveragingOptions): tf.Tensor {
+  const [beta1, beta2] = betas;
+  const ratio = (beta1 * beta1) / beta2;
+  const sum = ratio === 1 ? count : biasCorrection(ratio, count) / (1 - ratio);
+  if (!Number.isFinite(sum)) return m;
+  const bound = tf.mul(tf.sqrt(v), SLACK * (1 - beta1) * Math.sqrt(sum / (1 - beta2)));
+  return tf.minimum(tf.maximum(m, tf.neg(bound)), bound);
 }
 
 function scaled(x: tf.Tensor, factor: number): tf.Tensor {

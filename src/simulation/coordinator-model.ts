@@ -6,6 +6,7 @@
 import { advance, initialState } from '../coordinator/core/advance.ts';
 import type { BasisFact } from '../coordinator/core/refresh-schedule.ts';
 import type { Effect, Event, RunPlan, RunState } from '../coordinator/core/state.ts';
+import { quorumOf } from '../coordinator/core/step-policy.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { Clock } from './clock.ts';
 import type { Dice } from './dice.ts';
@@ -34,12 +35,18 @@ export interface CoordinatorOptions {
   readonly invariants: Invariants;
   readonly tickIntervalMs: number;
   readonly pingIntervalMs: number;
+  /** What the process reads as the time. */
+  readonly readClockMs: () => number;
   /** After every event, with the state it led to. */
   readonly onState: (state: RunState) => void;
   /** When a record is on disk and the core does not know yet. */
   readonly onJournalled: () => void;
+  /** Whether the disk takes anything now. */
+  readonly hasRoom: () => boolean;
   /** Whether the disk takes this checkpoint. */
   readonly canWriteCheckpoint: () => boolean;
+  /** A trainer whose weights are wrong was alone when it gave a checkpoint: nobody can see that. */
+  readonly onUnseen: () => void;
   /** Weights of a trainer known to be wrong: its contributions cannot be checked. */
   readonly isCorrupted: (trainerId: string) => boolean;
 }
@@ -61,6 +68,10 @@ interface Peer {
   isGone: boolean;
 }
 
+function hashOf(weights: Fingerprint): string {
+  return weights.toString(16).padStart(64, '0');
+}
+
 const FEED_INTERVAL_MS = 7;
 const SYNC_MS = 4;
 
@@ -68,14 +79,20 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   const { plan, clock, network, disk, dice, invariants } = options;
   const peers = new Map<string, Peer>();
   const staging = createStaging(invariants);
-  let state = initialState(plan, disk.startingPoint(clock.nowMs(), plan));
+  let state = initialState(plan, disk.startingPoint(options.readClockMs(), plan));
   let note = '';
   /** What the sketches of the current round are multiplied with. */
   let roundFactors: Fingerprint = 0;
   let isDown = false;
+  /** When the last work was given out. */
+  let assignedAtMs = 0;
+  /** Writes the record that was made last. */
+  let write = (): void => {};
   /** Cancels the checkpoint being written. */
   let cancelWriting = (): void => {};
   let requested: Extract<Effect, { type: 'requestSnapshot' }> | null = null;
+  /** Number of the last request. */
+  let request = 0;
   /** What was sent for it, by trainer id. */
   const uploads = new Map<string, Extract<UpMessage, { type: 'snapshot' }>>();
 
@@ -86,7 +103,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     });
 
   const feed = (event: EventWithoutTime): void => {
-    const transition = advance(state, { ...event, nowMs: clock.nowMs() } as Event);
+    const transition = advance(state, { ...event, nowMs: options.readClockMs() } as Event);
     state = transition.state;
     if (transition.note !== undefined) note = transition.note;
     for (const effect of transition.effects) carryOut(effect);
@@ -140,13 +157,21 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     const { kind, step } = record;
     const { committed = null, bases = [], norms = [] } = entry;
     const ranks = bases.flatMap(({ slot, rank }) => (rank === null ? [] : [{ slot, rank }]));
-    later(SYNC_MS * dice(), () => {
-      disk.append({ ...record, ranks }, { committed, bases, norms });
-      options.onJournalled();
+    write = () => {
       later(SYNC_MS * dice(), () => {
-        feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length, bases, norms });
+        if (!options.hasRoom()) {
+          const sequence = disk.journal.length + 1;
+          feed({ type: 'recordFailed', step, kind, sequence, reason: 'the disk is full' });
+          return;
+        }
+        disk.append({ ...record, ranks }, { committed, bases, norms });
+        options.onJournalled();
+        later(SYNC_MS * dice(), () => {
+          feed({ type: 'recordCommitted', step, kind, sequence: disk.journal.length, bases, norms });
+        });
       });
-    });
+    };
+    write();
   };
 
   /** What a factorisation makes of a slot: a rank, and a likeness to the basis before; both by what was summed. */
@@ -160,6 +185,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     switch (effect.type) {
       case 'assignStep': {
         const { step, positions, refreshSlots } = effect;
+        assignedAtMs = state.nowMs;
         send(effect.trainerId, {
           type: 'assignStep',
           step,
@@ -197,6 +223,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       }
       case 'commitUpdate': {
         const { step, received, shards, cursor } = effect;
+        checkWait(effect);
         const trainerIds = received.map(({ trainerId }) => trainerId);
         const contents = shards.map((shard) => staging.contributionOf(step, shard));
         const positions = shards.flatMap((shard) => shard.positions);
@@ -212,6 +239,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
           const peer = peers.get(trainerId);
           if (status !== 'loading' && peer !== undefined) sendRecords(peer, effect.sequence);
         }
+        break;
+      case 'retryRecord':
+        write();
         break;
       case 'discardStaged':
         staging.clear();
@@ -230,12 +260,13 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         const { step, sequence } = effect;
         requested = effect;
         uploads.clear();
-        send(effect.trainerId, { type: 'requestSnapshot', step, sequence });
+        request += 1;
+        send(effect.trainerId, { type: 'requestSnapshot', step, sequence, request });
         break;
       }
       case 'requestLocalState': {
         const { step, sequence } = effect;
-        send(effect.trainerId, { type: 'requestSnapshot', step, sequence });
+        send(effect.trainerId, { type: 'requestSnapshot', step, sequence, request });
         break;
       }
       case 'writeCheckpoint':
@@ -259,6 +290,18 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       default:
         effect satisfies never;
     }
+  };
+
+  /** Without a quorum nobody is left behind before the deadline. */
+  const checkWait = ({ step, received, attendance }: Extract<Effect, { type: 'commitUpdate' }>): void => {
+    const { assigned, late } = attendance;
+    const isAnyLost = received.length + late.length < assigned.length;
+    if (late.length === 0 || isAnyLost || received.length >= quorumOf(plan, assigned.length)) return;
+    const waitedMs = state.nowMs - assignedAtMs;
+    if (waitedMs >= plan.stepDeadlineMs) return;
+    invariants.violate(
+      `step ${step} went on after ${waitedMs} ms with ${received.length} of ${assigned.length}: no quorum`,
+    );
   };
 
   /** What a trainer sends must come from the weights that it says it has. */
@@ -343,13 +386,14 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
           type: 'stateHashReceived',
           trainerId,
           step: message.step,
-          weightsSha256: message.weights.toString(16).padStart(64, '0'),
+          weightsSha256: hashOf(message.weights),
         });
         break;
       case 'snapshotPiece':
         feed({ type: 'snapshotProgressed', trainerId, step: message.step });
         break;
       case 'snapshot':
+        if (message.request !== request) break; // for a checkpoint that was given up
         if (state.checkpoint?.awaited.includes(trainerId) === true) uploads.set(trainerId, message);
         feed({ type: 'snapshotReceived', trainerId, step: message.step });
         break;
@@ -358,7 +402,8 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     }
   };
 
-  const writeCheckpoint = ({ step, trainerIds }: Extract<Effect, { type: 'writeCheckpoint' }>): void => {
+  const writeCheckpoint = (effect: Extract<Effect, { type: 'writeCheckpoint' }>): void => {
+    const { step, trainerIds, weightsSha256 } = effect;
     const asked = requested;
     const snapshot = asked === null ? undefined : uploads.get(asked.trainerId)?.state;
     const locals = new Map(
@@ -374,10 +419,19 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         `the snapshot of step ${step} is of record ${snapshot.sequence}, not ${asked.sequence}`,
       );
     }
+    const isAlone = (state.hashes?.step === step ? state.hashes.byTrainer.length : 0) < 2;
     cancelWriting = later(20 + 80 * dice(), () => {
-      if (!options.canWriteCheckpoint()) {
-        feed({ type: 'checkpointFailed', step, reason: 'no space is left' });
+      const isDiskFull = !options.hasRoom();
+      if (isDiskFull || !options.canWriteCheckpoint()) {
+        feed({ type: 'checkpointFailed', step, reason: 'no space is left', isDiskFull });
         return;
+      }
+      if (weightsSha256 !== null && weightsSha256 !== hashOf(snapshot.model)) {
+        feed({ type: 'checkpointFailed', step, reason: 'the weights are not those that were told of' });
+        return;
+      }
+      if (isAlone && disk.stateAfter(snapshot.sequence)?.weights !== snapshot.weights) {
+        return options.onUnseen();
       }
       const { cursor, refreshedStep, bases } = asked;
       disk.writeCheckpoint({ state: snapshot, cursor, refreshedStep, bases, locals });

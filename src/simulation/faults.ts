@@ -13,9 +13,20 @@ export type FaultKind =
   | { readonly type: 'crashTrainer'; readonly trainerId: string; readonly backAfterMs: number }
   /** Only what is on disk is left. `afterJournal`: a record is on disk and nobody knows yet. */
   | { readonly type: 'crashCoordinator'; readonly backAfterMs: number; readonly isAfterJournal: boolean }
+  /** The clock that the coordinator reads is that much ahead from now on, or behind. */
+  | { readonly type: 'jumpClock'; readonly byMs: number }
+  /** It takes that many times as long for what it computes. */
+  | {
+      readonly type: 'slowTrainer';
+      readonly trainerId: string;
+      readonly factor: number;
+      readonly durationMs: number;
+    }
   /** It computes nothing, though its connection is alive. */
   | { readonly type: 'freezeTrainer'; readonly trainerId: string; readonly durationMs: number }
   | { readonly type: 'cut'; readonly trainerId: string; readonly durationMs: number }
+  /** A link that breaks and is back, again and again. */
+  | { readonly type: 'flap'; readonly trainerId: string; readonly times: number; readonly periodMs: number }
   | { readonly type: 'isolate'; readonly trainerId: string; readonly durationMs: number }
   | {
       readonly type: 'delay';
@@ -42,28 +53,37 @@ export type FaultKind =
   | { readonly type: 'loseTokens'; readonly trainerId: string }
   /** The disk has no space for the next checkpoint. */
   | { readonly type: 'failCheckpoint' }
+  /** The disk has no room for anything. */
+  | { readonly type: 'fillDisk'; readonly durationMs: number }
   /** A trainer that was not there from the start. */
   | { readonly type: 'join'; readonly trainerId: string }
+  /** Another process with the id of one that is there: the newer one is to win. */
+  | { readonly type: 'secondProcess'; readonly trainerId: string }
   /** It leaves for good. */
   | { readonly type: 'leave'; readonly trainerId: string };
 
 export type Fault = FaultKind & { readonly when: FaultTime };
 export type FaultType = FaultKind['type'];
 
-/** Those that chance may choose: without a majority of sound trainers corruptState cannot be told from them. */
-export const RANDOM_FAULT_TYPES: readonly FaultType[] = [
+export const FAULT_TYPES: readonly FaultType[] = [
   'crashTrainer',
   'crashCoordinator',
+  'jumpClock',
+  'slowTrainer',
   'freezeTrainer',
   'cut',
+  'flap',
   'isolate',
   'delay',
   'drop',
   'duplicate',
   'reorder',
+  'corruptState',
   'loseTokens',
   'failCheckpoint',
+  'fillDisk',
   'join',
+  'secondProcess',
   'leave',
 ];
 
@@ -77,15 +97,15 @@ const PHASES: readonly Phase['phase'][] = [
   'finishing',
 ];
 
-/** A random choice of faults for these trainers. At most one of them leaves for good. */
+/** A random choice of faults for these trainers. At most one of them leaves for good, and at most one goes wrong. */
 export function randomFaults(seed: number, trainerIds: readonly string[], count: number): readonly Fault[] {
   const dice = createDice(seed, 'faults');
   const faults: Fault[] = [];
   let next = 0;
   while (faults.length < count) {
-    const type = pick(dice, RANDOM_FAULT_TYPES);
-    if (type === 'leave' && (trainerIds.length < 2 || faults.some((fault) => fault.type === 'leave')))
-      continue;
+    const type = pick(dice, FAULT_TYPES);
+    const isOnce = type === 'leave' || type === 'corruptState';
+    if (isOnce && (trainerIds.length < 2 || faults.some((fault) => fault.type === type))) continue;
     const trainerId = type === 'join' ? `late-${next++}` : pick(dice, trainerIds);
     // Who leaves before the first step is missed for ever: the run waits for startTrainers.
     const when = type === 'leave' ? ({ phase: 'collecting', step: 2 } as const) : randomTime(dice);
@@ -112,6 +132,17 @@ function randomKind(dice: Dice, type: FaultType, trainerId: string): FaultKind {
     case 'cut':
     case 'isolate':
       return { type, trainerId, durationMs };
+    case 'slowTrainer':
+      return { type, trainerId, durationMs, factor: 2 + Math.floor(dice() * 60) };
+    case 'flap':
+      return {
+        type,
+        trainerId,
+        times: 2 + Math.floor(dice() * 5),
+        periodMs: 50 + Math.floor(dice() * 1_500),
+      };
+    case 'jumpClock':
+      return { type, byMs: Math.round((dice() - 0.4) * 10_000) };
     case 'delay':
       return { type, trainerId, durationMs, extraMs: Math.floor(dice() * 1_500) };
     case 'drop':
@@ -121,9 +152,12 @@ function randomKind(dice: Dice, type: FaultType, trainerId: string): FaultKind {
     case 'corruptState':
     case 'loseTokens':
     case 'join':
+    case 'secondProcess':
     case 'leave':
       return { type, trainerId };
     case 'failCheckpoint':
       return { type };
+    case 'fillDisk':
+      return { type, durationMs };
   }
 }

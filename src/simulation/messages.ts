@@ -48,7 +48,10 @@ export interface SlotRank {
 export interface SimulatedState {
   readonly step: number;
   readonly sequence: number;
+  /** All of it: weights, moments, bases. */
   readonly weights: Fingerprint;
+  /** The weights alone, which is what a StateHash is of. */
+  readonly model: Fingerprint;
   readonly digest: string;
   /** What the shapes of its bases are, as text: `4:2 5:6`; contributions have them too. */
   readonly shapes: string;
@@ -60,6 +63,7 @@ export function applyRecord(state: SimulatedState, record: SimulatedRecord): Sim
     step: record.kind === 'update' ? record.step : state.step,
     sequence: record.sequence,
     weights: fold(state.weights, record.content),
+    model: record.kind === 'update' ? fold(state.model, record.content) : state.model,
     digest: record.digest,
     shapes: shapesAfter(state.shapes, record.ranks),
   };
@@ -131,6 +135,7 @@ export type UpMessage =
   | {
       readonly type: 'snapshot';
       readonly step: number;
+      readonly request: number;
       readonly state: SimulatedState;
       readonly local: LocalSteps;
     };
@@ -165,7 +170,13 @@ export type DownMessage =
     }
   | { readonly type: 'rejectStep'; readonly step: number }
   | { readonly type: 'assignEvaluation'; readonly step: number; readonly sequences: readonly number[] }
-  | { readonly type: 'requestSnapshot'; readonly step: number; readonly sequence: number };
+  | {
+      readonly type: 'requestSnapshot';
+      readonly step: number;
+      readonly sequence: number;
+      /** Which one: real connections keep the order, so that each end of a snapshot answers the oldest request. */
+      readonly request: number;
+    };
 
 /** Tokens of a sequence; a few have none at all. */
 export function tokensOf(position: number): number {

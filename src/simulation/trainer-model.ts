@@ -36,6 +36,8 @@ export interface TrainerOptions {
   readonly invariants: Invariants;
   readonly hashEvery: number;
   readonly msPerSequence: number;
+  /** How many times as long everything takes now. */
+  readonly slowness: () => number;
   readonly tickIntervalMs: number;
   readonly heartbeatIntervalMs: number;
   readonly heartbeatTimeoutMs: number;
@@ -89,7 +91,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   });
 
   const enqueue = (connection: number | null, step: number, durationMs: number, run: () => void): void => {
-    queue.add({ connection, step, durationMs, run });
+    queue.add({ connection, step, durationMs: durationMs * options.slowness(), run });
   };
 
   const reportApplied = (): void => {
@@ -120,7 +122,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
     decideLocal(record);
     if (assignment !== null && assignment.step <= record.step) assignment = null;
     if (options.hashEvery > 0 && record.step % options.hashEvery === 0) {
-      socket?.send({ type: 'stateHash', step: record.step, weights: state.weights });
+      socket?.send({ type: 'stateHash', step: record.step, weights: state.model });
     }
   };
 
@@ -159,8 +161,9 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
   };
 
   /** Whether the trainer has the weights it is spoken to about. If not, a message got lost: it joins again. */
-  const isAt = (connection: number, step: number, sequence = 0): boolean => {
-    if (state?.step === step && state.sequence >= sequence) return true;
+  const isAt = (connection: number, step: number, sequence = 0, isExact = false): boolean => {
+    const isThere = state?.step === step && state.sequence >= sequence;
+    if (isThere && (!isExact || state?.sequence === sequence)) return true;
     const text = `the state is that of step ${state?.step}, record ${state?.sequence}; not ${step}, ${sequence}`;
     tell({ type: 'messageRefused', connection, reason: 'INTERNAL_ERROR', text });
     return false;
@@ -211,14 +214,15 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
         break;
       }
       case 'requestSnapshot': {
-        const { step } = message;
+        const { step, request } = message;
         enqueue(connection, step, 1, () => {
-          if (state === null || !isAt(connection, step)) return;
+          if (state === null || !isAt(connection, step, message.sequence, true)) return;
           const [copy, kept] = [state, local];
+          answer(connection, { type: 'stateHash', step, weights: state.model });
           answer(connection, { type: 'snapshotPiece', step });
           // The upload goes on beside the steps.
           later(60 + 200 * dice(), () =>
-            answer(connection, { type: 'snapshot', step, state: copy, local: kept }),
+            answer(connection, { type: 'snapshot', step, request, state: copy, local: kept }),
           );
         });
         break;
@@ -360,7 +364,7 @@ export function startTrainer(options: TrainerOptions): SimulatedTrainer {
     },
     corrupt() {
       if (state === null) return;
-      state = { ...state, weights: (state.weights ^ 1) >>> 0 };
+      state = { ...state, weights: (state.weights ^ 1) >>> 0, model: (state.model ^ 1) >>> 0 };
       isCorrupted = true;
     },
     loseTokens() {

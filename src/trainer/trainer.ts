@@ -64,6 +64,8 @@ class Trainer {
   /** Committed steps and records in the replica. */
   #step = 0;
   #sequence = 0;
+  /** The step whose hash was told on this connection; -1: none was. */
+  #toldStep = -1;
   readonly #locals = new LocalStates();
   #work: Work | null = null;
   /** Spent on the work so far. */
@@ -148,6 +150,7 @@ class Trainer {
     const run = understand(welcome);
     if ('fault' in run) return this.#link.refuse('SCHEMA_MISMATCH', run.fault);
     this.#dropWork();
+    this.#toldStep = -1;
     this.#run = run;
     this.#keepTensors(run.snapshot);
     this.#link.accept(run.shape.sizes);
@@ -247,9 +250,7 @@ class Trainer {
     // Counted here, between steps, where nothing but the state should exist.
     this.#link.setActivity({ tensorCount: this.#engine.tf.memory().numTensors });
     this.#activity(`step ${step} applied`);
-    if (step % config.method.update_proj_gap === 0) {
-      this.#link.send({ kind: 'stateHash', step, weightsSha256: replica.weightsSha256() });
-    }
+    if (step % config.method.update_proj_gap === 0) this.#tellHash();
     this.#times.mark('appliedMs', nowMs());
   }
 
@@ -281,6 +282,7 @@ class Trainer {
         if (this.#work?.task.step === message.step) this.#dropWork();
         return;
       case 'notice':
+        this.#options.logger.info('coordinator.notice', {}, message.text);
         this.#activity(message.text);
         return;
     }
@@ -380,6 +382,7 @@ class Trainer {
     if (sequence !== this.#sequence) {
       return this.#link.spoiled(`the state of record ${sequence} was asked for at record ${this.#sequence}`);
     }
+    this.#tellHash();
     const locals = this.#locals.clone(replica.slots);
     const [values, first] = isLocalOnly
       ? [locals, stateTensors(replica.slots).length]
@@ -390,6 +393,14 @@ class Trainer {
       upload.cancel();
       this.#options.logger.warn('snapshot.failed', { step }, String(error));
     });
+  }
+
+  /** Once a step. */
+  #tellHash(): void {
+    const step = this.#step;
+    if (step === this.#toldStep) return;
+    this.#toldStep = step;
+    this.#link.send({ kind: 'stateHash', step, weightsSha256: this.#running().replica.weightsSha256() });
   }
 
   #output(step: number): StepOutput {

@@ -197,6 +197,7 @@ export const STEP: StepReport = {
   tokensPerSecond: 812.4,
   bytesUp: 1_234_567,
   bytesDown: 1_198_000,
+  assigned: 2,
   trainers: 2,
   learningRate: 0.01,
   validationPerplexity: 210.4,

@@ -23,9 +23,15 @@ test('the status line tells step, losses, speed, bytes, trainers and time left',
 
 test('the status line leaves out what is not known yet and, at the end, the time left', (t) => {
   t.is(
-    statusLine({ ...STEP, step: 60, validationPerplexity: null, trainers: 1 }),
+    statusLine({ ...STEP, step: 60, validationPerplexity: null, trainers: 1, assigned: 1 }),
     'step 60/60 · loss 5.12 · 812 tok/s · 1.2 MB up 1.2 MB down per step · 1 trainer',
   );
+});
+
+test('trainers that were given work and did not deliver are missing from all that were', (t) => {
+  const report = { ...STEP, trainers: 2, assigned: 3 };
+  t.regex(statusLine(report), / · 2 of 3 trainers · /);
+  t.regex(stepLine(report), / {2}trainers 2\/3 {2}/);
 });
 
 test('the plain line is ASCII with a name before each value', (t) => {

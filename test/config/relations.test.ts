@@ -84,6 +84,26 @@ const RULES: readonly BrokenRule[] = [
     mended: ['method={preset: parity, refresh: {oversample: 4, type: sketch}}'],
   },
   {
+    title: 'a grace is for those who are not waited for',
+    broken: ['coordinator.grace_ms=500'],
+    field: 'coordinator.grace_ms',
+    words: /coordinator\.grace_ms is 500; it is used only with a coordinator\.quorum other than all/,
+    mended: ['coordinator.grace_ms=500', 'coordinator.quorum=75%'],
+  },
+  {
+    title: 'a grace ends before the deadline',
+    broken: ['coordinator.quorum=2', 'coordinator.step_deadline_ms=9000'],
+    field: 'coordinator.grace_ms',
+    words: /at most coordinator\.step_deadline_ms \(9000\)/,
+    mended: ['coordinator.quorum=2', 'coordinator.step_deadline_ms=0'],
+  },
+  {
+    title: 'a quorum is no more than there may be',
+    broken: ['coordinator.quorum=65'],
+    field: 'coordinator.quorum',
+    mended: ['coordinator.quorum=64'],
+  },
+  {
     title: 'full rank has no bases',
     broken: ['method={name: full, basis: random}'],
     field: 'method.basis',

@@ -65,7 +65,7 @@ test('what the file says wins over its preset, a list as a whole', (t) => {
   t.is(method.rank, 5);
   t.is(method.scale, 0.2);
   t.deepEqual(method.param_groups, [{ match: ['lm_head'], scale: 2 }]);
-  t.deepEqual([optimizer.lr, [...optimizer.betas]], [0.5, [0.9, 0.999]]);
+  t.deepEqual([optimizer.lr, [...optimizer.betas]], [0.5, [0.5, 0.999]]);
   t.deepEqual({ ...wire }, { codec: 'int8', update_codec: 'f32', overlap: 'exact' });
 });
 

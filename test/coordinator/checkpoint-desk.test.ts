@@ -48,9 +48,15 @@ async function startDesk(
   const facts: Fact[] = [];
   const awaited = new Set<string>();
   const received: string[] = [];
+  const told: { weightsSha256: string | null } = { weightsSha256: null };
   const lose = (trainerId: string): void => {
     if (!awaited.delete(trainerId) || awaited.size > 0) return;
-    desk.write({ type: 'writeCheckpoint', step: STEP, trainerIds: received });
+    desk.write({
+      type: 'writeCheckpoint',
+      step: STEP,
+      trainerIds: received,
+      weightsSha256: told.weightsSha256,
+    });
   };
   const desk = new CheckpointDesk(run as unknown as PreparedRun, {
     dispatch: (fact) => {
@@ -97,7 +103,7 @@ async function startDesk(
     const flushed = (): Promise<void> => new Promise((resolve) => session.enqueue(resolve));
     return { sent, request, requestLocal, flushed, send, end };
   };
-  return { desk, facts, checkpointsDir, joining, lose };
+  return { desk, facts, checkpointsDir, joining, lose, told };
 }
 
 test('a trainer is asked for its state and what it sends becomes the newest checkpoint', async (t) => {
@@ -115,6 +121,24 @@ test('a trainer is asked for its state and what it sends becomes the newest chec
   );
   t.deepEqual(await readdir(checkpointsDir), ['step-000003']);
   t.regex(desk.newest.path, /step-000003$/);
+});
+
+test('weights that are not those whose hash was told make no checkpoint', async (t) => {
+  const { desk, facts, checkpointsDir, joining, told } = await startDesk(t);
+  told.weightsSha256 = 'ab'.repeat(32);
+  const a = joining('a');
+  a.request();
+  await a.flushed();
+  for (const part of UPLOAD) a.send(part);
+  a.end();
+  await desk.close();
+  const failed = facts.at(-1);
+  t.is(failed?.type, 'checkpointFailed');
+  t.regex(
+    desk.failure!,
+    /the weights that came for step 3 are not those that were told of: .*, not abababab$/,
+  );
+  t.deepEqual(await readdir(checkpointsDir), ['step-000001']);
 });
 
 test('a trainer lost while the files are being made leaves none, and its heir is asked all the same', async (t) => {
@@ -311,6 +335,24 @@ test('what is not what a trainer keeps, or comes twice or unasked, is refused, a
   await desk.close();
   t.is(facts.at(-1)?.type, 'checkpointWritten');
   t.deepEqual(await readdir(join(checkpointsDir, 'step-000003', 'feedback')), ['b.safetensors']);
+});
+
+test('the end of what was asked for before is not taken for that of a request that is yet to be sent', async (t) => {
+  const { desk, facts, joining } = await startDesk(t);
+  const [a, b] = [joining('a'), joining('b')];
+  a.request();
+  b.requestLocal();
+  await b.flushed();
+  void desk.abandon();
+  // The files of the next one are being made: b has not been asked yet, and answers what it was asked before.
+  b.request();
+  b.end();
+  await b.flushed();
+  for (const part of UPLOAD) b.send(part);
+  b.end();
+  await desk.close();
+  t.is(facts.at(-1)?.type, 'checkpointWritten');
+  t.is(b.sent.length, 2);
 });
 
 test('what is still on its way for a checkpoint that was given up does not spoil the next one of the same step', async (t) => {

@@ -3,9 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { SpillFile } from '../../src/coordinator/spill-file.ts';
-import { Staging } from '../../src/coordinator/staging.ts';
+import { Staging, type StagedTensor } from '../../src/coordinator/staging.ts';
 import { OperatingError } from '../../src/errors.ts';
 import { contributionBytes } from '../../src/protocol/slot-sizes.ts';
+import { smallDisk } from '../helpers/small-disk.ts';
 import { contributionOf, tinyRun } from './tiny-run.ts';
 
 const RUN = tinyRun();
@@ -18,12 +19,19 @@ function folderOf(t: ExecutionContext): string {
   return folder;
 }
 
+/** Puts a tensor there, for which there is room. */
+function put(file: SpillFile, tensor: StagedTensor): StagedTensor {
+  const put = file.put(tensor);
+  if (put === null) throw new Error('the disk is full');
+  return put;
+}
+
 test('tensors come back as they were put, and the file has no name that could be left behind', (t) => {
   const folder = folderOf(t);
   const file = new SpillFile(folder);
   t.teardown(() => file.close());
   const tensors = [1, 1000, 65_536].map((length, i) =>
-    file.put({ codec: 'int8', bytes: Uint8Array.from({ length }, (_, j) => (i + j) % 251) }),
+    put(file, { codec: 'int8', bytes: Uint8Array.from({ length }, (_, j) => (i + j) % 251) }),
   );
   t.is(file.bytes, 1 + 1000 + 65_536);
   t.deepEqual(readdirSync(folder), []);
@@ -33,7 +41,7 @@ test('tensors come back as they were put, and the file has no name that could be
   }
   file.clear();
   t.is(file.bytes, 0);
-  t.deepEqual([...file.put({ codec: 'f32', bytes: Uint8Array.of(7, 8) }).bytes], [7, 8]);
+  t.deepEqual([...put(file, { codec: 'f32', bytes: Uint8Array.of(7, 8) }).bytes], [7, 8]);
 });
 
 test('a folder that cannot be written to is named, with the field that sent the tensors there', (t) => {
@@ -42,6 +50,30 @@ test('a folder that cannot be written to is named, with the field that sent the 
     instanceOf: OperatingError,
   });
   t.regex(error!.message, /cannot make .*missing.*coordinator\.staging_memory.*ENOENT/);
+});
+
+test('contributions stay in memory when the disk is full, which is said, and the step goes on', (t) => {
+  const disk = smallDisk(t, 8);
+  if (disk === null) return;
+  const told: string[] = [];
+  const file = new SpillFile(disk, (text) => told.push(text));
+  t.teardown(() => file.close());
+  const staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, { maxBytes: 0, file });
+  staging.open({ step: 5, round: 0 });
+  for (const trainerId of ['a', 'b']) {
+    for (const part of contributionOf(RUN, 5, trainerId)) staging.accept(trainerId, part);
+  }
+  const { memory, file: spilled } = staging.bytesStaged;
+  t.is(memory + spilled, 2 * contributionBytes(shape.sizes));
+  t.true(memory > 0 && spilled > 0, `${memory} in memory, ${spilled} in the file`);
+  t.regex(told.join('\n'), /cannot write .*: no space left on the disk \(ENOSPC\); they stay in memory/);
+  for (const trainerId of ['a', 'b']) {
+    const tensors = staging.take(trainerId, 'contribution', ALL);
+    for (const { tensor, payload } of contributionOf(RUN, 5, trainerId)) {
+      t.deepEqual(tensors.get(tensor)?.bytes.slice(), payload);
+    }
+  }
+  staging.close();
 });
 
 test('contributions beyond the memory allowed are in the file, are the same, and go with the step', (t) => {

@@ -2,7 +2,6 @@
  * What a user can get wrong, by real processes: each mistake gets a message that names it, an exit code
  * of docs/cli.md, and costs nothing that was there before. A start that failed can be repeated.
  */
-import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
@@ -28,6 +27,7 @@ import type { HelloMessage } from '../../src/protocol/messages.ts';
 import { PROTOCOL_VERSIONS } from '../../src/protocol/version.ts';
 import { Galore, TEST_TEXT, TestRun, galore, temporaryFolder, tinyConfig } from '../helpers/galore.ts';
 import { galoreHere } from '../helpers/here.ts';
+import { resizeDisk, smallDisk } from '../helpers/small-disk.ts';
 
 const BAD_INPUT = 2;
 const CANNOT_CONTINUE = 3;
@@ -150,27 +150,6 @@ async function endsWell(t: ExecutionContext, url: string, command: Galore, run: 
   t.is(trainer.code, 0, trainer.output);
   t.is(await command.exited, 0, command.output);
   t.is((await run.inspect()).step, 3);
-}
-
-/** A small file system of its own; null, with the reason printed, where none can be mounted. */
-function smallDisk(t: ExecutionContext, kilobytes: number): string | null {
-  const path = mkdtempSync(join(temporaryFolder(t), 'disk-'));
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${kilobytes}k`, 'tmpfs', path], { stdio: 'pipe' });
-  } catch (error) {
-    t.log(`skipped: no small file system can be mounted here: ${String(error)}`);
-    t.pass();
-    return null;
-  }
-  t.teardown(() => execFileSync('umount', [path]));
-  return path;
-}
-
-/** Takes up space until it is deleted. */
-function padding(disk: string, kilobytes: number): string {
-  const path = join(disk, 'padding');
-  writeFileSync(path, new Uint8Array(kilobytes * 1024));
-  return path;
 }
 
 test.serial(
@@ -445,73 +424,6 @@ test.serial('a training that diverges says so and what to change, and keeps its 
 });
 
 test.serial(
-  'a run that fills the disk ends with the file and what is kept, and goes on when there is space',
-  async (t) => {
-    const disk = smallDisk(t, 1500);
-    if (disk === null) return;
-    const space = padding(disk, 500);
-    const config = configWith({ steps: 60 });
-    const straight = await new TestRun(t, { ...config, steps: 12 }).trainHere(1);
-    const run = new TestRun(t, config);
-    const dir = join(disk, 'run');
-    const full = await galore(t, 'train', run.configPath, '--dir', dir, '--trainers', '1');
-    t.is(full.code, CANNOT_CONTINUE, full.output);
-    says(
-      t,
-      full.output,
-      /error: cannot append (record \d+ )?to \S+: no space left on the disk \(ENOSPC\); every committed step is kept\n/,
-      /to go on: \S*.*galore(\.js)? resume /,
-    );
-    const steps = [...full.output.matchAll(/^step (\d+)\/60/gm)].map(([, step]) => Number(step));
-    t.true(steps.length > 2 && steps.length < 12, full.output);
-
-    const files = contentOf(dir);
-    const again = await galore(t, 'resume', dir, '--stop-at', '12');
-    t.is(again.code, CANNOT_CONTINUE, again.output);
-    says(t, again.output, /no space left on the disk \(ENOSPC\)/);
-    const { 'metrics.jsonl': _, ...kept } = files;
-    t.like(contentOf(dir), kept);
-
-    rmSync(space);
-    execFileSync('mount', ['-o', 'remount,size=4000k', disk]);
-    const resumed = await galore(t, 'resume', dir, '--stop-at', '12');
-    t.is(resumed.code, 0, resumed.output);
-    t.regex(resumed.output, new RegExp(`^step ${steps.at(-1)! + 1}/60|^step ${steps.at(-1)! + 2}/60`, 'm'));
-    const weights = (output: string): string =>
-      (JSON.parse(output) as { weightsSha256: string }).weightsSha256;
-    const inspected = await galore(t, 'inspect', dir, '--json');
-    t.is(weights(inspected.output), (await straight.inspect()).weightsSha256, 'it is not the same training');
-  },
-);
-
-test.serial(
-  'a finished run without space for its last checkpoint is no success; resume makes the checkpoint',
-  async (t) => {
-    const disk = smallDisk(t, 900);
-    if (disk === null) return;
-    const space = padding(disk, 240);
-    const run = new TestRun(t, configWith({ steps: 3 }));
-    const dir = join(disk, 'run');
-    const full = await galore(t, 'train', run.configPath, '--dir', dir, '--trainers', '1');
-    t.is(full.code, CANNOT_CONTINUE, full.output);
-    says(
-      t,
-      full.output,
-      /error: there is no checkpoint of step 3: cannot write \S+: no space left on the disk \(ENOSPC\); 3 of 3 steps are kept\n/,
-      /to go on: .*resume /,
-    );
-    t.notRegex(full.output, /^done:|to try it/m);
-    t.deepEqual(readdirSync(join(dir, 'checkpoints')), ['step-000000']);
-    rmSync(space);
-    execFileSync('mount', ['-o', 'remount,size=4000k', disk]);
-    const resumed = await galore(t, 'resume', dir);
-    t.is(resumed.code, 0, resumed.output);
-    t.regex(resumed.output, /^done: 3 steps/m);
-    t.true(readdirSync(join(dir, 'checkpoints')).includes('step-000003'));
-  },
-);
-
-test.serial(
   'a new run on a full disk leaves nothing behind, and the same command works when there is space',
   async (t) => {
     // Not enough for the run directory, for the first checkpoint, for the token cache.
@@ -536,7 +448,7 @@ test.serial(
       t.deepEqual(Object.keys(contentOf(disk)), []);
       t.false(existsSync(join(disk, 'runs')), 'an empty folder was left');
       if (kilobytes !== 60) continue; // that the same command works then is the same for all three
-      execFileSync('mount', ['-o', 'remount,size=8000k', disk]);
+      resizeDisk(disk, 8000);
       const { code, output } = await galoreHere(...args);
       t.is(code, 0, output);
     }

@@ -47,6 +47,9 @@ test.serial('a slot whose bases hardly change is refreshed less often, also afte
   const run = await stoppedAndResumed(t, tinyConfig(TEST_TEXT, { ...SHORT, steps: 9, method }), 1);
   // Bases in steps 1 to 6, when five similarities are known, and 8; then the gap is 4.
   t.is((await run.inspect()).journal.records, 9 + 7);
+  // With a gap of 1 every step's hash is told, in the line of the next; of step 3 a process knew that has ended.
+  const told = run.metrics.flatMap(({ stateHash }) => stateHash?.step ?? []);
+  t.deepEqual(told, [1, 2, 4, 5, 6, 7, 8]);
 });
 
 test.serial('cosine bases are chosen in one round', async (t) => {

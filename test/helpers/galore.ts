@@ -21,6 +21,13 @@ export interface Metric {
   readonly bytesUp: number;
   readonly bytesDown: number;
   readonly trainers: number;
+  readonly members: {
+    readonly assigned: readonly string[];
+    readonly delivered: readonly string[];
+    readonly late?: readonly string[];
+  };
+  readonly waitSeconds: number;
+  readonly stateHash?: { readonly step: number; readonly weightsSha256: string; readonly trainers: number };
   readonly meanRank: number;
   readonly payloadNumbers: number;
   readonly coordinatorResidentBytes: number;
@@ -59,11 +66,19 @@ export class Galore {
     reject: (error: Error) => void;
   }[] = [];
 
-  constructor(t: ExecutionContext, args: readonly string[]) {
-    this.child = spawn(process.execPath, [join(ROOT, 'bin', 'galore.js'), ...args], {
+  /** @param program another one that takes the same arguments */
+  constructor(
+    t: ExecutionContext,
+    args: readonly string[],
+    {
+      program = 'bin/galore.js',
+      environment = {},
+    }: { program?: string; environment?: NodeJS.ProcessEnv } = {},
+  ) {
+    this.child = spawn(process.execPath, [join(ROOT, program), ...args], {
       cwd: ROOT,
       // As for the trainers it starts (launch-process.ts): a coordinator cannot set it for itself.
-      env: { MALLOC_ARENA_MAX: '2', ...process.env },
+      env: { MALLOC_ARENA_MAX: '2', ...process.env, ...environment },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {

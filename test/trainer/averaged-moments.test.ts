@@ -220,6 +220,23 @@ test('a first moment that comes alone goes with the second moment that a trainer
   t.true(Math.abs(some![0] - (2 * (1 - 0.9 ** 5)) / (1 - 0.9 ** 12)) < 1e-6);
 });
 
+test('a first moment that comes alone is held within what some gradients with that second moment can have made', (t) => {
+  // Gradients in the ratio b1 / b2 from one to the next make the most of it, by the equality of Cauchy and Schwarz.
+  const [b1, b2] = OPTIONS.betas;
+  const gradients = Array.from({ length: 12 }, (_, i) => (b1 / b2) ** (12 - i));
+  const m = gradients.reduce((sum, g) => b1 * sum + (1 - b1) * g, 0);
+  const v = gradients.reduce((sum, g) => b2 * sum + (1 - b2) * g * g, 0);
+  const kept = { m: tf.zeros([6]), v: tf.tensor1d([v, v, v, v, 0, 0]), count: tf.tensor1d([12]) };
+  const means = new Map([['m', tf.tensor1d([m, -m, 1.5 * m, -9 * m, m, 0])] as const]);
+  const held = withMeans({ ...SLOT, shape: [6] }, kept, means, 3, OPTIONS)['m'] as Tensor;
+  const want = [m, -m, m, -m, 0, 0];
+  t.true(
+    [...held.dataSync()].every((value, i) => Math.abs(value - want[i]!) <= 1.1e-3 * m),
+    held.toString(),
+  );
+  t.deepEqual([...held.dataSync().slice(0, 2)], [...Float32Array.of(m, -m)], 'what is possible stays');
+});
+
 test('a second moment below zero counts as zero', (t) => {
   const means = new Map([['m', tf.tensor1d([1, 1])] as const, ['v', tf.tensor1d([-4, 4])] as const]);
   const { v, count } = withMeans(SLOT, { ...momentsOf(3, 0), count: tf.tensor1d([0]) }, means, 2, OPTIONS);

@@ -3,9 +3,16 @@
  * in words, why nothing happens. Pure: no clock, no sockets, no files. This file deals with what is the
  * same in every phase and hands the rest to the phase's own file. See docs/coordinator-core.md.
  */
-import { advanceCheckpoint, dropStalledUploader, loseUploader, settleCheckpoint } from './checkpointing.ts';
+import { NOBODY } from './attendance.ts';
+import {
+  advanceCheckpoint,
+  dropStalledUploader,
+  loseUploader,
+  releaseLate,
+  settleCheckpoint,
+} from './checkpointing.ts';
 import { advanceCollecting } from './collecting.ts';
-import { advanceCommitting } from './committing.ts';
+import { advanceCommitting, stopCommitting } from './committing.ts';
 import { forgetHash, receiveHash } from './divergence.ts';
 import {
   begin,
@@ -60,7 +67,10 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     hasStarted: false,
     isResumed: from.sequence > 0,
     resumeAtMs: null,
+    attendance: NOBODY,
     hashes: null,
+    agreed: null,
+    hasTied: false,
   };
 }
 
@@ -114,6 +124,7 @@ function route(draft: Draft, event: Event): Draft {
       return advancePhase(draft, event);
     case 'factorReceived':
     case 'recordCommitted':
+    case 'recordFailed':
       return advancePhase(draft, event);
     default:
       return event satisfies never;
@@ -146,7 +157,7 @@ function advancePhase(draft: Draft, event: PhaseEvent): Draft {
 
 /** What follows from where the event has left us: trainers to take out, a checkpoint, the next step, the end. */
 function settle(draft: Draft): Draft {
-  let next = loseExpelled(draft);
+  let next = loseExpelled(releaseLate(draft));
   const isWriting = next.state.phase.phase === 'committing';
   if (next.state.isHurried && !isWriting) return endRun(next);
   if (next.state.phase.phase !== 'finishing') next = settleCheckpoint(next);
@@ -185,7 +196,7 @@ function stop(draft: Draft): Draft {
     case 'collecting':
       return abandonStep(stopping, phase.step, 'stopped');
     case 'committing':
-      return remark(stopping, `stopping: the ${phase.kind} of step ${phase.step} is being written`);
+      return stopCommitting(stopping, phase);
     case 'evaluating':
       return abandonEvaluation(stopping, phase);
     default:
@@ -209,8 +220,8 @@ function refuseNumbers(
 }
 
 function afterTheEnd(draft: Draft, event: Event): Draft {
-  if (event.type === 'recordCommitted')
-    return shellFault('a record was committed after the run had finished');
+  if (event.type === 'recordCommitted' || event.type === 'recordFailed')
+    return shellFault('a record was written after the run had finished');
   const { phase } = draft.state;
   const isOver = phase.phase === 'finished' && phase.outcome === 'completed';
   if (event.type === 'trainerJoined') {

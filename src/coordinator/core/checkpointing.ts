@@ -1,10 +1,23 @@
 /**
  * Checkpoints beside the steps: one trainer uploads the state that all share, and each what it alone has, while
- * all go on. One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint
- * is complete without the local state of a trainer that is gone.
+ * all go on. All who are asked tell the hash of their weights, so that what is uploaded is what the others have.
+ * One at a time; a lost uploader is replaced, and the newer state is taken then. A checkpoint is complete
+ * without the local state of a trainer that is gone.
  */
-import { emit, expel, patch, plural, readyTrainers, remark, type Draft, type EventOf } from './draft.ts';
-import type { CheckpointJob, Effect } from './state.ts';
+import { endComparison, expectHashes, hashToldBy } from './divergence.ts';
+import {
+  emit,
+  enter,
+  expel,
+  patch,
+  plural,
+  readyTrainers,
+  remark,
+  type Draft,
+  type EventOf,
+} from './draft.ts';
+import { CHECKPOINT_GAPS, pauseAfter } from './pause.ts';
+import type { CheckpointJob, Effect, TrainerState } from './state.ts';
 
 /** An uploader of which no piece arrives for this long is dropped; it may be busy with a step before the first. */
 export const SNAPSHOT_STALL_MS = 600_000;
@@ -38,14 +51,16 @@ export function settleCheckpoint(draft: Draft): Draft {
 /** Asks this trainer for its state as it is after the last record, and the others for what they alone have. */
 export function requestCheckpoint(draft: Draft, trainerId: string): Draft {
   const { plan, trainers, step, sequence, cursor, refreshedStep, bases, nowMs } = draft.state;
-  // One that is lagging has its local state, too; one that is loading is not asked: it may yet get one.
-  const asked = trainers
-    .filter((trainer) => trainer.trainerId === trainerId || trainer.status !== 'loading')
+  const isAsked = ({ status }: TrainerState): boolean =>
+    // One that is lagging has its local state, too; one that is loading is not asked: it may yet get one.
+    plan.hasLocalState ? status !== 'loading' : plan.hashEvery > 0 && status === 'ready';
+  const awaited = trainers
+    .filter((trainer) => trainer.trainerId === trainerId || isAsked(trainer))
     .map((trainer) => trainer.trainerId);
-  const awaited = plan.hasLocalState ? asked : [trainerId];
   const job = { step, trainerId, status: 'requested', awaited, received: [], progressedMs: nowMs } as const;
+  const begun = plan.hashEvery > 0 ? expectHashes(draft, awaited) : draft;
   return emit(
-    patch(draft, { checkpoint: job, isCheckpointDue: false }),
+    patch(begun, { checkpoint: job, isCheckpointDue: false }),
     { type: 'requestSnapshot', trainerId, step, sequence, cursor, refreshedStep, bases },
     ...awaited
       .filter((other) => other !== trainerId)
@@ -79,7 +94,15 @@ export function advanceCheckpoint(draft: Draft, event: CheckpointEvent): Draft {
     case 'checkpointFailed': {
       const { step, reason } = event;
       if (job?.step !== step) return remark(draft, `the checkpoint of step ${step} was given up; ignored`);
-      return remark(patch(draft, { checkpoint: null }), `the checkpoint of step ${step} failed: ${reason}`);
+      const failed = remark(
+        patch(draft, { checkpoint: null }),
+        `the checkpoint of step ${step} failed: ${reason}`,
+      );
+      const { phase, isStopping, nowMs } = draft.state;
+      // The steps go on without a checkpoint; the end of the run waits for its own.
+      if (event.isDiskFull !== true || phase.phase !== 'finishing' || isStopping) return failed;
+      const pause = pauseAfter(phase.pause, reason, nowMs, CHECKPOINT_GAPS);
+      return enter(failed, { ...phase, tried: [], pause });
     }
     default:
       return event satisfies never;
@@ -91,8 +114,26 @@ function awaitOthers(draft: Draft, job: CheckpointJob, trainerId: string): Draft
   const awaited = job.awaited.filter((other) => other !== trainerId);
   if (awaited.length > 0) return patch(draft, { checkpoint: { ...job, awaited } });
   const { step, received: trainerIds } = job;
-  const writing = patch(draft, { checkpoint: { ...job, awaited, status: 'writing' } });
-  return emit(writing, { type: 'writeCheckpoint', step, trainerIds });
+  const compared = endComparison(draft, step);
+  if (compared.state.checkpoint === null) return compared; // the uploader's weights are wrong
+  const writing = patch(compared, { checkpoint: { ...job, awaited, status: 'writing' } });
+  const weightsSha256 = hashToldBy(writing.state, job.trainerId, step);
+  return emit(writing, { type: 'writeCheckpoint', step, trainerIds, weightsSha256 });
+}
+
+/**
+ * Who was left behind is not waited for if there is nothing of its own to be had of it, and another has told the
+ * hash of its weights.
+ */
+export function releaseLate(draft: Draft): Draft {
+  const { checkpoint, plan, trainers } = draft.state;
+  if (plan.hasLocalState || checkpoint?.status !== 'requested') return draft;
+  if (!checkpoint.received.some((trainerId) => trainerId !== checkpoint.trainerId)) return draft;
+  const late = trainers.find(
+    ({ trainerId, status }) =>
+      status === 'lagging' && trainerId !== checkpoint.trainerId && checkpoint.awaited.includes(trainerId),
+  );
+  return late === undefined ? draft : releaseLate(awaitOthers(draft, checkpoint, late.trainerId));
 }
 
 /** A lost trainer can finish no upload. What has arrived whole is written all the same. */
@@ -100,7 +141,7 @@ export function loseUploader(draft: Draft, trainerId: string): Draft {
   const { checkpoint } = draft.state;
   if (checkpoint?.awaited.includes(trainerId) !== true) return draft;
   if (checkpoint.trainerId !== trainerId) {
-    const text = `the checkpoint of step ${checkpoint.step} goes without the local state of ${trainerId}`;
+    const text = `the checkpoint of step ${checkpoint.step} goes without what ${trainerId} has`;
     return awaitOthers(remark(draft, text), checkpoint, trainerId);
   }
   const abandoned = emit(draft, { type: 'abandonCheckpoint', step: checkpoint.step });

@@ -1,14 +1,14 @@
 /**
- * The contributions of a step come in. It commits when every remaining member's is here, or at the
- * deadline with those that are; what is not used goes back to the cursor.
+ * The contributions of a step come in. It commits when every remaining member's is here, or with those that
+ * are when the others are waited for no longer (step-policy.ts); what is not used goes back to the cursor.
  */
 import { membersOf, spendPositions } from './assignment.ts';
+import { endWait, noteAnswer } from './attendance.ts';
 import {
   byTrainerId,
   emit,
   enter,
   isPast,
-  markLagging,
   nameSome,
   remark,
   shellFault,
@@ -18,7 +18,15 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
-import { stopClock, stopClocksLate } from './pace.ts';
+import { stopClock } from './pace.ts';
+import {
+  answersIn,
+  deadlineAfterAnswer,
+  leaveBehind,
+  stepQuorum,
+  whyOver,
+  type Wait,
+} from './step-policy.ts';
 import { abandonStep, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
@@ -29,7 +37,15 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
-      return settleContributions(stopClock(draft, trainerId), { ...phase, received }, 'lost');
+      const wait = waitOf(draft, phase);
+      const deadlineMs = deadlineAfterAnswer(
+        draft.state,
+        wait,
+        answersIn(phase.received),
+        answersIn(received),
+      );
+      const noted = stopClock(noteAnswer(draft), trainerId);
+      return settleContributions(noted, { ...phase, received, deadlineMs }, 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
@@ -43,31 +59,38 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      const missing = missingFrom(phase.shards, phase.received);
-      if (isPast(draft.state, phase.deadlineMs)) {
-        const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
-        const note = `step ${phase.step}: the deadline passed without ${nameSome(missing)}`;
-        const late = stopClocksLate(markLagging(draft, missing), missing);
-        return settleContributions(remark(late, note), { ...phase, shards }, 'late');
-      }
+      if (isPast(draft.state, phase.deadlineMs)) return settleContributions(draft, phase, 'late');
       const { step, received, shards } = phase;
+      const missing = missingFrom(shards, received);
       return remark(
         draft,
         `step ${step}: ${received.length} of ${membersOf(shards).length} contributions are here; waiting for ${nameSome(missing)}`,
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was collecting`);
     default:
       return event satisfies never;
   }
 }
 
-/** Once every remaining member's contribution is there: sum and journal them. */
+function waitOf({ state }: Draft, { deadlineMs, shards }: PhaseOf<'collecting'>): Wait {
+  return { deadlineMs, quorum: stepQuorum(state, membersOf(shards).length) };
+}
+
+/** Once every remaining member's contribution is there, or the others are waited for no longer: sum and journal them. */
 function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 'lost' | 'late'): Draft {
   const { step, shards } = phase;
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  if (missingFrom(shards, phase.received).length > 0) return enter(draft, phase);
+  const missing = missingFrom(shards, phase.received);
+  if (missing.length > 0) {
+    if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
+    const why = whyOver(draft.state, waitOf(draft, phase), answersIn(phase.received), missing);
+    const left = remark(leaveBehind(draft, missing), `step ${step}: ${why}`);
+    const others = shards.filter((shard) => !missing.includes(shard.trainerId));
+    return settleContributions(left, { ...phase, shards: others }, 'late');
+  }
   if (totalTokens(phase.received) === 0) {
     return abandonStep(draft, step, 'fruitless');
   }
@@ -77,5 +100,8 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   const { cursor: before, plan } = draft.state;
   const cursor = spendPositions(before, plan.batchSequences, positions);
   const committing = { phase: 'committing', step, kind: 'update', shards, received, cursor } as const;
-  return emit(enter(draft, committing), { type: 'commitUpdate', step, received, shards: used, cursor });
+  const ended = enter(endWait(draft), committing);
+  const { assigned, late, waitMs } = ended.state.attendance;
+  const attendance = { assigned, late, waitMs };
+  return emit(ended, { type: 'commitUpdate', step, received, shards: used, cursor, attendance });
 }

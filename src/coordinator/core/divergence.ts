@@ -1,18 +1,37 @@
 /**
  * Comparison of the trainers' weight hashes. All trainers apply the same bytes, so after the same step
  * their weights have the same hash; one that differs has lost its way (bad memory, another build) and
- * must join again without its state.
+ * must join again without its state. Nothing becomes a checkpoint that was not compared with all who are there.
+ * See docs/coordinator-core.md, "Drift".
  */
 import { byTrainerId, emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
+import type { AgreedHash } from './state.ts';
 
 type Hashes = NonNullable<Draft['state']['hashes']>;
 
-/** After an update that asks for hashes: those who get its record live are to report. */
+/** After an update. If it asks for hashes those who get its record live are to report. */
 export function announceUpdate(draft: Draft): Draft {
-  const { plan, step, trainers } = draft.state;
-  if (plan.hashEvery === 0 || step % plan.hashEvery !== 0) return draft;
+  const { plan, step, trainers, hashes } = draft.state;
+  // Whoever contributed to this step has told the hash of the one before.
+  const noted = patch(draft, { agreed: hashes === null ? null : agreedHash(hashes) });
+  if (plan.hashEvery === 0 || step % plan.hashEvery !== 0) return noted;
   const expected = trainers.filter(({ status }) => status !== 'loading').map(({ trainerId }) => trainerId);
-  return patch(draft, { hashes: { step, expected, byTrainer: [] } });
+  return expectHashes(noted, expected);
+}
+
+/** These are asked for the hash of the weights after the last step. A comparison of an earlier step ends here. */
+export function expectHashes(draft: Draft, trainerIds: readonly string[]): Draft {
+  const { step, hashes } = draft.state;
+  if (hashes?.step !== step) {
+    return patch(judge(draft, true), { hashes: { step, expected: trainerIds, byTrainer: [] } });
+  }
+  const expected = [...new Set([...hashes.expected, ...trainerIds])];
+  return patch(draft, { hashes: { ...hashes, expected } });
+}
+
+/** The hashes of this step are compared as they are, for no more are waited for. */
+export function endComparison(draft: Draft, step: number): Draft {
+  return draft.state.hashes?.step === step ? judge(draft, true) : draft;
 }
 
 export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): Draft {
@@ -33,18 +52,17 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   return judge(patch(draft, { hashes: { ...hashes, byTrainer } }));
 }
 
-/** A hash that all trainers of a step have reported. */
-export interface AgreedHash {
-  readonly step: number;
-  readonly weightsSha256: string;
-  readonly trainers: number;
+/** What was reported, if all who did say the same. */
+export function agreedHash(hashes: Hashes): AgreedHash | null {
+  const [group, other] = groupByHash(hashes);
+  if (group === undefined || other !== undefined) return null;
+  return { step: hashes.step, weightsSha256: group.hash, trainers: group.trainerIds.length };
 }
 
-/** What was reported of the weights after `step`, if all who did say the same. */
-export function agreedHash({ hashes }: Pick<Draft['state'], 'hashes'>, step: number): AgreedHash | null {
-  const [group, other] = hashes?.step === step ? groupByHash(hashes) : [];
-  if (group === undefined || other !== undefined) return null;
-  return { step, weightsSha256: group.hash, trainers: group.trainerIds.length };
+/** What a trainer has told of the weights after a step; null: nothing. */
+export function hashToldBy({ hashes }: Draft['state'], trainerId: string, step: number): string | null {
+  if (hashes?.step !== step) return null;
+  return hashes.byTrainer.find((report) => report.trainerId === trainerId)?.weightsSha256 ?? null;
 }
 
 /** A trainer that is gone neither counts nor is waited for: it may come back with another state. */
@@ -57,31 +75,58 @@ export function forgetHash(draft: Draft, trainerId: string): Draft {
 }
 
 /**
- * Once the outcome cannot change any more (all have reported, or more than half agree) the trainers
- * outside the largest group go. Of equally large groups the one with the lowest trainer id counts.
+ * Once the outcome cannot change any more (all have reported, or more than half agree, or no more are waited for)
+ * the trainers outside the largest group go. Of groups of one size none is believed: all go, for what is true is
+ * what the journal makes of the newest checkpoint. If that does not bring them together either they compute
+ * differently, and the group with the lowest trainer id counts: the run would not get on otherwise.
  */
-function judge(draft: Draft): Draft {
-  const { hashes } = draft.state;
+function judge(draft: Draft, isFinal: boolean = false): Draft {
+  const { hashes, hasTied } = draft.state;
   if (hashes === null) return draft;
   const groups = groupByHash(hashes);
-  const [largest, ...others] = groups;
-  if (largest === undefined || others.length === 0) return draft;
+  const [largest, second] = groups;
+  if (largest === undefined) return draft;
   const reported = hashes.byTrainer.length;
   const pending = hashes.expected.filter((trainerId) => !hasReported(hashes, trainerId)).length;
-  if (pending > 0 && 2 * largest.trainerIds.length <= reported + pending) {
+  if (second === undefined) return pending === 0 && reported > 1 ? patch(draft, { hasTied: false }) : draft;
+  if (!isFinal && pending > 0 && 2 * largest.trainerIds.length <= reported + pending) {
     return remark(
       draft,
       `the hashes of step ${hashes.step} differ; ${pending} more are awaited before one is dropped`,
     );
   }
-  let next = draft;
-  for (const { hash, trainerIds } of others) {
-    for (const trainerId of trainerIds) {
-      const text = `the weights after step ${hashes.step} differ: ${hash.slice(0, 8)} here, ${largest.hash.slice(0, 8)} on ${plural(largest.trainerIds.length, 'trainer')}`;
-      next = expel(distrustUpload(next, trainerId), trainerId, 'STATE_DIVERGED', text);
-    }
+  const isTie = second.trainerIds.length === largest.trainerIds.length;
+  if (isTie && !hasTied) {
+    const text = `the weights after step ${hashes.step} differ, and no majority tells whose are right: all begin again from the newest checkpoint and the journal`;
+    return dismiss(patch(draft, { hasTied: true }), groups, () => text);
   }
-  return next;
+  const again = isTie ? ' again, though all had begun anew: they compute differently' : '';
+  const here = largest.hash.slice(0, 8);
+  return dismiss(
+    draft,
+    groups.filter((group) => group !== largest),
+    ({ hash }) =>
+      `the weights after step ${hashes.step} differ${again}: ${hash.slice(0, 8)} here, ${here} on ${plural(largest.trainerIds.length, 'trainer')}`,
+  );
+}
+
+/** These join again without their state. */
+function dismiss(draft: Draft, groups: readonly HashGroup[], textOf: (group: HashGroup) => string): Draft {
+  return groups.reduce(
+    (next, group) =>
+      group.trainerIds.reduce(
+        (after, trainerId) =>
+          expel(distrustUpload(after, trainerId), trainerId, 'STATE_DIVERGED', textOf(group)),
+        next,
+      ),
+    draft,
+  );
+}
+
+/** Trainers that have told the same hash. */
+interface HashGroup {
+  readonly hash: string;
+  readonly trainerIds: readonly string[];
 }
 
 /** What a diverged trainer uploaded must not become a checkpoint. */
@@ -93,7 +138,7 @@ function distrustUpload(draft: Draft, trainerId: string): Draft {
 }
 
 /** Largest first, then by lowest trainer id. */
-function groupByHash({ byTrainer }: Hashes): { hash: string; trainerIds: string[] }[] {
+function groupByHash({ byTrainer }: Hashes): HashGroup[] {
   const groups = new Map<string, string[]>();
   for (const { trainerId, weightsSha256 } of byTrainer) {
     const group = groups.get(weightsSha256);

@@ -33,6 +33,7 @@ export type PhaseEvent = EventOf<
   | 'contributionReceived'
   | 'evaluationReceived'
   | 'recordCommitted'
+  | 'recordFailed'
   | 'ticked'
 >;
 /** A result a trainer sends for a step. */
@@ -97,15 +98,6 @@ export function readyTrainers(state: RunState): readonly string[] {
   return state.trainers.filter((trainer) => trainer.status === 'ready').map((trainer) => trainer.trainerId);
 }
 
-/** These missed a deadline: no work for them until they are heard from. */
-export function markLagging(draft: Draft, trainerIds: readonly string[]): Draft {
-  return trainerIds.reduce(
-    (next, trainerId) =>
-      patchTrainer(next, trainerId, { status: 'lagging', laggingSinceMs: draft.state.nowMs }),
-    draft,
-  );
-}
-
 /** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */
 export function markHeard(draft: Draft, trainerId: string): Draft {
   return findTrainer(draft.state, trainerId)?.status === 'lagging' ? becomeReady(draft, trainerId) : draft;
@@ -129,19 +121,6 @@ export function byTrainerId(a: { readonly trainerId: string }, b: { readonly tra
 
 export function totalTokens(received: readonly Received[]): number {
   return received.reduce((sum, { tokens }) => sum + tokens, 0);
-}
-
-/** How long the coordinator waits for trainers; 0: for ever. Doubled each time the step was abandoned. */
-export function waitMs(state: RunState): number {
-  return state.plan.stepDeadlineMs * 2 ** Math.min(state.attempts, MAX_DEADLINE_DOUBLINGS);
-}
-
-/** A run whose deadline is too short for all of its trainers gets on all the same, after a few tries. */
-export const MAX_DEADLINE_DOUBLINGS = 6;
-
-export function deadlineMs(state: RunState): number | null {
-  const durationMs = waitMs(state);
-  return durationMs === 0 ? null : state.nowMs + durationMs;
 }
 
 export function isPast(state: RunState, momentMs: number | null): boolean {

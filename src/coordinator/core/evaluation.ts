@@ -1,16 +1,14 @@
 /**
- * The held-out loss after a step, measured by the ready trainers. A lost trainer's part goes to
- * another; at the deadline the result is reported over what arrived.
+ * The held-out loss after a step, measured by the ready trainers. The part of one that is lost, or late after a
+ * quorum, goes to another; at the deadline the result is reported over what arrived.
  */
 import { membersOf } from './assignment.ts';
 import { scheduleCheckpoint } from './checkpointing.ts';
 import {
   byTrainerId,
-  deadlineMs,
   emit,
   enter,
   isPast,
-  markLagging,
   nameSome,
   plural,
   readyTrainers,
@@ -24,6 +22,7 @@ import {
 import { refuseBreach, refuseWork } from './late.ts';
 import { shardAmongReady } from './pace.ts';
 import type { Effect, RunPlan, Shard } from './state.ts';
+import { deadlineAfterAnswer, deadlineMs, leaveBehind, quorumOf, whyOver, type Wait } from './step-policy.ts';
 
 /** Whether the held-out loss is measured after this step. */
 export function isEvaluationDue(plan: RunPlan, step: number): boolean {
@@ -60,21 +59,20 @@ export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, ev
       if (step !== phase.step || answered === undefined) return refuseWork(draft, event);
       const shards = phase.shards.filter((shard) => shard !== answered);
       const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
-      return settleEvaluations(draft, { ...phase, shards, received });
+      const next = { ...phase, shards, received };
+      const untilMs = deadlineAfterAnswer(draft.state, waitOf(draft, phase), doneBy(phase), doneBy(next));
+      return settleEvaluations(draft, { ...next, deadlineMs: untilMs });
     }
     case 'trainerLost':
-      return dropEvaluator(draft, phase, event.trainerId);
+      return settleEvaluations(...handOn(draft, phase, event.trainerId));
     case 'sketchReceived':
     case 'factorReceived':
     case 'contributionReceived':
       // Nobody has been given the next step yet.
       return event.step > phase.step ? refuseBreach(draft, event) : refuseWork(draft, event);
     case 'ticked': {
+      if (isPast(draft.state, phase.deadlineMs)) return goOnWithoutLate(draft, phase);
       const missing = membersOf(phase.shards);
-      if (isPast(draft.state, phase.deadlineMs)) {
-        const note = `the evaluation of step ${phase.step} ends without ${nameSome(missing)}: its deadline passed`;
-        return endEvaluation(remark(markLagging(draft, missing), note), phase);
-      }
       const parts = phase.received.length + phase.shards.length;
       return remark(
         draft,
@@ -82,6 +80,7 @@ export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, ev
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was being evaluated`);
     default:
       return event satisfies never;
@@ -94,7 +93,38 @@ export function abandonEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): D
 }
 
 function settleEvaluations(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
-  return phase.shards.length > 0 ? enter(draft, phase) : endEvaluation(draft, phase);
+  if (phase.shards.length === 0) return endEvaluation(draft, phase);
+  return isPast(draft.state, phase.deadlineMs) ? goOnWithoutLate(draft, phase) : enter(draft, phase);
+}
+
+/** Trainers that have measured all that they were given. */
+function doneBy({ shards, received }: PhaseOf<'evaluating'>): number {
+  return askedOf({ shards, received }).length - membersOf(shards).length;
+}
+
+function askedOf({
+  shards,
+  received,
+}: Pick<PhaseOf<'evaluating'>, 'shards' | 'received'>): readonly string[] {
+  return membersOf([...shards, ...received]);
+}
+
+/** A quorum of those who were asked. */
+function waitOf({ state }: Draft, phase: PhaseOf<'evaluating'>): Wait {
+  return { deadlineMs: phase.deadlineMs, quorum: quorumOf(state.plan, askedOf(phase).length) };
+}
+
+/** After a quorum there are others who can measure the parts of the late ones; otherwise they are left out. */
+function goOnWithoutLate(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
+  const missing = membersOf(phase.shards);
+  const wait = waitOf(draft, phase);
+  const note = `the evaluation of step ${phase.step}: ${whyOver(draft.state, wait, doneBy(phase), missing)}`;
+  const left = remark(leaveBehind(draft, missing), note);
+  if (doneBy(phase) < wait.quorum) return endEvaluation(left, phase);
+  const renewed = { ...phase, deadlineMs: deadlineMs(draft.state) };
+  return settleEvaluations(
+    ...missing.reduce<Handed>(([next, rest], id) => handOn(next, rest, id), [left, renewed]),
+  );
 }
 
 function endEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
@@ -107,8 +137,10 @@ function endEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
   return endStep(emit(draft, { type: 'reportEvaluation', step, lossSum, tokens }));
 }
 
-/** Gives the lost trainer's open parts to the ready trainers with the fewest open sequences. */
-function dropEvaluator(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: string): Draft {
+type Handed = readonly [Draft, PhaseOf<'evaluating'>];
+
+/** Gives a trainer's open parts to the ready trainers with the fewest open sequences. */
+function handOn(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: string): Handed {
   const { step } = phase;
   const candidates = readyTrainers(draft.state);
   let shards = phase.shards.filter((shard) => shard.trainerId !== trainerId);
@@ -129,7 +161,7 @@ function dropEvaluator(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: st
       `${heir} evaluates ${plural(shard.positions.length, 'sequence')} in place of ${trainerId}`,
     );
   }
-  return settleEvaluations(next, { ...phase, shards });
+  return [next, { ...phase, shards }];
 }
 
 function leastLoaded(candidates: readonly string[], shards: readonly Shard[]): string | undefined {

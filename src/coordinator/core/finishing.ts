@@ -6,6 +6,7 @@ import { requestCheckpoint } from './checkpointing.ts';
 import {
   emit,
   enter,
+  isPast,
   nameSome,
   patch,
   remark,
@@ -15,6 +16,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { refuseWork } from './late.ts';
+import { pauseNote } from './pause.ts';
 import type { Outcome, RunState } from './state.ts';
 
 /** After a failure the last checkpoint is tried again this often. */
@@ -40,6 +42,7 @@ export function advanceFinishing(draft: Draft, phase: PhaseOf<'finishing'>, even
     case 'ticked':
       return draft;
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while the run was finishing (${phase.outcome})`);
     default:
       return event satisfies never;
@@ -56,6 +59,10 @@ export function settleFinishing(draft: Draft, phase: PhaseOf<'finishing'>): Draf
   }
   if (checkpointedStep >= step) return endRun(draft);
   const inJournal = `the checkpoint is of step ${checkpointedStep}, the journal holds the steps up to ${step}`;
+  if (phase.pause !== undefined) {
+    if (draft.state.isStopping) return endRun(remark(draft, inJournal));
+    if (!isPast(draft.state, phase.pause.retryAtMs)) return remark(draft, pauseNote(phase.pause));
+  }
   if (phase.tried.length > LAST_CHECKPOINT_RETRIES) {
     return endRun(remark(draft, `${inJournal}: ${phase.tried.length} tries failed`));
   }

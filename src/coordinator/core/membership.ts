@@ -15,12 +15,7 @@ import {
   type Draft,
   type EventOf,
 } from './draft.ts';
-
-/**
- * A lagging trainer whose connection is alive but from which no result comes for this many step
- * deadlines is made to connect anew, which clears up what it is doing.
- */
-export const LAGGING_DEADLINES = 8;
+import { laggingPatienceMs } from './step-policy.ts';
 
 /** Takes in a trainer that has passed the handshake. One with the same id has been taken out before. */
 export function admit(draft: Draft, trainerId: string): Draft {
@@ -67,7 +62,7 @@ export function markSeen(draft: Draft, trainerId: string): Draft {
 /** Drops trainers that are silent, or lagging for so long that they must have lost their way. */
 export function dropSilent(draft: Draft): Draft {
   const { trainers, plan, nowMs } = draft.state;
-  const patienceMs = plan.stepDeadlineMs * LAGGING_DEADLINES;
+  const patienceMs = laggingPatienceMs(plan);
   let next = draft;
   for (const { trainerId, lastSeenMs, laggingSinceMs } of trainers) {
     if (nowMs - lastSeenMs >= plan.heartbeatTimeoutMs) {

@@ -4,13 +4,12 @@
  * See docs/coordinator-core.md, "Refresh".
  */
 import { membersOf } from './assignment.ts';
+import { endWait, noteAnswer } from './attendance.ts';
 import {
   byTrainerId,
-  deadlineMs,
   emit,
   enter,
   isPast,
-  markLagging,
   nameSome,
   plural,
   remark,
@@ -22,8 +21,18 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
-import { stopClock, stopClocksLate } from './pace.ts';
+import { stopClock } from './pace.ts';
 import type { FactorJob } from './state.ts';
+import {
+  answersIn,
+  deadlineAfterAnswer,
+  deadlineMs,
+  leaveBehind,
+  quorumOf,
+  stepQuorum,
+  whyOver,
+  type Wait,
+} from './step-policy.ts';
 import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 
 export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, event: PhaseEvent): Draft {
@@ -35,7 +44,10 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
       const received = [...phase.received, { trainerId, tokens, lossSum: 0 }].sort(byTrainerId);
-      return settleSketches(stopClock(draft, trainerId), { ...phase, received }, 'lost');
+      const wait = sketchWait(draft, phase);
+      const untilMs = deadlineAfterAnswer(draft.state, wait, answersIn(phase.received), answersIn(received));
+      const noted = stopClock(noteAnswer(draft), trainerId);
+      return settleSketches(noted, { ...phase, received, deadlineMs: untilMs }, 'lost');
     }
     case 'trainerLost': {
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
@@ -48,14 +60,9 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
-      const missing = missingFrom(phase.shards, phase.received);
-      if (isPast(draft.state, phase.deadlineMs)) {
-        const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
-        const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without ${nameSome(missing)}`;
-        const late = stopClocksLate(markLagging(draft, missing), missing);
-        return settleSketches(remark(late, note), { ...phase, shards }, 'late');
-      }
+      if (isPast(draft.state, phase.deadlineMs)) return settleSketches(draft, phase, 'late');
       const { step, round, shards } = phase;
+      const missing = missingFrom(shards, phase.received);
       const here = membersOf(shards).length - missing.length;
       return remark(
         draft,
@@ -63,6 +70,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was sketching`);
     default:
       return event satisfies never;
@@ -79,7 +87,9 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       if (round > phase.round || own.length === 0) return refuseBreach(draft, event);
       if (own.every((job) => job.isDone)) return refuseWork(draft, event);
       const jobs = phase.jobs.map((job) => (own.includes(job) ? { ...job, isDone: true } : job));
-      return settleFactors(draft, { ...phase, jobs });
+      const [before, now] = [doneMembers(phase.jobs), doneMembers(jobs)];
+      const untilMs = deadlineAfterAnswer(draft.state, factorWait(draft, phase), before, now);
+      return settleFactors(draft, { ...phase, jobs, deadlineMs: untilMs });
     }
     case 'trainerLost':
       return dropFactorisers(draft, phase, [event.trainerId], 'lost');
@@ -92,12 +102,9 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
     case 'evaluationReceived':
       return refuseWork(draft, event);
     case 'ticked': {
+      if (isPast(draft.state, phase.deadlineMs)) return dropLateFactorisers(draft, phase);
       const open = phase.jobs.filter((job) => !job.isDone);
       const missing = membersOf(open);
-      if (isPast(draft.state, phase.deadlineMs)) {
-        const note = `step ${phase.step}: the deadline of refresh round ${phase.round} passed without the factors of ${nameSome(missing)}`;
-        return dropFactorisers(remark(markLagging(draft, missing), note), phase, missing, 'late');
-      }
       const done = phase.jobs.length - open.length;
       return remark(
         draft,
@@ -105,6 +112,7 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
       );
     }
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault(`a record was committed while step ${phase.step} was factorising`);
     default:
       return event satisfies never;
@@ -122,11 +130,22 @@ export function dealSlots(slots: readonly number[], members: readonly string[]):
     .filter((job) => job.slots.length > 0);
 }
 
-/** Once every remaining member's sketch is there: sum them and have the sums factorised. */
+function sketchWait({ state }: Draft, { deadlineMs: untilMs, shards }: PhaseOf<'sketching'>): Wait {
+  return { deadlineMs: untilMs, quorum: stepQuorum(state, membersOf(shards).length) };
+}
+
+/** Once every remaining member's sketch is there, or the others are waited for no longer: sum and factorise. */
 function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost' | 'late'): Draft {
   const { step, round, slots, shards, received } = phase;
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  if (missingFrom(shards, received).length > 0) return enter(draft, phase);
+  const missing = missingFrom(shards, received);
+  if (missing.length > 0) {
+    if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
+    const why = whyOver(draft.state, sketchWait(draft, phase), answersIn(received), missing);
+    const left = remark(leaveBehind(draft, missing), `step ${step}, refresh round ${round}: ${why}`);
+    const others = shards.filter((shard) => !missing.includes(shard.trainerId));
+    return settleSketches(left, { ...phase, shards: others }, 'late');
+  }
   if (totalTokens(received) === 0) {
     // Contributions would be as empty: the sequences are the same.
     return abandonStep(draft, step, 'fruitless');
@@ -134,7 +153,7 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
   const jobs = dealSlots(slots, membersOf(shards));
   const isFinal = round === draft.state.plan.refreshRounds;
   const weights = received.filter(({ tokens }) => tokens > 0);
-  const factorising = enter(draft, {
+  const factorising = enter(endWait(draft), {
     phase: 'factorising',
     step,
     round,
@@ -147,10 +166,32 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
   return jobs.reduce((next, job) => emit(next, assignFactors(step, round, job, isFinal)), summed);
 }
 
+/** Members that have done all of their jobs. */
+function doneMembers(jobs: readonly FactorJob[]): number {
+  const open = membersOf(jobs.filter((job) => !job.isDone));
+  return membersOf(jobs).length - open.length;
+}
+
+/** A quorum of those who have jobs, or so many that, without the others, there is still a quorum of the step. */
+function factorWait({ state }: Draft, { deadlineMs: untilMs, jobs, shards }: PhaseOf<'factorising'>): Wait {
+  const [busy, members] = [membersOf(jobs).length, membersOf(shards).length];
+  const spare = members - stepQuorum(state, members);
+  return { deadlineMs: untilMs, quorum: Math.max(quorumOf(state.plan, busy), busy - spare) };
+}
+
+function dropLateFactorisers(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
+  const missing = membersOf(phase.jobs.filter((job) => !job.isDone));
+  const why = whyOver(draft.state, factorWait(draft, phase), doneMembers(phase.jobs), missing);
+  const note = `step ${phase.step}, refresh round ${phase.round}, factors: ${why}`;
+  return dropFactorisers(remark(leaveBehind(draft, missing), note), phase, missing, 'late');
+}
+
 /** Once every job is done: the next round, or the new bases go to the journal. */
 function settleFactors(draft: Draft, phase: PhaseOf<'factorising'>): Draft {
   const { step, round, slots, shards, jobs } = phase;
-  if (jobs.some((job) => !job.isDone)) return enter(draft, phase);
+  if (jobs.some((job) => !job.isDone)) {
+    return isPast(draft.state, phase.deadlineMs) ? dropLateFactorisers(draft, phase) : enter(draft, phase);
+  }
   if (round < draft.state.plan.refreshRounds) {
     return enterSketching(draft, { step, round: round + 1, slots, shards, jobs });
   }

@@ -22,6 +22,10 @@ export interface RunPlan extends GapPlan {
   readonly minTrainers: number;
   readonly maxTrainers: number;
   readonly stepDeadlineMs: number; // 0: no deadline
+  /** As configured: how many trainers, the share of them ("75%"), or all. See step-policy.ts. */
+  readonly quorum: number | string;
+  /** How long a step waits for the others once a quorum has answered. */
+  readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
   readonly batchSequences: number;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
@@ -103,6 +107,28 @@ export interface FactorJob {
   readonly isDone: boolean;
 }
 
+/** Who was given work for a step, and who was not waited for. */
+export interface Attendance {
+  readonly step: number;
+  readonly assigned: readonly string[]; // ascending, as are those of them who were late
+  readonly late: readonly string[];
+  /** From the first answer to the last that was waited for, over the rounds that are over. */
+  readonly waitMs: number;
+  /** When the first answer of this round came. */
+  readonly firstAnswerMs: number | null;
+}
+
+/** The disk has no room for what is to be written (see pause.ts). */
+export interface Pause {
+  /** In words, with the path. */
+  readonly reason: string;
+  readonly sinceMs: number;
+  /** That have failed. */
+  readonly tries: number;
+  /** When the next one is due; null: it is under way. */
+  readonly retryAtMs: number | null;
+}
+
 /** What the run is doing. Each phase carries only what it has. */
 export type Phase =
   /** Too few trainers to go on. After a step without a single token no other is tried before `notBeforeMs`. */
@@ -143,6 +169,7 @@ export type Phase =
       readonly shards: readonly Shard[];
       readonly received: readonly Received[];
       readonly cursor: Cursor; // where the data order stands once the record is on disk
+      readonly pause?: Pause;
     }
   /** Trainers measure the held-out loss. */
   | {
@@ -157,6 +184,7 @@ export type Phase =
       readonly phase: 'finishing';
       readonly outcome: Outcome;
       readonly tried: readonly string[]; // trainers asked for the last checkpoint, in this order
+      readonly pause?: Pause;
     }
   /** Nothing more will happen. */
   | { readonly phase: 'finished'; readonly outcome: Outcome };
@@ -176,6 +204,13 @@ export interface CheckpointJob {
   readonly received: readonly string[];
   /** When it was asked for, or when the last piece of it arrived. */
   readonly progressedMs: number;
+}
+
+/** A hash of the weights after a step that all who told one told alike. */
+export interface AgreedHash {
+  readonly step: number;
+  readonly weightsSha256: string;
+  readonly trainers: number;
 }
 
 /** What a trainer says the hash of its weights is. */
@@ -217,12 +252,18 @@ export interface RunState {
   readonly isResumed: boolean;
   /** When a resumed run goes on with minTrainers, for there are so many; null: there are not. */
   readonly resumeAtMs: number | null;
+  /** Of the last step that was begun. */
+  readonly attendance: Attendance;
   /** Weight hashes reported for the last step that asked for them; `expected` had the step's record sent live. */
   readonly hashes: {
     readonly step: number;
     readonly expected: readonly string[];
     readonly byTrainer: readonly HashReport[]; // ascending trainer id
   } | null;
+  /** Of the hashes as they were when the newest update was announced; null: they differed, or nobody was asked. */
+  readonly agreed: AgreedHash | null;
+  /** At the last comparison that came to anything there was no majority, and all were made to begin anew. */
+  readonly hasTied: boolean;
 }
 
 /** Facts, in the past tense. Every one carries the time it was seen. */
@@ -269,6 +310,14 @@ export type Event = { readonly nowMs: number } &
         /** Of an update record, if the run needs them. */
         readonly norms?: readonly SlotNorm[];
       }
+    /** There was no room for the record; nothing of it is on disk. */
+    | {
+        readonly type: 'recordFailed';
+        readonly step: number;
+        readonly kind: 'basis' | 'update';
+        readonly sequence: number;
+        readonly reason: string;
+      }
     | {
         readonly type: 'evaluationReceived';
         readonly trainerId: string;
@@ -287,7 +336,13 @@ export type Event = { readonly nowMs: number } &
     /** All that the trainer was asked for arrived. */
     | { readonly type: 'snapshotReceived'; readonly trainerId: string; readonly step: number }
     | { readonly type: 'checkpointWritten'; readonly step: number }
-    | { readonly type: 'checkpointFailed'; readonly step: number; readonly reason: string }
+    | {
+        readonly type: 'checkpointFailed';
+        readonly step: number;
+        readonly reason: string;
+        /** There was no room for it, but there may be. */
+        readonly isDiskFull?: boolean;
+      }
     /** Ctrl-C, or the operator. */
     | { readonly type: 'stopRequested' }
     | { readonly type: 'ticked' }
@@ -327,21 +382,24 @@ export type Effect =
       readonly slots: readonly number[];
       readonly isFinal: boolean;
     }
-  /** Journal the bases of the last round, or that each trainer makes them; report recordCommitted. */
+  /** Journal the bases of the last round, or that each trainer makes them; report as for commitUpdate. */
   | {
       readonly type: 'commitBases';
       readonly step: number;
       readonly slots: readonly number[];
       readonly jobs: readonly FactorJob[]; // whose factors count; none: the bases are generated
     }
-  /** Sum, encode, journal, sync; report recordCommitted. */
+  /** Sum, encode, journal, sync; report recordCommitted, or recordFailed if there is no room. */
   | {
       readonly type: 'commitUpdate';
       readonly step: number;
       readonly received: readonly Received[];
       readonly shards: readonly Shard[];
       readonly cursor: Cursor;
+      readonly attendance: Pick<Attendance, 'assigned' | 'late' | 'waitMs'>; // for people
     }
+  /** Journal the record again for which there was no room; report as for commitUpdate. */
+  | { readonly type: 'retryRecord'; readonly sequence: number }
   /**
    * Bring every trainer that is not loading up to this record (those that are loading are fed from the
    * journal). One that has just become ready may lack more than this one.
@@ -377,7 +435,7 @@ export type Effect =
       readonly refreshedStep: number; // to be given back to initialState on resume, and so
       readonly bases: readonly SlotBasis[];
     }
-  /** Ask for what this trainer alone has; always after the `requestSnapshot` of the same step. */
+  /** Ask for the hash of the weights and what this trainer alone has; always after the `requestSnapshot` of the same step. */
   | {
       readonly type: 'requestLocalState';
       readonly trainerId: string;
@@ -386,9 +444,15 @@ export type Effect =
     }
   /**
    * All that is waited for is here: seal the checkpoint, with the local state of these trainers as far as they had
-   * any, and of no others; report checkpointWritten or checkpointFailed.
+   * any, and of no others, if the weights have this hash (null: nobody told one); report checkpointWritten or
+   * checkpointFailed.
    */
-  | { readonly type: 'writeCheckpoint'; readonly step: number; readonly trainerIds: readonly string[] }
+  | {
+      readonly type: 'writeCheckpoint';
+      readonly step: number;
+      readonly trainerIds: readonly string[];
+      readonly weightsSha256: string | null;
+    }
   /** The trainer that was uploading is gone: delete what was sent. */
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
   /** The trainer is forgotten already: report nothing more of this connection. */

@@ -3,13 +3,12 @@
  * not move before the update is on disk, so an abandoned step leaves nothing to undo.
  */
 import { membersOf, takePositions } from './assignment.ts';
-import { deadlineMs, emit, enter, patch, remark, waitMs, type Draft, type PhaseOf } from './draft.ts';
+import { callRoll } from './attendance.ts';
+import { emit, enter, patch, remark, type Draft, type PhaseOf } from './draft.ts';
 import { shardAmongReady, startClocks } from './pace.ts';
 import { refreshSlots } from './refresh-schedule.ts';
+import { deadlineMs, FRUITLESS_PAUSE_MS, waitMs } from './step-policy.ts';
 import type { Effect, RunPlan, RunState, Shard } from './state.ts';
-
-/** A step in which nobody had a token is not tried again for this long, unless membership changes. */
-export const FRUITLESS_PAUSE_MS = 1_000;
 
 /** Shares the next sequences out among the ready trainers and asks for the first results. */
 export function startStep(draft: Draft): Draft {
@@ -26,7 +25,7 @@ export function startStep(draft: Draft): Draft {
     refreshSlots: slots,
     waitMs: waitMs(draft.state),
   }));
-  const begun = patch(draft, { hasStarted: true });
+  const begun = callRoll(patch(draft, { hasStarted: true }), step, membersOf(shards));
   const assigned = emit(startClocks(begun, step, shards), ...assignments);
   return slots.length > 0
     ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })

@@ -4,7 +4,7 @@
 import { readyTrainers, remark, shellFault, type Draft, type PhaseEvent, type PhaseOf } from './draft.ts';
 import { enterFinishing } from './finishing.ts';
 import { refuseWork } from './late.ts';
-import { decideQuorum, limitPatience } from './quorum.ts';
+import { decideStart, limitPatience } from './step-policy.ts';
 import { startStep } from './stepping.ts';
 
 export function advanceWaiting(draft: Draft, _phase: PhaseOf<'waiting'>, event: PhaseEvent): Draft {
@@ -18,6 +18,7 @@ export function advanceWaiting(draft: Draft, _phase: PhaseOf<'waiting'>, event: 
     case 'ticked':
       return draft;
     case 'recordCommitted':
+    case 'recordFailed':
       return shellFault('a record was committed while the run was waiting');
     default:
       return event satisfies never;
@@ -36,6 +37,6 @@ export function settleWaiting(draft: Draft): Draft {
     return remark(draft, note);
   }
   const limited = limitPatience(draft);
-  const { canStart, note } = decideQuorum(limited.state);
+  const { canStart, note } = decideStart(limited.state);
   return canStart ? startStep(limited) : remark(limited, note);
 }

@@ -9,6 +9,7 @@ import { syncDirectory, writeSynced } from '../../files/atomic.ts';
 import { hashFile } from '../../files/hash-file.ts';
 import { createSafetensors, openSafetensors } from '../../files/safetensors.ts';
 import type { SafetensorsFile, SafetensorsWriter } from '../../files/safetensors.ts';
+import { CheckpointError } from '../../errors.ts';
 import { explaining, systemErrorCode } from '../../files/system-error.ts';
 import { WeightsHasher, compareNames } from '../../files/weights-hash.ts';
 import {
@@ -76,10 +77,15 @@ export interface CheckpointWriter {
   /**
    * Makes the checkpoint exist, in place of an older one of the same step, with the feedback of these trainers
    * and of no others: what else was begun is deleted.
-   * @throws DataError when bytes of a tensor are missing, OperatingError when the system refuses; in
-   * both cases call `abandon`.
+   * @param weightsSha256 what the weights must have for a hash; null: anything
+   * @throws DataError when bytes of a tensor are missing, CheckpointError when the weights have another hash,
+   * OperatingError when the system refuses; in all cases call `abandon`.
    */
-  finish(run: RunFacts, trainerIds?: readonly string[]): Promise<CheckpointInfo>;
+  finish(
+    run: RunFacts,
+    trainerIds?: readonly string[],
+    weightsSha256?: string | null,
+  ): Promise<CheckpointInfo>;
   /** Deletes what was written. Does nothing after `finish`. */
   abandon(): Promise<void>;
 }
@@ -175,13 +181,24 @@ class FolderWriter implements CheckpointWriter {
     return { write: async (index, offset, bytes) => await file.write(tensors[index]!.name, offset, bytes) };
   }
 
-  async finish(run: RunFacts, trainerIds: readonly string[] = []): Promise<CheckpointInfo> {
+  async finish(
+    run: RunFacts,
+    trainerIds: readonly string[] = [],
+    weightsSha256: string | null = null,
+  ): Promise<CheckpointInfo> {
     if (run.step !== this.step)
       throw new RangeError(`a checkpoint of step ${this.step} cannot hold step ${run.step}`);
     for (const file of this.#files.values()) await file.finish();
     await this.#finishFeedback(trainerIds);
     const path = join(this.#parent, checkpointName(this.step));
     const manifest = await explaining(`write ${path}`, this.#complete(run));
+    if (weightsSha256 !== null && manifest.weightsSha256 !== weightsSha256) {
+      const text = `the weights that came for step ${this.step} are not those that were told of`;
+      throw new CheckpointError(
+        path,
+        `${text}: they have the hash ${manifest.weightsSha256.slice(0, 8)}, not ${weightsSha256.slice(0, 8)}`,
+      );
+    }
     await explaining(`write ${path}`, publish(this.#parent, this.#temporary, checkpointName(this.step)));
     this.#isDone = true;
     const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0);

@@ -37,7 +37,7 @@ import { hashWeightsIn, removeCheckpoint } from './checkpoint-writer.ts';
 import type { CheckpointInfo } from './checkpoint-writer.ts';
 
 export type { Manifest, RunFacts, RunJson, StateTensor } from './checkpoint-format.ts';
-export { beginCheckpoint, removeCheckpointLeftovers } from './checkpoint-writer.ts';
+export { beginCheckpoint, removeCheckpoint, removeCheckpointLeftovers } from './checkpoint-writer.ts';
 export type {
   CheckpointInfo,
   CheckpointTexts,
@@ -168,11 +168,24 @@ export async function readRunFacts(checkpointsDir: string, step: number): Promis
 }
 
 /**
- * Deletes all but the newest `keep` checkpoints; those that are visibly damaged do not count and go
- * with the old ones. Returns what is kept, ascending: the journal is needed from the first one's
- * sequence on.
+ * Reads the checkpoint of `step` back, all of it, and compares it with its manifest.
+ * @throws CheckpointError that says what is wrong with it.
  */
-export async function pruneCheckpoints(checkpointsDir: string, keep: number): Promise<CheckpointInfo[]> {
+export async function verifyCheckpoint(checkpointsDir: string, step: number): Promise<void> {
+  await (await openCheckpoint(checkpointsDir, step)).close();
+}
+
+/**
+ * Deletes all but the newest `keep` checkpoints; those that are damaged do not count and go with the old
+ * ones. `verified` are steps of checkpoints that were read back before; what is read back here is added, for
+ * nothing is deleted that only one which nobody has looked at could replace. Returns what is kept, ascending:
+ * the journal is needed from the first one's sequence on.
+ */
+export async function pruneCheckpoints(
+  checkpointsDir: string,
+  keep: number,
+  verified: Set<number> = new Set(),
+): Promise<CheckpointInfo[]> {
   if (!(keep >= 1)) throw new RangeError(`at least one checkpoint is kept, not ${keep}`);
   const steps = await listCheckpointSteps(checkpointsDir);
   const kept: CheckpointInfo[] = [];
@@ -182,7 +195,9 @@ export async function pruneCheckpoints(checkpointsDir: string, keep: number): Pr
       continue;
     }
     try {
+      if (!verified.has(step)) await verifyCheckpoint(checkpointsDir, step);
       kept.unshift(await describeCheckpoint(checkpointsDir, step));
+      verified.add(step);
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
     }

@@ -222,7 +222,7 @@ async function notARunDirectory(dir: string): Promise<CheckpointError> {
 /** A new run needs an empty directory, or one in which making a run directory was interrupted. */
 async function refuseOccupied(dir: string): Promise<void> {
   const identity = await readMarker(dir);
-  if (identity !== null) {
+  if (identity !== null && !(await isCutOff(dir))) {
     const step = await committedStep(dir);
     const at = step === null ? '' : ` at step ${step}`;
     throw new CheckpointError(
@@ -240,12 +240,28 @@ async function refuseOccupied(dir: string): Promise<void> {
   }
   for (const part of [JOURNAL_DIR, CHECKPOINTS_DIR].filter((part) => names.includes(part))) {
     const path = join(dir, part);
-    if ((await explaining(`read ${path}`, readdir(path))).length === 0) continue;
+    if (await holdsNothing(path)) continue;
     throw new CheckpointError(
       dir,
       `${dir} is damaged: it has no ${MARKER_FILE}, but ${path} is not empty; choose another --dir`,
     );
   }
+}
+
+/** A start that was cut off before the first checkpoint was there: nothing was trained. */
+async function isCutOff(dir: string): Promise<boolean> {
+  const parts = [JOURNAL_DIR, CHECKPOINTS_DIR].map((part) => holdsNothing(join(dir, part)));
+  return (await Promise.all(parts)).every(Boolean);
+}
+
+/** Also true of what was half written when the process was killed. */
+async function holdsNothing(path: string): Promise<boolean> {
+  const names = await readdir(path).catch((error: unknown) =>
+    systemErrorCode(error) === 'ENOENT'
+      ? []
+      : explaining(`read ${path}`, Promise.reject<string[]>(error as Error)),
+  );
+  return names.every((name) => name.startsWith('.tmp-'));
 }
 
 /** What an interrupted `createRunDirectory` may leave, and tokens, which may be made before the run is. */

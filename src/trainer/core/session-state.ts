@@ -67,7 +67,7 @@ export interface SessionState {
   readonly phase: SessionPhase;
   /** Number of the current or last socket, from 1. */
   readonly connection: number;
-  /** Failures in a row; a connection that was active for STABLE_AFTER_MS sets it back to 0. */
+  /** Failures in a row; a record of a step that we had work of sets it back to 0, and STABLE_AFTER_MS of being active. */
   readonly failures: number;
   /** What the next Hello offers; null: nothing, a snapshot is needed. */
   readonly held: HeldState | null;

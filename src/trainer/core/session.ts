@@ -18,7 +18,7 @@ import type {
 
 export type * from './session-state.ts';
 
-/** A connection active for this long counts as good: the next failure starts with the shortest wait. */
+/** A connection active for this long counts as good, also where nothing is committed: the next failure starts with the shortest wait. */
 export const STABLE_AFTER_MS = 60_000;
 
 /** A session that opens its first socket at once. `held` is what a restarted trainer still has, or null. */
@@ -163,7 +163,9 @@ function advanceWelcomed(
     case 'snapshotReceived':
     case 'recordReceived': {
       const held = { runId, sequence: event.sequence, digest: event.digest };
-      return { state: { ...seen, held }, effects: [] };
+      // A run that commits while we take part is one to come back to at once, however often it breaks off.
+      const isTakingPart = phase.phase === 'active' && phase.isAssigned;
+      return { state: { ...seen, held, failures: isTakingPart ? 0 : state.failures }, effects: [] };
     }
     case 'assigned':
       return phase.phase === 'active'

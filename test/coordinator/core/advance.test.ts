@@ -2,7 +2,7 @@
 import test from 'ava';
 import { advance } from '../../../src/coordinator/core/advance.ts';
 import { SNAPSHOT_STALL_MS } from '../../../src/coordinator/core/checkpointing.ts';
-import { MAX_DEADLINE_DOUBLINGS, waitMs } from '../../../src/coordinator/core/draft.ts';
+import { MAX_DEADLINE_DOUBLINGS, waitMs } from '../../../src/coordinator/core/step-policy.ts';
 import type { Effect, Event, RunState } from '../../../src/coordinator/core/state.ts';
 import { describeEffect } from './describe.ts';
 import { freshState } from './plan.ts';
@@ -120,14 +120,17 @@ test('an uploader that sends nothing for ten minutes is dropped and another one 
 test('the checkpoint of a trainer whose weights differ is not used, even when it has arrived whole', (t) => {
   let state = withReady(freshState({ totalSteps: 9, checkpointEvery: 1, hashEvery: 1 }), 'a', 'b', 'c');
   [state] = play(state, ...['a', 'b'].map((id) => contribution(id, 1)), committed(1, 1));
-  [state] = play(state, { type: 'snapshotReceived', trainerId: 'a', step: 1 });
+  const snapshot = (trainerId: string) => ({ type: 'snapshotReceived', trainerId, step: 1 }) as const;
+  [state] = play(state, snapshot('a'), snapshot('b'));
+  t.is(state.checkpoint?.status, 'requested');
+  [state] = play(state, snapshot('c'));
   t.is(state.checkpoint?.status, 'writing');
   const hash = (trainerId: string, weightsSha256: string) =>
     ({ type: 'stateHashReceived', trainerId, step: 1, weightsSha256 }) as const;
   const [after, effects] = play(state, hash('a', 'bad'), hash('b', 'good'), hash('c', 'good'));
   t.deepEqual(
     effects.map(({ type }) => type),
-    ['abandonCheckpoint', 'closeConnection', 'requestSnapshot'],
+    ['abandonCheckpoint', 'closeConnection', 'requestSnapshot', 'requestLocalState'],
   );
   t.is(after.checkpoint?.trainerId, 'b');
 });

@@ -39,7 +39,7 @@ const fromA = { trainerId: 'a', tokens: 10, lossSum: 20 };
 const cursor = { next: 4, returned: [] };
 const deadlineMs = 10_000;
 
-/** The columns. W waits for more trainers; B and U write a basis and an update; N is finishing. */
+/** The columns. W waits for more trainers; B and U write a basis and an update; P waits for room for one; N is finishing. */
 const PHASES: Readonly<Record<string, Phase>> = {
   W: { phase: 'waiting', notBeforeMs: null },
   S: { phase: 'sketching', step: 2, round: 2, slots: [0, 1], shards, received: [fromA], deadlineMs },
@@ -58,11 +58,22 @@ const PHASES: Readonly<Record<string, Phase>> = {
   B: { phase: 'committing', step: 2, kind: 'basis', shards, received: [], cursor },
   C: { phase: 'collecting', step: 2, shards, received: [fromA], deadlineMs },
   U: { phase: 'committing', step: 2, kind: 'update', shards, received: [fromA], cursor },
+  P: {
+    phase: 'committing',
+    step: 2,
+    kind: 'update',
+    shards,
+    received: [fromA],
+    cursor,
+    pause: { reason: 'full', sinceMs: 4_000, tries: 1, retryAtMs: deadlineMs },
+  },
   E: { phase: 'evaluating', step: 1, shards: shards.slice(1), received: [fromA], deadlineMs },
   N: { phase: 'finishing', outcome: 'stopped', tried: ['a'] },
   X: { phase: 'finished', outcome: 'stopped' },
 };
-const COLUMNS = 'W S F B C U E N X'.split(' ');
+const COLUMNS = 'W S F B C U P E N X'.split(' ');
+
+const failure = { type: 'recordFailed', step: 2, kind: 'update', sequence: 3, reason: 'full' } as const;
 
 /** The rows. What is said of a trainer is its part in step 2. */
 const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
@@ -111,6 +122,9 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
   'recordCommitted update': { type: 'recordCommitted', step: 2, kind: 'update', sequence: 3 },
   'recordCommitted update, record 5': { type: 'recordCommitted', step: 2, kind: 'update', sequence: 5 },
   'recordCommitted update, step 1': { type: 'recordCommitted', step: 1, kind: 'update', sequence: 3 },
+  'recordFailed basis': { ...failure, kind: 'basis' },
+  'recordFailed update': { ...failure, kind: 'update' },
+  'recordFailed update, record 5': { ...failure, kind: 'update', sequence: 5 },
   'evaluationReceived b, awaited': evaluation('b', 1),
   'evaluationReceived a, again': evaluation('a', 1),
   'evaluationReceived l, lagging': evaluation('l', 1),
@@ -135,73 +149,76 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
 };
 
 const GRID = `
-                                     W S F B C U E N X
-  trainerJoined n, new               + + + + + + + + f
-  trainerJoined b, anew              + + + + + + + + f
-  trainerReady d, loading            + + + + + + + + i
-  trainerReady d, behind             i i i i i i i i i
-  trainerReady d, ahead              x x x x x x x x i
-  trainerReady l, lagging            + + + + + + + + i
-  trainerReady a, ready              i . . . . . . i i
-  trainerSeen a                      i . . . . . . i i
-  trainerSeen z, unknown             x x x x x x x x i
-  trainerLost a, has answered        + + + + + + + + i
-  trainerLost b, awaited             + + + + + + + + i
-  trainerLost c, not in the step     + + + + + + + + i
-  trainerLost z, unknown             i i i i i i i i i
-  sketchReceived b, awaited          r + i i i i x r i
-  sketchReceived a, again            r i i i i i x r i
-  sketchReceived b, round 1          r i i i i i x r i
-  sketchReceived b, round 3          r x x i i i x r i
-  sketchReceived c, not asked        r r r r r r x r i
-  sketchReceived l, lagging          r r r r i i x r i
-  sketchReceived b, step 1           r r r r r r r r i
-  sketchReceived b, step 4           x x x x x x x x i
-  sketchReceived b, NaN              n n n n n n n n i
-  sketchReceived z, unknown          x x x x x x x x i
-  factorReceived b, awaited          r x + i i i x r i
-  factorReceived a, again            r x i i i i x r i
-  factorReceived b, slot 7           r x x i i i x r i
-  factorReceived b, round 1          r i i i i i x r i
-  factorReceived b, round 3          r x x i i i x r i
-  factorReceived c, not asked        r r r r r r x r i
-  factorReceived l, lagging          r r r r i i x r i
-  factorReceived b, step 1           r r r r r r r r i
-  factorReceived b, step 4           x x x x x x x x i
-  contributionReceived b, awaited    r x x x + i x r i
-  contributionReceived a, again      r x x x i i x r i
-  contributionReceived c, not asked  r r r r r r x r i
-  contributionReceived d, loading    r r r r r r x r i
-  contributionReceived l, lagging    r r r r r r x r i
-  contributionReceived l, step 1     r r r r r r r r i
-  contributionReceived b, step 1     r r r r r r r r i
-  contributionReceived b, step 3     x x x x x x x x i
-  contributionReceived b, NaN        n n n n n n n n i
-  recordCommitted basis              ! ! ! + ! ! ! ! !
-  recordCommitted update             ! ! ! ! ! + ! ! !
-  recordCommitted update, record 5   ! ! ! ! ! ! ! ! !
-  recordCommitted update, step 1     ! ! ! ! ! ! ! ! !
-  evaluationReceived b, awaited      i i i i i i + i i
-  evaluationReceived a, again        i i i i i i i i i
-  evaluationReceived l, lagging      + + + + + + + + i
-  evaluationReceived b, step 2       x x x x x x x x i
-  evaluationReceived b, NaN          n n n n n n n n i
-  stateHashReceived a                + + + + + + + + i
-  stateHashReceived a, step 0        i i i i i i i i i
-  stateHashReceived a, step 2        x x x i x i x x i
-  stateHashReceived a, step 3        x x x x x x x x i
-  snapshotProgressed a, asked        + + + + + + + + i
-  snapshotReceived a, asked          + + + + + + + + i
-  snapshotReceived c, local          + + + + + + + + i
-  snapshotReceived b, not asked      i i i i i i i i i
-  snapshotReceived a, step 4         x x x x x x x x i
-  checkpointWritten                  + + + + + + + + i
-  checkpointWritten, given up        i i i i i i i i i
-  checkpointFailed                   + + + + + + + + i
-  checkpointFailed, given up         i i i i i i i i i
-  stopRequested                      + + + + + + + + i
-  ticked                             i i i i i i i i i
-  ticked, past the deadline          i + + i + i + i i
+                                     W S F B C U P E N X
+  trainerJoined n, new               + + + + + + + + + f
+  trainerJoined b, anew              + + + + + + + + + f
+  trainerReady d, loading            + + + + + + + + + i
+  trainerReady d, behind             i i i i i i i i i i
+  trainerReady d, ahead              x x x x x x x x x i
+  trainerReady l, lagging            + + + + + + + + + i
+  trainerReady a, ready              i . . . . . . . i i
+  trainerSeen a                      i . . . . . . . i i
+  trainerSeen z, unknown             x x x x x x x x x i
+  trainerLost a, has answered        + + + + + + + + + i
+  trainerLost b, awaited             + + + + + + + + + i
+  trainerLost c, not in the step     + + + + + + + + + i
+  trainerLost z, unknown             i i i i i i i i i i
+  sketchReceived b, awaited          r + i i i i i x r i
+  sketchReceived a, again            r i i i i i i x r i
+  sketchReceived b, round 1          r i i i i i i x r i
+  sketchReceived b, round 3          r x x i i i i x r i
+  sketchReceived c, not asked        r r r r r r r x r i
+  sketchReceived l, lagging          r r r r i i i x r i
+  sketchReceived b, step 1           r r r r r r r r r i
+  sketchReceived b, step 4           x x x x x x x x x i
+  sketchReceived b, NaN              n n n n n n n n n i
+  sketchReceived z, unknown          x x x x x x x x x i
+  factorReceived b, awaited          r x + i i i i x r i
+  factorReceived a, again            r x i i i i i x r i
+  factorReceived b, slot 7           r x x i i i i x r i
+  factorReceived b, round 1          r i i i i i i x r i
+  factorReceived b, round 3          r x x i i i i x r i
+  factorReceived c, not asked        r r r r r r r x r i
+  factorReceived l, lagging          r r r r i i i x r i
+  factorReceived b, step 1           r r r r r r r r r i
+  factorReceived b, step 4           x x x x x x x x x i
+  contributionReceived b, awaited    r x x x + i i x r i
+  contributionReceived a, again      r x x x i i i x r i
+  contributionReceived c, not asked  r r r r r r r x r i
+  contributionReceived d, loading    r r r r r r r x r i
+  contributionReceived l, lagging    r r r r r r r x r i
+  contributionReceived l, step 1     r r r r r r r r r i
+  contributionReceived b, step 1     r r r r r r r r r i
+  contributionReceived b, step 3     x x x x x x x x x i
+  contributionReceived b, NaN        n n n n n n n n n i
+  recordCommitted basis              ! ! ! + ! ! ! ! ! !
+  recordCommitted update             ! ! ! ! ! + ! ! ! !
+  recordCommitted update, record 5   ! ! ! ! ! ! ! ! ! !
+  recordCommitted update, step 1     ! ! ! ! ! ! ! ! ! !
+  recordFailed basis                 ! ! ! + ! ! ! ! ! !
+  recordFailed update                ! ! ! ! ! + ! ! ! !
+  recordFailed update, record 5      ! ! ! ! ! ! ! ! ! !
+  evaluationReceived b, awaited      i i i i i i i + i i
+  evaluationReceived a, again        i i i i i i i i i i
+  evaluationReceived l, lagging      + + + + + + + + + i
+  evaluationReceived b, step 2       x x x x x x x x x i
+  evaluationReceived b, NaN          n n n n n n n n n i
+  stateHashReceived a                + + + + + + + + + i
+  stateHashReceived a, step 0        i i i i i i i i i i
+  stateHashReceived a, step 2        x x x i x i i x x i
+  stateHashReceived a, step 3        x x x x x x x x x i
+  snapshotProgressed a, asked        + + + + + + + + + i
+  snapshotReceived a, asked          + + + + + + + + + i
+  snapshotReceived c, local          + + + + + + + + + i
+  snapshotReceived b, not asked      i i i i i i i i i i
+  snapshotReceived a, step 4         x x x x x x x x x i
+  checkpointWritten                  + + + + + + + + + i
+  checkpointWritten, given up        i i i i i i i i i i
+  checkpointFailed                   + + + + + + + + + i
+  checkpointFailed, given up         i i i i i i i i i i
+  stopRequested                      + + + + + + + + + i
+  ticked                             i i i i i i i i i i
+  ticked, past the deadline          i + + i + i + + i i
 `;
 
 function contribution(trainerId: string, step: number) {
@@ -216,10 +233,10 @@ function hash(trainerId: string, step: number, weightsSha256: string) {
   return { type: 'stateHashReceived', trainerId, step, weightsSha256 } as const;
 }
 
-/** Step 1 is committed, record 2 is the newest; in C and U the bases of step 2 are record 2. */
+/** Step 1 is committed, record 2 is the newest; in C, U and P the bases of step 2 are record 2. */
 function stateOf(column: string): RunState {
   const phase = PHASES[column] as Phase;
-  const from = { step: 1, sequence: 2, refreshedStep: 'CU'.includes(column) ? 2 : 0, nowMs: 4_000 };
+  const from = { step: 1, sequence: 2, refreshedStep: 'CUP'.includes(column) ? 2 : 0, nowMs: 4_000 };
   const plan = {
     startTrainers: 9,
     minTrainers: 9,
@@ -235,6 +252,7 @@ function stateOf(column: string): RunState {
     ...freshState({ ...plan, heartbeatTimeoutMs: 60_000 }, from),
     phase,
     checkpoint: column === 'X' ? null : checkpoint,
+    attendance: { step: 2, assigned: ['a', 'b'], late: [], waitMs: 0, firstAnswerMs: null },
     hashes: { step: 1, expected: ['a', 'b', 'c'], byTrainer: [] },
     trainers: Object.entries(statuses).map(([trainerId, status]) => trainer(trainerId, status)),
   };
@@ -293,6 +311,7 @@ test('the grid has every phase, every event and nothing else', (t) => {
     factorReceived: true,
     contributionReceived: true,
     recordCommitted: true,
+    recordFailed: true,
     evaluationReceived: true,
     stateHashReceived: true,
     snapshotProgressed: true,

@@ -8,6 +8,8 @@ export const PLAN: RunPlan = {
   minTrainers: 1,
   maxTrainers: 4,
   stepDeadlineMs: 10_000,
+  quorum: 'all',
+  graceMs: 2_000,
   heartbeatTimeoutMs: 30_000,
   batchSequences: 4,
   isAdaptive: false,

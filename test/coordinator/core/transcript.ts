@@ -88,6 +88,13 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
       const kind = phase.phase === 'committing' ? phase.kind : 'update';
       return [{ type: 'recordCommitted', step, kind, sequence: state.sequence + 1, nowMs }];
     }
+    case 'full': {
+      const kind = phase.phase === 'committing' ? phase.kind : 'update';
+      const sequence = state.sequence + 1;
+      return [
+        { type: 'recordFailed', step, kind, sequence, reason: names.join(' ') || 'the disk is full', nowMs },
+      ];
+    }
     case 'evaluation':
       return [{ type: 'evaluationReceived', trainerId, step, tokens, lossSum, nowMs }];
     case 'hash': {
@@ -108,6 +115,7 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
           type: 'checkpointFailed',
           step: number('step', state.step),
           reason: names.join(' ') || 'no space is left',
+          isDiskFull: options.get('full') === 'true',
           nowMs,
         },
       ];
@@ -133,6 +141,7 @@ function readOptions(words: readonly string[]): Options {
 
 function parse(text: string): unknown {
   if (text === 'true' || text === 'false') return text === 'true';
+  if (text === 'all' || text.endsWith('%')) return text;
   return /^\d+$/.test(text) ? Number(text) : readNumbers(text);
 }
 

@@ -45,13 +45,21 @@ test.serial('a directory that holds a run is refused with its name, step and wha
       message,
     });
   };
-  await refused(0);
   await writeCheckpoint(join(dir, 'checkpoints'), 2);
   await refused(2);
   const journal = await Journal.open(join(dir, 'journal'), () => {});
   for (const { frames, summary } of makeRecords(3)) await journal.append(frames, summary);
   await journal.close();
   await refused(3);
+});
+
+test.serial('a start that was cut off before its first checkpoint can be made again', async (t) => {
+  const dir = temporaryDir(t);
+  await (await createRunDirectory(dir, RUN)).close();
+  await mkdir(join(dir, 'checkpoints', '.tmp-step-000000-abcdef'));
+  const again = await createRunDirectory(dir, { ...RUN, runId: 'other' });
+  t.like(await readRunDirectory(dir), { runId: 'other' });
+  await again.close();
 });
 
 test.serial(

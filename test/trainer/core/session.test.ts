@@ -357,6 +357,19 @@ test('a connection that was good for a minute starts over with the shortest wait
   t.is(good.failures, 1);
 });
 
+test('so does one on which a step was committed that this trainer had work of', (t) => {
+  const cut = { type: 'socketClosed', connection, code: 1006, text: '' } as const;
+  const early = { ...stateOf('R'), failures: 5 };
+  const record = { type: 'recordReceived', connection, sequence: 9, digest: 'ab', nowMs: 1_100 } as const;
+  const [idle] = play(early, record, { ...cut, nowMs: 1_200 });
+  const [busy] = play(early, { type: 'assigned', connection, nowMs: 1_050 }, record, {
+    ...cut,
+    nowMs: 1_200,
+  });
+  t.is(idle.failures, 6);
+  t.is(busy.failures, 1);
+});
+
 test('the waits double from half a second to thirty, never leave that range, and differ by seed', (t) => {
   for (let seed = 0; seed < 200; seed++) {
     for (let attempt = 1; attempt <= 40; attempt++) {
