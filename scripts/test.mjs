@@ -3,6 +3,7 @@
  *
  *   npm test -- test/galore             only these files or folders, without lint
  *   npm test -- --match='*refresh*'     flags of AVA, written with "="
+ *   npm test -- --fuzz=60               everything, and the fuzzers for so many seconds
  *   npm test -- --update                rewrites the transcripts instead of comparing them
  */
 import { spawnSync } from 'node:child_process';
@@ -21,12 +22,20 @@ export function compiledPath(path, root = ROOT) {
   return local.startsWith('dist') ? local : join('dist', local);
 }
 
-/** Runs a linter; its output is shown only if it finds something. */
+/** Runs a linter. */
 function lint({ name, program, args }) {
-  const result = spawnSync(process.execPath, [join(ROOT, 'node_modules', program), ...args], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  });
+  return check(name, [join(ROOT, 'node_modules', program), ...args]);
+}
+
+/** Fuzzes every decoder, with other inputs each day. */
+function fuzz(seconds) {
+  const seed = Math.floor(Date.now() / 86_400_000);
+  return check('fuzz', ['dist/test/fuzz/main.js', `--seconds=${seconds}`, `--seed=${seed}`]);
+}
+
+/** Runs a program; its output is shown only if it finds something. */
+function check(name, command) {
+  const result = spawnSync(process.execPath, command, { cwd: ROOT, encoding: 'utf8' });
   if (result.status === 0) return true;
   console.log(`✘ ${name}\n${result.stdout}${result.stderr}`);
   return false;
@@ -34,10 +43,12 @@ function lint({ name, program, args }) {
 
 async function main(args) {
   const isUpdate = args.includes('--update');
-  const flags = args.filter((arg) => arg.startsWith('-') && arg !== '--update');
+  const fuzzSeconds = args.find((arg) => arg.startsWith('--fuzz='))?.slice('--fuzz='.length);
+  const flags = args.filter((arg) => arg.startsWith('-') && !/^--(update$|fuzz=)/.test(arg));
   const paths = args.filter((arg) => !arg.startsWith('-')).map((path) => compiledPath(path));
   await setUp();
   const linted = paths.length > 0 || flags.length > 0 || isUpdate ? [] : LINTERS.map(lint);
+  if (fuzzSeconds !== undefined) linted.push(fuzz(fuzzSeconds));
   const tests = await runAva(ROOT, [...flags, ...paths], isUpdate ? { UPDATE_TRANSCRIPTS: '1' } : {});
   return {
     passed: tests.passed + linted.filter((isClean) => isClean).length,

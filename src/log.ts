@@ -4,6 +4,7 @@
  * only when it changes.
  */
 import { pino } from 'pino';
+import { RateLimiter, type Rate } from './rate-limiter.ts';
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 /** How much is logged: this level and those after it. */
@@ -57,6 +58,25 @@ export function createLogger(options: LoggerOptions): Logger {
 
 /** A logger that writes nothing. */
 export const SILENT_LOGGER: Logger = { debug() {}, info() {}, warn() {}, error() {} };
+
+/**
+ * A logger for what strangers cause, who may come as often as they like: of each event some lines pass, and the next
+ * one that does says how many did not (`dropped`). Lines of level debug pass all: who asks for them wants them.
+ * @param now monotonic milliseconds
+ */
+export function createRateLimitedLogger(logger: Logger, rate: Rate, now: () => number): Logger {
+  const limiter = new RateLimiter(rate, now);
+  const drops = new Map<string, number>();
+  const limited =
+    (level: LogLevel): LogCall =>
+    (event, fields, message) => {
+      const dropped = drops.get(event) ?? 0;
+      if (!limiter.take(event)) return void drops.set(event, dropped + 1);
+      drops.delete(event);
+      logger[level](event, dropped === 0 ? fields : { ...fields, dropped }, message);
+    };
+  return { debug: logger.debug, info: limited('info'), warn: limited('warn'), error: limited('error') };
+}
 
 /** Logs a reason when it differs from the last one; null means there is nothing to say any more. */
 export type ChangeLogger = (reason: string | null, fields?: LogFields) => void;

@@ -1,5 +1,12 @@
 import test from 'ava';
-import { createChangeLogger, createLogger, formatLogLine, printable, type LogLevel } from '../src/log.ts';
+import {
+  createChangeLogger,
+  createLogger,
+  createRateLimitedLogger,
+  formatLogLine,
+  printable,
+  type LogLevel,
+} from '../src/log.ts';
 
 function lines(
   level: LogLevel,
@@ -61,4 +68,23 @@ test('a change logger writes a reason once until it changes', (t) => {
     written.map((line) => (JSON.parse(line) as { message: string }).message),
     ['1 of 2 trainers', '2 of 3 trainers', '2 of 3 trainers'],
   );
+});
+
+test('lines that strangers cause are few however many they are, and say how many were left out', (t) => {
+  const { written, log } = lines('debug', 'json');
+  let nowMs = 0;
+  const limited = createRateLimitedLogger(log, { burst: 3, perSecond: 1 }, () => nowMs);
+  const said = (): unknown[] =>
+    written.splice(0).map((line) => {
+      const { event, dropped = 0 } = JSON.parse(line) as { event: string; dropped?: number };
+      return [event, dropped];
+    });
+  for (let i = 0; i < 100; i++) limited.warn('trainer.refused', {}, 'x');
+  limited.info('trainer.joined', {}, 'another event has lines of its own');
+  t.deepEqual(said(), [...Array(3).fill(['trainer.refused', 0]), ['trainer.joined', 0]]);
+  nowMs = 1_500;
+  for (let i = 0; i < 10; i++) limited.warn('trainer.refused', {}, 'x');
+  t.deepEqual(said(), [['trainer.refused', 97]]);
+  for (let i = 0; i < 10; i++) limited.debug('connection.opened', {}, 'x');
+  t.is(said().length, 10);
 });

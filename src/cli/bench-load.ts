@@ -56,6 +56,12 @@ export function benchLoad(options: BenchLoadOptions): BenchLoad {
         ...{ host: '127.0.0.1', port: 0 },
         start_trainers: options.startTrainers,
         max_trainers: options.startTrainers + 1,
+        // All come from this machine, at once.
+        limits: {
+          connections: options.startTrainers + 2,
+          connections_per_address: options.startTrainers + 2,
+          handshakes_per_second: options.startTrainers + 2,
+        },
       },
       checkpoint: { every: 0 },
       evaluation: { every: 0 },

@@ -198,6 +198,13 @@ const localTrainersFit: Rule = (read) => {
   )(read);
 };
 
+/** Local trainers all have the same address. */
+const localConnectionsFit: Rule = atMost(
+  'coordinator.local_trainers',
+  'coordinator.limits.connections_per_address',
+  'they all come from this machine',
+);
+
 const stepFitsAMessage: Rule = (read) => {
   const batch = numberAt(read, 'batch_size');
   const length = numberAt(read, 'seq_len');
@@ -244,6 +251,12 @@ const RULES: readonly Rule[] = [
   atMost('coordinator.min_trainers', 'coordinator.start_trainers', 'the run would wait again at once'),
   atMost('coordinator.start_trainers', 'coordinator.max_trainers', 'the run could never start'),
   localTrainersFit,
+  atMost(
+    'coordinator.max_trainers',
+    'coordinator.limits.connections',
+    'each of them needs a connection, and another one when it comes back',
+  ),
+  localConnectionsFit,
   atMost('coordinator.start_trainers', 'batch_size', 'every trainer needs at least one sequence of a step'),
   stepFitsAMessage,
 ];

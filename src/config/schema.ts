@@ -423,6 +423,13 @@ const coordinator = z.strictObject({
   staging_memory: count
     .default(2048)
     .describe('Contributions of a step beyond this wait in a file of the run directory, in MiB'),
+  outliers: z
+    .enum(['accept', 'clip', 'reject'])
+    .default('accept')
+    .describe(
+      'What is done with a contribution whose norm is beyond outlier_factor times the median of its step: taken down to it, or left out',
+    ),
+  outlier_factor: z.number().gt(1).max(1e6).default(10).describe('For outliers: clip and reject'),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),
@@ -467,6 +474,37 @@ const coordinator = z.strictObject({
         .describe('PEM file of the authority whose certificate every trainer must then show (mutual TLS)'),
     })
     .optional(),
+  limits: z
+    .strictObject({
+      connections: count
+        .default(256)
+        .describe('Connections at once, before and after the handshake; more are answered with HTTP 503'),
+      connections_per_address: count
+        .default(128)
+        .describe(
+          'Of them from one address, of IPv6 from one network of 64 bits; more are answered with HTTP 429',
+        ),
+      handshakes_per_second: count
+        .default(128)
+        .describe(
+          'New connections from one address in a second; more are answered with HTTP 429, and trainers come again',
+        ),
+      joins_per_second: z
+        .number()
+        .positive()
+        .max(1000)
+        .default(4)
+        .describe(
+          'Trainers that join with one token in a second, after max_trainers at once; more are sent away with RUN_FULL, and come again',
+        ),
+      messages_per_second: count
+        .default(10_000)
+        .describe('Messages and pings of one connection in a second; more end it'),
+      unsent_memory: count
+        .default(256)
+        .describe('Records that may wait for a trainer that reads slowly, in MiB; more end its connection'),
+    })
+    .prefault({}),
   insecure: z
     .boolean()
     .default(false)

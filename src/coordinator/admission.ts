@@ -17,6 +17,10 @@ export interface AdmissionContext {
   readonly judge: (token: string) => TokenVerdict;
   /** In which tensors of the run travel. */
   readonly codecs: readonly CodecName[];
+  /** Of the token that the connection came with that has this trainer's id now; undefined: none has. */
+  readonly presentTokenId: string | null | undefined;
+  /** Whether one more with this token may join now, and then it counts. */
+  readonly mayJoin: (tokenId: string | null) => boolean;
   readonly trainerCount: number;
   readonly maxTrainers: number;
   /** Digest of a record (0: of the start) if the journal has all that came after it; null otherwise. */
@@ -48,6 +52,13 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
   // Before anything that tells of the run.
   const verdict = context.judge(hello.token);
   if (!verdict.isValid) return refuse(verdict.reason, verdict.text);
+  // The newer connection of a trainer wins, but nobody takes the place of another with a token of his own.
+  if (context.presentTokenId !== undefined && context.presentTokenId !== verdict.tokenId) {
+    return refuse(
+      'UNAUTHORIZED',
+      `${hello.trainerId} is here with another token: a trainer needs an id of its own (--id)`,
+    );
+  }
   if (hello.runName !== '' && hello.runName !== context.runName) {
     return refuse('WRONG_RUN', `this coordinator serves run "${context.runName}", not "${hello.runName}"`);
   }
@@ -68,6 +79,10 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
   }
   if (context.trainerCount >= context.maxTrainers) {
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
+  }
+  if (!context.mayJoin(verdict.tokenId)) {
+    const text = 'too many have joined with this token just now (coordinator.limits.joins_per_second)';
+    return refuse('RUN_FULL', text);
   }
   return { isAdmitted: true, version, tokenId: verdict.tokenId, heldSequence: heldSequence(hello, context) };
 }

@@ -8,13 +8,14 @@ import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
 import { collectWhenGrown, expectFrames } from '../heap.ts';
-import { createChangeLogger, type ChangeLogger } from '../log.ts';
+import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
+import { describeOutlier, type Outlier } from './core/outliers.ts';
 import { pauseOf } from './core/pause.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
@@ -35,8 +36,12 @@ import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
+const MIB = 1024 * 1024;
 /** How often the core hears what time it is. */
 const TICK_INTERVAL_MS = 200;
+
+/** Lines of the log about those who come and go: of each kind these at once, and then so many in a second. */
+const PEER_LINES = { burst: 256, perSecond: 1 } as const;
 
 type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
 type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
@@ -77,6 +82,8 @@ class Coordinator {
   readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
   readonly #traffic: Traffic;
+  /** For what peers cause. */
+  readonly #peerLogger: Logger;
   readonly #logNote: ChangeLogger;
   readonly #logWaiting: ChangeLogger;
   readonly #logPause: ChangeLogger;
@@ -84,6 +91,8 @@ class Coordinator {
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
   #state: RunState;
+  /** Of the newest update. */
+  #outliers: readonly Outlier[] = [];
   /** The newest record, from its sealing until it is announced or given up; with who took part if it is an update. */
   #record: SealedRecord | null = null;
   #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
@@ -108,8 +117,9 @@ class Coordinator {
     const onFailure = (error: unknown): void => this.#fail(error);
     this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
     this.#traffic = new Traffic(shape.slots);
+    this.#peerLogger = createRateLimitedLogger(logger, PEER_LINES, () => this.#clock.nowMs());
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
-    this.#logWaiting = createChangeLogger(logger, 'run.waiting');
+    this.#logWaiting = createChangeLogger(this.#peerLogger, 'run.waiting');
     this.#logPause = createChangeLogger(logger, 'run.paused', 'warn');
     const logFull = createChangeLogger(logger, 'staging.full', 'warn');
     this.#spillFile = new SpillFile(dirname(run.checkpointsDir), logFull);
@@ -130,14 +140,15 @@ class Coordinator {
       doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
+      nowMs: clock.nowMs,
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
-      logger,
+      logger: this.#peerLogger,
     });
   }
 
   async listen(): Promise<RunningCoordinator> {
-    const { host, port, local_trainers: localTrainers, ...timers } = this.#run.config.coordinator;
+    const { host, port, local_trainers: localTrainers, limits, ...timers } = this.#run.config.coordinator;
     const { certificates: tls, localToken, asksForTokens } = this.#doorkeeper;
     this.#server = await CoordinatorServer.listen(
       {
@@ -149,7 +160,12 @@ class Coordinator {
         handshakeTimeoutMs: timers.handshake_timeout_ms,
         heartbeatIntervalMs: timers.heartbeat_interval_ms,
         heartbeatTimeoutMs: timers.heartbeat_timeout_ms,
-        logger: this.#options.logger,
+        maxConnections: limits.connections,
+        maxConnectionsPerAddress: limits.connections_per_address,
+        maxHandshakesPerSecond: limits.handshakes_per_second,
+        maxMessagesPerSecond: limits.messages_per_second,
+        maxUnsentBytes: limits.unsent_memory * MIB,
+        logger: this.#peerLogger,
       },
       {
         onMessage: (connection, message) => this.#trainers.receive(connection, message),
@@ -229,6 +245,8 @@ class Coordinator {
       case 'commitBases':
         return this.#commit(effect.step, (place) => this.#steps.sealBases(place, effect));
       case 'commitUpdate':
+        this.#outliers = effect.outliers ?? [];
+        this.#outliers.forEach((outlier) => this.#logOutlier(effect.step, outlier));
         this.#attendance = effect.attendance;
         return this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
       case 'announceRecord':
@@ -347,6 +365,13 @@ class Coordinator {
       .catch((error: unknown) => this.#fail(error));
   }
 
+  #logOutlier(step: number, outlier: Outlier): void {
+    const { trainerId, norm, median, action } = outlier;
+    const end = action === 'clip' ? 'is scaled down' : 'is left out';
+    const text = `${trainerId}: its contribution to step ${step} ${end}: ${describeOutlier(outlier)}`;
+    this.#peerLogger.warn('trainer.outlier', { trainer: trainerId, step, norm, median, action }, text);
+  }
+
   #nextPlace(step: number): RecordPlace {
     const sequence = this.#state.sequence + 1;
     return { sequence, step, previousDigest: this.#run.journal.digestOf(sequence - 1) ?? FIRST_DIGEST };
@@ -398,6 +423,7 @@ class Coordinator {
       coordinatorResidentBytes: process.memoryUsage.rss(),
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
+      outliers: this.#outliers,
       stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));

@@ -10,6 +10,7 @@ import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import type { PemTexts } from '../files/pem.ts';
 import { cannotListen } from './listen-error.ts';
+import type { Turnstile } from './turnstile.ts';
 
 export interface DoorOptions {
   readonly host: string;
@@ -20,6 +21,8 @@ export interface DoorOptions {
   readonly handshakeTimeoutMs: number;
   /** Sockets, whatever comes over them; more are closed at once. */
   readonly maxSockets: number;
+  /** Counts sockets by address, and where TLS is spoken its handshakes: those who are too many are closed at once. */
+  readonly turnstile: Turnstile;
   readonly onRequest: (door: Door, request: IncomingMessage, response: ServerResponse) => void;
   readonly onUpgrade: (door: Door, request: IncomingMessage, socket: Duplex, head: Buffer) => void;
   /** The listening socket failed. */
@@ -28,8 +31,8 @@ export interface DoorOptions {
 
 /** For the HTTP request that becomes a WebSocket; Node wants it below the 5 minutes of a whole request. */
 const MAX_HEADERS_TIMEOUT_MS = 60_000;
-/** How long one who came without TLS may take to read why that is no use. */
-const REFUSAL_TIME_MS = 2_000;
+/** How long one who is refused before there is a WebSocket may take to read why. */
+export const REFUSAL_TIME_MS = 2_000;
 /** First byte of every TLS connection: the record type "handshake". */
 const TLS_HANDSHAKE = 0x16;
 
@@ -62,6 +65,7 @@ export class Door {
     this.#server.on('upgrade', (request, socket, head) => options.onUpgrade(this, request, socket, head));
     this.#server.on('clientError', refuseClient);
     if (this.#tls !== null) this.#sortConnections(this.#tls);
+    else this.#server.on('connection', (socket: Socket) => void this.#admit(socket));
   }
 
   /** @throws OperatingError if the address cannot be used, saying what to do */
@@ -79,6 +83,11 @@ export class Door {
   get url(): string {
     const { host } = this.#options;
     return `${this.#tls === null ? 'ws' : 'wss'}://${host.includes(':') ? `[${host}]` : host}:${this.port}/`;
+  }
+
+  /** Whether handshakes were counted before TLS, the costly part of them. */
+  get isSecure(): boolean {
+    return this.#tls !== null;
   }
 
   /** Whether the peer has shown the certificate that is asked for; true where none is. */
@@ -120,18 +129,33 @@ export class Door {
     });
   }
 
+  /** Counts a socket of its address; false: there were too many, and it is closed. */
+  #admit(socket: Socket): boolean {
+    const { turnstile } = this.#options;
+    const address = addressOf(socket);
+    if (!turnstile.arrive(address)) {
+      socket.on('error', ignore);
+      socket.destroy();
+      return false;
+    }
+    socket.once('close', () => turnstile.depart(address));
+    return true;
+  }
+
   /** Looks at the first byte of each connection before TLS does. */
   #sortConnections(tls: TlsServer): void {
     const speakers = tls.listeners('connection') as ((socket: Socket) => void)[];
     tls.removeAllListeners('connection');
     tls.on('tlsClientError', ignore); // the socket is destroyed already
     tls.on('connection', (socket: Socket) => {
+      if (!this.#admit(socket)) return;
       const giveUp = (): void => void socket.destroy();
       socket.on('error', ignore);
       socket.setTimeout(this.#options.handshakeTimeoutMs, giveUp);
       socket.once('data', (first: Buffer) => {
         socket.off('timeout', giveUp);
         if (first[0] !== TLS_HANDSHAKE) return refusePlain(socket);
+        if (this.#options.turnstile.knock(addressOf(socket)) !== null) return void socket.destroy();
         socket.setTimeout(0);
         this.#remember(socket);
         socket.pause();
@@ -171,9 +195,15 @@ function refuseClient(error: Error & { rawPacket?: Buffer }, socket: Duplex): vo
 }
 
 function refusePlain(socket: Socket): void {
-  socket.setTimeout(REFUSAL_TIME_MS, () => socket.destroy());
+  const giveUp = setTimeout(() => socket.destroy(), REFUSAL_TIME_MS);
+  socket.once('close', () => clearTimeout(giveUp));
   socket.resume();
   socket.end(TLS_REQUIRED_ANSWER);
+}
+
+/** Of the other end, without its port. */
+export function addressOf({ remoteAddress }: Socket): string {
+  return remoteAddress ?? '?';
 }
 
 function endOf({ remoteAddress, remotePort }: Socket): string {

@@ -3,6 +3,7 @@
  * large for a message: it travels in portions whose answers are added up.
  */
 import type { Dataset, SequenceSource } from '../files/dataset.ts';
+import { protocolError } from '../protocol/checks.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import type { EvaluationMessage, Sequences } from '../protocol/messages.ts';
 import type { Effect } from './core/state.ts';
@@ -12,6 +13,8 @@ import type { Session } from './session.ts';
 /** The answers to one share so far. */
 interface Tally {
   readonly step: number;
+  /** Tokens it can honestly declare, at most. */
+  readonly mostTokens: number;
   outstanding: number;
   tokens: number;
   lossSum: number;
@@ -43,7 +46,8 @@ export class EvaluationDesk {
     const portion = maxSequencesPerAssignment(this.#seqLen + 1);
     const earlier = (this.#tallies.get(trainerId) ?? []).filter((tally) => tally.step === step);
     const outstanding = Math.ceil(sequences.length / portion);
-    this.#tallies.set(trainerId, [...earlier, { step, outstanding, tokens: 0, lossSum: 0 }]);
+    const mostTokens = sequences.length * this.#seqLen;
+    this.#tallies.set(trainerId, [...earlier, { step, mostTokens, outstanding, tokens: 0, lossSum: 0 }]);
     for (let start = 0; start < sequences.length; start += portion) {
       const indices = sequences.slice(start, start + portion).map((number) => this.#spread(number, source));
       session.enqueue(async () => {
@@ -53,7 +57,10 @@ export class EvaluationDesk {
     }
   }
 
-  /** Takes one answer; the last one of a share is reported to the core, and so is one nobody asked for. */
+  /**
+   * Takes one answer; the last one of a share is reported to the core, and so is one nobody asked for.
+   * @throws ProtocolError for more tokens than were assigned
+   */
   accept(trainerId: string, { step, tokens, lossSum }: EvaluationMessage): void {
     const tallies = this.#tallies.get(trainerId) ?? [];
     const [tally] = tallies;
@@ -61,6 +68,12 @@ export class EvaluationDesk {
       return this.#dispatch({ type: 'evaluationReceived', trainerId, step, tokens, lossSum });
     }
     tally.tokens += tokens;
+    if (tally.tokens > tally.mostTokens) {
+      throw protocolError(
+        'INVALID_CONTRIBUTION',
+        `${tally.tokens} tokens are declared for the evaluation of step ${step} but only ${tally.mostTokens} were assigned`,
+      );
+    }
     tally.lossSum += lossSum;
     tally.outstanding--;
     if (tally.outstanding > 0) return;

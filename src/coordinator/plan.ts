@@ -30,6 +30,10 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     checkpointEvery: checkpoint.every,
     hashEvery: method.update_proj_gap,
     hasLocalState: shape.slots.some(hasLocalState),
+    outliers:
+      coordinator.outliers === 'accept'
+        ? null
+        : { action: coordinator.outliers, factor: coordinator.outlier_factor },
   };
 }
 

@@ -3,7 +3,7 @@
  * Holds one refresh at a time; see docs/protocol.md, "Refresh rounds".
  */
 import { bytesOf } from '../array-bytes.ts';
-import { sumEncoded } from '../galore/aggregate/mean.ts';
+import { squaredNormOfSum, sumEncoded, type EncodedPart } from '../galore/aggregate/mean.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { BASIS_TOLERANCE, checkBasis, FACTOR_TOLERANCE } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
@@ -63,16 +63,34 @@ export class RefreshSums {
    * keeps are parts of a sum, like what it sends: theirs count as they are.
    */
   sum(slots: readonly number[], sketches: readonly WeightedTensors[]): void {
-    const codec = codecFor('f32');
     for (const index of this.active(slots)) {
-      const count = (this.#sizes[index]?.sketches[this.#round - 1]?.totalBytes ?? 0) / 4;
-      const isPart = keepsError(this.#slots[index]!);
-      const parts = sketches.flatMap(({ weight, tensors }) => {
-        const tensor = tensors.get(index);
-        return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec, weight: isPart ? 1 : weight }];
-      });
-      this.#sums.set(index, sumEncoded(parts, count).sum);
+      this.#sums.set(index, sumEncoded(this.#partsOf(index, sketches), this.#countOf(index)).sum);
     }
+  }
+
+  /** Norm of one trainer's sketches of the round over these slots, as `contributionNorm`. */
+  normOf(slots: readonly number[], tensors: WeightedTensors['tensors'], share: number): number {
+    const squares = this.active(slots).map((index) =>
+      squaredNormOfSum(
+        this.#partsOf(index, [{ weight: 1, scale: 1 / share, tensors }]),
+        this.#countOf(index),
+      ),
+    );
+    return Math.sqrt(squares.reduce((total, square) => total + square, 0));
+  }
+
+  #partsOf(index: number, sketches: readonly WeightedTensors[]): EncodedPart[] {
+    const codec = codecFor('f32');
+    const isPart = keepsError(this.#slots[index]!);
+    return sketches.flatMap(({ weight, scale = 1, tensors }) => {
+      const tensor = tensors.get(index);
+      return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec, weight: isPart ? scale : weight }];
+    });
+  }
+
+  /** Numbers of a slot's sketch in this round. */
+  #countOf(index: number): number {
+    return (this.#sizes[index]?.sketches[this.#round - 1]?.totalBytes ?? 0) / 4;
   }
 
   /** The summed sketch of a slot as bytes, for the trainer that factorises it. */

@@ -4,6 +4,7 @@
  */
 import type { UpdateRecord } from '../protocol/messages.ts';
 import type { RunReport } from './api.ts';
+import type { Outlier } from './core/outliers.ts';
 import type { AgreedHash, Effect } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
 import { isDiskFull } from './store/full-disk.ts';
@@ -37,6 +38,8 @@ export interface StepSizes {
   readonly traffic: TrafficReport;
   /** Of the weights after the step before; null: nobody was asked, or they differ. */
   readonly stateHash: AgreedHash | null;
+  /** Contributions that were clipped or left out for their norms. */
+  readonly outliers: readonly Outlier[];
 }
 
 export class RunMetrics {
@@ -100,7 +103,7 @@ export class RunMetrics {
     sizes: StepSizes,
     nowMs: number,
   ): void {
-    const { stateHash, ...told } = sizes;
+    const { stateHash, outliers, ...told } = sizes;
     const seconds = (nowMs - this.#lastMs) / 1000;
     this.#lastMs = nowMs;
     const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
@@ -128,6 +131,7 @@ export class RunMetrics {
       gradientNorm,
       ...told,
       ...(stateHash === null ? {} : { stateHash }),
+      ...(outliers.length === 0 ? {} : { outliers }),
     });
     this.#averageSeconds =
       this.#averageSeconds === null || step <= 2

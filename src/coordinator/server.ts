@@ -2,7 +2,7 @@
  * The coordinator's server: sockets that were upgraded at its doors become Connections. It checks frames,
  * the first message and the pulse of each; what messages mean is its handlers' business.
  */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type RawData, type WebSocket } from 'ws';
@@ -15,8 +15,9 @@ import { decodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_FRAME_BYTES, MAX_HANDSHAKE_BYTES } from '../protocol/limits.ts';
 import type { GoodbyeMessage, Message } from '../protocol/messages.ts';
 import type { Connection } from './connection.ts';
-import { Door } from './door.ts';
-import { SocketConnection } from './socket-connection.ts';
+import { addressOf, Door, REFUSAL_TIME_MS } from './door.ts';
+import { MAX_BUFFERED_BYTES, SocketConnection } from './socket-connection.ts';
+import { Turnstile } from './turnstile.ts';
 
 export type { Connection } from './connection.ts';
 
@@ -28,8 +29,12 @@ export interface ServerOptions {
   readonly tls?: PemTexts | null;
   /** Listen at a free port of 127.0.0.1, too, without TLS: for trainers of this machine. Default: no. */
   readonly hasLocalDoor?: boolean;
-  /** Sockets, admitted or not; more are refused with HTTP 503. Default 256. */
+  /** WebSockets, admitted or not; more are refused with HTTP 503. Default 256. */
   readonly maxConnections?: number;
+  /** Those from one address; more are refused with HTTP 429. Default 128. */
+  readonly maxConnectionsPerAddress?: number;
+  /** Handshakes, and other HTTP requests, from one address; more are refused with HTTP 429. Default 128. */
+  readonly maxHandshakesPerSecond?: number;
   /** From the opening of a socket until `admit`. */
   readonly handshakeTimeoutMs: number;
   /** Between WebSocket pings. */
@@ -94,10 +99,18 @@ const MAX_OTHER_SOCKETS = 64;
 
 const NO_CERTIFICATE = 'this coordinator takes only those with a certificate of its own authority';
 
+/**
+ * A socket may hold what its connection has given it, and on top of it messages that overtake, which nobody counts.
+ * A peer that leaves more of these unread does not read at all.
+ */
+const MAX_SOCKET_BYTES = MAX_BUFFERED_BYTES + MAX_FRAME_BYTES + 1024 * 1024;
+
 const DEFAULTS = {
   tls: null,
   hasLocalDoor: false,
   maxConnections: 256,
+  maxConnectionsPerAddress: 128,
+  maxHandshakesPerSecond: 128,
   maxUnsentBytes: 256 * 1024 * 1024,
   maxMessagesPerSecond: 10_000,
   closeGraceMs: 2_000,
@@ -111,6 +124,7 @@ export class CoordinatorServer {
   /** The first is the one that others know of. */
   #doors: readonly Door[] = [];
   readonly #webSockets: WebSocketServer;
+  readonly #turnstile: Turnstile;
   readonly #peers = new Map<Connection, Peer>();
   readonly #byTrainerId = new Map<string, Peer>();
   #nextId = 1;
@@ -124,6 +138,7 @@ export class CoordinatorServer {
   private constructor(options: ServerOptions, handlers: ServerHandlers) {
     this.#options = { ...DEFAULTS, ...options };
     this.#handlers = handlers;
+    this.#turnstile = new Turnstile(this.#options, this.#options.now);
     this.#webSockets = new WebSocketServer({
       noServer: true,
       clientTracking: false,
@@ -243,7 +258,7 @@ export class CoordinatorServer {
   #openDoor(host: string, port: number, tls: PemTexts | null): Promise<Door> {
     const { handshakeTimeoutMs, maxConnections, logger } = this.#options;
     return Door.open({
-      ...{ host, port, tls, handshakeTimeoutMs },
+      ...{ host, port, tls, handshakeTimeoutMs, turnstile: this.#turnstile },
       maxSockets: maxConnections + MAX_OTHER_SOCKETS,
       onRequest: (door, request, response) => this.#guard(() => this.#respond(door, request, response)),
       onUpgrade: (door, request, socket, head) =>
@@ -253,20 +268,16 @@ export class CoordinatorServer {
   }
 
   #respond(door: Door, request: IncomingMessage, response: ServerResponse): void {
-    if (!door.isTrusted(request)) {
-      return void response.writeHead(403, { 'content-type': 'text/plain' }).end(`${NO_CERTIFICATE}\n`);
-    }
+    const crowd = door.isSecure ? null : this.#turnstile.knock(addressOf(request.socket));
+    if (crowd !== null) return answer(response, 429, crowd);
+    if (!door.isTrusted(request)) return answer(response, 403, NO_CERTIFICATE);
     if (this.#handlers.onRequest !== undefined) return this.#handlers.onRequest(request, response);
-    response.writeHead(404, { 'content-type': 'text/plain' }).end('not found\n');
+    answer(response, 404, 'not found');
   }
 
   #upgrade(door: Door, request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const refusal = this.#refusalOf(request);
-    if (refusal !== null) {
-      socket.on('error', ignore);
-      socket.end(`HTTP/1.1 ${refusal}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
-      return;
-    }
+    const refusal = this.#refusalOf(door, request);
+    if (refusal !== null) return refuseUpgrade(socket, refusal);
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       if (door.isTrusted(request))
         this.#guard(() => this.#connect(webSocket, request.socket, door.wireOf(request.socket)));
@@ -274,14 +285,24 @@ export class CoordinatorServer {
     });
   }
 
-  /** The HTTP status of a request that may not become a WebSocket, or null. */
-  #refusalOf(request: IncomingMessage): string | null {
+  /** Why a request may not become a WebSocket, or null. */
+  #refusalOf(door: Door, request: IncomingMessage): Refusal | null {
     const [path] = (request.url ?? '/').split('?');
-    if (path !== '/') return '404 Not Found';
+    if (path !== '/') return { status: 404, text: 'not found' };
     // A browser sends Origin. No page may talk to a coordinator on its visitor's machine.
-    if (request.headers.origin !== undefined) return '403 Forbidden';
-    if (this.#isClosing || this.#peers.size >= this.#options.maxConnections) return '503 Service Unavailable';
-    return null;
+    if (request.headers.origin !== undefined) return { status: 403, text: 'not for web pages' };
+    const address = addressOf(request.socket);
+    const crowd = (door.isSecure ? null : this.#turnstile.knock(address)) ?? this.#turnstile.crowdOf(address);
+    if (crowd !== null) {
+      this.#options.logger.warn('connection.refused', { address }, `${address}: ${crowd}`);
+      return { status: 429, text: crowd };
+    }
+    if (this.#isClosing) return { status: 503, text: 'the coordinator stops' };
+    const { maxConnections: most } = this.#options;
+    if (this.#peers.size < most) return null;
+    const text = `connections: ${this.#peers.size + 1}, allowed: ${most} (coordinator.limits.connections)`;
+    this.#options.logger.warn('connection.refused', { address }, `${address}: ${text}`);
+    return { status: 503, text };
   }
 
   /** TLS has not said why: a close code is what the other side can act on. Nothing that it sends is read. */
@@ -368,7 +389,19 @@ export class CoordinatorServer {
       peer.windowMessages = 0;
     }
     if (++peer.windowMessages > maxMessagesPerSecond) {
-      throw protocolError('LIMIT_EXCEEDED', `more than ${maxMessagesPerSecond} messages in a second`);
+      throw protocolError(
+        'LIMIT_EXCEEDED',
+        `messages and pings in a second: ${peer.windowMessages}, allowed: ${maxMessagesPerSecond} ` +
+          '(coordinator.limits.messages_per_second)',
+      );
+    }
+    // Whatever comes may be answered at once: to be read, not to be kept here. (ws bounds its pongs by itself.)
+    const { bytesInSocket } = peer.connection;
+    if (bytesInSocket > MAX_SOCKET_BYTES) {
+      throw protocolError(
+        'TIMEOUT',
+        `it reads nothing: ${bytesInSocket} bytes wait for it, allowed: ${MAX_SOCKET_BYTES}`,
+      );
     }
   }
 
@@ -430,7 +463,8 @@ function boundHandshake(stream: Socket, peer: Peer): void {
     if (!peer.isAdmitted && bytes <= MAX_HANDSHAKE_BYTES) return;
     stream.off('data', count);
     if (peer.isAdmitted) return;
-    peer.connection.close('LIMIT_EXCEEDED', `more than ${MAX_HANDSHAKE_BYTES} bytes before the Welcome`);
+    const text = `bytes before the Welcome: ${bytes}, allowed: ${MAX_HANDSHAKE_BYTES}`;
+    peer.connection.close('LIMIT_EXCEEDED', text);
   };
   stream.on('data', count);
 }
@@ -446,6 +480,30 @@ function checkTurn(peer: Peer, message: ReceivedMessage): void {
   } else if (!peer.isAdmitted && message.kind !== 'heartbeat') {
     throw protocolError('UNEXPECTED_MESSAGE', `${message.kind} came before the Welcome`);
   }
+}
+
+/** What a request is answered with that does not become a WebSocket. */
+interface Refusal {
+  readonly status: 403 | 404 | 429 | 503;
+  readonly text: string;
+}
+
+function answer(response: ServerResponse, status: Refusal['status'], text: string): void {
+  response.writeHead(status, { 'content-type': 'text/plain' }).end(`${text}\n`);
+}
+
+/** The socket does not stay open for one who does not close it. */
+function refuseUpgrade(socket: Duplex, { status, text }: Refusal): void {
+  socket.on('error', ignore);
+  const head = [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    'Connection: close',
+    'Content-Type: text/plain',
+    `Content-Length: ${Buffer.byteLength(text) + 1}`,
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${text}\n`);
+  const giveUp = setTimeout(() => socket.destroy(), REFUSAL_TIME_MS);
+  socket.once('close', () => clearTimeout(giveUp));
 }
 
 function ignore(): void {

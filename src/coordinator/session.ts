@@ -6,6 +6,12 @@ import type { CheckpointJob } from './checkpoint-job.ts';
 import type { Connection } from './connection.ts';
 import type { Message } from '../protocol/messages.ts';
 
+/**
+ * What waits for a trainer that does not read what it is fed, at most: an honest one is owed the answers to one step,
+ * which are a few for each slot.
+ */
+const MAX_OWED = 32_768;
+
 export class Session {
   readonly trainerId: string;
   readonly connection: Connection;
@@ -22,6 +28,7 @@ export class Session {
   /** Of each snapshot that it was asked for and has not ended, what it is for; oldest first. */
   readonly uploadsOwed: CheckpointJob[] = [];
   #outbox: Promise<void> = Promise.resolve();
+  #owed = 0;
   readonly #onFailure: (error: unknown) => void;
 
   constructor(
@@ -38,7 +45,13 @@ export class Session {
 
   /** Runs `task` after everything put here before; skipped once the connection is closed. */
   enqueue(task: () => void | Promise<void>): void {
+    if (!this.connection.isOpen) return;
+    if (++this.#owed > MAX_OWED) {
+      const text = `it reads nothing: ${this.#owed} answers wait for it, allowed: ${MAX_OWED}`;
+      return this.connection.close('TIMEOUT', text);
+    }
     this.#outbox = this.#outbox.then(async () => {
+      this.#owed--;
       if (!this.connection.isOpen) return;
       try {
         await task();

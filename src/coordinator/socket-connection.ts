@@ -14,7 +14,7 @@ import type { Connection } from './connection.ts';
  * Frames are handed to the socket while it holds less than this. More would only delay what may overtake: a ping behind
  * 2 MiB waits 16 s on a link of 1 Mbit/s, less than the default heartbeat timeout.
  */
-const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
+export const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
 
 /** The WebSocket close code that says nothing in particular. */
 const NORMAL_CLOSURE = 1000;
@@ -80,6 +80,11 @@ export class SocketConnection implements Connection {
 
   get unsentBytes(): number {
     return this.#unsentBytes;
+  }
+
+  /** What the socket was given and has not passed on: of the above, and what is not counted there. */
+  get bytesInSocket(): number {
+    return this.#webSocket.bufferedAmount;
   }
 
   /** Why this side closed or what the other side's Goodbye said; null while neither happened. */
@@ -160,7 +165,7 @@ export class SocketConnection implements Connection {
     const wouldHoldBytes = this.#unsentBytes + (countedBytes ?? 0);
     if (this.#unsentBytes > 0 && countedBytes !== null && wouldHoldBytes > this.#limits.maxUnsentBytes) {
       settle(false);
-      const text = `it reads too slowly: ${wouldHoldBytes} bytes unsent, the limit is ${this.#limits.maxUnsentBytes}`;
+      const text = `it reads too slowly: ${wouldHoldBytes} bytes unsent, allowed: ${this.#limits.maxUnsentBytes} (coordinator.limits.unsent_memory)`;
       this.close('TIMEOUT', text);
       return;
     }

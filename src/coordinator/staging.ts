@@ -49,6 +49,7 @@ export class Staging {
   #sizes: readonly SlotSizes[];
   readonly #rounds: number;
   readonly #overflow: { readonly maxBytes: number; readonly file: SpillFile } | null;
+  readonly #isMember: (trainerId: string) => boolean;
   readonly #trainers = new Map<string, TrainerStage>();
   /** Buffers of the contributions of the step before. */
   readonly #pool = new BufferPool();
@@ -66,17 +67,20 @@ export class Staging {
   /**
    * @param rounds of a refresh
    * @param overflow where contributions go when those in memory have come to `maxBytes`; null: nowhere
+   * @param isMember whose tensors are kept: those of others, who may be any number in the course of a step, are not
    */
   constructor(
     slots: readonly Slot[],
     sizes: readonly SlotSizes[],
     rounds: number,
     overflow: { readonly maxBytes: number; readonly file: SpillFile } | null = null,
+    isMember: (trainerId: string) => boolean = () => true,
   ) {
     this.#slots = slots;
     this.#sizes = sizes;
     this.#rounds = rounds;
     this.#overflow = overflow;
+    this.#isMember = isMember;
   }
 
   /**
@@ -266,6 +270,7 @@ export class Staging {
       return `round ${round} is not under way (round ${window.round} is)`;
     const sizes = this.#sizes[tensor];
     if (sizes === undefined) return `there is no slot ${tensor} (there are ${this.#sizes.length})`;
+    if (!this.#isMember(trainerId)) return { ignore: `${trainerId} is not in step ${step}` };
     const stage = this.#stageOf(trainerId);
     if (stage.tensors[stream].has(tensor)) return `slot ${tensor} was sent before`;
     stage.begun[stream] = this.#openingOf(stream);

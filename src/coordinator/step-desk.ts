@@ -12,14 +12,20 @@ import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
-import type { RunShape } from '../run-shape.ts';
+import { stepSequences, type RunShape } from '../run-shape.ts';
 import type { Effect, Received } from './core/state.ts';
 import { EarlySums, type ExpectedMember } from './early-sums.ts';
 import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
 import type { SpillFile } from './spill-file.ts';
 import { Staging, type StagedStream } from './staging.ts';
-import { sealUpdate, UpdateSums, type SumOptions, type WeightedTensors } from './update-sums.ts';
+import {
+  contributionNorm,
+  sealUpdate,
+  UpdateSums,
+  type SumOptions,
+  type WeightedTensors,
+} from './update-sums.ts';
 
 const MIB = 1024 * 1024;
 
@@ -83,14 +89,17 @@ export class StepDesk {
     earlyUpdate: EarlyUpdate | null = null,
     spillFile: SpillFile | null = null,
   ) {
-    // The factor of clipping is known when everything is summed.
-    this.#earlyUpdate = config.optimizer.max_grad_norm === undefined ? earlyUpdate : null;
+    // What a contribution is multiplied by is known when all of all of them is here.
+    const isScaled = config.optimizer.max_grad_norm !== undefined || config.coordinator.outliers !== 'accept';
+    this.#earlyUpdate = isScaled ? null : earlyUpdate;
     this.#config = config;
     this.#shape = shape;
     this.#slots = shape.slots;
     const maxBytes = config.coordinator.staging_memory * MIB;
     const overflow = spillFile === null ? null : { maxBytes, file: spillFile };
-    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, overflow);
+    this.#staging = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, overflow, (trainerId) =>
+      this.#isAssigned(trainerId),
+    );
     this.#refresh = new RefreshSums(shape.slots, shape.sizes, shape.refresh, probeSeed);
     this.#allSlots = shape.slots.filter(travels).map((slot) => slot.index);
   }
@@ -187,12 +196,18 @@ export class StepDesk {
     if (part.stream === 'contribution') this.#sumEarly();
   }
 
-  /** A trainer says its sketches are complete. @throws ProtocolError if they are not */
-  acceptSketch(trainerId: string, message: SketchMessage): void {
-    if (!this.#isCurrent(message.step, message.round)) return;
-    if (message.tokens === 0 || !this.#isAssigned(trainerId)) return;
+  /**
+   * A trainer says its sketches are complete.
+   * @returns their norm over all slots, if the run judges by it
+   * @throws ProtocolError if they are not
+   */
+  acceptSketch(trainerId: string, message: SketchMessage): number | undefined {
+    if (!this.#isCurrent(message.step, message.round)) return undefined;
+    if (message.tokens === 0 || !this.#isAssigned(trainerId)) return undefined;
     this.#checkTokens(trainerId, message.tokens);
-    this.#staging.take(trainerId, 'sketch', this.#refresh.active(this.#refreshSlots));
+    const tensors = this.#staging.take(trainerId, 'sketch', this.#refresh.active(this.#refreshSlots));
+    if (!this.#judgesNorms) return undefined;
+    return this.#refresh.normOf(this.#refreshSlots, tensors, this.#shareOf(message.tokens));
   }
 
   /**
@@ -222,18 +237,25 @@ export class StepDesk {
     return job.slots;
   }
 
-  /** A trainer says its contribution is complete. @throws ProtocolError if it is not, or damaged */
-  acceptContribution(trainerId: string, message: ContributionMessage): void {
-    if (message.step !== this.#step || message.tokens === 0 || !this.#isAssigned(trainerId)) return;
-    this.#checkTokens(trainerId, message.tokens);
-    this.#staging.take(trainerId, 'contribution', this.#allSlots);
+  /**
+   * A trainer says its contribution is complete.
+   * @returns its norm over all slots, if the run judges by it
+   * @throws ProtocolError if it is not, or damaged
+   */
+  acceptContribution(trainerId: string, message: ContributionMessage): number | undefined {
+    const { step, tokens } = message;
+    if (step !== this.#step || tokens === 0 || !this.#isAssigned(trainerId)) return undefined;
+    this.#checkTokens(trainerId, tokens);
+    const tensors = this.#staging.take(trainerId, 'contribution', this.#allSlots);
     const checksum = this.#staging.checksumOf(trainerId);
     if (checksum !== message.checksum) {
       throw new ProtocolError(
         CLOSE_CODES.INVALID_CONTRIBUTION.code,
-        `the contribution of step ${message.step} has checksum ${checksum}, not ${message.checksum} as declared`,
+        `the contribution of step ${step} has checksum ${checksum}, not ${message.checksum} as declared`,
       );
     }
+    if (!this.#judgesNorms) return undefined;
+    return contributionNorm(this.#slots, step, tensors, this.#shareOf(tokens));
   }
 
   /** The record of the new bases. */
@@ -335,6 +357,15 @@ export class StepDesk {
     this.#jobs.delete(trainerId);
   }
 
+  get #judgesNorms(): boolean {
+    return this.#config.coordinator.outliers !== 'accept';
+  }
+
+  /** Of a whole step, that its tokens are. */
+  #shareOf(tokens: number): number {
+    return tokens / (stepSequences(this.#config) * this.#config.seq_len);
+  }
+
   /** Weights p_i = c_i / C, in the order given. */
   #weighted(
     received: readonly Received[],
@@ -344,8 +375,9 @@ export class StepDesk {
     const total = received.reduce((sum, { tokens }) => sum + tokens, 0);
     return received
       .filter(({ tokens }) => tokens > 0)
-      .map(({ trainerId, tokens }) => ({
-        weight: tokens / total,
+      .map(({ trainerId, tokens, scale = 1 }) => ({
+        weight: (tokens / total) * scale,
+        scale,
         tensors: this.#staging.take(trainerId, stream, slots),
       }));
   }

@@ -19,12 +19,16 @@ import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
+import { RateLimiter } from '../rate-limiter.ts';
 
 /** Sizes that a trainer's last heartbeat told. */
 export interface TrainerSizes {
   readonly residentBytes: number;
   readonly tensorCount: number;
 }
+
+/** All trainers of a run may join at once, and once more, before joins_per_second counts. */
+const LEAST_BURST = 64;
 
 /** What the desk needs of its surroundings. */
 export interface TrainerSurroundings {
@@ -38,12 +42,14 @@ export interface TrainerSurroundings {
   /** Gives a connection its trainer id; an older one with the same id is closed. */
   readonly adopt: (connection: Connection, trainerId: string) => void;
   readonly onFailure: (error: unknown) => void;
+  /** Monotonic. */
+  readonly nowMs: () => number;
   readonly logger: Logger;
 }
 
-/** What trainers are told of the configuration: where tokens and keys lie is none of their business. */
+/** What trainers are told of the configuration: how the door is guarded is none of their business. */
 function withoutDoor(config: RunConfig): object {
-  const { auth: _, tls: __, ...coordinator } = config.coordinator;
+  const { auth: _, tls: __, limits: ___, ...coordinator } = config.coordinator;
   return { ...config, coordinator };
 }
 
@@ -51,11 +57,16 @@ export class TrainerDesk {
   readonly #run: PreparedRun;
   readonly #around: TrainerSurroundings;
   readonly #sessions = new Map<string, Session>();
+  /** By token. Each costs the reading of a checkpoint, or of records. */
+  readonly #joins: RateLimiter;
   readonly #sizes = new Map<string, TrainerSizes>();
 
   constructor(run: PreparedRun, around: TrainerSurroundings) {
     this.#run = run;
     this.#around = around;
+    const { limits, max_trainers: maxTrainers } = run.config.coordinator;
+    const rate = { burst: Math.max(maxTrainers, LEAST_BURST), perSecond: limits.joins_per_second };
+    this.#joins = new RateLimiter(rate, around.nowMs);
   }
 
   get(trainerId: string): Session | undefined {
@@ -124,9 +135,10 @@ export class TrainerDesk {
         if (message.stream === 'snapshot') return checkpoints.acceptPart(session, message);
         return steps.acceptPart(trainerId, message);
       case 'sketch': {
-        steps.acceptSketch(trainerId, message);
+        const norm = steps.acceptSketch(trainerId, message);
         const { step, round, tokens } = message;
-        return dispatch({ type: 'sketchReceived', trainerId, step, round, tokens });
+        const told = norm === undefined ? {} : { norm };
+        return dispatch({ type: 'sketchReceived', trainerId, step, round, tokens, ...told });
       }
       case 'factor': {
         const slots = steps.acceptFactor(trainerId, message);
@@ -134,9 +146,10 @@ export class TrainerDesk {
         return dispatch({ type: 'factorReceived', trainerId, step, round, slots });
       }
       case 'contribution': {
-        steps.acceptContribution(trainerId, message);
+        const norm = steps.acceptContribution(trainerId, message);
         const { step, tokens, lossSum } = message;
-        return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum });
+        const told = norm === undefined ? {} : { norm };
+        return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
       case 'evaluation':
         return evaluations.accept(trainerId, message);
@@ -155,13 +168,16 @@ export class TrainerDesk {
     const { runId, config, shape, schemaHash, journal } = this.#run;
     const { logger, dispatch, doorkeeper, onFailure } = this.#around;
     const { trainerId } = hello;
-    const isReplacement = this.#sessions.has(trainerId);
+    const present = this.#sessions.get(trainerId);
+    const isReplacement = present !== undefined;
     const answer = admit(hello, {
       runId,
       runName: config.name,
       schemaHash,
       judge: (token) => doorkeeper.judge(token),
       codecs: codecsInUse(shape.sizes),
+      presentTokenId: present?.tokenId,
+      mayJoin: (tokenId) => this.#joins.take(tokenId ?? ''),
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),

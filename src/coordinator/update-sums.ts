@@ -26,8 +26,10 @@ import type { StagedTensor } from './staging.ts';
 
 /** One trainer's part in a sum. */
 export interface WeightedTensors {
-  /** c_i / C, of its tokens; weights sum to one. */
+  /** c_i / C, of its tokens, times `scale`. Without scales weights sum to one. */
   readonly weight: number;
+  /** What its numbers are multiplied by, in slots whose contributions are parts of a sum, too; left out: 1. */
+  readonly scale?: number;
   /** By slot, in the order in which they came. */
   readonly tensors: ReadonlyMap<number, StagedTensor>;
 }
@@ -160,6 +162,20 @@ function slotOrder(slots: readonly Slot[], contributions: readonly WeightedTenso
   return new Set([...sent, ...travelling]);
 }
 
+/**
+ * Norm of one trainer's contribution over all slots, comparable with those of others that have more tokens or fewer:
+ * means are as they are, parts of a sum, which are a gradient times `share`, are divided by it.
+ * @param share its tokens, of those of a whole step
+ */
+export function contributionNorm(
+  slots: readonly Slot[],
+  step: number,
+  tensors: WeightedTensors['tensors'],
+  share: number,
+): number {
+  return normOf(slots, step, [{ weight: 1, scale: 1 / share, tensors }]);
+}
+
 /** Norm of the summed contributions of all slots together. */
 function normOf(slots: readonly Slot[], step: number, contributions: readonly WeightedTensors[]): number {
   const squares = slots.map((slot) => {
@@ -172,9 +188,11 @@ function normOf(slots: readonly Slot[], step: number, contributions: readonly We
 
 /** What the trainers sent for one slot. */
 function partsOf(slot: Slot, contributions: readonly WeightedTensors[]): EncodedPart[] {
-  return contributions.flatMap(({ weight, tensors }) => {
+  return contributions.flatMap(({ weight, scale = 1, tensors }) => {
     const tensor = tensors.get(slot.index);
     if (tensor === undefined) return [];
-    return [{ bytes: tensor.bytes, codec: codecFor(tensor.codec), weight: carriesSums(slot) ? 1 : weight }];
+    return [
+      { bytes: tensor.bytes, codec: codecFor(tensor.codec), weight: carriesSums(slot) ? scale : weight },
+    ];
   });
 }

@@ -4,7 +4,7 @@
  */
 import { ProtocolError } from '../errors.ts';
 import { CLOSE_CODES, type CloseReason } from './close-codes.ts';
-import { DIGEST_BYTES, MAX_NAME_LENGTH, MAX_TENSORS, TRAINER_ID_PATTERN } from './limits.ts';
+import { DIGEST_BYTES, MAX_LOSS_SUM, MAX_NAME_LENGTH, MAX_TENSORS, TRAINER_ID_PATTERN } from './limits.ts';
 
 const UINT32_MAX = 0xffffffff;
 
@@ -36,11 +36,13 @@ export function checkAmount(value: number, field: string): number {
   return value;
 }
 
-/** A loss: finite. Anything else is not malformed but a training that went wrong. */
-export function checkLoss(value: number, field: string): number {
-  if (!Number.isFinite(value))
-    throw protocolError('INVALID_CONTRIBUTION', `${field} is ${value}, not a finite number`);
-  return value;
+/** A sum of losses: not beyond all measure. One that is is not malformed but of a training that went wrong. */
+export function checkLoss(value: number, field: string, largest = MAX_LOSS_SUM): number {
+  if (Number.isFinite(value) && Math.abs(value) <= largest) return value;
+  throw protocolError(
+    'INVALID_CONTRIBUTION',
+    `${field} is ${value}; allowed: a finite number of magnitude ${largest} at most`,
+  );
 }
 
 /** A text of at most `maxLength` UTF-16 code units. */

@@ -36,6 +36,13 @@ export const MAX_MEMBERS = 4096;
 export const MAX_POSITIONS = 65_536;
 /** Tokens, mask and positions of the sequences of one assignment. */
 export const MAX_SEQUENCES_BYTES = 1024 * 1024;
+/**
+ * Magnitude of a number in a contribution, sketch or factor: beyond it a square, or the sum of a few, may not be
+ * finite any more, on any side. An honest gradient is nowhere near.
+ */
+export const MAX_MAGNITUDE = 1e18;
+/** Magnitude of a trainer's sum of losses, in nats; sums of it over all trainers stay finite. */
+export const MAX_LOSS_SUM = 1e30;
 /** SHA-256. */
 export const DIGEST_BYTES = 32;
 

@@ -70,6 +70,7 @@ export const SIMULATED_PLAN: RunPlan = {
   checkpointEvery: 2,
   hashEvery: 1,
   hasLocalState: true,
+  outliers: null,
 };
 
 const TICK_INTERVAL_MS = 250;

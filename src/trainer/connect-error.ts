@@ -1,6 +1,6 @@
 /**
- * Why a connection to a coordinator could not be opened, where trying again would not help: certificates, and TLS on
- * one side only. Pure.
+ * Why a connection to a coordinator could not be opened: where trying again would not help (certificates, and TLS on
+ * one side only), and in words where it may. Pure.
  */
 import type { CloseReason } from '../protocol/close-codes.ts';
 
@@ -20,6 +20,8 @@ export interface ConnectError {
 
 /** The coordinator wants TLS (its answer to an upgrade without it). */
 const UPGRADE_REQUIRED = 'Unexpected server response: 426';
+const TOO_MANY_REQUESTS = 'Unexpected server response: 429';
+const UNAVAILABLE = 'Unexpected server response: 503';
 
 const UNKNOWN_AUTHORITY = new Set([
   'CERT_CHAIN_TOO_LONG',
@@ -76,6 +78,18 @@ export function connectFaultOf(url: string, error: ConnectError): ConnectFault |
     return certificate(`${host} refused the TLS connection (${code}): does --cert suit it?`);
   }
   return null;
+}
+
+/** What a trainer that will try again says of `error`. */
+export function connectErrorText(url: string, { message }: ConnectError): string {
+  const { host } = new URL(url);
+  if (message.startsWith(TOO_MANY_REQUESTS)) {
+    return `${host} takes no more connections from this address for now (429: coordinator.limits)`;
+  }
+  if (message.startsWith(UNAVAILABLE)) {
+    return `${host} takes no more connections for now (503: it is full, or stops)`;
+  }
+  return message;
 }
 
 function namesIn({ cert }: ConnectError): string {

@@ -11,7 +11,7 @@ import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
 import type { Inbox } from './inbox.ts';
 import type { PemTexts } from '../files/pem.ts';
-import { connectFaultOf, type ConnectError } from './connect-error.ts';
+import { connectErrorText, connectFaultOf, type ConnectError } from './connect-error.ts';
 import { Outbox } from './outbox.ts';
 
 /** Between our close frame and the destruction of the socket. */
@@ -74,10 +74,11 @@ export class Line {
     webSocket.on('error', (error) => (this.#error = error));
     webSocket.on('close', (code, reason) => {
       this.outbox.close();
-      const fault = this.#error === null ? null : connectFaultOf(url, this.#error);
+      const error = this.#error;
+      const fault = error === null ? null : connectFaultOf(url, error);
       if (fault !== null) return handlers.onClose(this, CLOSE_CODES[fault.reason].code, fault.text);
-      const text = reason.length === 0 ? (this.#error?.message ?? '') : reason.toString('utf8');
-      handlers.onClose(this, code, text);
+      if (reason.length > 0) return handlers.onClose(this, code, reason.toString('utf8'));
+      handlers.onClose(this, code, error === null ? '' : connectErrorText(url, error));
     });
   }
 

@@ -18,6 +18,19 @@ const RULES: readonly BrokenRule[] = [
     mended: ['model={path: m}'],
   },
   {
+    title: 'every trainer there may be has a connection',
+    broken: ['coordinator.max_trainers=300'],
+    field: 'coordinator.max_trainers',
+    words: /at most coordinator\.limits\.connections \(256\)/,
+    mended: ['coordinator.max_trainers=300', 'coordinator.limits.connections=600'],
+  },
+  {
+    title: 'trainers of this machine, which have one address, are not too many for it',
+    broken: ['coordinator.local_trainers=5', 'coordinator.limits={connections_per_address: 4}'],
+    field: 'coordinator.local_trainers',
+    mended: ['coordinator.local_trainers=5', 'coordinator.limits={connections_per_address: 5}'],
+  },
+  {
     title: 'the hidden size is a multiple of the heads',
     broken: ['model.hidden_size=130', 'model.num_attention_heads=4'],
     field: 'model.hidden_size',

@@ -13,6 +13,8 @@ const CONTEXT: AdmissionContext = {
   judge: () => ({ isValid: true, tokenId: null }),
   schemaHash: SCHEMA,
   codecs: ['f32', 'int4'],
+  presentTokenId: undefined,
+  mayJoin: () => true,
   trainerCount: 0,
   maxTrainers: 2,
   digestOf: (sequence) => (sequence === 7 ? DIGEST : null),
@@ -31,11 +33,25 @@ test('a Hello that does not fit is refused with the reason and both sides of it'
     [{ codecs: ['f32', 'int8'] }, {}, 'SCHEMA_MISMATCH', /sends numbers as int4, which the trainer \(test\)/],
     [{ codecs: [] }, {}, 'SCHEMA_MISMATCH', /sends numbers as f32 and int4/],
     [{}, { trainerCount: 2 }, 'RUN_FULL', /has 2 trainers/],
+    [{}, { mayJoin: () => false }, 'RUN_FULL', /too many have joined with this token just now/],
   ];
   for (const [hello, context, reason, text] of cases) {
     const refused = answer(hello, context);
     t.is(refused.isAdmitted ? '' : refused.reason, reason);
     t.regex(refused.isAdmitted ? '' : refused.text, text);
+  }
+});
+
+test('a newer connection takes the place of an older one with the same token, and of no other', (t) => {
+  const judge = () => ({ isValid: true, tokenId: 'mine' }) as const;
+  t.true(answer({}, { judge, presentTokenId: 'mine' }).isAdmitted);
+  t.true(answer({}, { presentTokenId: null }).isAdmitted);
+  for (const presentTokenId of ['yours', null]) {
+    const refused = answer({ trainerId: 'anna' }, { judge, presentTokenId });
+    t.like(refused, {
+      reason: 'UNAUTHORIZED',
+      text: 'anna is here with another token: a trainer needs an id of its own (--id)',
+    });
   }
 });
 

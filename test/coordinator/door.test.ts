@@ -153,7 +153,8 @@ test('before its Hello is accepted nobody may send more than a few messages take
     const trainer = await connectRaw(t, url, { ca: pem('ca') });
     trainer.webSocket.send(new Uint8Array(8 * MAX_HANDSHAKE_BYTES));
     const { code, reason } = await trainer.closed;
-    t.deepEqual([code, reason], [4007, `more than ${MAX_HANDSHAKE_BYTES} bytes before the Welcome`]);
+    t.is(code, 4007);
+    t.regex(reason, new RegExp(`^bytes before the Welcome: \\d+, allowed: ${MAX_HANDSHAKE_BYTES}$`));
   }
 });
 

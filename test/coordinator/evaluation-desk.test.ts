@@ -4,6 +4,8 @@ import type { Fact } from '../../src/coordinator/dispatch.ts';
 import { EvaluationDesk } from '../../src/coordinator/evaluation-desk.ts';
 import { Session } from '../../src/coordinator/session.ts';
 import type { Dataset, SequenceSource } from '../../src/files/dataset.ts';
+import { ProtocolError } from '../../src/errors.ts';
+import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { maxSequencesPerAssignment } from '../../src/protocol/limits.ts';
 import type { Message } from '../../src/protocol/messages.ts';
 
@@ -91,4 +93,13 @@ test('an answer nobody asked for is for the core to judge', (t) => {
   desk.forget('a');
   answer(10, 4, 1);
   t.is(facts.length, 2);
+});
+
+test('an answer for more tokens than were assigned is refused', (t) => {
+  const { facts, assign, answer } = deskOf(4, 4);
+  assign(10, [0, 1]);
+  const error = t.throws(() => answer(10, 9, 2), { instanceOf: ProtocolError });
+  t.is(error?.closeCode, CLOSE_CODES.INVALID_CONTRIBUTION.code);
+  t.regex(error?.message ?? '', /9 tokens are declared .* only 8 were assigned/);
+  t.deepEqual(facts, []);
 });

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
-import { request } from 'node:http';
+import { request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
 import test from 'ava';
 import { WebSocket } from 'ws';
 import { CoordinatorServer, type ServerOptions } from '../../src/coordinator/server.ts';
@@ -67,9 +68,9 @@ test('whatever is malformed or out of turn closes that connection with its code,
     ['INVALID_CONTRIBUTION', [hello, encodeEnvelope({ ...sampleOf('contribution'), lossSum: NaN })]],
   ];
   for (const [reason, data] of cases) {
-    const { code, reason: text } = await answerTo(t, url, ...data);
-    t.is(code, CLOSE_CODES[reason].code, `${reason}: ${text}`);
-    t.true(text.length > 0);
+    const { code, reason: said } = await answerTo(t, url, ...data);
+    t.is(code, CLOSE_CODES[reason].code, `${reason}: ${said}`);
+    t.true(said.length > 0);
   }
   t.is((await answerTo(t, url, new Uint8Array(MAX_FRAME_BYTES + 1))).code, 1009);
   t.true(connection.isOpen);
@@ -216,7 +217,7 @@ test('a peer that reads too slowly is closed with TIMEOUT, which may be retried'
   t.deepEqual(new Set(await Promise.all(results)), new Set([false]));
   const end = await ends.take();
   t.is(end.code, CLOSE_CODES.TIMEOUT.code);
-  t.regex(end.reason, /reads too slowly: \d+ bytes unsent, the limit is 8388608/);
+  t.regex(end.reason, /reads too slowly: \d+ bytes unsent, allowed: 8388608 /);
 });
 
 test('one record larger than the limit on unsent bytes is still sent', async (t) => {
@@ -396,6 +397,74 @@ test('an upgrade is refused on another path, from a web page, and beyond maxConn
   t.is(await statusOf(server.port, '/', upgrade), 503);
 });
 
+test('an address that has too many connections, or comes too often, is told so and may come again', async (t) => {
+  const crowded = await startServer(t, { maxConnectionsPerAddress: 2 });
+  const first = await connectRaw(t, crowded.url);
+  await connectRaw(t, crowded.url);
+  const refused = await refusalOf(crowded.server.port);
+  t.is(refused.status, 429);
+  t.regex(
+    refused.text,
+    /^connections from one address: 3, allowed: 2 \(coordinator\.limits\.connections_per_address\)/,
+  );
+  first.webSocket.terminate();
+  await crowded.ends.take();
+  await connectRaw(t, crowded.url);
+
+  let nowMs = 0;
+  const busy = await startServer(t, { maxHandshakesPerSecond: 3, now: () => nowMs });
+  for (let i = 0; i < 3; i++) await connectRaw(t, busy.url);
+  const early = await refusalOf(busy.server.port);
+  t.is(early.status, 429);
+  t.regex(early.text, /more than 3, allowed: 3 \(coordinator\.limits\.handshakes_per_second\)/);
+  t.is(await statusOf(busy.server.port, '/healthz'), 429);
+  nowMs = 400;
+  await connectRaw(t, busy.url);
+});
+
+test('64 trainers of one address that start at once are let in', async (t) => {
+  const { url, server } = await startServer(t, { handshakeTimeoutMs: 60_000 });
+  await Promise.all(Array.from({ length: 64 }, () => connectRaw(t, url)));
+  t.is(server.connections.length, 64);
+});
+
+test('one who is refused and does not close its socket loses it', async (t) => {
+  const { server } = await startServer(t);
+  const socket = connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.write('GET /other HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
+  socket.resume();
+  await once(socket, 'end'); // refused; this side stays open
+  socket.write(new Uint8Array(16 * MEGABYTE)); // more than is taken on the way
+  await once(socket, 'error'); // a reset: nothing there is open any more
+  t.pass();
+});
+
+test('a peer that sends and never reads is closed before the answers to it fill the memory', async (t) => {
+  const started = await startServer(t, { maxMessagesPerSecond: 1_000_000 });
+  const { url, server, messages, ends } = started;
+  const admit = started.onMessage;
+  started.onMessage = (connection, message) => {
+    if (message.kind === 'hello') return admit(connection, message);
+    connection.send({ kind: 'stepRejected', step: 1, reason: 'x'.repeat(2_000) });
+  };
+  const trainer = await connectRaw(t, url);
+  trainer.send(HELLO);
+  const { connection } = await expectMessage(messages, 'hello');
+  trainer.webSocket.pause();
+  const heartbeat = encodeEnvelope(sampleOf('heartbeat'));
+  const flood = (): void => {
+    if (!connection.isOpen) return;
+    for (let i = 0; i < 500; i++) trainer.webSocket.send(heartbeat);
+    setImmediate(flood);
+  };
+  flood();
+  const end = await ends.take();
+  t.is(end.code, CLOSE_CODES.TIMEOUT.code);
+  t.regex(end.reason, /^it reads nothing: \d+ bytes wait for it, allowed: \d+$/);
+  t.deepEqual(server.connections, []);
+});
+
 test('a port in use or an address that is not here is an OperatingError that says what to do', async (t) => {
   const { server } = await startServer(t);
   const listen = (options: Partial<ServerOptions>) =>
@@ -431,6 +500,20 @@ test('close says goodbye to everyone and leaves no timer behind', async (t) => {
   await t.throwsAsync(connectRaw(t, url));
   await server.close();
 });
+
+/** What a WebSocket handshake is answered with that is not let in. */
+async function refusalOf(port: number): Promise<{ status: number; text: string }> {
+  const headers = {
+    connection: 'Upgrade',
+    upgrade: 'websocket',
+    'sec-websocket-version': '13',
+    'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+  };
+  const outgoing = request({ host: '127.0.0.1', port, headers, agent: false });
+  outgoing.end();
+  const [response] = (await once(outgoing, 'response')) as [IncomingMessage];
+  return { status: response.statusCode ?? 0, text: await text(response) };
+}
 
 /** Status of a GET. */
 async function statusOf(port: number, path: string, headers: Record<string, string> = {}): Promise<number> {

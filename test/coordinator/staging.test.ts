@@ -76,6 +76,20 @@ test('numbers that are not finite are refused while their sender is known', (t) 
   t.throws(() => stage.take('a', 'contribution', [0]), { message: /lacks slot 0/ });
 });
 
+test('of those who are not in the step nothing is kept, and nobody is blamed for it', (t) => {
+  const stage = new Staging(shape.slots, shape.sizes, shape.refresh.rounds, null, (id) => id === 'a');
+  stage.open({ step: 5, round: 0 });
+  for (const trainerId of ['a', 'b', 'c']) {
+    for (const part of contributionOf(RUN, 5, trainerId)) stage.accept(trainerId, part);
+  }
+  t.is(stage.take('a', 'contribution', ALL).size, ALL.length);
+  t.is(stage.take('b', 'contribution', []).size, 0);
+  t.is(
+    stage.bytesStaged.memory,
+    contributionOf(RUN, 5, 'a').reduce((sum, { totalBytes }) => sum + totalBytes, 0),
+  );
+});
+
 test('a slot that comes twice is refused', (t) => {
   const stage = staging();
   stage.open({ step: 5, round: 0 });

@@ -461,3 +461,76 @@ test('an update tells the norm of each slot with a basis when early refreshes ne
     t.true(norms.every((norm) => norm > 0));
   }
 });
+
+/** A norm over all slots as it would be if contributions were `scale` times those of `contributionOf`. */
+function judgedRun(outliers: string, ...settings: readonly string[]) {
+  const run = tinyRun(`coordinator.outliers=${outliers}`, 'batch_size=4', ...settings);
+  const earlyUpdate: EarlyUpdate = { place: () => PLACE, send: () => {}, withdraw: () => {} };
+  const desk = new StepDesk(run.config, run.shape, 1, earlyUpdate);
+  assign(desk, ['a', 'b']);
+  const send = (trainerId: string, tokens: number, scale = 1): number | undefined => {
+    const parts = contributionOf(run, 5, 'same').map((part) => {
+      const values = new Float32Array(Uint8Array.from(part.payload).buffer).map((x) => x * scale);
+      return { ...part, payload: new Uint8Array(values.buffer) };
+    });
+    const checksum = parts.reduce((sum, { payload }) => crc32c(payload, sum), 0);
+    for (const part of parts) desk.acceptPart(trainerId, part);
+    return desk.acceptContribution(trainerId, {
+      kind: 'contribution',
+      step: 5,
+      tokens,
+      lossSum: 1,
+      checksum,
+    });
+  };
+  return { run, desk, send };
+}
+
+test('the norm of a contribution is that of all its numbers, and is taken only where it is judged', (t) => {
+  const { run, send } = judgedRun('reject');
+  const squares = contributionOf(run, 5, 'same').map(({ payload }) =>
+    new Float32Array(Uint8Array.from(payload).buffer).reduce((sum, x) => sum + x * x, 0),
+  );
+  const norm = Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
+  t.true(Math.abs(send('a', 16)! / norm - 1) < 1e-6);
+  t.true(Math.abs(send('b', 16, 3)! / (3 * norm) - 1) < 1e-6);
+  t.is(judgedRun('accept').send('a', 16), undefined);
+});
+
+test('parts of a sum are judged by what they would be as means, so that few tokens are no merit', (t) => {
+  const { send } = judgedRun('clip', 'method.feedback=payload');
+  const whole = send('a', 16)!;
+  const half = send('b', 8, 0.5)!;
+  // Slots that carry sums are half as large with half the tokens, which leaves them as they are; few others are means.
+  t.true(Math.abs(half / whole - 1) < 0.5, `${half} of ${whole}`);
+});
+
+test('a contribution that is clipped counts in the sum with its scale', (t) => {
+  for (const settings of [[], ['method.feedback=payload']]) {
+    const { desk, send } = judgedRun('clip', ...settings);
+    send('a', 16);
+    send('b', 16, 4);
+    const received = [
+      { trainerId: 'a', tokens: 16, lossSum: 1 },
+      { trainerId: 'b', tokens: 16, lossSum: 1, scale: 0.25 },
+    ];
+    const clipped = desk.sealUpdate(PLACE, {
+      type: 'commitUpdate',
+      step: 5,
+      received,
+      shards: [],
+      cursor: { next: 4, returned: [] },
+    });
+    const plain = judgedRun('clip', ...settings);
+    plain.send('a', 16);
+    plain.send('b', 16);
+    const same = plain.desk.sealUpdate(PLACE, {
+      type: 'commitUpdate',
+      step: 5,
+      received: received.map(({ trainerId, tokens, lossSum }) => ({ trainerId, tokens, lossSum })),
+      shards: [],
+      cursor: { next: 4, returned: [] },
+    });
+    t.deepEqual(clipped.commit.digest, same.commit.digest); // 4 times a quarter
+  }
+});

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { connectFaultOf } from '../../src/trainer/connect-error.ts';
+import { connectErrorText, connectFaultOf } from '../../src/trainer/connect-error.ts';
 
 const URL = 'wss://train.example.org:29400/';
 
@@ -27,9 +27,20 @@ test('what no second attempt will mend is told with what to do; all else may be 
     ['ECONNREFUSED', ''],
     ['ECONNRESET', 'socket hang up'],
     ['ENOTFOUND', ''],
+    [undefined, 'Unexpected server response: 429'],
     [undefined, 'Unexpected server response: 503'],
     ['EPROTO', 'something else'],
   ] as const) {
     t.is(connectFaultOf(URL, { code, message }), null, message);
   }
+});
+
+test('one who is too many is told so, and what else went wrong in the words of the system', (t) => {
+  const said = (message: string): string => connectErrorText(URL, { message });
+  t.regex(
+    said('Unexpected server response: 429'),
+    /^train\.example\.org:29400 takes no more .* from this address/,
+  );
+  t.regex(said('Unexpected server response: 503'), /it is full, or stops/);
+  t.is(said('connect ECONNREFUSED'), 'connect ECONNREFUSED');
 });

@@ -11,6 +11,7 @@ import { Link } from '../../src/trainer/link.ts';
 import { SILENT_LOGGER } from '../../src/log.ts';
 import { sampleOf } from '../protocol/samples.ts';
 import {
+  connectRaw,
   expectMessage,
   openLink,
   SIZES,
@@ -421,6 +422,19 @@ test('a coordinator that is not there is tried again', async (t) => {
   const first = await trainer.nextOf('disconnected');
   t.regex(first.reason, /ECONNREFUSED/);
   await trainer.nextOf('disconnected');
+});
+
+test('a trainer that is told 429 waits and comes again', async (t) => {
+  let nowMs = 0;
+  const { url, messages } = await startServer(t, { maxHandshakesPerSecond: 1, now: () => nowMs });
+  const stranger = await connectRaw(t, url); // takes the one handshake of this second
+  const { nextOf } = openLink(t, url);
+  const { reason, willRetryMs } = await nextOf('disconnected');
+  t.regex(reason, /takes no more connections from this address for now \(429/);
+  t.true(willRetryMs > 0);
+  nowMs = 1_000;
+  stranger.webSocket.terminate();
+  await expectMessage(messages, 'hello');
 });
 
 test('leaving is polite and may be asked for twice, with or without a connection', async (t) => {

@@ -18,6 +18,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
+import { describeOutlier, judgeNorms, type Outlier } from './outliers.ts';
 import { stopClock } from './pace.ts';
 import {
   answersIn,
@@ -32,11 +33,12 @@ import { abandonStep, missingFrom } from './stepping.ts';
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'contributionReceived': {
-      const { trainerId, step, tokens, lossSum } = event;
+      const { trainerId, step, tokens, lossSum, norm } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
-      const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
+      const newest = { trainerId, tokens, lossSum, ...(norm === undefined ? {} : { norm }) };
+      const received = [...phase.received, newest].sort(byTrainerId);
       const wait = waitOf(draft, phase);
       const deadlineMs = deadlineAfterAnswer(
         draft.state,
@@ -94,7 +96,10 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   if (totalTokens(phase.received) === 0) {
     return abandonStep(draft, step, 'fruitless');
   }
-  const received = phase.received.filter(({ tokens }) => tokens > 0);
+  const { kept: received, outliers } = judgeNorms(
+    draft.state.plan.outliers,
+    phase.received.filter(({ tokens }) => tokens > 0),
+  );
   const used = shards.filter((shard) => received.some(({ trainerId }) => trainerId === shard.trainerId));
   const positions = used.flatMap((shard) => shard.positions);
   const { cursor: before, plan } = draft.state;
@@ -103,5 +108,18 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   const ended = enter(endWait(draft), committing);
   const { assigned, late, waitMs } = ended.state.attendance;
   const attendance = { assigned, late, waitMs };
-  return emit(ended, { type: 'commitUpdate', step, received, shards: used, cursor, attendance });
+  const told = outliers.length === 0 ? {} : { outliers };
+  const commit = { type: 'commitUpdate', step, received, shards: used, cursor, attendance, ...told } as const;
+  return outliers.reduce(tellOutlier(step), emit(ended, commit));
+}
+
+/** One that is left out is told to drop its work; its sequences are not among those that were used. */
+function tellOutlier(step: number): (draft: Draft, outlier: Outlier) => Draft {
+  return (draft, outlier) => {
+    const { trainerId, action } = outlier;
+    const reason = describeOutlier(outlier);
+    if (action === 'clip') return remark(draft, `step ${step}: ${trainerId} is clipped: ${reason}`);
+    const rejected = emit(draft, { type: 'rejectStep', trainerId, step, reason });
+    return remark(rejected, `step ${step}: ${trainerId} is left out: ${reason}`);
+  };
 }

@@ -45,6 +45,10 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   if (hashes === null || hashes.step !== step) {
     return remark(draft, `the hash of step ${step} from ${trainerId} is not compared; ignored`);
   }
+  // One that is loading, or was when the record was announced, might be anyone: it has no vote on the others.
+  if (!hashes.expected.includes(trainerId)) {
+    return remark(draft, `the hash of step ${step} from ${trainerId} was not asked for; ignored`);
+  }
   if (hasReported(hashes, trainerId)) {
     return remark(draft, `the hash of step ${step} from ${trainerId} is here already; ignored`);
   }

@@ -21,6 +21,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
+import { describeOutlier, judgeNorms } from './outliers.ts';
 import { stopClock } from './pace.ts';
 import type { FactorJob } from './state.ts';
 import {
@@ -38,12 +39,13 @@ import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'sketchReceived': {
-      const { trainerId, step, round, tokens } = event;
+      const { trainerId, step, round, tokens, norm } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       if (round > phase.round) return refuseBreach(draft, event);
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
-      const received = [...phase.received, { trainerId, tokens, lossSum: 0 }].sort(byTrainerId);
+      const newest = { trainerId, tokens, lossSum: 0, ...(norm === undefined ? {} : { norm }) };
+      const received = [...phase.received, newest].sort(byTrainerId);
       const wait = sketchWait(draft, phase);
       const untilMs = deadlineAfterAnswer(draft.state, wait, answersIn(phase.received), answersIn(received));
       const noted = stopClock(noteAnswer(draft), trainerId);
@@ -152,7 +154,10 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
   }
   const jobs = dealSlots(slots, membersOf(shards));
   const isFinal = round === draft.state.plan.refreshRounds;
-  const weights = received.filter(({ tokens }) => tokens > 0);
+  const { kept: weights, outliers } = judgeNorms(
+    draft.state.plan.outliers,
+    received.filter(({ tokens }) => tokens > 0),
+  );
   const factorising = enter(endWait(draft), {
     phase: 'factorising',
     step,
@@ -162,7 +167,12 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
     jobs,
     deadlineMs: deadlineMs(draft.state),
   });
-  const summed = emit(factorising, { type: 'sumSketches', step, round, weights });
+  const told = outliers.reduce((next, outlier) => {
+    const end = outlier.action === 'clip' ? 'is clipped' : 'does not count';
+    const note = `step ${step}: the sketch of ${outlier.trainerId} ${end}: ${describeOutlier(outlier)}`;
+    return remark(next, note);
+  }, factorising);
+  const summed = emit(told, { type: 'sumSketches', step, round, weights });
   return jobs.reduce((next, job) => emit(next, assignFactors(step, round, job, isFinal)), summed);
 }
 

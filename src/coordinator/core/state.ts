@@ -4,6 +4,7 @@
  * arrays stay in the shell and are spoken of by step, round and trainer id.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import type { Outlier } from './outliers.ts';
 import type { BasisFact, SlotNorm } from './refresh-schedule.ts';
 
 /** When slots are refreshed. */
@@ -13,6 +14,12 @@ export interface GapPlan {
   /** method.refresh.lazy_threshold and converged_ratio; null: not used. */
   readonly lazyThreshold: number | null;
   readonly convergedRatio: number | null;
+}
+
+/** What is done about a norm beyond `factor` times the median of the step's trainers (outliers.ts). */
+export interface OutlierPlan {
+  readonly action: 'clip' | 'reject';
+  readonly factor: number; // above 1
 }
 
 /** What never changes during a run. Times in milliseconds, batch in sequences. */
@@ -40,6 +47,8 @@ export interface RunPlan extends GapPlan {
   readonly hashEvery: number; // 0: never
   /** Trainers keep something of their gradients (trainer/local-states.ts), which checkpoints hold too. */
   readonly hasLocalState: boolean;
+  /** null: all are accepted. */
+  readonly outliers: OutlierPlan | null;
 }
 
 /** Where the data order stands. Positions count from 0 over all epochs. */
@@ -98,6 +107,10 @@ export interface Received {
   readonly trainerId: string;
   readonly tokens: number;
   readonly lossSum: number;
+  /** Of all its numbers, for its tokens; left out: not told. */
+  readonly norm?: number;
+  /** What its numbers are multiplied by; left out: 1. */
+  readonly scale?: number;
 }
 
 /** Slots whose factorisation one trainer does. */
@@ -283,6 +296,7 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly round: number;
         readonly tokens: number;
+        readonly norm?: number;
       }
     /** All factors of a job arrived and passed the shell's checks. */
     | {
@@ -298,6 +312,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number;
+        /** Of the numbers, if the run judges by it. */
+        readonly norm?: number;
       }
     /** The record is on disk. */
     | {
@@ -397,6 +413,8 @@ export type Effect =
       readonly shards: readonly Shard[];
       readonly cursor: Cursor;
       readonly attendance: Pick<Attendance, 'assigned' | 'late' | 'waitMs'>; // for people
+      /** Whose norm was too large; left out: nobody's. */
+      readonly outliers?: readonly Outlier[];
     }
   /** Journal the record again for which there was no room; report as for commitUpdate. */
   | { readonly type: 'retryRecord'; readonly sequence: number }

@@ -2,11 +2,13 @@
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import type { RandomKey } from '../../random.ts';
-import { INFINITY_BITS, notFinite } from './finite.ts';
+import { bf16Number } from './bf16-number.ts';
+import { INFINITY_BITS, MAX_MAGNITUDE_BITS, notFinite, tooLarge } from './finite.ts';
 import { chunk, CHUNK, groupsOf, kernels, padGroup } from './kernels.ts';
 import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
 const INFINITY_UPPER_BITS = 0x7f80;
+const numbers = new Uint16Array(chunk.codes.buffer, chunk.codes.byteOffset, CHUNK);
 const words = new Uint32Array(chunk.codes.buffer, chunk.codes.byteOffset, CHUNK / 2);
 
 export const bf16Codec: TensorCodec = {
@@ -25,7 +27,10 @@ export const bf16Codec: TensorCodec = {
   open,
   check(bytes, count) {
     checkLength(bytes, count);
-    for (let start = 0; start < count; start += CHUNK) load(bytes, start, count);
+    for (let start = 0; start < count; start += CHUNK) {
+      load(bytes, start, count);
+      checkMagnitudes(start, Math.min(CHUNK, count - start), count);
+    }
   },
   decode(bytes, count, into = new Float32Array(count)) {
     const values = into.subarray(0, count);
@@ -85,9 +90,18 @@ function infinitesOf(word: number): number {
 }
 
 function notFiniteAt(start: number, length: number, count: number): ProtocolError {
-  const numbers = new Uint16Array(chunk.codes.buffer, chunk.codes.byteOffset, length);
-  const index = numbers.findIndex((bits) => (bits & INFINITY_UPPER_BITS) === INFINITY_UPPER_BITS);
+  const index = numbers
+    .subarray(0, length)
+    .findIndex((bits) => (bits & INFINITY_UPPER_BITS) === INFINITY_UPPER_BITS);
   return malformed(`number ${start + index} of ${count} is not finite`);
+}
+
+/** Of the finite numbers in the chunk. */
+function checkMagnitudes(start: number, length: number, count: number): void {
+  for (let i = 0; i < length; i++) {
+    if ((numbers[i]! & 0x7fff) <= MAX_MAGNITUDE_BITS >>> 16) continue; // in the order of the numbers
+    throw tooLarge(`number ${start + i} of ${count}`, bf16Number(numbers[i]!));
+  }
 }
 
 function checkLength(bytes: Uint8Array, count: number): void {

@@ -6,7 +6,8 @@ import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import type { RandomKey } from '../../random.ts';
 import { bf16Bits } from './bf16-number.ts';
-import { INFINITY_BITS, notFinite } from './finite.ts';
+import { MAX_MAGNITUDE } from '../../protocol/limits.ts';
+import { INFINITY_BITS, notFinite, tooLarge } from './finite.ts';
 import { chunk, CHUNK, linearKernels, type WireFormat } from './kernels.ts';
 import { maxScale } from './linear.ts';
 import type { CodecName, TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
@@ -29,7 +30,7 @@ export function blockCodec(name: CodecName, format: WireFormat): TensorCodec {
     writer: (count, key, into) => codec.writer(count, key, into),
     open: (bytes, count) => codec.open(bytes, count),
     check(bytes, count) {
-      codec.open(bytes, count); // finite scales make finite numbers
+      codec.check(bytes, count); // finite scales make finite numbers
     },
     decode(bytes, count, into = new Float32Array(count)) {
       const values = into.subarray(0, count);
@@ -98,6 +99,18 @@ class BlockCodec {
       },
       accumulate: (start, weight) => this.#kernels.accumulate(load(start), weight),
     };
+  }
+
+  check(bytes: Uint8Array, count: number): void {
+    this.open(bytes, count);
+    const most = MAX_MAGNITUDE / this.#format.largest;
+    const scales = this.#scalesOf(bytes, this.#blocksOf(count));
+    const block = scales.findIndex((scale) => scale > most);
+    if (block >= 0)
+      throw tooLarge(
+        `the scale of block ${block} times ${this.#format.largest}`,
+        scales[block]! * this.#format.largest,
+      );
   }
 
   #decodeChunk(blocks: number, isNarrow: boolean): Float32Array | Float64Array {

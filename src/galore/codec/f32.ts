@@ -3,7 +3,8 @@ import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
 import type { RandomKey } from '../../random.ts';
 import { chunk, CHUNK, groupsOf, kernels, padGroup } from './kernels.ts';
-import { findNotFinite, notFinite } from './finite.ts';
+import { MAX_MAGNITUDE } from '../../protocol/limits.ts';
+import { findNotFinite, MAX_MAGNITUDE_BITS, notFinite, tooLarge } from './finite.ts';
 import type { TensorCodec, TensorReader, TensorWriter } from './tensor-codec.ts';
 
 const chunkBytes = new Uint8Array(chunk.values.buffer, chunk.values.byteOffset, chunk.values.byteLength);
@@ -20,7 +21,7 @@ export const f32Codec: TensorCodec = {
   writer: write,
   open,
   check(bytes, count) {
-    checkFinite(aligned(bytes, count));
+    checkMagnitudes(aligned(bytes, count));
   },
   decode(bytes, count, into = new Float32Array(count)) {
     checkLength(bytes, count);
@@ -76,6 +77,19 @@ function checkLength(bytes: Uint8Array, count: number): void {
 function checkFinite(values: Float32Array): void {
   const bad = findNotFinite(values);
   if (bad >= 0) throw malformed(`number ${bad} of ${values.length} is ${values[bad]}`);
+}
+
+function checkMagnitudes(values: Float32Array): void {
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
+  let largest = 0;
+  for (let i = 0; i < bits.length; i++) {
+    const magnitude = bits[i]! & 0x7fffffff; // in the order of the numbers, NaN last
+    if (magnitude > largest) largest = magnitude;
+  }
+  if (largest <= MAX_MAGNITUDE_BITS) return;
+  checkFinite(values);
+  const index = values.findIndex((value) => Math.abs(value) > MAX_MAGNITUDE);
+  throw tooLarge(`number ${index} of ${values.length}`, values[index]!);
 }
 
 function malformed(reason: string): ProtocolError {

@@ -1,8 +1,13 @@
-/** Numbers that cannot be sent: NaN and infinities. */
-import { NotFiniteError } from '../../errors.ts';
+/** Numbers that cannot be sent: NaN and infinities; and those that are taken from nobody, for they are beyond all measure. */
+import { NotFiniteError, ProtocolError } from '../../errors.ts';
+import { CLOSE_CODES } from '../../protocol/close-codes.ts';
+import { MAX_MAGNITUDE } from '../../protocol/limits.ts';
 
 /** Bits of a magnitude from which on it is NaN or infinity. */
 export const INFINITY_BITS = 0x7f800000;
+
+/** Bits of MAX_MAGNITUDE as an f32. */
+export const MAX_MAGNITUDE_BITS = new Uint32Array(Float32Array.of(MAX_MAGNITUDE).buffer)[0]!;
 
 const EXPONENT_BITS = INFINITY_BITS; // all set: NaN or infinity
 
@@ -22,4 +27,12 @@ export function findNotFinite(values: Float32Array): number {
     if ((bits[i]! & EXPONENT_BITS) === EXPONENT_BITS) return i;
   }
   return -1;
+}
+
+/** The error for a number that is finite and yet beyond MAX_MAGNITUDE. */
+export function tooLarge(what: string, value: number): ProtocolError {
+  return new ProtocolError(
+    CLOSE_CODES.INVALID_CONTRIBUTION.code,
+    `${what} is ${value}; allowed: a magnitude of at most ${MAX_MAGNITUDE}`,
+  );
 }

@@ -23,11 +23,15 @@ export interface TensorCodec {
    */
   open(bytes: Uint8Array, count: number): TensorReader;
   /**
-   * Says whether every number is finite, without decoding.
-   * @throws ProtocolError MALFORMED_MESSAGE where `open` does, and for a number that is not finite.
+   * Says whether every number can be summed and squared, without decoding.
+   * @throws ProtocolError MALFORMED_MESSAGE where `open` does, and for a number that is not finite;
+   * INVALID_CONTRIBUTION for one beyond MAX_MAGNITUDE.
    */
   check(bytes: Uint8Array, count: number): void;
-  /** All numbers, which may have been written to the beginning of `into`; throws as `check` does. */
+  /**
+   * All numbers, which may have been written to the beginning of `into`.
+   * @throws ProtocolError MALFORMED_MESSAGE where `open` does, and for a number that is not finite.
+   */
   decode(bytes: Uint8Array, count: number, into?: Float32Array): Float32Array;
   /** Numbers `start` to `end` (not included) into the beginning of `out`; throws as `open` does. */
   decodeRange(

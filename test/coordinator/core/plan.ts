@@ -25,6 +25,7 @@ export const PLAN: RunPlan = {
   checkpointEvery: 0,
   hashEvery: 0,
   hasLocalState: false,
+  outliers: null,
 };
 
 export const FRESH: StartingPoint = {

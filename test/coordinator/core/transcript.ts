@@ -44,6 +44,8 @@ function openRun(words: readonly string[]): RunState {
     const [target, value] = field === name ? [plan, parse(text)] : [from, parse(text)];
     if (field === 'next') target['cursor'] = { ...(target['cursor'] as Cursor), next: value };
     else if (field === 'returned') target['cursor'] = { ...(target['cursor'] as Cursor), returned: value };
+    else if (field === 'outliers')
+      target[field] = { action: text.split(':')[0], factor: Number(text.split(':')[1]) };
     else if (field in target) target[field] = value;
     else throw new Error(`the plan has no ${name}`);
   }
@@ -61,6 +63,7 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
   const step = number('step', current);
   const tokens = number('tokens', 10);
   const lossSum = number('loss', 20);
+  const norm = options.has('norm') ? { norm: number('norm', 0) } : {};
   const round = number('round', 'round' in phase ? phase.round : 1);
   const rest = (otherwise: string): string => names.slice(1).join(' ') || otherwise;
   switch (verb) {
@@ -75,7 +78,7 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
     case 'lose':
       return [{ type: 'trainerLost', trainerId, reason: rest('the connection broke'), nowMs }];
     case 'sketch':
-      return [{ type: 'sketchReceived', trainerId, step, round, tokens, nowMs }];
+      return [{ type: 'sketchReceived', trainerId, step, round, tokens, ...norm, nowMs }];
     case 'factor': {
       const jobs = phase.phase === 'factorising' ? phase.jobs : [];
       const job = jobs.find((open) => open.trainerId === trainerId && !open.isDone);
@@ -83,7 +86,7 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
       return [{ type: 'factorReceived', trainerId, step, round, slots, nowMs }];
     }
     case 'contribution':
-      return [{ type: 'contributionReceived', trainerId, step, tokens, lossSum, nowMs }];
+      return [{ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...norm, nowMs }];
     case 'committed': {
       const kind = phase.phase === 'committing' ? phase.kind : 'update';
       return [{ type: 'recordCommitted', step, kind, sequence: state.sequence + 1, nowMs }];

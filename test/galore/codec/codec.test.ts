@@ -451,6 +451,25 @@ test('a scale that is negative, not finite or would overflow is malformed', (t) 
     }
 });
 
+test('a number whose square or sum may not be finite is taken from nobody', (t) => {
+  for (const name of NAMES) {
+    const codec = codecFor(name);
+    const values = new Float32Array(300).fill(1e-3);
+    values[257] = 0.9e18;
+    const good = codec.encode(values, KEY);
+    t.notThrows(() => codec.check(good, 300), name);
+    values[257] = -2e18;
+    const bad = codec.encode(values, KEY);
+    t.notThrows(() => codec.decode(bad, 300));
+    const error = t.throws(() => codec.check(bad, 300), { instanceOf: ProtocolError });
+    t.is(error?.closeCode, CLOSE_CODES.INVALID_CONTRIBUTION.code);
+    t.regex(
+      error?.message ?? '',
+      /(number 257 of 300|block \d .*) is -?\d+; allowed: a magnitude of at most 1000000000000000000$/,
+    );
+  }
+});
+
 test('f32 bytes that are not finite numbers are malformed', (t) => {
   const codec = codecFor('f32');
   for (const bad of [NaN, Infinity, -Infinity]) {
