@@ -14,7 +14,7 @@ import {
 } from './protocol/slot-sizes.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { codecOfPayload } from './galore/codec/codec.ts';
-import { buildSlots, carriesSums, groupOf, payloadShape, sizeOf, type Slot } from './galore/slot.ts';
+import { buildSlots, carriesSums, groupOf, sizeOf, stepKinds, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
   readonly slots: readonly Slot[];
@@ -80,7 +80,7 @@ function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hidden
 /** The shape with all ranks of the configuration times `factor`. */
 function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule, inner, basis } = methodPlan(config);
+  const { policy, rule, plainRule, inner, averaged, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number =>
     Math.max(1, Math.floor(factor * rankFor(model, rank)));
   const codecsOf = (name: string): SlotCodecs => {
@@ -93,6 +93,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     rule,
     plainRule,
     inner,
+    averaged,
     rank: rankOf(method.rank ?? DEFAULT_RANK),
     projType: method.proj_type,
     targetModules: method.target_modules,
@@ -126,8 +127,8 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
 function withDefaultFeedback(slot: Slot, { contribution }: SlotCodecs): Slot {
   const { policy } = slot;
   if (carriesSums(slot) || policy === 'frozen' || policy === 'power' || policy === 'row-sparse') return slot;
-  const codec = codecOfPayload(slot, sizeOf(payloadShape(slot, 1)), contribution);
-  return codec === 'int4' ? { ...slot, feedback: 'payload' } : slot;
+  const isRounded = stepKinds(slot).some(({ step }) => codecOfPayload(slot, step, contribution) === 'int4');
+  return isRounded ? { ...slot, feedback: 'payload' } : slot;
 }
 
 function refreshOf(

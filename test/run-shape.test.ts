@@ -46,3 +46,17 @@ test('a budget that cannot be kept comes to rank 1', (t) => {
   t.is(layers, 1);
   t.true(times < 1000);
 });
+
+test('moments travel as f32 where they change too little from one average to the next for bf16', (t) => {
+  const codecOf = (...settings: string[]): string | undefined => {
+    const config = resolve(MINIMAL, ...settings);
+    return buildRunShape(config, MODEL).slots[0]!.averaged?.codec;
+  };
+  const local = (count: number, second: number): string =>
+    `local_steps={count: ${count}, moments: averaged, moment_periods: [1, ${second}]}`;
+  const slow = 'optimizer.betas=[0.9, 0.999]';
+  // 1 - 0.999^7 is below 1/128, 1 - 0.999^8 above it.
+  t.deepEqual([codecOf(local(7, 1), slow), codecOf(local(2, 4), slow)], ['f32', 'bf16']);
+  t.is(codecOf(local(2, 1), 'optimizer={name: sgd, momentum: 0.9}'), 'bf16');
+  t.is(codecOf('local_steps.count=8'), undefined);
+});

@@ -3,7 +3,7 @@
  * fields that mean nothing without them. Pure.
  */
 import { relationFault, showValue, type Fault } from './faults.ts';
-import { methodDefaults, OUTER_MOMENTUM } from './presets.ts';
+import { methodDefaults, MOMENT_PERIODS, OUTER_MOMENTUM } from './presets.ts';
 import type { FieldReader, Rule } from './relations.ts';
 import { METHODS, type RunConfig, type RunConfigInput } from './schema.ts';
 
@@ -58,6 +58,30 @@ const optimizerCan: LocalRule = (read) => {
   return relationFault('optimizer.name', name, rule);
 };
 
+const momentsAreNumbers: LocalRule = (read) => {
+  if (read('local_steps.moments') !== 'averaged') return null;
+  const fault = (rule: string): Fault => relationFault('local_steps.moments', 'averaged', rule);
+  const name = read('optimizer.name');
+  if (name === 'adamw-8bit') {
+    return fault(
+      'it must be local (or left out) with optimizer.name: adamw-8bit, whose moments are codes that have no mean; adamw has the same ones as numbers',
+    );
+  }
+  if (name === 'sgd' && read('optimizer.momentum') === 0) {
+    return fault(
+      'it must be local (or left out) with optimizer.momentum: 0, which leaves nothing to average',
+    );
+  }
+  return null;
+};
+
+const periodsGoTogether: LocalRule = (read) => {
+  const [first, second] = (read('local_steps.moment_periods') ?? [1, 1]) as readonly [number, number];
+  if (second % first === 0) return null;
+  const rule = `the second must be a multiple of the first, such as [${first}, ${first * Math.ceil(second / first)}]: second moments travel together with the first`;
+  return relationFault('local_steps.moment_periods', [first, second], rule);
+};
+
 /** Another value of a field than the one that goes with local steps. */
 function without(field: string, fine: unknown, why: string): LocalRule {
   return (read) => {
@@ -80,6 +104,8 @@ const LOCAL_RULES: readonly LocalRule[] = [
   groupsCan,
   optimizerCan,
   decayIsDecoupled,
+  momentsAreNumbers,
+  periodsGoTogether,
   without('method.weights', 'f32', 'int8 weights have no room for a displacement'),
   without('method.adaptive_rank.threshold', undefined, 'ranks stay as configured'),
   without('method.refresh.converged_ratio', undefined, 'no summed gradient tells of it'),
@@ -95,7 +121,7 @@ function unused(
 ): Rule {
   return (read) => {
     const value = read(field);
-    if (value === undefined || value === filledIn || isRead(read)) return null;
+    if (value === undefined || showValue(value) === showValue(filledIn) || isRead(read)) return null;
     return relationFault(field, value, `it is used only with ${when}`);
   };
 }
@@ -115,5 +141,12 @@ export const LOCAL_STEP_RULES: readonly Rule[] = [
     OUTER_MOMENTUM,
     (read) => read('local_steps.outer') === 'nesterov',
     'local_steps.outer: nesterov',
+  ),
+  unused('local_steps.moments', 'local', hasLocalSteps, MORE),
+  unused(
+    'local_steps.moment_periods',
+    MOMENT_PERIODS,
+    (read) => read('local_steps.moments') === 'averaged',
+    'local_steps.moments: averaged',
   ),
 ];

@@ -83,6 +83,9 @@ const OUTER_RATES = { none: 1, nesterov: 0.7, adam: 1 } as const;
 /** Filled in with every outer optimizer. */
 export const OUTER_MOMENTUM = 0.9;
 
+/** DES-LOC's (arXiv 2505.22549); filled in whatever the moments. */
+export const MOMENT_PERIODS: readonly [number, number] = [3, 6];
+
 /** What a method's name decides. */
 export function methodDefaults(name: Method['name']): MethodDefaults {
   return METHOD_DEFAULTS[name];
@@ -131,6 +134,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       ...local,
       outer_lr: local.outer_lr ?? OUTER_RATES[local.outer],
       outer_momentum: local.outer_momentum ?? OUTER_MOMENTUM,
+      moment_periods: local.moment_periods ?? [...MOMENT_PERIODS],
     },
     optimizer: {
       ...optimizer,

@@ -19,6 +19,7 @@ const millisecondsOrZero = z.int().min(0).max(MAX_TIME_MS);
 
 /** A thousand optimizer steps without an exchange are no synchronous training any more. */
 const MAX_LOCAL_STEPS = 1000;
+const MAX_MOMENT_PERIOD = 1000;
 
 /** Names of the model sizes of the GaLore paper. */
 export const MODEL_SIZES = [
@@ -346,6 +347,8 @@ const optimizer = z.strictObject({
   schedule: schedule.prefault({}),
 });
 
+const momentPeriod = z.int().min(1).max(MAX_MOMENT_PERIOD);
+
 const localSteps = z.strictObject({
   count: z
     .int()
@@ -367,6 +370,18 @@ const localSteps = z.strictObject({
       'Multiplies the mean displacement; default: 1, for nesterov 0.7; with adam it multiplies count times the learning rate',
     ),
   outer_momentum: z.number().min(0).lt(1).optional().describe('For nesterov; default: 0.9'),
+  moments: z
+    .enum(['local', 'averaged'])
+    .default('local')
+    .describe(
+      'Of the local optimizer: local: each trainer has its own; averaged: from time to time they become the mean of all',
+    ),
+  moment_periods: z
+    .tuple([momentPeriod, momentPeriod])
+    .optional()
+    .describe(
+      'For averaged: the first moments travel with every so many exchanges, the second with every so many, a multiple; default: 3, 6',
+    ),
 });
 
 const wire = z.strictObject({
@@ -571,7 +586,10 @@ type FilledRefresh = Filled<
 /** The resolved configuration: everything a run needs, presets applied, nothing left to decide but sizes that depend on the tokenizer. */
 export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' | 'local_steps' | 'dir'> {
   readonly dir: string;
-  readonly local_steps: Filled<RunConfigInput['local_steps'], 'outer_lr' | 'outer_momentum'>;
+  readonly local_steps: Filled<
+    RunConfigInput['local_steps'],
+    'outer_lr' | 'outer_momentum' | 'moment_periods'
+  >;
   readonly method: Omit<
     Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,
     'refresh' | 'rank'

@@ -5,7 +5,7 @@
 import { ProtocolError } from '../errors.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { checkRows } from '../galore/rows.ts';
-import { payloadShape, sizeOf, type Slot } from '../galore/slot.ts';
+import { tensorLength, type Slot } from '../galore/slot.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { crc32c } from '../protocol/crc32c.ts';
@@ -232,9 +232,7 @@ export class Staging {
       return checkRows(slot, codecFor(codec).name, bytes);
     }
     const count =
-      codec === 'f32' || slot === undefined
-        ? bytes.length / 4
-        : sizeOf(payloadShape(slot, this.#window.step));
+      codec === 'f32' || slot === undefined ? bytes.length / 4 : tensorLength(slot, this.#window.step);
     codecFor(codec).check(bytes, count);
   }
 

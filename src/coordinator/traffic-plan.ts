@@ -6,7 +6,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { innerState } from '../galore/displacement.ts';
-import { isFlushed, payloadShape, sizeOf, type Policy, type Slot } from '../galore/slot.ts';
+import { isFlushed, payloadShape, sizeOf, stepKinds, type Policy, type Slot } from '../galore/slot.ts';
 import { localState } from '../galore/feedback/local-state.ts';
 import { weightState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { stateBytes, stateTensors } from '../galore/state-table.ts';
@@ -15,7 +15,7 @@ import { encodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_PART_BYTES } from '../protocol/limits.ts';
 import type { Message, StreamName } from '../protocol/messages.ts';
 import { splitIntoParts, type ExpectedTensor } from '../protocol/parts.ts';
-import { payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
+import { kindsOfSteps, payloadSize, type SlotSizes } from '../protocol/slot-sizes.ts';
 import { socketBytes } from '../protocol/socket-bytes.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
 import { refreshCounts } from './core/refresh-schedule.ts';
@@ -80,8 +80,8 @@ export function trafficPlan(config: RunConfig, shape: RunShape, trainers: number
   );
   const flushes = (slot: Slot): number =>
     isFlushed(slot) ? Math.max(0, (counts.get(slot.index) ?? 0) - 1) : 0;
-  const up = shares.map((size) => meanPayload(size, 'contribution', flushes(size.slot) / steps));
-  const down = sizes.map((size) => meanPayload(size, 'update', 0));
+  const up = shares.map((size) => meanPayload(size, 'contribution', steps, flushes(size.slot) / steps));
+  const down = sizes.map((size) => meanPayload(size, 'update', steps, 0));
   const contribution = sum(up) + messageBytes(SAMPLE_CONTRIBUTION, true);
   const update = sum(down) + messageBytes(sampleCommit(config, trainers), false);
   const refresh = refreshBytes(shape, counts, trainers, steps);
@@ -111,12 +111,21 @@ function refreshCountsOf(config: RunConfig, shape: RunShape): readonly number[] 
   return refreshCounts({ ...schedulePlanOf(config), projectedSlots: refreshedSlots(shape) }, config.steps);
 }
 
-/** Odd and even steps of power slots differ; all others are equal. */
-function meanPayload(sizes: SlotSizes, stream: 'contribution' | 'update', flushShare: number): number {
-  const bytes = (step: number, isFlush: boolean): number =>
-    tensorBytes(payloadSize(sizes, stream, step, isFlush), stream, sizes.slot.index);
-  const usual = (bytes(1, false) + bytes(2, false)) / 2;
-  return flushShare === 0 ? usual : usual + flushShare * (bytes(1, true) - usual);
+/** @param flushShare how much of the run are steps in which the slot is flushed, of whichever kind */
+function meanPayload(
+  sizes: SlotSizes,
+  stream: 'contribution' | 'update',
+  steps: number,
+  flushShare: number,
+): number {
+  const mean = (isFlush: boolean): number =>
+    sum(
+      stepKinds(sizes.slot, steps).map(
+        ({ step, share }) =>
+          share * tensorBytes(payloadSize(sizes, stream, step, isFlush), stream, sizes.slot.index),
+      ),
+    );
+  return flushShare === 0 ? mean(false) : (1 - flushShare) * mean(false) + flushShare * mean(true);
 }
 
 /**
@@ -191,7 +200,7 @@ function stagingOf(sizes: readonly SlotSizes[], shares: readonly SlotSizes[], tr
   const payload = (table: readonly SlotSizes[], stream: 'contribution' | 'update', step: number): number =>
     sum(table.map((size) => payloadSize(size, stream, step).totalBytes));
   return Math.max(
-    ...[1, 2].map(
+    ...kindsOfSteps(sizes).map(
       (step) => trainers * payload(shares, 'contribution', step) + payload(sizes, 'update', step),
     ),
   );

@@ -6,7 +6,15 @@ import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../ga
 import { sumRows } from '../galore/aggregate/sum-rows.ts';
 import { encodeRows } from '../galore/rows.ts';
 import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
-import { carriesSums, hasBasis, payloadShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import {
+  carriesSums,
+  hasBasis,
+  payloadShape,
+  sizeOf,
+  tensorLength,
+  travels,
+  type Slot,
+} from '../galore/slot.ts';
 import { RecordDigest } from '../protocol/digest.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
@@ -86,8 +94,8 @@ export class UpdateSums {
     const { slots, codecs, seed } = this.#options;
     const { step } = this.place;
     const slot = slots[index]!;
-    const count = sizeOf(payloadShape(slot, step));
-    const codec = codecOfPayload(slot, count, codecs[index]!.update);
+    const count = tensorLength(slot, step);
+    const codec = codecOfPayload(slot, step, codecs[index]!.update);
     const key = derive(seed, 'update', step, index);
     const parts = partsOf(slot, contributions);
     let bytes: Uint8Array;
@@ -98,7 +106,7 @@ export class UpdateSums {
       this.#squares.set(index, squaredNorm);
     } else {
       const writer = codecFor(codec).writer(count, key, this.#scratchOf(codecFor(codec).encodedBytes(count)));
-      this.#squares.set(index, encodeSum(parts, count, writer, factor));
+      this.#squares.set(index, encodeSum(parts, count, writer, factor, sizeOf(payloadShape(slot, step))));
       bytes = writer.bytes;
     }
     const header = { stream: 'update', step, round: 0, tensor: index, codec } as const;
@@ -173,7 +181,7 @@ function normOf(slots: readonly Slot[], step: number, contributions: readonly We
   const squares = slots.map((slot) => {
     const parts = partsOf(slot, contributions);
     if (slot.policy === 'row-sparse') return sumRows(slot, parts).squaredNorm;
-    return squaredNormOfSum(parts, sizeOf(payloadShape(slot, step)));
+    return squaredNormOfSum(parts, tensorLength(slot, step));
   });
   return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }

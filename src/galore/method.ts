@@ -4,7 +4,8 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import type { RuleName } from './optimizer/rule-state.ts';
-import type { Policy } from './slot.ts';
+import { biasCorrection } from './optimizer/bias-correction.ts';
+import type { AveragedMoments, Policy } from './slot.ts';
 
 /**
  * Where bases come from. `svd`: leading singular vectors of the summed gradient, by the refresh rounds.
@@ -24,6 +25,8 @@ export interface MethodPlan {
   readonly plainRule: RuleName;
   /** The rule of local steps, where there are any; the two above then take displacements. */
   readonly inner?: RuleName;
+  /** What of its state is averaged; left out: nothing. */
+  readonly averaged?: AveragedMoments | undefined;
 }
 
 /** The fields that say what a method is. */
@@ -34,7 +37,34 @@ export function methodPlan(config: MethodConfig): MethodPlan {
   const plan = synchronousPlan(config);
   if (config.local_steps.count === 1) return plan;
   const outer = OUTER_RULES[config.local_steps.outer];
-  return { ...plan, rule: outer, plainRule: outer, inner: optimizerRule(config) };
+  return {
+    ...{ ...plan, rule: outer, plainRule: outer },
+    ...{ inner: optimizerRule(config), averaged: averagedMoments(config) },
+  };
+}
+
+/** Least relative change between two averages that rounding to bf16, by up to 1/256, does not swallow. */
+const LEAST_CHANGE = 1 / 128;
+
+function averagedMoments({ local_steps: local, optimizer }: MethodConfig): AveragedMoments | undefined {
+  if (local.moments !== 'averaged') return undefined;
+  const [first, second] = local.moment_periods;
+  const { betas, momentum } = optimizer;
+  const moments =
+    optimizer.name === 'sgd'
+      ? [{ kind: 'm' as const, period: first, decay: momentum }]
+      : [
+          { kind: 'm' as const, period: first, decay: betas[0] },
+          { kind: 'v' as const, period: second, decay: betas[1] },
+        ];
+  // A moment that decays by less would be rounded back to what it was, for ever.
+  const isFast = moments.every(
+    ({ period, decay }) => biasCorrection(decay, local.count * period) >= LEAST_CHANGE,
+  );
+  return {
+    moments: moments.map(({ kind, period }) => ({ kind, period })),
+    codec: isFast ? 'bf16' : 'f32',
+  };
 }
 
 /** The rules that take displacements, by `local_steps.outer`. */

@@ -40,10 +40,23 @@ interface SlotBase extends TensorSpec {
   readonly rule: RuleName;
   /** The rule of the steps that each trainer takes by itself between two exchanges (displacement.ts); left out: none are taken. */
   readonly inner?: RuleName;
+  /** What of the state of these steps all trainers average from time to time; left out: nothing. */
+  readonly averaged?: AveragedMoments;
   /** Multiplies the update; left out: GaLore's alpha of the run for a slot with a basis, 1 for others. */
   readonly scale?: number;
   /** Left out: none. */
   readonly feedback?: Feedback;
+}
+
+/** A moment of local steps. */
+export type MomentKind = 'm' | 'v';
+
+/** Moments that travel behind the payload in some steps; moment-average.ts says what is done with them. */
+export interface AveragedMoments {
+  /** In the order in which they travel, in steps that are multiples of `period`. The last travels with all the others. */
+  readonly moments: readonly { readonly kind: MomentKind; readonly period: number }[];
+  /** Of tensors with moments, unless the slot's own is f32. */
+  readonly codec: 'f32' | 'bf16';
 }
 
 /** Has no basis: travels whole and is updated as it is, or stays as it is. */
@@ -115,6 +128,7 @@ export interface SlotOptions {
   readonly plainRule: RuleName;
   /** The rule of local steps; left out: there are none, and the rules above take gradients. */
   readonly inner?: RuleName | undefined;
+  readonly averaged?: AveragedMoments | undefined;
   /** Of matrices that are compressed; default: none, with policy power gradient. */
   readonly feedback?: Feedback;
   /** Of power slots, and the error of one-sided ones; default: int8. */
@@ -161,10 +175,43 @@ export function payloadShape(slot: Slot, step: number): readonly number[] {
   }
 }
 
-/** Numbers of a payload that travel in step `step`, at most. */
+/** Moments that travel in step `step`, each of the payload's shape. */
+export function momentsIn({ averaged }: Slot, step: number): readonly MomentKind[] {
+  return (averaged?.moments ?? []).filter(({ period }) => step % period === 0).map(({ kind }) => kind);
+}
+
+/**
+ * Numbers of the tensor that a contribution or an update of step `step` has of a slot: the payload's, then those of
+ * the moments. Of a row-sparse slot as if all rows travelled.
+ */
+export function tensorLength(slot: Slot, step: number): number {
+  return (1 + momentsIn(slot, step).length) * sizeOf(payloadShape(slot, step));
+}
+
+/** The same, but of a row-sparse slot the most that can travel. */
 export function payloadNumbers(slot: Slot, step: number): number {
   if (slot.policy === 'row-sparse') return slot.mostRows * matrixShape(slot)[1];
-  return sizeOf(payloadShape(slot, step));
+  return tensorLength(slot, step);
+}
+
+/** A kind of steps that send alike, by one of them, and how much of a run they are. */
+export interface StepKind {
+  readonly step: number;
+  readonly share: number;
+}
+
+/** The kinds of steps there are for a slot: odd and even ones, or by the moments that travel. @param steps of the run */
+export function stepKinds({ averaged }: Slot, steps: number = Infinity): readonly StepKind[] {
+  if (averaged === undefined) return [1, 2].map((step) => ({ step, share: 1 / 2 }));
+  const often = averaged.moments[0]!.period;
+  const seldom = averaged.moments.at(-1)!.period;
+  const shareOf = (period: number): number =>
+    steps === Infinity ? 1 / period : Math.floor(steps / period) / steps;
+  return [
+    { step: 1, share: 1 - shareOf(often) },
+    { step: often, share: shareOf(often) - shareOf(seldom) },
+    { step: seldom, share: shareOf(seldom) },
+  ].filter(({ share }) => share > 0);
 }
 
 /** Whether anything of a slot travels. */
@@ -271,7 +318,12 @@ function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slo
   const group = groupOf(tensor.name, options.groups ?? []);
   const own = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
   if (group?.policy === 'frozen') return { ...own, policy: 'frozen', rule: options.plainRule };
-  const base = { ...own, ...(options.inner === undefined ? {} : { inner: options.inner }) };
+  const { inner, averaged } = options;
+  const base = {
+    ...own,
+    ...(inner === undefined ? {} : { inner }),
+    ...(averaged === undefined ? {} : { averaged }),
+  };
   const policy = group?.policy ?? (isNamedBy(tensor.name, options.targetModules) ? options.policy : null);
   const feedback = group?.feedback ?? options.feedback ?? 'none';
   const kept = feedback === 'none' ? {} : { feedback };
@@ -329,8 +381,14 @@ export function describeSlots(slots: readonly Slot[]): string {
       const scale = slot.scale === undefined ? '' : ` scale ${slot.scale}`;
       const feedback = carriesSums(slot) ? ` feedback ${slot.feedback}` : '';
       const inner = slot.inner === undefined ? '' : ` local ${slot.inner}`;
-      const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}${inner}`;
+      const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}${inner}${averagedText(slot)}`;
       return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${way}\n`;
     })
     .join('');
+}
+
+function averagedText({ averaged }: Slot): string {
+  if (averaged === undefined) return '';
+  const moments = averaged.moments.map(({ kind, period }) => ` ${kind} ${period}`);
+  return ` averaged${moments.join('')} ${averaged.codec}`;
 }

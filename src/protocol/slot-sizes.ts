@@ -5,7 +5,15 @@
 import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { rowsBytes, rowsIn } from '../galore/rows.ts';
-import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import {
+  basisShape,
+  hasBasis,
+  sizeOf,
+  stepKinds,
+  tensorLength,
+  type ProjectedSlot,
+  type Slot,
+} from '../galore/slot.ts';
 import type { CodecName } from './messages.ts';
 import type { ExpectedTensor } from './parts.ts';
 
@@ -75,7 +83,7 @@ export function codecsInUse(table: readonly SlotSizes[]): readonly CodecName[] {
   const streams = ['contribution', 'update'] as const;
   const codecs = table.flatMap(({ slot, codecs: configured }) =>
     streams.flatMap((stream) =>
-      [1, 2].map((step) => codecOfPayload(slot, sizeOf(payloadShape(slot, step)), configured[stream])),
+      stepKinds(slot).map(({ step }) => codecOfPayload(slot, step, configured[stream])),
     ),
   );
   return [...new Set(codecs)];
@@ -91,9 +99,8 @@ export function payloadSize(
   step: number,
   isFlushed = false,
 ): ExpectedTensor {
-  const shape = payloadShape(slot, step);
-  const codec = isFlushed ? 'f32' : codecOfPayload(slot, sizeOf(shape), codecs[stream]);
-  if (slot.policy !== 'row-sparse') return sized(codec, shape);
+  const codec = isFlushed ? 'f32' : codecOfPayload(slot, step, codecs[stream]);
+  if (slot.policy !== 'row-sparse') return sized(codec, [tensorLength(slot, step)]);
   return { codec, totalBytes: rowsBytes(slot, codec, slot.mostRows) };
 }
 
@@ -112,14 +119,27 @@ export function payloadOfLength(
   return `${totalBytes} bytes of ${greatest.codec} are not 0 to ${slot.mostRows} rows of ${slot.name}`;
 }
 
-/** Bytes of a whole contribution, of the larger one where odd and even steps differ. */
-export function contributionBytes(table: readonly SlotSizes[]): number {
-  return Math.max(bytesInStep(table, 1), bytesInStep(table, 2));
+/** Steps of every kind, of all slots. */
+export function kindsOfSteps(table: readonly SlotSizes[]): readonly number[] {
+  return [...new Set(table.flatMap(({ slot }) => stepKinds(slot).map(({ step }) => step)))];
 }
 
-/** The same in the mean over odd and even steps. */
+/** Bytes of a whole contribution, of the largest one where steps differ. */
+export function contributionBytes(table: readonly SlotSizes[]): number {
+  return Math.max(0, ...kindsOfSteps(table).map((step) => bytesInStep(table, step)));
+}
+
+/** The same in the mean over all steps. */
 export function meanContributionBytes(table: readonly SlotSizes[]): number {
-  return (bytesInStep(table, 1) + bytesInStep(table, 2)) / 2;
+  return table.reduce((sum, sizes) => sum + meanBytes(sizes), 0);
+}
+
+function meanBytes(sizes: SlotSizes): number {
+  const kinds = stepKinds(sizes.slot);
+  return kinds.reduce(
+    (sum, { step, share }) => sum + share * payloadSize(sizes, 'contribution', step).totalBytes,
+    0,
+  );
 }
 
 function bytesInStep(table: readonly SlotSizes[], step: number): number {

@@ -12,7 +12,8 @@ import { feedbackOf } from '../galore/feedback/rules.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
-import { hasBasis, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import { momentsToSend, type AveragingOptions } from '../galore/moment-average.ts';
+import { carriesSums, hasBasis, tensorLength, travels, type Slot } from '../galore/slot.ts';
 import { liftOf, scaleOf } from '../galore/step-rule.ts';
 import { derive } from '../random.ts';
 import { encodePayload, type EncodedPayload } from './encode-payload.ts';
@@ -185,36 +186,62 @@ export class DisplacementWork implements Work {
   /** Sends how far the slot has moved, and proposes what is to be kept; uses `moved` up. */
   #send(slot: Slot, inner: Slot, { displacement, state, count }: Moved): void {
     const kept = Object.keys(state).length === 0 ? {} : { ...state, [COUNT_KIND]: tf.tensor1d([count]) };
-    const residual = this.#sendDisplacement(slot, inner, displacement);
+    const moments = momentsToSend(
+      slot,
+      state,
+      { ...this.task, count, share: this.#shareOf(slot) },
+      this.#averaging,
+    );
+    const residual = this.#sendDisplacement(slot, inner, displacement, moments);
+    tf.dispose(moments);
     displacement.dispose();
     if (hasLocalState(slot)) this.#locals.propose(slot, { ...kept, ...residual });
   }
 
-  /** What feedback keeps of it. */
-  #sendDisplacement(slot: Slot, inner: Slot, displacement: tf.Tensor): LocalState {
+  /** Sends it, and the moments behind it. What feedback keeps of it. */
+  #sendDisplacement(
+    slot: Slot,
+    inner: Slot,
+    displacement: tf.Tensor,
+    moments: readonly tf.Tensor[],
+  ): LocalState {
     const feedback = feedbackOf(slot);
     if (feedback === null) {
-      const { codec, bytes } = this.#encoded(slot, displacement);
+      const { codec, bytes } = this.#encoded(slot, displacement, moments);
       this.#output.contribution(slot, codec, bytes);
       return {};
     }
-    const { seed, trainerId, step, stepTokens } = this.task;
+    const { seed, trainerId, step } = this.task;
     const context = {
-      ...{ slot: inner, step, basis: null, state: {}, share: this.tokens / stepTokens },
+      ...{ slot: inner, step, basis: null, state: {}, share: this.#shareOf(slot) },
       key: derive(seed, 'feedback', trainerId, step, slot.index, 0),
     };
     const open = feedback.add(context, this.#locals.get(slot), displacement, true);
     const payload = feedback.payload(context, open);
-    const { codec, bytes } = this.#encoded(slot, payload);
-    const sent = tf.tensor(codecFor(codec).decode(bytes, sizeOf(inner.shape)), [...inner.shape]);
+    const { codec, bytes } = this.#encoded(slot, payload, moments);
+    const values = codecFor(codec).decode(bytes, tensorLength(slot, step));
+    const sent = tf.tensor(values.slice(0, payload.size), [...inner.shape]);
     const residual = feedback.settle(context, open, sent);
     tf.dispose([payload, sent, ...tensorsOf(open)]);
     this.#output.contribution(slot, codec, bytes);
     return residual;
   }
 
-  #encoded(slot: Slot, payload: tf.Tensor): EncodedPayload {
-    return encodePayload(this.task, slot, payload, this.#output.allocate?.bind(this.#output));
+  /** Of a slot whose contributions are parts of a sum the trainer's part of the step. */
+  #shareOf(slot: Slot): number {
+    return carriesSums(slot) ? this.tokens / this.task.stepTokens : 1;
+  }
+
+  get #averaging(): AveragingOptions {
+    const { betas, outer } = this.task.hyper;
+    return { betas, localSteps: outer.localSteps };
+  }
+
+  #encoded(slot: Slot, payload: tf.Tensor, moments: readonly tf.Tensor[]): EncodedPayload {
+    const whole = tf.tidy(() => tf.concat1d([payload, ...moments].map((tensor) => tf.reshape(tensor, [-1]))));
+    const encoded = encodePayload(this.task, slot, whole, this.#output.allocate?.bind(this.#output));
+    whole.dispose();
+    return encoded;
   }
 
   #payload(slot: Slot, gradient: tf.Tensor): tf.Tensor {

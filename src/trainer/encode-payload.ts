@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { codecFor, codecOfPayload, type CodecName } from '../galore/codec/codec.ts';
 import { encodeRows } from '../galore/rows.ts';
-import { sizeOf, type RowSparseSlot, type Slot } from '../galore/slot.ts';
+import type { RowSparseSlot, Slot } from '../galore/slot.ts';
 import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
 
@@ -31,7 +31,7 @@ export function encodePayload(
 ): EncodedPayload {
   const values = payload.dataSync<'float32'>() as Float32Array;
   const isFlushed = flushSlots.includes(slot.index);
-  const codec = isFlushed ? 'f32' : codecOfPayload(slot, values.length, codecs[slot.index]!.contribution);
+  const codec = isFlushed ? 'f32' : codecOfPayload(slot, step, codecs[slot.index]!.contribution);
   const key = derive(seed, 'contribution', trainerId, step, slot.index);
   const tensorCodec = codecFor(codec);
   const bytes = tensorCodec.encode(values, key, allocate?.(tensorCodec.encodedBytes(values.length)));
@@ -46,7 +46,7 @@ export function encodeRowsOf(
   rows: Uint32Array,
   allocate?: (byteLength: number) => Uint8Array,
 ): EncodedPayload {
-  const codec = codecOfPayload(slot, sizeOf(slot.shape), codecs[slot.index]!.contribution);
+  const codec = codecOfPayload(slot, step, codecs[slot.index]!.contribution);
   const picked = tf.tidy(() => tf.gather(gradient, tf.tensor1d(Int32Array.from(rows), 'int32')));
   const values = picked.dataSync<'float32'>() as Float32Array;
   const key = derive(seed, 'contribution', trainerId, step, slot.index);

@@ -6,16 +6,18 @@
  * Checkpoints hold what is kept, so that a run that goes on from one loses nothing of it.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { COUNT_KIND, innerState } from '../galore/displacement.ts';
+import { codecFor } from '../galore/codec/codec.ts';
+import { COUNT_KIND, displacementSlot, innerState } from '../galore/displacement.ts';
 import type { LocalState, SlotBasisChange } from '../galore/feedback/feedback.ts';
 import { localState } from '../galore/feedback/local-state.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
+import { withMeans, type AveragingOptions } from '../galore/moment-average.ts';
 import { tensorsOf, type CarryInput } from '../galore/optimizer/rule.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { zeroOf, zerosOf } from '../galore/optimizer/zeros.ts';
-import type { Slot } from '../galore/slot.ts';
+import { carriesSums, momentsIn, sizeOf, tensorLength, type MomentKind, type Slot } from '../galore/slot.ts';
 import { localTensors } from '../galore/state-table.ts';
-import type { StateArray, StateValue } from './replica.ts';
+import type { EncodedTensor, StateArray, StateValue } from './replica.ts';
 
 /** How the run carries moments over to a new basis. */
 export type CarryOptions = Pick<CarryInput, 'moments' | 'betas'>;
@@ -87,6 +89,30 @@ export class LocalStates {
     return true;
   }
 
+  /**
+   * The record of a step has means of moments: they take the place of this trainer's own.
+   * @param tensors of the update, by slot
+   * @param share of the step that the record's members did: what slots that carry sums were multiplied by
+   */
+  takeMeans(
+    slots: readonly Slot[],
+    step: number,
+    tensors: ReadonlyMap<number, EncodedTensor>,
+    share: number,
+    options: AveragingOptions,
+  ): void {
+    for (const slot of slots) {
+      const kinds = momentsIn(slot, step);
+      if (kinds.length === 0) continue;
+      const means = meansOf(slot, step, kinds, tensors.get(slot.index)!, carriesSums(slot) ? share : 1);
+      const kept = this.get(slot);
+      const next = withMeans(slot, kept, means, step, options);
+      const stay = tensorsOf(next);
+      tf.dispose([...means.values(), ...tensorsOf(kept).filter((tensor) => !stay.includes(tensor))]);
+      this.#kept.set(slot.index, next);
+    }
+  }
+
   /** Takes over what a checkpoint has of this trainer: all of `localTensors`, by name. */
   restore(slots: readonly Slot[], values: ReadonlyMap<string, StateArray>): void {
     this.dispose();
@@ -142,6 +168,24 @@ function carriedInner(
     ...options,
   });
   return { ...carried, [COUNT_KIND]: tf.clone(count) };
+}
+
+/** The moments of a slot's tensor of an update, which lie behind the payload. New tensors. */
+function meansOf(
+  slot: Slot,
+  step: number,
+  kinds: readonly MomentKind[],
+  { codec, bytes }: EncodedTensor,
+  share: number,
+): ReadonlyMap<MomentKind, tf.Tensor> {
+  const { shape } = displacementSlot(slot);
+  const values = codecFor(codec).decode(bytes, tensorLength(slot, step));
+  return new Map(
+    kinds.map((kind, i) => {
+      const part = values.slice((1 + i) * sizeOf(shape), (2 + i) * sizeOf(shape));
+      return [kind, tf.tensor(share === 1 ? part : part.map((value) => value / share), [...shape])];
+    }),
+  );
 }
 
 function disposeOf(state: LocalState | undefined): void {

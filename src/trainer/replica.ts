@@ -14,7 +14,15 @@ import { tensorsOf, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { firstState, ruleFor } from '../galore/optimizer/rules.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
-import { basisShape, hasBasis, payloadShape, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import {
+  basisShape,
+  hasBasis,
+  payloadShape,
+  sizeOf,
+  tensorLength,
+  type ProjectedSlot,
+  type Slot,
+} from '../galore/slot.ts';
 import { scatterRows } from '../galore/rows.ts';
 import { stateFault, stateTensors, type StateTensor } from '../galore/state-table.ts';
 import { advanceSlot } from './advance-slot.ts';
@@ -133,13 +141,13 @@ export class Replica {
   /** Applies the summed contribution of step `step` to every slot it carries. */
   applyUpdate(step: number, learningRate: number, tensors: ReadonlyMap<number, EncodedTensor>): void {
     const hyper = { ...hyperparametersOf(this.#options), step, learningRate };
-    const counts = [...tensors.keys()].map((index) => sizeOf(payloadShape(this.#slotAt(index), step)));
+    const counts = [...tensors.keys()].map((index) => tensorLength(this.#slotAt(index), step));
     const scratch = new Float32Array(Math.max(0, ...counts));
     for (const [index, encoded] of tensors) {
       const slot = this.#slotAt(index);
       const shape = payloadShape(slot, step);
-      const values = payloadOf(slot, encoded, sizeOf(shape), scratch);
-      const payload = tensorOfCopy(values, shape);
+      const values = numbersOf(slot, encoded, tensorLength(slot, step), scratch);
+      const payload = tensorOfCopy(values.subarray(0, sizeOf(shape)), shape);
       const kept = { state: this.#states[index]!, basis: this.#bases[index] ?? null };
       const next = advanceSlot(this.weights, slot, payload, kept, hyper, this.#options.seed);
       this.#states[index] = next.state;
@@ -241,8 +249,8 @@ function weightOf(slot: Slot, state: ReadonlyMap<string, StateArray>): WeightVal
   };
 }
 
-/** What the rule is given of a slot's tensor of an update, in `scratch`. */
-function payloadOf(slot: Slot, encoded: EncodedTensor, count: number, scratch: Float32Array): Float32Array {
+/** The numbers of a slot's tensor of an update, in `scratch`; what the rule is given is the first of them. */
+function numbersOf(slot: Slot, encoded: EncodedTensor, count: number, scratch: Float32Array): Float32Array {
   const codec = codecFor(encoded.codec);
   if (slot.policy === 'row-sparse') return scatterRows(slot, codec.name, encoded.bytes, scratch);
   return codec.decode(encoded.bytes, count, scratch);

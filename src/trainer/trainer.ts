@@ -238,6 +238,7 @@ class Trainer {
     if (!this.#locals.decide(step, isCounted)) {
       this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
     }
+    this.#takeMeans(step, record.tokens, tensors);
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -251,6 +252,15 @@ class Trainer {
     this.#activity(`step ${step} applied`);
     if (step % config.method.update_proj_gap === 0) this.#tellHash();
     this.#times.mark('appliedMs', nowMs());
+  }
+
+  /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
+  #takeMeans(step: number, tokens: number, tensors: readonly AssembledTensor[]): void {
+    const { config, replica } = this.#running();
+    const share = tokens / (stepSequences(config) * config.seq_len);
+    const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
+    const options = { betas: config.optimizer.betas, localSteps: config.local_steps.count };
+    this.#locals.takeMeans(replica.slots, step, bySlot, share, options);
   }
 
   // ---- work ----

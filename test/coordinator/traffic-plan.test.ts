@@ -89,6 +89,24 @@ test('local steps: bytes are those of an exchange, dense f32 those of all optimi
   t.is(trainerMemory.feedback, 0);
 });
 
+test('moments that are averaged count in the exchanges in which they travel, in bf16 where payloads are rounded', (t) => {
+  const plan = (...settings: string[]) =>
+    plan60m('method.name=full', ...settings.filter((setting) => setting !== ''));
+  const bytes = (steps: number, codec: string, more: string): number =>
+    plan(`steps=${steps}`, `wire.codec=${codec}`, `local_steps={count: 4${more}}`).update;
+  const often = ', moments: averaged, moment_periods: [3, 6]';
+  const f32 = (steps: number): number => bytes(steps, 'f32', often) / bytes(steps, 'f32', '');
+  t.true(Math.abs(f32(600) - (4 + 2 + 3) / 6) < 1e-4, `${f32(600)}`);
+  t.true(Math.abs(f32(5) - 6 / 5) < 1e-4, 'of five steps one has first moments');
+  t.is(f32(2), 1);
+  const int8 = bytes(600, 'int8', often) / bytes(600, 'int8', '');
+  const eight = 1 + 4 / 256;
+  t.true(Math.abs(int8 - (4 * eight + 2 * 2 + 2 * 3) / 6 / eight) < 1e-3, `${int8}`);
+  const [local, averaged] = ['', ', moments: averaged'].map((more) => plan(`local_steps={count: 4${more}}`));
+  t.deepEqual(averaged!.trainerMemory, local!.trainerMemory);
+  t.true(averaged!.coordinatorStaging > 5 * local!.coordinatorStaging, 'that of the largest exchange');
+});
+
 test('a slot that is flushed before a refresh pays for it, one without feedback does not', (t) => {
   const group = 'method.param_groups=[{match: [mlp], codec: int4, feedback: FEEDBACK}]';
   const [none, kept] = ['none', 'payload'].map((feedback) =>

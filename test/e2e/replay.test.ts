@@ -12,6 +12,7 @@ import { galoreHere } from '../helpers/here.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'galore', rank: 8, update_proj_gap: 5 };
+const AVERAGED = { count: 2, moments: 'averaged', moment_periods: [2, 4] };
 
 async function replayed(dir: string, ...more: string[]): Promise<ReplayResult & { readonly code: number }> {
   const { code, output } = await galoreHere('replay', dir, '--json', ...more);
@@ -197,6 +198,7 @@ for (const [title, more] of [
   ['int8 weights', { method: { name: 'q-galore', rank: 4, update_proj_gap: 3 } }],
   ['power', { method: { name: 'power', rank: 4 } }],
   ['local steps', { preset: 'local', method: { rank: 4 }, local_steps: { count: 2 } }],
+  ['averaged moments', { preset: 'local', method: { rank: 4 }, local_steps: AVERAGED }],
 ] as const) {
   test.serial(`${title}: the replay ends with the state of the checkpoint`, async (t) => {
     const config = { model, steps: 5, checkpoint: { every: 3, keep: 9 }, ...more };

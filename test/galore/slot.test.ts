@@ -6,9 +6,13 @@ import {
   describeSlots,
   matrixShape,
   isTallStep,
+  momentsIn,
+  payloadNumbers,
   payloadShape,
   sideOf,
   sizeOf,
+  stepKinds,
+  tensorLength,
   travels,
   type SlotOptions,
 } from '../../src/galore/slot.ts';
@@ -169,4 +173,41 @@ test('the first group that matches decides how a tensor travels, its rank, scale
     lines[1],
     '1 model.layers.0.self_attn.q_proj.weight [8,8] power power 2 0 int8 scale 0.5 feedback gradient',
   );
+});
+
+test('moments that are averaged travel behind the payload, and the table says when and how', (t) => {
+  const averaged = {
+    moments: [
+      { kind: 'm', period: 2 },
+      { kind: 'v', period: 4 },
+    ],
+    codec: 'bf16',
+  } as const;
+  const options = {
+    ...POWER,
+    policy: 'one-sided',
+    rule: 'outer',
+    plainRule: 'outer',
+    inner: 'adamw',
+  } as const;
+  const groups = [{ match: ['embed_tokens'], policy: 'frozen' }] as const;
+  const [frozen, query] = buildSlots(TENSORS, { ...options, averaged, groups });
+  t.deepEqual(
+    [1, 2, 3, 4].map((step) => momentsIn(query!, step)),
+    [[], ['m'], [], ['m', 'v']],
+  );
+  const size = sizeOf(payloadShape(query!, 1));
+  t.deepEqual(
+    [1, 2, 3, 4].map((step) => [tensorLength(query!, step), payloadNumbers(query!, step)]),
+    [1, 2, 1, 3].map((times) => [times * size, times * size]),
+  );
+  t.deepEqual(momentsIn(frozen!, 4), []);
+  t.regex(describeSlots([query!]), / local adamw averaged m 2 v 4 bf16\n$/);
+  t.deepEqual(stepKinds(query!), [
+    { step: 1, share: 1 / 2 },
+    { step: 2, share: 1 / 4 },
+    { step: 4, share: 1 / 4 },
+  ]);
+  const always = { ...averaged, moments: averaged.moments.map(({ kind }) => ({ kind, period: 1 })) };
+  t.deepEqual(stepKinds({ ...query!, averaged: always }), [{ step: 1, share: 1 }]);
 });

@@ -1,109 +1,24 @@
 /** Local steps through the code of a trainer, and what the others make of them. */
 import test, { type ExecutionContext } from 'ava';
-import type { RunConfig } from '../../src/config/schema.ts';
 import { sumEncoded } from '../../src/galore/aggregate/mean.ts';
-import { codecFor, type CodecName } from '../../src/galore/codec/codec.ts';
-import { learningRate } from '../../src/galore/schedule.ts';
-import { basisShape, carriesSums, hasBasis, payloadShape, sizeOf, type Slot } from '../../src/galore/slot.ts';
-import type { LlamaConfig } from '../../src/model/llama-config.ts';
+import { codecFor } from '../../src/galore/codec/codec.ts';
+import { carriesSums, hasBasis, payloadShape, sizeOf } from '../../src/galore/slot.ts';
 import { localTensors } from '../../src/galore/state-table.ts';
-import { buildRunShape, stepSequences } from '../../src/run-shape.ts';
-import type { DisplacementTask } from '../../src/trainer/displacement-work.ts';
 import { unmaskedRows, type Batch } from '../../src/trainer/model/batch.ts';
 import { hyperparametersOf } from '../../src/trainer/hyperparameters.ts';
-import type { StepOutput } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
+import { bases, commit, MODEL, startOn, startTrainer, type Sent, type Trainer } from './displacing.ts';
 
-const { DisplacementWork } = await import('../../src/trainer/displacement-work.ts');
 const { LocalStates } = await import('../../src/trainer/local-states.ts');
-const { LocalStep, standInBasis } = await import('../../src/trainer/local-step.ts');
+const { LocalStep } = await import('../../src/trainer/local-step.ts');
 const { Replica } = await import('../../src/trainer/replica.ts');
 const { StepWork } = await import('../../src/trainer/step.ts');
 const { LlamaModel } = await import('../../src/trainer/model/llama.ts');
 const { WeightStore } = await import('../../src/trainer/model/weights.ts');
 
-const MODEL = tinyConfig();
 const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
-
-/** What a trainer sends in a step. */
-interface Sent {
-  readonly codec: CodecName;
-  readonly bytes: Uint8Array;
-  readonly values: Float32Array;
-}
-
-/** The bases of local-step.ts, or with another label others. */
-function bases(slots: readonly Slot[], shift = 0) {
-  return new Map(
-    slots.filter(hasBasis).map((slot) => {
-      const values = standInBasis(...basisShape(slot), slot.index + shift);
-      return [slot.index, { codec: 'f32' as const, bytes: new Uint8Array(values.buffer) }];
-    }),
-  );
-}
-
-function startTrainer(t: ExecutionContext, ...settings: readonly string[]) {
-  return startOn(t, MODEL, tinyRun('local_steps.count=3', ...settings).config);
-}
-
-function startOn(t: ExecutionContext, llama: LlamaConfig, config: RunConfig) {
-  const shape = buildRunShape(config, llama);
-  const state = new Map([...tinyWeights(llama)].map(([name, values]) => [`weights/${name}`, values]));
-  const replica = new Replica(shape.slots, state, config);
-  replica.installBases(1, bases(shape.slots), []);
-  const model = new LlamaModel(llama, replica.weights, { recompute: false, lossChunk: 0 });
-  const locals = new LocalStates();
-  t.teardown(() => (locals.dispose(), replica.dispose()));
-  const sent = new Map<number, Sent>();
-  const sketches = new Map<number, Float32Array>();
-  const output: StepOutput = {
-    contribution(slot, codec, bytes) {
-      const values = codecFor(codec).decode(bytes, sizeOf(payloadShape(slot, 1)));
-      sent.set(slot.index, { codec, bytes: bytes.slice(), values });
-    },
-    sketch: (slot, _round, values) => sketches.set(slot.index, values.slice()),
-  };
-  const task = {
-    ...{ step: 1, seed: 1, trainerId: 'a', refreshSlots: [], flushSlots: [], codecs: shape.codecs },
-    ...{ stepTokens: stepSequences(config) * config.seq_len, refresh: shape.refresh, slots: shape.slots },
-  };
-  const begin = (localBatches: readonly (readonly Batch[])[], fields: Partial<DisplacementTask> = {}) => {
-    const hyper = { ...hyperparametersOf(config), weightDecay: 0 };
-    const learningRateAt = (share: number) => learningRate(config.optimizer, share, config.steps);
-    const given = { ...task, localBatches, hyper, learningRateAt, ...fields };
-    return new DisplacementWork(given, replica, locals, output);
-  };
-  /** A step that counts. */
-  const run = (localBatches: readonly (readonly Batch[])[], fields: Partial<DisplacementTask> = {}) => {
-    const work = begin(localBatches, fields);
-    work.computeGradients(model);
-    work.contributeHeld();
-    locals.decide(work.task.step, true);
-    const contribution = new Map(sent);
-    sent.clear();
-    return { tokens: work.tokens, lossSum: work.lossSum, contribution };
-  };
-  return { config, shape, replica, model, locals, sent, sketches, output, task, begin, run };
-}
-
-type Trainer = ReturnType<typeof startTrainer>;
-type Contribution = ReturnType<ReturnType<typeof startTrainer>['run']>;
-
-/** Applies the sum of contributions as the record of a step would. */
-function commit(replica: InstanceType<typeof Replica>, step: number, parts: readonly Contribution[]): void {
-  const total = parts.reduce((sum, { tokens }) => sum + tokens, 0);
-  const tensors = replica.slots.map((slot) => {
-    const given = parts.map(({ tokens, contribution }) => {
-      const { codec, bytes } = contribution.get(slot.index)!;
-      return { bytes, codec: codecFor(codec), weight: tokens / total };
-    });
-    const { sum } = sumEncoded(given, sizeOf(payloadShape(slot, step)));
-    return [slot.index, { codec: 'f32' as const, bytes: new Uint8Array(sum.buffer) }] as const;
-  });
-  replica.applyUpdate(step, 0.01, new Map(tensors));
-}
 
 function weightsOf(weights: InstanceType<typeof Replica>['weights']): Map<string, Float32Array> {
   return new Map(weights.names().map((name) => [name, weights.get(name).dataSync().slice() as Float32Array]));
@@ -145,8 +60,8 @@ for (const settings of [
       const [a, b] = [startTrainer(t, ...settings), startTrainer(t, ...settings)];
       const [one, two] = [a.run(FIRST), b.run(SECOND)];
       const alone = [FIRST, SECOND].map((batches) => trainedAlone(t, batches.flat(), settings));
-      commit(a.replica, 1, [one, two]);
-      commit(b.replica, 1, [one, two]);
+      commit(a, 1, [one, two]);
+      commit(b, 1, [one, two]);
       t.deepEqual(a.replica.weightsSha256(), b.replica.weightsSha256());
       const share = one.tokens / (one.tokens + two.tokens);
       t.true(share > 0.4 && share < 0.6 && share !== 0.5, 'shares differ');
@@ -167,7 +82,7 @@ for (const settings of [
 test.serial('a single local step of sgd is the synchronous step', (t) => {
   const sgd = 'optimizer={name: sgd, momentum: 0, lr: 0.05}';
   const [a, b] = [startTrainer(t, sgd), startTrainer(t, sgd)];
-  commit(a.replica, 1, [a.run([BATCHES.slice(0, 2)]), b.run([BATCHES.slice(2, 4)])]);
+  commit(a, 1, [a.run([BATCHES.slice(0, 2)]), b.run([BATCHES.slice(2, 4)])]);
 
   const { config, shape } = tinyRun(sgd);
   const state = new Map([...tinyWeights(MODEL)].map(([name, values]) => [`weights/${name}`, values]));

@@ -34,6 +34,7 @@ export function sumEncoded(parts: readonly EncodedPart[], count: number): Encode
 
 /**
  * Sums `parts` and encodes `factor` times the sum in one pass through the cache.
+ * @param normed how many of its first numbers the norm is of
  * @returns the squared norm of the sum, before it is rounded and scaled
  * @throws ProtocolError as `sumEncoded`; NotFiniteError if the sum of finite numbers is not finite.
  */
@@ -42,12 +43,14 @@ export function encodeSum(
   count: number,
   writer: TensorWriter,
   factor: number = 1,
+  normed: number = count,
 ): number {
   const { values } = chunk;
-  return forChunks(parts, count, (start, length) => {
+  const visit = (start: number, length: number): void => {
     if (factor !== 1) for (let i = 0; i < length; i++) values[i] = values[i]! * factor;
     writer.write(start, length);
-  });
+  };
+  return forChunks(parts, count, visit, normed);
 }
 
 /** The squared norm of the sum of `parts`. @throws ProtocolError as `sumEncoded` */
@@ -55,11 +58,12 @@ export function squaredNormOfSum(parts: readonly EncodedPart[], count: number): 
   return forChunks(parts, count, () => {});
 }
 
-/** Calls `visit` with the sum of each chunk, as f32 in `chunk.values`; returns the squared norm of all. */
+/** Calls `visit` with the sum of each chunk, as f32 in `chunk.values`; returns the squared norm of the first `normed` numbers. */
 function forChunks(
   parts: readonly EncodedPart[],
   count: number,
   visit: (start: number, length: number) => void,
+  normed: number = count,
 ): number {
   for (const { weight } of parts) {
     if (!Number.isFinite(weight)) throw new RangeError(`a weight of the sum is ${weight}`);
@@ -70,11 +74,17 @@ function forChunks(
     const length = Math.min(CHUNK, count - start);
     chunk.sums.fill(0);
     readers.forEach((reader, i) => reader.accumulate(start, parts[i]!.weight));
-    squaredNorm += kernels.round(groupsOf(length));
-    if (!Number.isFinite(squaredNorm)) for (const { bytes, codec } of parts) codec.check(bytes, count);
+    const square = kernels.round(groupsOf(length));
+    if (start + length <= normed) squaredNorm += square;
+    else squaredNorm += squaredNormOf(chunk.values.subarray(0, Math.max(0, normed - start)));
+    if (!Number.isFinite(square)) for (const { bytes, codec } of parts) codec.check(bytes, count);
     visit(start, length);
   }
   return squaredNorm;
+}
+
+function squaredNormOf(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value * value, 0);
 }
 
 /**

@@ -1,7 +1,7 @@
 /** The codecs by name and by slot; their numbers on the wire are in protocol/enums.ts. */
 import { ProtocolError } from '../../errors.ts';
 import { CLOSE_CODES } from '../../protocol/close-codes.ts';
-import type { TensorSpec } from '../slot.ts';
+import { momentsIn, tensorLength, type Slot } from '../slot.ts';
 import { bf16Codec } from './bf16.ts';
 import { f32Codec } from './f32.ts';
 import { int4Codec } from './int4.ts';
@@ -33,9 +33,13 @@ export function codecFor(name: CodecName | 'u8'): TensorCodec {
 }
 
 /**
- * The codec that a slot's payload of `count` numbers travels in. Vectors, the weights of norms above all, are f32:
- * they weigh nothing, and one of their numbers decides about a whole row of activations.
+ * The codec that a slot's tensor of a contribution or an update of step `step` travels in. Vectors, the weights of
+ * norms above all, are f32: they weigh nothing, and one of their numbers decides about a whole row of activations.
+ * Behind moments there is none of blocks: beside great numbers of its block a second moment would be rounded to zero,
+ * and its root is divided by.
  */
-export function codecOfPayload({ shape }: TensorSpec, count: number, configured: CodecName): CodecName {
-  return shape.length < 2 || count < MIN_QUANTISED_COUNT ? 'f32' : configured;
+export function codecOfPayload(slot: Slot, step: number, configured: CodecName): CodecName {
+  if (slot.shape.length < 2 || tensorLength(slot, step) < MIN_QUANTISED_COUNT) return 'f32';
+  const hasMoments = momentsIn(slot, step).length > 0;
+  return hasMoments && configured !== 'f32' ? slot.averaged!.codec : configured;
 }

@@ -41,6 +41,19 @@ test('the sum is that of the decoded numbers times their weights, over block bor
   }
 });
 
+test('the norm can be of the first numbers alone, wherever they end', (t) => {
+  const count = 20_001;
+  const parts = [part(normals(count, 1), 'bf16', 0.5), part(normals(count, 2), 'f32', 0.5)];
+  const { sum } = sumPlainly(parts, count);
+  for (const normed of [0, 1, 8191, 8192, 8193, 20_000, count]) {
+    const writer = codecFor('f32').writer(count, derive(5, 'sum'));
+    const want = sum.slice(0, normed).reduce((total, x) => total + x * x, 0);
+    const got = encodeSum(parts, count, writer, 1, normed);
+    t.true(Math.abs(got - want) <= 1e-6 * want, `${normed}: ${got}, not ${want}`);
+    t.deepEqual(writer.bytes, codecFor('f32').encode(sumEncoded(parts, count).sum, derive(5, 'sum')));
+  }
+});
+
 test('equal parts whose weights add up to one give the part back, bit by bit', (t) => {
   const values = normals(1000, 6);
   const { sum } = sumEncoded(

@@ -11,6 +11,7 @@ import {
   type WireFormat,
 } from '../../../src/galore/codec/kernels.ts';
 import { quantiseLinear, restoreLinear } from '../../../src/galore/codec/linear.ts';
+import type { PlainSlot } from '../../../src/galore/slot.ts';
 import { NUMBER_CODECS } from '../../../src/protocol/enums.ts';
 import { CLOSE_CODES } from '../../../src/protocol/close-codes.ts';
 import { derive, randomNormal, randomUniform } from '../../../src/random.ts';
@@ -111,12 +112,26 @@ test('names and wire numbers match the protocol', (t) => {
 });
 
 test('vectors, and payloads under 256 numbers, travel as f32 whatever is configured', (t) => {
-  const matrix = { name: 'q_proj', shape: [64, 64] };
-  t.is(codecOfPayload(matrix, 255, 'int8'), 'f32');
-  t.is(codecOfPayload(matrix, 256, 'int8'), 'int8');
-  t.is(codecOfPayload(matrix, 4096, 'f32'), 'f32');
-  t.is(codecOfPayload({ name: 'norm', shape: [4096] }, 4096, 'int4'), 'f32');
+  t.is(codecOfPayload(slotOf(15, 17), 1, 'int8'), 'f32');
+  t.is(codecOfPayload(slotOf(16, 16), 1, 'int8'), 'int8');
+  t.is(codecOfPayload(slotOf(64, 64), 1, 'f32'), 'f32');
+  t.is(codecOfPayload(slotOf(4096), 1, 'int4'), 'f32');
 });
+
+test('with moments behind it a payload travels as f32 if that is configured, else as the run has chosen for moments', (t) => {
+  const averaged = { moments: [{ kind: 'v', period: 3 }], codec: 'bf16' } as const;
+  const codecs = (configured: CodecName, codec: 'f32' | 'bf16', slot = slotOf(16, 16)) =>
+    [1, 2, 3].map((step) => codecOfPayload({ ...slot, averaged: { ...averaged, codec } }, step, configured));
+  t.deepEqual(codecs('int8', 'bf16'), ['int8', 'int8', 'bf16']);
+  t.deepEqual(codecs('int4', 'f32'), ['int4', 'int4', 'f32']);
+  t.deepEqual(codecs('f32', 'bf16'), ['f32', 'f32', 'f32']);
+  t.deepEqual(codecs('bf16', 'f32'), ['bf16', 'bf16', 'f32']);
+  t.deepEqual(codecs('int8', 'bf16', slotOf(300)), ['f32', 'f32', 'f32']);
+});
+
+function slotOf(...shape: number[]): PlainSlot {
+  return { name: 'q_proj', index: 0, shape, policy: 'dense', rule: 'outer', inner: 'adamw' };
+}
 
 test('f32 returns every number as it was', (t) => {
   const codec = codecFor('f32');
