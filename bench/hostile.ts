@@ -5,10 +5,10 @@
  *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--quiet-seconds 30] [--warm-up 600]
  *         [--seed 1] [--json]
  *
- * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest processes have one core
- * to themselves and the attackers another (taskset), before, during and after alike, so that what is measured is what
- * the coordinator does about them and not what they take from a shared core. In the warm-up (steps) code is compiled and
- * buffers are made. The attackers send changed copies of
+ * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest trainers have one core to
+ * themselves; the coordinator has the other, on which the attackers run at idle priority (taskset, chrt), before, during and after
+ * alike: they take what the coordinator leaves, as if they were on other machines, and what is measured is what it
+ * does about them. In the warm-up (steps) code is compiled and buffers are made. The attackers send changed copies of
  * what a real trainer has sent in a run of the same kind, at a stated rate, from 8 addresses of loopback.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -28,6 +28,9 @@ const GALORE = fileURLToPath(new URL('../../bin/galore.js', import.meta.url));
 const ATTACK = fileURLToPath(new URL('hostile/attack.js', import.meta.url));
 const HONEST = ['honest-a', 'honest-b'] as const;
 const CAN_PIN = process.platform === 'linux';
+const TRAINERS_CORE = ['taskset', '-c', '0'];
+const COORDINATOR_CORE = ['taskset', '-c', '1'];
+const ATTACKERS_PLACE = [...COORDINATOR_CORE, 'chrt', '-i', '0'];
 
 const { values: options } = parseArgs({
   options: {
@@ -122,10 +125,10 @@ async function measure(frames: readonly Uint8Array[]) {
   const path = join(scratch, 'run.yaml');
   await writeFile(path, JSON.stringify(configOf(1_000_000, { start_trainers: 2, auth: { tokens } })));
 
-  const coordinator = galore(['coordinator', path, '--dir', dir, '--log-json'], 0);
+  const coordinator = galore(['coordinator', path, '--dir', dir, '--log-json'], COORDINATOR_CORE);
   const url = await printed(coordinator, /ws:\/\/[\w.:]+\//);
   const settings = ['--token-file', tokenFile, '--threads', '1', '--device', 'cpu', '--log-json'];
-  const trainers = HONEST.map((id) => galore(['trainer', url, '--id', id, ...settings], 0));
+  const trainers = HONEST.map((id) => galore(['trainer', url, '--id', id, ...settings], TRAINERS_CORE));
   const stepsSoFar = async (): Promise<readonly StepLine[]> => {
     const text = await readFile(join(dir, 'metrics.jsonl'), 'utf8').catch(() => '');
     return text.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line) as StepLine]));
@@ -149,7 +152,7 @@ async function measure(frames: readonly Uint8Array[]) {
     ...{ url, token: hostile.text, messages, rate, seed },
     frames: frames.map((frame) => Buffer.from(frame).toString('base64')),
   };
-  const attackers = run(process.execPath, [ATTACK], 1, 'pipe');
+  const attackers = run(process.execPath, [ATTACK], ATTACKERS_PLACE, 'pipe');
   attackers.child.stdin!.end(JSON.stringify(job));
   attackers.child.stderr!.pipe(process.stderr);
   const rss: number[] = [];
@@ -246,18 +249,18 @@ function cpuSecondsOf(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / 100; // clock ticks
 }
 
-function galore(args: readonly string[], core: number | null = null) {
-  return run(process.execPath, [GALORE, ...args], core);
+function galore(args: readonly string[], place: readonly string[] = []) {
+  return run(process.execPath, [GALORE, ...args], place);
 }
 
-/** Starts a process, on one core if that can be had. */
+/** Starts a process where `place` says, if that can be had. */
 function run(
   program: string,
   args: readonly string[],
-  core: number | null,
+  place: readonly string[],
   stdin: 'ignore' | 'pipe' = 'ignore',
 ) {
-  const command = core !== null && CAN_PIN ? ['taskset', '-c', String(core), program] : [program];
+  const command = CAN_PIN ? [...place, program] : [program];
   const child = spawn(command[0]!, [...command.slice(1), ...args], { stdio: [stdin, 'pipe', 'pipe'] });
   started.add(child);
   let text = '';
