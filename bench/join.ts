@@ -19,6 +19,7 @@ import { runCommands, withNetwork } from '../src/cli/wan/namespaces.ts';
 import { checkNeeds } from '../src/cli/wan/needs.ts';
 import { inside, shapeCommands, starNetwork, type StarNetwork } from '../src/cli/wan/network.ts';
 import { deferred } from '../src/deferred.ts';
+import { median } from './peers/environment.ts';
 
 const PORT = 29_400;
 /** Steps left out at the start: the first ones are slower. */
@@ -149,12 +150,6 @@ function configOf(dir: string): object {
     checkpoint: { every: 0 },
     evaluation: { every: 0 },
   };
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = Math.floor(sorted.length / 2);
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 await checkNeeds();

@@ -11,14 +11,14 @@ import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatBytes, formatCount, table } from './format.ts';
-import { onInterrupt } from './interrupts.ts';
+import { InterruptedError, onInterrupt } from './interrupts.ts';
 import { debugOption, precisionOption, wholeNumber } from './options.ts';
 import { planOfRun, rate } from './plan.ts';
 import { progressLine } from './progress.ts';
 import { measure, type StepTimesOf, type TimeLine, type WanMeasurement } from './wan/measurement.ts';
 import { checkNeeds } from './wan/needs.ts';
 import type { LinkRates } from './wan/network.ts';
-import { InterruptedError, runWan, type WanRequest } from './wan/run-wan.ts';
+import { runWan, type WanRequest } from './wan/run-wan.ts';
 import { SETTLING_STEPS, turnsOf, WARM_UP_STEPS } from './wan/turns.ts';
 
 interface BenchWanFlags extends Pick<BenchRunFlags, 'model' | 'vocab' | 'seq'> {

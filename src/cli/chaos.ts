@@ -6,7 +6,7 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import { loadRunConfig, parseRunConfig } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { OperatingError } from '../errors.ts';
-import { InterruptedError, runWithFaults, type ChaosRecord } from './chaos/chaos-run.ts';
+import { runWithFaults, type ChaosRecord } from './chaos/chaos-run.ts';
 import { planFaults, ROLES, VERBS, type Fault, type Role, type Verb } from './chaos/faults.ts';
 import { TINY_RUN, TINY_RUN_NAME } from './chaos/tiny-run.ts';
 import { historyOf, isSound, judge, totalsOf, type Undisturbed, type Verdict } from './chaos/verdict.ts';
@@ -14,7 +14,7 @@ import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { table } from './format.ts';
-import { onInterrupt } from './interrupts.ts';
+import { InterruptedError, onInterrupt } from './interrupts.ts';
 import { debugOption, OverrideList, wholeNumber } from './options.ts';
 import { shownPath } from './words.ts';
 

@@ -1,10 +1,19 @@
 /** Ctrl-C and its kin: the first asks to end in good order, the second ends at once. SHELL. */
+import { OperatingError } from '../errors.ts';
 import { STOP_SIGNALS, type SignalSource } from './context.ts';
 
 /** What to do; `again` is called for the second signal and every later one. */
 export interface InterruptHandlers {
   readonly first: () => void;
   readonly again: () => void;
+}
+
+/** A command of several processes was asked to end before it was done. */
+export class InterruptedError extends OperatingError {
+  /** @param what has become of what the command had started */
+  constructor(what: string) {
+    super(`interrupted; ${what}`);
+  }
 }
 
 /** Listens until disposed; from then on the signals do what they do by default. */

@@ -238,8 +238,10 @@ export class DisplacementWork implements Work {
   }
 
   #encoded(slot: Slot, payload: tf.Tensor, moments: readonly tf.Tensor[]): EncodedPayload {
+    const allocate = this.#output.allocate?.bind(this.#output);
+    if (moments.length === 0) return encodePayload(this.task, slot, payload, allocate);
     const whole = tf.tidy(() => tf.concat1d([payload, ...moments].map((tensor) => tf.reshape(tensor, [-1]))));
-    const encoded = encodePayload(this.task, slot, whole, this.#output.allocate?.bind(this.#output));
+    const encoded = encodePayload(this.task, slot, whole, allocate);
     whole.dispose();
     return encoded;
   }

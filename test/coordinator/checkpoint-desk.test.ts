@@ -17,6 +17,8 @@ import { temporaryDir } from '../temporary-dir.ts';
 import { runFacts, writeCheckpoint } from './store/checkpoints.ts';
 import { bytesFor, partsOf, tinyRun } from './tiny-run.ts';
 
+/** What is around a desk that only opens checkpoints. */
+const IDLE = { dispatch: () => {}, onReport: () => {}, logger: SILENT_LOGGER, nowMs: () => 0 };
 const PLAIN = tinyRun('checkpoint.keep=1');
 const { config, shape } = PLAIN;
 const STEP = 3;
@@ -205,8 +207,7 @@ test('a trainer can join while the newest checkpoint is replaced by a newer one'
     },
   };
   const run = { config, shape, checkpointsDir, newestCheckpoint } as unknown as PreparedRun;
-  const around = { dispatch: () => {}, onReport: () => {}, logger: SILENT_LOGGER, nowMs: () => 0 };
-  const checkpoint = await new CheckpointDesk(run, around).openNewest();
+  const checkpoint = await new CheckpointDesk(run, IDLE).openNewest();
   t.is(checkpoint?.step, 2);
   await checkpoint?.close();
 });
@@ -218,8 +219,7 @@ test('a join goes on with the checkpoint it began with, if that is there and the
   const digest = new Uint8Array(Buffer.from(hex, 'hex'));
   const journal = { digestOf: (asked: number) => (asked === sequence ? digest : null) };
   const run = { config, shape, checkpointsDir, journal, runId: 'r' } as unknown as PreparedRun;
-  const around = { dispatch: () => {}, onReport: () => {}, logger: SILENT_LOGGER, nowMs: () => 0 };
-  const desk = new CheckpointDesk(run, around);
+  const desk = new CheckpointDesk(run, IDLE);
   const progress = { runId: 'r', sequence, digest, tensors: 1 };
   const opened = await desk.openContinued(progress);
   t.is(opened?.step, 1);

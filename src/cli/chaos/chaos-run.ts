@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { resolvedYaml } from '../../config/load.ts';
 import type { RunConfig } from '../../config/schema.ts';
 import { deferred } from '../../deferred.ts';
-import { OperatingError } from '../../errors.ts';
+import { InterruptedError } from '../interrupts.ts';
 import type { LaunchProcess } from '../local-trainers.ts';
 import { COORDINATOR, type Fault } from './faults.ts';
 import { Link } from './link.ts';
@@ -53,12 +53,6 @@ export interface ChaosRecord {
 }
 
 /** The run was ended from outside. */
-export class InterruptedError extends OperatingError {
-  constructor() {
-    super('interrupted; the processes of the run are ended');
-  }
-}
-
 /** @throws InterruptedError */
 export async function runWithFaults(request: ChaosRequest): Promise<ChaosRecord> {
   const links = new Map<string, Link>();
@@ -105,7 +99,8 @@ class ChaosRun {
   async toEnd(): Promise<ChaosRecord> {
     const { config, scratch, trainerIds, signal, patienceMs } = this.#request;
     const startedMs = performance.now();
-    const interrupt = (): void => this.#ended.reject(new InterruptedError());
+    const interrupt = (): void =>
+      this.#ended.reject(new InterruptedError('the processes of the run are ended'));
     signal.addEventListener('abort', interrupt, { once: true });
     if (signal.aborted) interrupt();
     const watch = setInterval(() => {

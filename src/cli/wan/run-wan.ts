@@ -9,6 +9,7 @@ import { resolvedYaml } from '../../config/load.ts';
 import type { RunConfig } from '../../config/schema.ts';
 import { deferred } from '../../deferred.ts';
 import { OperatingError } from '../../errors.ts';
+import { InterruptedError } from '../interrupts.ts';
 import { launcherBy } from '../launch-process.ts';
 import type { ChildProcessHandle } from '../local-trainers.ts';
 import {
@@ -49,12 +50,6 @@ export interface WanListener {
 }
 
 /** What the run was ended with. */
-export class InterruptedError extends OperatingError {
-  constructor() {
-    super('interrupted; processes, namespaces and files of the measurement are removed');
-  }
-}
-
 /** Lines of a process that are shown when it ends too early. */
 const KEPT_LINES = 5;
 
@@ -93,7 +88,10 @@ class WanRun {
 
   async toEnd(): Promise<WanRecords> {
     const { signal } = this.#listener;
-    const interrupt = (): void => this.#reached.reject(new InterruptedError());
+    const interrupt = (): void =>
+      this.#reached.reject(
+        new InterruptedError('processes, namespaces and files of the measurement are removed'),
+      );
     signal.addEventListener('abort', interrupt, { once: true });
     if (signal.aborted) interrupt();
     try {

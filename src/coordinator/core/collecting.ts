@@ -2,10 +2,10 @@
  * The contributions of a step come in. It commits when every remaining member's is here, or with those that
  * are when the others are waited for no longer (step-policy.ts); what is not used goes back to the cursor.
  */
+import { leaveUnanswered, takeAnswer } from './answers.ts';
 import { membersOf, spendPositions } from './assignment.ts';
-import { endWait, noteAnswer } from './attendance.ts';
+import { endWait } from './attendance.ts';
 import {
-  byTrainerId,
   emit,
   enter,
   isPast,
@@ -19,35 +19,16 @@ import {
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
 import { describeOutlier, judgeNorms, type Outlier } from './outliers.ts';
-import { stopClock } from './pace.ts';
-import {
-  answersIn,
-  deadlineAfterAnswer,
-  leaveBehind,
-  stepQuorum,
-  whyOver,
-  type Wait,
-} from './step-policy.ts';
 import { abandonStep, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'contributionReceived': {
-      const { trainerId, step, tokens, lossSum, norm } = event;
+      const { trainerId, step } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
-      const newest = { trainerId, tokens, lossSum, ...(norm === undefined ? {} : { norm }) };
-      const received = [...phase.received, newest].sort(byTrainerId);
-      const wait = waitOf(draft, phase);
-      const deadlineMs = deadlineAfterAnswer(
-        draft.state,
-        wait,
-        answersIn(phase.received),
-        answersIn(received),
-      );
-      const noted = stopClock(noteAnswer(draft), trainerId);
-      return settleContributions(noted, { ...phase, received, deadlineMs }, 'lost');
+      return settleContributions(...takeAnswer(draft, phase, event), 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
@@ -77,10 +58,6 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
   }
 }
 
-function waitOf({ state }: Draft, { deadlineMs, shards }: PhaseOf<'collecting'>): Wait {
-  return { deadlineMs, quorum: stepQuorum(state, membersOf(shards).length) };
-}
-
 /** Once every remaining member's contribution is there, or the others are waited for no longer: sum and journal them. */
 function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 'lost' | 'late'): Draft {
   const { step, shards } = phase;
@@ -88,10 +65,7 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
   const missing = missingFrom(shards, phase.received);
   if (missing.length > 0) {
     if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
-    const why = whyOver(draft.state, waitOf(draft, phase), answersIn(phase.received), missing);
-    const left = remark(leaveBehind(draft, missing), `step ${step}: ${why}`);
-    const others = shards.filter((shard) => !missing.includes(shard.trainerId));
-    return settleContributions(left, { ...phase, shards: others }, 'late');
+    return settleContributions(...leaveUnanswered(draft, phase, missing, `step ${step}`), 'late');
   }
   if (totalTokens(phase.received) === 0) {
     return abandonStep(draft, step, 'fruitless');

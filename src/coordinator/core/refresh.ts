@@ -3,10 +3,10 @@
  * A round goes on with the sketches that are there; a factor that does not come is asked of another.
  * See docs/coordinator-core.md, "Refresh".
  */
+import { leaveUnanswered, takeAnswer } from './answers.ts';
 import { membersOf } from './assignment.ts';
-import { endWait, noteAnswer } from './attendance.ts';
+import { endWait } from './attendance.ts';
 import {
-  byTrainerId,
   emit,
   enter,
   isPast,
@@ -22,10 +22,8 @@ import {
 } from './draft.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
 import { describeOutlier, judgeNorms } from './outliers.ts';
-import { stopClock } from './pace.ts';
 import type { FactorJob } from './state.ts';
 import {
-  answersIn,
   deadlineAfterAnswer,
   deadlineMs,
   leaveBehind,
@@ -39,17 +37,12 @@ import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
 export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'sketchReceived': {
-      const { trainerId, step, round, tokens, norm } = event;
+      const { trainerId, step, round } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       if (round > phase.round) return refuseBreach(draft, event);
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
-      const newest = { trainerId, tokens, lossSum: 0, ...(norm === undefined ? {} : { norm }) };
-      const received = [...phase.received, newest].sort(byTrainerId);
-      const wait = sketchWait(draft, phase);
-      const untilMs = deadlineAfterAnswer(draft.state, wait, answersIn(phase.received), answersIn(received));
-      const noted = stopClock(noteAnswer(draft), trainerId);
-      return settleSketches(noted, { ...phase, received, deadlineMs: untilMs }, 'lost');
+      return settleSketches(...takeAnswer(draft, phase, { ...event, lossSum: 0 }), 'lost');
     }
     case 'trainerLost': {
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
@@ -132,10 +125,6 @@ export function dealSlots(slots: readonly number[], members: readonly string[]):
     .filter((job) => job.slots.length > 0);
 }
 
-function sketchWait({ state }: Draft, { deadlineMs: untilMs, shards }: PhaseOf<'sketching'>): Wait {
-  return { deadlineMs: untilMs, quorum: stepQuorum(state, membersOf(shards).length) };
-}
-
 /** Once every remaining member's sketch is there, or the others are waited for no longer: sum and factorise. */
 function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost' | 'late'): Draft {
   const { step, round, slots, shards, received } = phase;
@@ -143,10 +132,8 @@ function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost'
   const missing = missingFrom(shards, received);
   if (missing.length > 0) {
     if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
-    const why = whyOver(draft.state, sketchWait(draft, phase), answersIn(received), missing);
-    const left = remark(leaveBehind(draft, missing), `step ${step}, refresh round ${round}: ${why}`);
-    const others = shards.filter((shard) => !missing.includes(shard.trainerId));
-    return settleSketches(left, { ...phase, shards: others }, 'late');
+    const what = `step ${step}, refresh round ${round}`;
+    return settleSketches(...leaveUnanswered(draft, phase, missing, what), 'late');
   }
   if (totalTokens(received) === 0) {
     // Contributions would be as empty: the sequences are the same.
