@@ -12,11 +12,15 @@ import {
   type SlotCodecs,
   type SlotSizes,
 } from './protocol/slot-sizes.ts';
+import { parameterTable, type ParameterTable } from './galore/parametrisation/parametrisation.ts';
+import { parametrisationFor } from './galore/parametrisation/parametrisations.ts';
 import { refreshPlan, type RefreshPlan } from './galore/projection/sketch.ts';
 import { codecOfPayload } from './galore/codec/codec.ts';
 import { buildSlots, carriesSums, groupOf, sizeOf, stepKinds, type Slot } from './galore/slot.ts';
 
 export interface RunShape {
+  /** How the model's tensors are made of the slots'. */
+  readonly parameters: ParameterTable;
   readonly slots: readonly Slot[];
   /** Where bases come from. */
   readonly basis: BasisSource;
@@ -80,7 +84,7 @@ function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hidden
 /** The shape with all ranks of the configuration times `factor`. */
 function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule, inner, averaged, basis } = methodPlan(config);
+  const { policy, rule, plainRule, inner, averaged, basis, parametrisation } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number =>
     Math.max(1, Math.floor(factor * rankFor(model, rank)));
   const codecsOf = (name: string): SlotCodecs => {
@@ -88,13 +92,18 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     const contribution = group?.codec ?? wire.codec;
     return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
   };
-  const table = buildSlots(llamaTensors(model), {
+  const rankForAll = rankOf(method.rank ?? DEFAULT_RANK);
+  const parameters = parameterTable(
+    llamaTensors(model),
+    parametrisationFor(parametrisation ?? 'identity', { method, rank: rankForAll }),
+  );
+  const table = buildSlots(parameters.parts, {
     policy,
     rule,
     plainRule,
     inner,
     averaged,
-    rank: rankOf(method.rank ?? DEFAULT_RANK),
+    rank: rankForAll,
     projType: method.proj_type,
     targetModules: method.target_modules,
     weights: method.weights,
@@ -114,6 +123,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
   const refresh = refreshOf(method, basis);
   const ranks = limitsOf(method, basis);
   return {
+    parameters,
     slots,
     basis,
     refresh,

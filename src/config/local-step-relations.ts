@@ -10,8 +10,8 @@ import { METHODS, type RunConfig, type RunConfigInput } from './schema.ts';
 type MethodName = RunConfig['method']['name'];
 type Group = RunConfigInput['method']['param_groups'][number];
 
-/** Methods whose steps stay in the subspace of a basis that lies still, or in none. */
-const ABLE: readonly MethodName[] = ['galore', 'golore', 'two-sided', 'full'];
+/** Methods whose steps stay in the subspace of a basis that lies still, or have no basis. */
+const ABLE: readonly MethodName[] = ['galore', 'golore', 'two-sided', 'full', 'lora', 'relora'];
 
 const WHOLE = 'which needs the whole summed gradient in every step';
 const WHY_NOT: Readonly<Partial<Record<MethodName, string>>> = {

@@ -28,6 +28,8 @@ const BASES: Readonly<Record<MethodName, { readonly allowed: readonly Basis[]; r
   flora: { allowed: ['gaussian'], why: 'which is galore with gaussian bases' },
   'q-galore': { allowed: ['svd', 'dct'], why: 'which compares each basis with the one before' },
   power: { allowed: [], why: 'which has two factors that it moves itself in every step' },
+  lora: { allowed: [], why: 'which has no bases' },
+  relora: { allowed: [], why: 'which has no bases' },
 };
 
 /** Methods whose matrices are updated by a rule of their own, published with AdamW for the rest. */
@@ -68,7 +70,7 @@ function choose(read: FieldReader): Chosen | null {
 }
 
 function sourceOf(method: MethodName, basis: unknown): BasisSource {
-  if (method === 'full' || method === 'power') return 'none';
+  if (['full', 'power', 'lora', 'relora'].includes(method)) return 'none';
   return method === 'ldadam' ? 'power' : (basis as Basis);
 }
 

@@ -31,6 +31,8 @@ const POLICIES_OF: Readonly<
   flora: { own: 'one-sided', others: ['one-sided'] },
   'q-galore': { own: 'one-sided', others: ['one-sided'] },
   power: { own: 'power', others: [] },
+  lora: { own: 'dense', others: [] },
+  relora: { own: 'dense', others: [] },
 };
 const ALWAYS: readonly Policy[] = ['power', 'dense', 'row-sparse', 'frozen'];
 
@@ -109,7 +111,8 @@ const groupRankIsUsed = inGroups((group, { read, method, policyOf }, fault) => {
   const { rank, policy } = group;
   if (rank === undefined) return null;
   const hasNone = policy === 'dense' || policy === 'row-sparse' || policy === 'frozen';
-  if (hasNone || (method === 'full' && policy !== 'power')) {
+  const isPlain = method === 'full' || method === 'lora' || method === 'relora';
+  if (hasNone || (isPlain && policy !== 'power')) {
     return fault('rank', `it must be left out: the policy is ${policyOf(group)}, which has no rank`);
   }
   if (method === 'apollo-mini' && policy === undefined && rank !== 1) {

@@ -35,7 +35,9 @@ export const PRESETS: Readonly<Record<RunConfigInput['method']['preset'], Preset
   },
 };
 
-/** `method.name: full` is plain AdamW, whatever the preset says. */
+/** Methods that are plain AdamW, on whatever tensors, whatever the preset says. */
+const PLAIN_ADAMW: readonly Method['name'][] = ['full', 'lora', 'relora'];
+
 export const FULL_RANK_OPTIMIZER: OptimizerDefaults = {
   betas: [0.9, 0.999],
   eps: 1e-8,
@@ -53,9 +55,21 @@ export interface MethodDefaults {
   readonly lazyThreshold?: number;
   readonly convergedRatio?: number;
   readonly weights?: Method['weights'];
+  readonly rank?: Method['rank'];
+  readonly targets?: Method['target_modules'];
+  readonly saved?: Method['modules_to_save'];
 }
 
 const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, limiter: 1.01 };
+
+/** Heads that a classification model gets for its task: peft trains them whole, too. */
+const TASK_HEADS = ['classifier', 'score'];
+
+/** Filled in with every method that names none. */
+export const TARGET_MODULES: readonly string[] = ['attn', 'mlp'];
+
+/** Of restarts after a merge; the code of ReLoRA's authors has 100, for merges every 1000 steps and more. */
+const MOST_RESTART_WARMUP = 100;
 
 /** Published defaults of each method, where there are any (docs/methods.md). */
 const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
@@ -64,7 +78,7 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   adarankgrad: { ...GALORE, rankThreshold: 0.05, convergedRatio: 0.25, moments: 'transport' },
   fira: GALORE,
   apollo: { ...GALORE, basis: 'gaussian', scale: 1, moments: 'keep' },
-  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128, moments: 'keep' },
+  'apollo-mini': { ...GALORE, basis: 'gaussian', scale: 128, moments: 'keep', rank: 1 },
   ldadam: { ...GALORE, scale: 1 },
   sumo: { ...GALORE, limiter: 1.1 },
   'two-sided': GALORE,
@@ -72,6 +86,9 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
   'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
   power: { ...GALORE, scale: 0.2 },
+  // Of a Llama and of a BERT: no model has both.
+  lora: { ...GALORE, rank: 8, targets: ['q_proj', 'v_proj', 'query', 'value'], saved: TASK_HEADS },
+  relora: { ...GALORE, saved: [...TASK_HEADS, 'embed_tokens', 'norm', 'lm_head'] },
 };
 
 const SUMO_MOMENTUM = 0.95;
@@ -115,17 +132,20 @@ export function applyPreset(input: RunConfigInput): RunConfig {
   const preset = PRESETS[method.preset];
   const byMethod = METHOD_DEFAULTS[method.name];
   const basis = method.basis ?? byMethod.basis;
-  const optimizerDefaults = method.name === 'full' ? FULL_RANK_OPTIMIZER : preset.optimizer;
+  const optimizerDefaults = PLAIN_ADAMW.includes(method.name) ? FULL_RANK_OPTIMIZER : preset.optimizer;
   return {
     ...input,
     dir: input.dir ?? join('runs', input.name),
     method: {
       ...method,
-      rank: method.name === 'apollo-mini' ? (method.rank ?? 1) : method.rank,
+      rank: method.rank ?? byMethod.rank,
       basis,
       scale: method.scale ?? byMethod.scale,
       limiter: method.limiter ?? byMethod.limiter,
       weights: method.weights ?? byMethod.weights ?? 'f32',
+      target_modules: method.target_modules ?? [...(byMethod.targets ?? TARGET_MODULES)],
+      modules_to_save: method.modules_to_save ?? [...(byMethod.saved ?? [])],
+      restart_warmup_steps: method.restart_warmup_steps ?? defaultRestartWarmup(method.merge_every),
       moments: method.moments ?? defaultMoments(method.name, basis, method.preset, method.feedback),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),
@@ -147,9 +167,16 @@ export function applyPreset(input: RunConfigInput): RunConfig {
   };
 }
 
+/** How long the learning rate rises again after a merge where the file does not say it. */
+export function defaultRestartWarmup(mergeEvery: number): number {
+  return Math.min(MOST_RESTART_WARMUP, Math.floor(mergeEvery / 10));
+}
+
+const WITHOUT_SVD: readonly Method['name'][] = ['full', 'ldadam', 'power', 'lora', 'relora'];
+
 /** Whether bases are singular vectors; `full` has none, and LDAdam makes its own. */
 function isFromSvd(name: Method['name'], basis: Method['basis']): boolean {
-  return basis === 'svd' && name !== 'full' && name !== 'ldadam' && name !== 'power';
+  return basis === 'svd' && !WITHOUT_SVD.includes(name);
 }
 
 function fillRefresh(

@@ -8,6 +8,7 @@ import { relationFault, type Fault } from './faults.ts';
 import { schemaAt } from './json-schema.ts';
 import { LOCAL_STEP_RULES } from './local-step-relations.ts';
 import { METHOD_RULES } from './method-relations.ts';
+import { PARAMETRISATION_RULES } from './parametrisation-relations.ts';
 import { POLICY_RULES } from './policy-relations.ts';
 
 /** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
@@ -238,6 +239,7 @@ const RULES: readonly Rule[] = [
   rankFits,
   ...METHOD_RULES,
   ...POLICY_RULES,
+  ...PARAMETRISATION_RULES,
   ...LOCAL_STEP_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),

@@ -44,6 +44,11 @@ export const PRECISIONS = ['f32', 'bf16'] as const;
 const modelFields = z.strictObject({
   size: z.enum(MODEL_SIZES).optional().describe('A size of the GaLore paper; the other fields override it'),
   path: z.string().min(1).optional().describe('A Hugging Face model folder to start from'),
+  adapter: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('With path, for lora and relora: the folder of a peft adapter to start from'),
   vocab_size: count.optional().describe('Default: the number of tokens of the tokenizer'),
   hidden_size: count.optional().describe('Width of the model'),
   intermediate_size: count.optional().describe('Width inside the MLP of a layer'),
@@ -132,6 +137,8 @@ export const METHODS = [
   'flora',
   'q-galore',
   'power',
+  'lora',
+  'relora',
 ] as const;
 
 /** How a tensor may travel; `docs/methods.md` says what each is. */
@@ -235,9 +242,40 @@ const method = z.strictObject({
   target_modules: z
     .array(z.string().min(1))
     .min(1)
-    .default(['attn', 'mlp'])
+    .optional()
     .describe(
-      'Matrices whose name contains one of these are projected; add embed_tokens and lm_head for the rest',
+      'Matrices whose name contains one of these are projected (add embed_tokens and lm_head for the rest), or with lora and relora get adapters; default: attn, mlp; for lora q_proj, v_proj, query, value',
+    ),
+  modules_to_save: z
+    .array(z.string().min(1))
+    .optional()
+    .describe(
+      'For lora and relora: tensors whose name contains one of these are trained whole, the others not at all; default: classifier, score; for relora embed_tokens, norm and lm_head too',
+    ),
+  lora_alpha: z
+    .number()
+    .positive()
+    .optional()
+    .describe('For lora and relora: adapters are multiplied by lora_alpha / rank; default: twice the rank'),
+  use_rslora: z
+    .boolean()
+    .default(false)
+    .describe('For lora and relora: by lora_alpha / sqrt(rank) instead (rsLoRA)'),
+  merge_every: count
+    .default(1000)
+    .describe('For relora: steps after which adapters become part of the weights and begin anew'),
+  restart_warmup_steps: countOrZero
+    .optional()
+    .describe(
+      'For relora: steps in which the learning rate rises again after that; default: a tenth of merge_every, at most 100',
+    ),
+  prune_ratio: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.99)
+    .describe(
+      'For relora: share of the moments of adapters that becomes zero then, the least ones; 1: all of them',
     ),
   basis: z
     .enum(['svd', 'dct', 'random', 'gaussian'])
@@ -591,7 +629,17 @@ export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' |
     'outer_lr' | 'outer_momentum' | 'moment_periods'
   >;
   readonly method: Omit<
-    Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,
+    Filled<
+      RunConfigInput['method'],
+      | 'moments'
+      | 'scale'
+      | 'basis'
+      | 'limiter'
+      | 'weights'
+      | 'target_modules'
+      | 'modules_to_save'
+      | 'restart_warmup_steps'
+    >,
     'refresh' | 'rank'
   > & {
     readonly rank: number | string | undefined;

@@ -4,6 +4,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
+import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { initialiseTensor } from '../model/initialise.ts';
 import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
@@ -22,7 +23,7 @@ export async function newModel(
   config: RunConfig,
   tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosId'>,
 ): Promise<LlamaConfig> {
-  const { path, ...fields } = config.model;
+  const { path, adapter: _, ...fields } = config.model;
   if (path !== undefined) return readModelConfig(path);
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);
   const model = llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
@@ -34,15 +35,22 @@ export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
   model: LlamaConfig,
+  { parametrisation, parts }: ParameterTable,
   facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
   texts: CheckpointTexts,
 ): Promise<void> {
   const { path } = config.model;
-  const tensors = llamaTensors(model).map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
+  const tensors = parts.map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
   const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
+  const indexOf = new Map(parts.map(({ name }, index) => [name, index]));
+  const own = new Set(llamaTensors(model).map(({ name }) => name));
   try {
-    if (path === undefined) await writeInitial(writer, model, config.seed);
-    else await copyWeights(writer, model, path);
+    if (path === undefined) await writeInitial(writer, indexOf, model, config.seed);
+    else await copyWeights(writer, indexOf, model, path);
+    const added = parts.filter(({ name }) => !own.has(name));
+    for (const part of added) {
+      await writer.write(indexOf.get(part.name)!, 0, bytesOf(parametrisation.initialise(part, config.seed)));
+    }
     await writer.finish(firstFacts(config, facts));
   } catch (error) {
     await writer.abandon();
@@ -50,18 +58,31 @@ export async function writeFirstCheckpoint(
   }
 }
 
-async function writeInitial(writer: CheckpointWriter, model: LlamaConfig, seed: number): Promise<void> {
-  for (const [index, spec] of llamaTensors(model).entries()) {
-    await writer.write(index, 0, bytesOf(initialiseTensor(spec, model, seed)));
+/** Number of a part in the checkpoint. */
+type PartIndex = ReadonlyMap<string, number>;
+
+async function writeInitial(
+  writer: CheckpointWriter,
+  indexOf: PartIndex,
+  model: LlamaConfig,
+  seed: number,
+): Promise<void> {
+  for (const spec of llamaTensors(model)) {
+    await writer.write(indexOf.get(spec.name)!, 0, bytesOf(initialiseTensor(spec, model, seed)));
   }
 }
 
 /** Piece by piece: a tensor of any size needs a few MB. */
-async function copyWeights(writer: CheckpointWriter, model: LlamaConfig, path: string): Promise<void> {
+async function copyWeights(
+  writer: CheckpointWriter,
+  indexOf: PartIndex,
+  model: LlamaConfig,
+  path: string,
+): Promise<void> {
   await using weights = await openModelWeights(path, model);
-  for (const [index, spec] of weights.specs.entries()) {
+  for (const spec of weights.specs) {
     for await (const { first, values } of weights.pieces(spec)) {
-      await writer.write(index, first * values.BYTES_PER_ELEMENT, bytesOf(values));
+      await writer.write(indexOf.get(spec.name)!, first * values.BYTES_PER_ELEMENT, bytesOf(values));
     }
   }
 }

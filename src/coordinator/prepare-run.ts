@@ -208,7 +208,8 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
-  checkTargets(config, buildRunShape(config, model));
+  const shape = buildRunShape(config, model);
+  checkTargets(config, shape);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,
@@ -218,7 +219,7 @@ async function createRun(
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
   const facts = { runId, epochSequences: dataset.train.count };
-  await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, {
+  await writeFirstCheckpoint(directory.checkpointsDir, config, model, shape.parameters, facts, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
     ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
   });

@@ -5,6 +5,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
 import { isGenerated } from '../galore/method.ts';
+import { restartsOf } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { hasBasis, payloadNumbers, travels, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
@@ -120,7 +121,7 @@ export class StepDesk {
 
   /** The learning rate of step `step` (from 1). */
   learningRate(step: number): number {
-    return learningRate(this.#config.optimizer, step - 1, this.#config.steps);
+    return learningRate(this.#config.optimizer, step - 1, this.#config.steps, restartsOf(this.#config));
   }
 
   /** A trainer is about to be given sequences of a step in which these slots are flushed. */

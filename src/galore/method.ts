@@ -5,6 +5,8 @@
 import type { RunConfig } from '../config/schema.ts';
 import type { RuleName } from './optimizer/rule-state.ts';
 import { biasCorrection } from './optimizer/bias-correction.ts';
+import type { ParametrisationName } from './parametrisation/parametrisations.ts';
+import type { Restarts } from './schedule.ts';
 import type { AveragedMoments, Policy } from './slot.ts';
 
 /**
@@ -27,6 +29,8 @@ export interface MethodPlan {
   readonly inner?: RuleName;
   /** What of its state is averaged; left out: nothing. */
   readonly averaged?: AveragedMoments | undefined;
+  /** How the model's tensors are made of the slots'; left out: they are the same. */
+  readonly parametrisation?: ParametrisationName;
 }
 
 /** The fields that say what a method is. */
@@ -100,7 +104,16 @@ function synchronousPlan(config: Pick<RunConfig, 'method' | 'optimizer'>): Metho
       return { ...parts, rule: 'ldadam', policy: 'dense', basis: 'power' };
     case 'power':
       return { ...parts, rule: 'power', policy: 'power', basis: 'none' };
+    case 'lora':
+    case 'relora':
+      return { ...parts, policy: null, basis: 'none', parametrisation: method.name };
   }
+}
+
+/** When the learning rate warms up again; undefined: never. */
+export function restartsOf({ method }: Pick<RunConfig, 'method'>): Restarts | undefined {
+  if (method.name !== 'relora') return undefined;
+  return { every: method.merge_every, warmupSteps: method.restart_warmup_steps };
 }
 
 /** Whether bases are made by the rounds of a refresh, so that sketches travel. */

@@ -12,6 +12,12 @@ export interface ScheduleOptions {
   };
 }
 
+/** Warm restarts: after every so many steps the rate rises again to where the schedule is at the end of the rise. */
+export interface Restarts {
+  readonly every: number;
+  readonly warmupSteps: number;
+}
+
 /** How long `wsd` decays where the file does not say it: a tenth of the run. */
 export function defaultDecaySteps(totalSteps: number): number {
   return Math.max(1, Math.round(totalSteps / 10));
@@ -24,9 +30,25 @@ export function defaultDecaySteps(totalSteps: number): number {
  * full rate comes at index warmup_steps; only index 0, which would train nothing at rate 0, takes the
  * rate of index 1. After it `cosine` and `linear` go from lr to min_lr_ratio * lr, which they would
  * reach at index totalSteps, `constant` stays, and `wsd` (warm-up, stable, decay: Hu et al. 2024, arXiv
- * 2404.06395) stays until decay_steps before the end and then falls linearly.
+ * 2404.06395) stays until decay_steps before the end and then falls linearly. With restarts it rises anew after every
+ * so many steps, linearly and from no more than the rate of its index 1 (ReLoRA's cosine_restarts).
  */
-export function learningRate(options: ScheduleOptions, index: number, totalSteps: number): number {
+export function learningRate(
+  options: ScheduleOptions,
+  index: number,
+  totalSteps: number,
+  restarts?: Restarts,
+): number {
+  const since = restarts === undefined || index < restarts.every ? Infinity : index % restarts.every;
+  const rise = restarts?.warmupSteps ?? 0;
+  if (since < rise) {
+    const risen = scheduled(options, index - since + rise, totalSteps);
+    return (risen * Math.max(since, 1)) / rise;
+  }
+  return scheduled(options, index, totalSteps);
+}
+
+function scheduled(options: ScheduleOptions, index: number, totalSteps: number): number {
   const { type, warmup_steps: warmup, min_lr_ratio: floor } = options.schedule;
   if (index < warmup) return (options.lr * Math.max(index, 1)) / warmup;
   const progress = Math.min(1, (index - warmup) / Math.max(1, totalSteps - warmup));

@@ -11,6 +11,12 @@ export interface TensorSpec {
   readonly shape: readonly number[];
 }
 
+/** A tensor that may be one that no method trains. */
+export interface SlotTensor extends TensorSpec {
+  /** Left out: it is. */
+  readonly isTrained?: boolean;
+}
+
 /** The side of the gradient the basis multiplies: `left` R = P'G, `right` R = GP. */
 export type Side = 'left' | 'right';
 
@@ -295,10 +301,10 @@ export function sideOf(projType: ProjType, m: number, n: number): Side {
 }
 
 /**
- * Builds the table in the order of `tensors`. Matrices whose name contains a target module get a basis
+ * Builds the table in the order of `tensors`. Those that are not trained are frozen; matrices whose name contains a target module get a basis
  * (the reference's rule: `attn` and `mlp`); everything else is dense.
  */
-export function buildSlots(tensors: readonly TensorSpec[], options: SlotOptions): readonly Slot[] {
+export function buildSlots(tensors: readonly SlotTensor[], options: SlotOptions): readonly Slot[] {
   return inPhase(tensors.map((tensor, index) => buildSlot(tensor, index, options)));
 }
 
@@ -314,7 +320,12 @@ function isNamedBy(name: string, parts: readonly string[]): boolean {
   return parts.some((part) => name.includes(part));
 }
 
-function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slot {
+function buildSlot(
+  { isTrained = true, ...tensor }: SlotTensor,
+  index: number,
+  options: SlotOptions,
+): Slot {
+  if (!isTrained) return { ...tensor, index, policy: 'frozen', rule: options.plainRule };
   const group = groupOf(tensor.name, options.groups ?? []);
   const own = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
   if (group?.policy === 'frozen') return { ...own, policy: 'frozen', rule: options.plainRule };

@@ -25,7 +25,7 @@ export function advanceSlot(
   hyper: Hyperparameters,
   seed: number,
 ): SlotOptimizer {
-  const weight = weights.get(slot.name);
+  const weight = weights.part(slot.name);
   const next = ruleFor(slot.rule).step({ slot, weight, payload, state, basis, hyper });
   tf.dispose([payload, ...tensorsOf(state)]);
   storeWeight(weights, slot, next.weight, roundingKey(seed, hyper.step, slot));

@@ -23,7 +23,7 @@ export function replicaOf(
   state: ReadonlyMap<string, StateArray>,
 ): Replica {
   const slots = withRanks(shape.slots, ranksIn(snapshot?.tensors ?? [], shape.sizes));
-  return new Replica(slots, state, config);
+  return new Replica(slots, state, config, shape.parameters);
 }
 
 /** Brings the state up to the next record. `onBasisChange` is told of each slot whose basis is about to be replaced. */

@@ -13,7 +13,7 @@ import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optim
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { momentsToSend, type AveragingOptions } from '../galore/moment-average.ts';
-import { carriesSums, hasBasis, tensorLength, travels, type Slot } from '../galore/slot.ts';
+import { carriesSums, hasBasis, tensorLength, type Slot } from '../galore/slot.ts';
 import { liftOf, scaleOf } from '../galore/step-rule.ts';
 import { derive } from '../random.ts';
 import { encodePayload, type EncodedPayload } from './encode-payload.ts';
@@ -128,13 +128,10 @@ export class DisplacementWork implements Work {
     take: (slot: Slot, gradient: tf.Tensor, isLast: boolean) => void,
   ): void {
     const tokens = tokensOf(batches);
-    const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     batches.forEach((batch, position) => {
-      const { lossSum } = model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
-        const slot = slotsByName.get(name);
-        const isLast = position === batches.length - 1;
-        if (slot !== undefined && travels(slot)) take(slot, gradient, isLast);
-      });
+      const isLast = position === batches.length - 1;
+      const onGradient = this.#replica.gradients((slot, gradient) => take(slot, gradient, isLast));
+      const { lossSum } = model.forwardBackward(batch, 1 / tokens, onGradient);
       this.#lossSum += lossSum;
     });
   }
@@ -175,7 +172,7 @@ export class DisplacementWork implements Work {
 
   #showWorkingWeight(slot: Slot, displacement: tf.Tensor): void {
     const { weights } = this.#replica;
-    const shared = this.#shared.get(slot.name) ?? tf.keep(tf.clone(weights.get(slot.name)));
+    const shared = this.#shared.get(slot.name) ?? tf.keep(tf.clone(weights.part(slot.name)));
     this.#shared.set(slot.name, shared);
     weights.set(
       slot.name,

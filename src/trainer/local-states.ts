@@ -113,6 +113,14 @@ export class LocalStates {
     }
   }
 
+  /** What was kept of slots belongs to values that are no more: it begins with zeros. */
+  forget(slots: readonly Slot[]): void {
+    for (const { index } of slots) {
+      disposeOf(this.#kept.get(index));
+      this.#kept.delete(index);
+    }
+  }
+
   /** Takes over what a checkpoint has of this trainer: all of `localTensors`, by name. */
   restore(slots: readonly Slot[], values: ReadonlyMap<string, StateArray>): void {
     this.dispose();

@@ -8,11 +8,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { firstState } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
-import { basisShape, hasBasis, travels, type Slot } from '../galore/slot.ts';
+import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { advanceSlot } from './advance-slot.ts';
 import { unmaskedRows, type Batch } from './model/batch.ts';
+import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
+import { slotGradients } from './parameters.ts';
 import { LocalStates } from './local-states.ts';
 import type { LlamaModel } from './model/llama.ts';
 
@@ -35,13 +37,15 @@ export function standInBasis(rows: number, columns: number, seed: number): Float
 
 /**
  * Owns optimizer state and bases of a model's slots; the model and its weights stay the caller's. Weights that
- * slots have as int8 are to be in the store as that.
+ * slots have as int8 are to be in the store as that. With a table of parameters the slots are the parts of the model's
+ * weights, and the store is to make these (parameters.ts).
  */
 export class LocalStep {
   readonly #model: LlamaModel;
   readonly #slots: ReadonlyMap<string, Slot>;
   readonly #hyper: LocalHyperparameters;
   readonly #updates: UpdateTime;
+  readonly #parameters: ParameterTable | null;
   readonly #states = new Map<string, RuleState>();
   readonly #bases = new Map<string, tf.Tensor2D>();
   readonly #locals = new LocalStates();
@@ -52,8 +56,10 @@ export class LocalStep {
     slots: readonly Slot[],
     hyper: LocalHyperparameters,
     updates: UpdateTime = 'per-layer',
+    parameters: ParameterTable | null = null,
   ) {
     this.#model = model;
+    this.#parameters = parameters;
     this.#slots = new Map(slots.map((slot) => [slot.name, slot]));
     this.#hyper = hyper;
     this.#updates = updates;
@@ -86,11 +92,13 @@ export class LocalStep {
     this.#locals.begin(this.#step);
     const tokens = unmaskedRows(batch.labels).length;
     const held = new Map<string, tf.Tensor>();
-    const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
+    const slots = [...this.#slots.values()];
+    const onGradient = slotGradients(this.#parameters, slots, this.#model.weights, ({ name }, gradient) => {
       tf.keep(gradient);
       if (this.#updates === 'per-layer') this.#apply(name, gradient, hyper);
       else held.set(name, gradient);
     });
+    const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, onGradient);
     for (const [name, gradient] of held) this.#apply(name, tf.clone(gradient), hyper);
     this.#locals.decide(this.#step, true);
     tf.dispose([...held.values()]);
@@ -115,7 +123,6 @@ export class LocalStep {
     const slot = this.#slots.get(name);
     const state = this.#states.get(name);
     if (slot === undefined || state === undefined) throw new RangeError(`${name} has no slot`);
-    if (!travels(slot)) return gradient.dispose();
     const basis = this.#bases.get(name) ?? null;
     const payload = this.#payload(slot, gradient, state, basis);
     gradient.dispose();

@@ -13,6 +13,8 @@ import { ruleState } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { firstState, ruleFor } from '../galore/optimizer/rules.ts';
+import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
+import { prunedState } from '../galore/optimizer/prune.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import {
   basisShape,
@@ -20,6 +22,7 @@ import {
   payloadShape,
   sizeOf,
   tensorLength,
+  travels,
   type ProjectedSlot,
   type Slot,
 } from '../galore/slot.ts';
@@ -28,7 +31,9 @@ import { stateFault, stateTensors, type StateTensor } from '../galore/state-tabl
 import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
+import { inputOf, slotGradients, weightMaker } from './parameters.ts';
 import { tensorOfCopy } from './tensor-of-copy.ts';
+import type { OnGradient } from './model/llama.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -51,7 +56,10 @@ export interface ReplicaOptions {
   readonly local_steps: RunConfig['local_steps'];
 }
 
+const NO_PARAMETERS = { made: new Map<string, never>(), parametrisation: null } as const;
+
 export class Replica {
+  readonly #parameters: ParameterTable | null;
   readonly #slots: Slot[];
   readonly weights: WeightStore;
   readonly #states: RuleState[];
@@ -62,9 +70,15 @@ export class Replica {
    * @param state arrays by their names in the state table: all of them or, before the first step, weights
    * alone. Then the optimizer's state is zero, and bases come with the first refresh or, with a rule that
    * makes its own, with the first step.
+   * @param parameters how the model's weights are made of the slots'; null: they are the same
    * @throws RangeError for arrays that are not as the state table has them
    */
-  constructor(slots: readonly Slot[], state: ReadonlyMap<string, StateArray>, options: ReplicaOptions) {
+  constructor(
+    slots: readonly Slot[],
+    state: ReadonlyMap<string, StateArray>,
+    options: ReplicaOptions,
+    parameters: ParameterTable | null = null,
+  ) {
     const given = [...state].map(([name, values]) => ({
       name,
       codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
@@ -74,7 +88,9 @@ export class Replica {
     if (fault !== null) throw new RangeError(fault);
     this.#slots = [...slots];
     this.#options = options;
+    this.#parameters = parameters;
     this.weights = WeightStore.fromArrays(slots.map((slot) => weightOf(slot, state)));
+    this.weights.makeWith(parameters === null ? null : weightMaker(parameters));
     const isFirst = [...state.keys()].every((name) => name.startsWith('weights/'));
     this.#states = slots.map((slot) => (isFirst ? firstState(slot, options.seed) : stateOf(slot, state)));
     this.#bases = slots.map((slot) => {
@@ -100,6 +116,11 @@ export class Replica {
   /** The optimizer's state of a slot. */
   state(slot: Slot): RuleState {
     return this.#states[slot.index]!;
+  }
+
+  /** A callback for the model's backward pass; `take` gets the gradients of slots that are trained (parameters.ts). */
+  gradients(take: (slot: Slot, gradient: tf.Tensor) => void): OnGradient {
+    return slotGradients(this.#parameters, this.#slots, this.weights, take);
   }
 
   /** How much of its basis a slot would keep with a new one, 0 to 1; -1: it has none yet. */
@@ -153,6 +174,34 @@ export class Replica {
       this.#states[index] = next.state;
       this.#bases[index] = next.basis;
     }
+    this.#renew(step);
+  }
+
+  /** The trained slots whose values the parametrisation makes anew after the update of `step`. */
+  renewedSlots(step: number): readonly Slot[] {
+    const { made, parametrisation } = this.#parameters ?? NO_PARAMETERS;
+    if (parametrisation?.renewal?.isDue(step) !== true) return [];
+    const names = new Set([...made.values()].flatMap(({ parts }) => parts.map(({ name }) => name)));
+    return this.#slots.filter((slot) => names.has(slot.name) && travels(slot));
+  }
+
+  #renew(step: number): void {
+    const { made, parametrisation } = this.#parameters ?? NO_PARAMETERS;
+    const renewal = parametrisation?.renewal;
+    if (renewal?.isDue(step) !== true) return;
+    for (const tensor of made.values()) {
+      const input = inputOf(tensor, (name) => this.weights.part(name));
+      const fresh = renewal.renew({ ...input, step, seed: this.#options.seed });
+      tensor.parts.forEach(({ name }, i) => {
+        const value = fresh[i] ?? null;
+        if (value !== null) this.weights.set(name, value);
+      });
+    }
+    for (const slot of this.renewedSlots(step)) {
+      const old = this.#states[slot.index]!;
+      this.#states[slot.index] = prunedState(slot, old, renewal.prunedShare);
+      tf.dispose(tensorsOf(old));
+    }
   }
 
   /** Handles on the whole state in the order of the state table; the caller disposes the tensors. */
@@ -168,7 +217,7 @@ export class Replica {
     const hasher = new WeightsHasher();
     for (const name of this.slots.map((slot) => slot.name).sort(compareNames)) {
       hasher.begin(name);
-      hasher.update(bytesOf(this.weights.get(name)));
+      hasher.update(bytesOf(this.weights.part(name)));
       this.weights.release(); // one at a time
     }
     return hasher.digest();
@@ -219,7 +268,7 @@ export class Replica {
     switch (kind) {
       case 'weights':
         // Not made before it is sent: all of them at once would be the whole model in f32.
-        return codes === null ? this.weights.get(slot.name) : () => source!.materialise();
+        return codes === null ? this.weights.part(slot.name) : () => source!.materialise();
       case 'basis':
         return this.#bases[slot.index]!;
       case 'w_codes':

@@ -10,7 +10,7 @@ import { feedbackOf } from '../galore/feedback/rules.ts';
 import { tensorsOf } from '../galore/optimizer/rule.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
 import { touchedRows } from '../galore/rows.ts';
-import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../galore/slot.ts';
+import { hasBasis, sizeOf, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import { encodePayload, encodeRowsOf, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
 import { HeldGradients, type SketchTask } from './held-gradients.ts';
@@ -106,12 +106,11 @@ export class StepWork implements Work {
     this.#locals.begin(this.task.step);
     if (this.tokens === 0) return;
     if (this.task.isDelayed === true) this.#sendKept();
-    const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     this.task.batches.forEach((batch, position) => {
-      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, (name, gradient) => {
-        const slot = slotsByName.get(name);
-        if (slot !== undefined) this.#takeGradient(slot, gradient, position);
-      });
+      const onGradient = this.#replica.gradients((slot, gradient) =>
+        this.#takeGradient(slot, gradient, position),
+      );
+      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, onGradient);
       this.#lossSum += lossSum;
     });
   }
@@ -150,7 +149,7 @@ export class StepWork implements Work {
       const context = { ...this.#contextOf(slot, 0), share: 0 };
       const kept = this.#locals.get(slot);
       // A gradient of which nothing is added: anything finite of its shape.
-      const open = rule.add(context, kept, this.#replica.weights.get(slot.name), true);
+      const open = rule.add(context, kept, this.#replica.weights.part(slot.name), true);
       const sent = this.#sendPayload(slot, rule.payload(context, open));
       this.#sentBefore.add(slot.index, sent);
       tf.dispose(tensorsOf(open).filter((tensor) => !tensorsOf(kept).includes(tensor)));
@@ -158,7 +157,7 @@ export class StepWork implements Work {
   }
 
   #takeGradient(slot: Slot, gradient: tf.Tensor, position: number): void {
-    if (!travels(slot) || this.#held.hold(slot, gradient)) return;
+    if (this.#held.hold(slot, gradient)) return;
     const feedback = feedbackOf(slot);
     if (feedback !== null) return this.#takeWithFeedback(feedback, slot, gradient, position);
     this.#sums.add(slot.index, this.#payload(slot, gradient));

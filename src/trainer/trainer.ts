@@ -5,6 +5,7 @@
 import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { restartsOf } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
@@ -239,6 +240,7 @@ class Trainer {
       this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
     }
     this.#takeMeans(step, record.tokens, tensors);
+    this.#locals.forget(replica.renewedSlots(step));
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -324,7 +326,8 @@ class Trainer {
     const local = {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),
       hyper: { ...hyperparametersOf(config), weightDecay: 0 },
-      learningRateAt: (share: number) => learningRate(config.optimizer, step - 1 + share, config.steps),
+      learningRateAt: (share: number) =>
+        learningRate(config.optimizer, step - 1 + share, config.steps, restartsOf(config)),
     };
     return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
   }

@@ -23,14 +23,25 @@ export interface SourcedWeight {
   readonly source: WeightSource;
 }
 
+/** Makes weights of the model that are none of the store's own. */
+export interface WeightMaker {
+  makes(name: string): boolean;
+  /** A new tensor of the shape of the store's own of that name, made of others. */
+  make(name: string, partOf: (name: string) => tf.Tensor): tf.Tensor;
+}
+
 /**
  * Owns one weight per name; names and shapes are fixed when the store is made. A weight is a tensor, or it has
- * a source: then its tensor is made when it is asked for and lives until the next `release`.
+ * a source: then its tensor is made when it is asked for and lives until the next `release`. With a maker the
+ * store's own weights are parts of the model's: `get` has the model's, `part` the store's own.
  */
 export class WeightStore {
   readonly #shapes = new Map<string, readonly number[]>();
   readonly #tensors = new Map<string, tf.Tensor>();
   readonly #sources = new Map<string, WeightSource>();
+  #maker: WeightMaker | null = null;
+  /** What it made since the last `release`. */
+  readonly #made = new Map<string, tf.Tensor>();
 
   private constructor() {}
 
@@ -90,11 +101,27 @@ export class WeightStore {
     return tensor;
   }
 
+  /** From now on `get` has weights that `maker` makes of the store's own; null: `get` has these themselves. */
+  makeWith(maker: WeightMaker | null): void {
+    this.release();
+    this.#maker = maker;
+  }
+
   /**
-   * The tensor of that name; it stays the store's: do not dispose it. That of a weight with a source is good
-   * until the next `release`.
+   * The model's tensor of that name; it stays the store's: do not dispose it. One that is made is good
+   * until the next `release`, whatever becomes of what it was made of.
    */
   get(name: string): tf.Tensor {
+    if (this.#maker?.makes(name) !== true) return this.part(name);
+    const before = this.#made.get(name);
+    if (before !== undefined) return before;
+    const made = tf.keep(this.#maker.make(name, (part) => this.part(part)));
+    this.#made.set(name, made);
+    return made;
+  }
+
+  /** The store's own tensor of that name; the same holds. */
+  part(name: string): tf.Tensor {
     const tensor = this.#tensors.get(name);
     if (tensor !== undefined) return tensor;
     const source = this.#sources.get(name);
@@ -118,7 +145,7 @@ export class WeightStore {
 
   /** Bytes the weight takes while nobody uses it. */
   bytesOf(name: string): number {
-    return this.sourceOf(name)?.bytes ?? 4 * this.get(name).size;
+    return this.sourceOf(name)?.bytes ?? 4 * this.part(name).size;
   }
 
   /** Bytes of weights that have a source. */
@@ -126,7 +153,7 @@ export class WeightStore {
     return [...this.#sources.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** Puts `weight` in the place of the one of that name, whose tensor is disposed. The store owns it from then on. */
+  /** Puts `weight` in the place of its own of that name, whose tensor is disposed. The store owns it from then on. */
   set(name: string, weight: tf.Tensor | WeightSource): void {
     const shape = this.shapeOf(name);
     if (shape.join() !== weight.shape.join()) {
@@ -148,8 +175,10 @@ export class WeightStore {
     return [...this.#shapes.keys()];
   }
 
-  /** Frees the tensors of weights that have a source. */
+  /** Frees the tensors of weights that are made. */
   release(): void {
+    tf.dispose([...this.#made.values()]);
+    this.#made.clear();
     for (const name of this.#sources.keys()) {
       this.#tensors.get(name)?.dispose();
       this.#tensors.delete(name);
@@ -157,6 +186,7 @@ export class WeightStore {
   }
 
   dispose(): void {
+    this.release();
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();
     this.#sources.clear();

@@ -1,0 +1,28 @@
+/**
+ * ReLoRA (Lialin et al. 2023, arXiv 2307.05695): LoRA whose adapters become part of the base every N steps and begin
+ * anew, W0 <- W0 + s·B·A, A new, B = 0, so that the sum of the updates can have any rank. Most of the optimizer's state
+ * becomes zero with it, and the learning rate warms up again (restarts.ts).
+ */
+import { kaimingUniform, lora } from './lora.ts';
+import type { Parametrisation, ParametrisationOptions } from './parametrisation.ts';
+
+export function relora(options: ParametrisationOptions): Parametrisation {
+  const { merge_every: every, prune_ratio: prunedShare } = options.method;
+  const adapters = lora(options);
+  return {
+    ...adapters,
+    renewal: {
+      prunedShare,
+      isDue: (step) => step % every === 0,
+      renew: (input) => {
+        const [, a, b] = input.made.parts;
+        const { tf } = input.engine;
+        return [
+          adapters.materialise(input),
+          tf.tensor(kaimingUniform(a!, input.seed, input.step / every), [...a!.shape]),
+          tf.zeros([...b!.shape]),
+        ];
+      },
+    },
+  };
+}

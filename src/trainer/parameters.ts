@@ -1,0 +1,96 @@
+/**
+ * The parametrisation on the engine: the model's weights from the slots', and the gradients of the slots' from those
+ * of the model's. Everything that trains takes its gradients through `slotGradients`.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import type {
+  Engine,
+  MadeTensor,
+  MapInput,
+  ParameterTable,
+} from '../galore/parametrisation/parametrisation.ts';
+import { product } from '../galore/product.ts';
+import { travels, type Slot } from '../galore/slot.ts';
+import type { OnGradient } from './model/llama.ts';
+import type { WeightMaker, WeightStore } from './model/weights.ts';
+
+const ENGINE: Engine = { tf, product };
+
+/** What a store makes the model's weights with; null: slots are all there is. */
+export function weightMaker(table: ParameterTable): WeightMaker | null {
+  const { made, parametrisation } = table;
+  if (made.size === 0) return null;
+  return {
+    makes: (name) => made.has(name),
+    make: (name, partOf) => parametrisation.materialise(inputOf(made.get(name)!, partOf)),
+  };
+}
+
+/** The values of a tensor's parts, for its map. */
+export function inputOf(made: MadeTensor, partOf: (name: string) => tf.Tensor): MapInput {
+  return { made, values: made.parts.map(({ name }) => partOf(name)), engine: ENGINE };
+}
+
+/**
+ * A callback for a model's backward pass that hands on the gradient of each slot that is trained, once, and whole:
+ * of a part of several tensors when the last of them has come. What holds for gradients of the model holds for
+ * these: they may be factors, and go when `take` returns unless it keeps them.
+ */
+export function slotGradients(
+  table: ParameterTable | null,
+  slots: readonly Slot[],
+  weights: WeightStore,
+  take: (slot: Slot, gradient: tf.Tensor) => void,
+): OnGradient {
+  const slotsByName = new Map(slots.map((slot) => [slot.name, slot]));
+  const sums = new SharedGradients(table);
+  return (name, gradient) => {
+    const made = table?.made.get(name);
+    if (made === undefined) {
+      const slot = slotsByName.get(name);
+      if (slot !== undefined && travels(slot)) take(slot, gradient);
+      return;
+    }
+    // All before the first is taken: a slot may be updated at once.
+    const pulled = table!.parametrisation.pullback(
+      gradient,
+      inputOf(made, (part) => weights.part(part)),
+    );
+    made.parts.forEach((part, i) => {
+      const own = pulled[i] ?? null;
+      const whole = own === null ? null : sums.add(part.name, own);
+      if (whole === null) return;
+      const slot = slotsByName.get(part.name);
+      if (slot !== undefined && travels(slot)) take(slot, whole);
+      if (!whole.kept) whole.dispose();
+    });
+  };
+}
+
+/** Sums of the gradients of parts that several tensors are made of. */
+class SharedGradients {
+  readonly #uses = new Map<string, number>();
+  readonly #sums = new Map<string, { readonly sum: tf.Tensor; readonly terms: number }>();
+
+  constructor(table: ParameterTable | null) {
+    for (const { parts } of table?.made.values() ?? []) {
+      for (const { name } of parts) this.#uses.set(name, (this.#uses.get(name) ?? 0) + 1);
+    }
+  }
+
+  /** Adds a term, which it takes over; the sum if it was the last, else null. */
+  add(name: string, term: tf.Tensor): tf.Tensor | null {
+    const uses = this.#uses.get(name)!;
+    if (uses === 1) return term;
+    const before = this.#sums.get(name);
+    const sum = before === undefined ? term : tf.add(before.sum, term);
+    if (before !== undefined) tf.dispose([before.sum, term]);
+    const terms = (before?.terms ?? 0) + 1;
+    if (terms < uses) {
+      this.#sums.set(name, { sum: tf.keep(sum), terms });
+      return null;
+    }
+    this.#sums.delete(name);
+    return sum;
+  }
+}
