@@ -12,7 +12,7 @@ import { basisShape, hasBasis, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { advanceSlot } from './advance-slot.ts';
-import { unmaskedRows, type Batch } from './model/batch.ts';
+import { targetsOf, type Batch } from './model/batch.ts';
 import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { slotGradients } from './parameters.ts';
 import { LocalStates } from './local-states.ts';
@@ -90,7 +90,7 @@ export class LocalStep {
     this.#step += 1;
     const hyper: Hyperparameters = { ...this.#hyper, step: this.#step };
     this.#locals.begin(this.#step);
-    const tokens = unmaskedRows(batch.labels).length;
+    const tokens = targetsOf(batch);
     const held = new Map<string, tf.Tensor>();
     const slots = [...this.#slots.values()];
     const onGradient = slotGradients(this.#parameters, slots, this.#model.weights, ({ name }, gradient) => {

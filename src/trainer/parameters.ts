@@ -11,7 +11,7 @@ import type {
 } from '../galore/parametrisation/parametrisation.ts';
 import { product } from '../galore/product.ts';
 import { travels, type Slot } from '../galore/slot.ts';
-import type { OnGradient } from './model/llama.ts';
+import type { OnGradient } from './model/model.ts';
 import type { WeightMaker, WeightStore } from './model/weights.ts';
 
 const ENGINE: Engine = { tf, product };

@@ -33,7 +33,7 @@ import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
 import { inputOf, slotGradients, weightMaker } from './parameters.ts';
 import { tensorOfCopy } from './tensor-of-copy.ts';
-import type { OnGradient } from './model/llama.ts';
+import type { OnGradient } from './model/model.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */

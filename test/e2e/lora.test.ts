@@ -10,7 +10,7 @@ test.serial('LoRA trains adapters on two trainers: weights agree, the base stays
   const losses = run.metrics.map(({ loss }) => loss);
   t.log(losses);
   t.true(losses.at(-1)! < losses[0]! - 0.1, losses.join(' '));
-  t.is(run.metrics.find(({ step }) => step === 4)?.stateHash?.trainers, 2);
+  t.is(run.metrics.find(({ stateHash }) => stateHash?.step === 4)?.stateHash?.trainers, 2);
   const [first, last] = [run.weights(0), run.weights(8)];
   for (const [name, values] of first) {
     if (name.includes('.lora_')) t.notDeepEqual(last.get(name), values, name);
