@@ -20,7 +20,7 @@ process.stdout.write(JSON.stringify({ ...(await logitsOf(question)), ...tokensOf
 
 async function logitsOf({ folder, ids }: Question): Promise<{ logits?: number[]; shape?: number[] }> {
   if (ids === undefined) return {};
-  using opened = await openLlama(folder, await readModelConfig(folder), 1);
+  using opened = await openLlama({ path: folder, config: null }, await readModelConfig(folder), 1);
   const tokens = { ids: Int32Array.from(ids.flat()), sequences: ids.length, length: ids[0]?.length ?? 0 };
   const logits = opened.model.logits(tokens);
   const answer = { logits: [...logits.dataSync<'float32'>()], shape: logits.shape };

@@ -5,6 +5,7 @@
 import { DataError } from '../errors.ts';
 import type { TensorSpec } from '../galore/slot.ts';
 import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { LORA_A } from '../galore/parametrisation/lora.ts';
 import { isFloatDtype } from './float-conversion.ts';
 import { openModelFolder } from './model-folder.ts';
 import { PIECE_BYTES, type TensorPiece, type TensorSource } from './safetensors.ts';
@@ -27,9 +28,17 @@ const MAX_NAMED = 3;
 
 /** Opens the weights in `dir`. @throws DataError that names the tensors that are missing, too many or wrong. */
 export async function openModelWeights(dir: string, config: LlamaConfig): Promise<ModelWeights> {
+  return await openTensors(dir, llamaTensors(config), config);
+}
+
+/** The same for a folder that has other tensors than those of its config.json: exactly `specs`. @throws as `openModelWeights` */
+export async function openTensors(
+  dir: string,
+  specs: readonly TensorSpec[],
+  config: LlamaConfig,
+): Promise<ModelWeights> {
   const source = await openModelFolder(dir);
   try {
-    const specs = llamaTensors(config);
     checkTensors(dir, specs, source, config);
     if (config.tieWordEmbeddings && source.tensors.has(HEAD)) await checkTied(dir, source);
     return new OpenModelWeights(dir, specs, source);
@@ -95,8 +104,9 @@ function checkTensors(
     (name) => !wanted.has(name) && !DERIVED_TENSOR.test(name) && !(mayHaveHead && name === HEAD),
   );
   if (unexpected.length > 0) {
-    const reason =
-      'a Llama of its config.json has no such weights, and without them it would be another model';
+    const reason = unexpected.some((name) => name.endsWith(LORA_A))
+      ? 'it is a checkpoint of a run with adapters, which is read where the run is (galore export writes a folder that stands alone)'
+      : 'a Llama of its config.json has no such weights, and without them it would be another model';
     throw new DataError(dir, `${dir} holds tensor ${listed(unexpected)}: ${reason}`);
   }
   for (const [name, shape] of wanted) {

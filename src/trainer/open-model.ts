@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import type { RunConfig } from '../config/schema.ts';
 import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
-import { openModelWeights } from '../files/model-weights.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { LlamaConfig } from '../model/llama-config.ts';
+import { openMadeWeights } from './made-weights.ts';
 import { loadEngine } from './engine/load.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 import { LlamaModel } from './model/llama.ts';
@@ -23,6 +23,8 @@ export interface ModelFolder {
   readonly config: RunConfig | null;
   /** Instead of the tokenizer.json in the folder. */
   readonly tokenizer?: GivenTokenizer;
+  /** The folder of a peft adapter to use the model with. */
+  readonly adapter?: string;
 }
 
 /** A tokenizer named on the command line: the bytes of UTF-8, or a tokenizer.json or its folder. */
@@ -43,18 +45,18 @@ export async function openModel(
   const config = await readModelConfig(folder.path);
   const tokenizer = tokenizerOf(folder);
   checkVocabulary(tokenizer, config.vocabSize);
-  return { ...(await openLlama(folder.path, config, threads, device)), tokenizer };
+  return { ...(await openLlama(folder, config, threads, device)), tokenizer };
 }
 
 /** The same without a tokenizer. */
 export async function openLlama(
-  path: string,
+  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
   config: LlamaConfig,
   threads: number,
   device?: ReadyDevice,
 ): Promise<Omit<OpenModel, 'tokenizer'>> {
   await loadEngine({ precision: 'f32', threads, device });
-  const weights = await WeightStore.fromStream(readWeights(path, config));
+  const weights = await WeightStore.fromStream(readWeights(folder, config));
   const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
   return { model, [Symbol.dispose]: () => weights.dispose() };
 }
@@ -69,7 +71,10 @@ function tokenizerOf({ path, tokenizer }: ModelFolder): Tokenizer {
   throw new DataError(path, `${path} has no tokenizer.json; --tokenizer PATH names one from elsewhere`);
 }
 
-async function* readWeights(path: string, config: LlamaConfig): AsyncGenerator<WeightValues, void, void> {
-  await using source = await openModelWeights(path, config);
+async function* readWeights(
+  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
+  config: LlamaConfig,
+): AsyncGenerator<WeightValues, void, void> {
+  await using source = await openMadeWeights(folder, config);
   for (const spec of source.specs) yield { ...spec, values: await source.read(spec) };
 }

@@ -15,16 +15,16 @@ export interface Tolerance {
 }
 
 /** The folder of the vector files: GALORE_VECTORS, or the repository's own. */
-const FOLDER = process.env['GALORE_VECTORS'] ?? join(import.meta.dirname, '../../../test/vectors');
+export const VECTORS = process.env['GALORE_VECTORS'] ?? join(import.meta.dirname, '../../../test/vectors');
 
 /** Reads a vector file as the type the test expects of it. */
 export function readGolden<T>(name: string): T {
-  return JSON.parse(readFileSync(join(FOLDER, name), 'utf8')) as T;
+  return JSON.parse(readFileSync(join(VECTORS, name), 'utf8')) as T;
 }
 
 /** False where a folder from elsewhere lacks the file. */
 export function hasGolden(name: string): boolean {
-  return existsSync(join(FOLDER, name));
+  return existsSync(join(VECTORS, name));
 }
 
 /** Largest of |got - want| - (atol + rtol |want|): not above zero when all numbers agree. */

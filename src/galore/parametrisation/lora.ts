@@ -16,13 +16,19 @@ const WEIGHT = '.weight';
 
 type Method = ParametrisationOptions['method'];
 
+/** The fields that LoRA reads. */
+export interface LoraOptions {
+  readonly rank: number;
+  readonly method: Pick<Method, 'lora_alpha' | 'use_rslora' | 'target_modules' | 'modules_to_save'>;
+}
+
 /** What multiplies B·A. */
 export function loraScaling(method: Pick<Method, 'lora_alpha' | 'use_rslora'>, rank: number): number {
   const alpha = method.lora_alpha ?? 2 * rank;
   return alpha / (method.use_rslora ? Math.sqrt(rank) : rank);
 }
 
-export function lora({ method, rank }: ParametrisationOptions): Parametrisation {
+export function lora({ method, rank }: LoraOptions): Parametrisation {
   const scaling = loraScaling(method, rank);
   return {
     treat: (tensor) => {

@@ -3,10 +3,15 @@
  * anew, W0 <- W0 + s·B·A, A new, B = 0, so that the sum of the updates can have any rank. Most of the optimizer's state
  * becomes zero with it, and the learning rate warms up again (restarts.ts).
  */
-import { kaimingUniform, lora } from './lora.ts';
+import { kaimingUniform, lora, type LoraOptions } from './lora.ts';
 import type { Parametrisation, ParametrisationOptions } from './parametrisation.ts';
 
-export function relora(options: ParametrisationOptions): Parametrisation {
+/** The fields that ReLoRA reads. */
+export interface ReloraOptions extends LoraOptions {
+  readonly method: LoraOptions['method'] & Pick<ParametrisationOptions['method'], 'merge_every' | 'prune_ratio'>;
+}
+
+export function relora(options: ReloraOptions): Parametrisation {
   const { merge_every: every, prune_ratio: prunedShare } = options.method;
   const adapters = lora(options);
   return {
