@@ -5,12 +5,14 @@
 import type { Environment } from '../config/environment.ts';
 import type { DeviceWish } from '../device-name.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
+import type { ExportAdapter } from '../files/adapter-export.ts';
 import type { ExportModel } from '../files/model-export.ts';
 import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
 import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
 import type { Follow } from '../trainer/follower.ts';
+import type { OpenMadeWeights } from '../trainer/made-weights.ts';
 import type { MeasureStep } from '../trainer/measure-step.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
@@ -37,6 +39,8 @@ export interface Services {
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;
   readonly exportModel: ExportModel;
+  readonly exportAdapter: ExportAdapter;
+  readonly openMadeWeights: OpenMadeWeights;
   readonly measureStep: MeasureStep;
   readonly follow: Follow;
 }

@@ -8,14 +8,15 @@ import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatPerplexity } from './format.ts';
-import { findModelFolder, givenTokenizer } from './model-folder.ts';
-import { debugOption, deviceOption, wholeNumber } from './options.ts';
+import { findModelFolder, givenAdapter, givenTokenizer } from './model-folder.ts';
+import { adapterOption, debugOption, deviceOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
 import { shownPath } from './words.ts';
 
 interface EvalFlags {
   readonly data?: string;
   readonly tokenizer?: string;
+  readonly adapter?: string;
   readonly seqLen?: number;
   readonly sequences: number;
   readonly batchSize: number;
@@ -45,6 +46,7 @@ export function registerEvalCommand(
       '--tokenizer <path>',
       'with --data: a tokenizer.json, its folder, or byte; default: the one of <dir>',
     )
+    .addOption(adapterOption())
     .option('--seq-len <n>', 'tokens of a sequence; default: as in the run, else 256', wholeNumber(2))
     .option('--sequences <n>', 'sequences at most; 0: all', wholeNumber(0), 0)
     .option('--batch-size <n>', 'sequences computed at once', wholeNumber(1), 8)
@@ -73,6 +75,7 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
     const folder = {
       ...(await findModelFolder(context, dir, onNotice)),
       ...givenTokenizer(context, flags.tokenizer),
+      ...givenAdapter(context, flags.adapter),
     };
     if (flags.data === undefined && folder.config === null) {
       throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);

@@ -1,14 +1,20 @@
 /** `galore export`: a model as a folder that Hugging Face transformers loads. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { resolve } from 'node:path';
+import { ConfigError } from '../errors.ts';
 import type { StoredDtype } from '../files/float-conversion.ts';
+import { readModelConfig } from '../files/model-config.ts';
+import type { ExportRequest, ExportResult } from '../files/model-export.ts';
+import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { printable } from '../log.ts';
+import { buildRunShape } from '../run-shape.ts';
+import type { ModelFolder } from '../trainer/open-model.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatBytes, formatCount } from './format.ts';
 import { onInterrupt } from './interrupts.ts';
-import { findModelFolder } from './model-folder.ts';
+import { findModelFolder, givenAdapter } from './model-folder.ts';
 import { debugOption, wholeNumber } from './options.ts';
 import { progressLine } from './progress.ts';
 import { shownPath } from './words.ts';
@@ -19,6 +25,8 @@ interface ExportFlags {
   readonly dtype: string;
   readonly step?: number;
   readonly maxShardSize: number;
+  readonly merge?: true;
+  readonly adapter?: string;
   readonly force?: true;
 }
 
@@ -35,7 +43,8 @@ export function registerExportCommand(
     .summary('write a model as a Hugging Face folder')
     .description(
       'Writes config.json, safetensors and the tokenizer: a folder that AutoModelForCausalLM and AutoTokenizer\n' +
-        'of transformers load. Of a run directory the newest checkpoint is taken. Needs no tensor engine.',
+        'of transformers load. Of a run directory the newest checkpoint is taken. Needs no tensor engine.\n' +
+        'Of a LoRA run the adapter is written, as the peft package loads it; with --merge the whole model.',
     )
     .addOption(
       new Option('--dtype <type>', 'type of the weights').choices(Object.keys(DTYPES)).default('f32'),
@@ -46,6 +55,8 @@ export function registerExportCommand(
         .argParser(byteSize)
         .default(5e9, '5GB'),
     )
+    .option('--merge', 'of a run with adapters: the model with them merged into its weights')
+    .option('--adapter <path>', 'a peft adapter to merge into the model of <dir>')
     .option('--force', 'replace the model that <out> holds')
     .addOption(debugOption())
     .addHelpText(
@@ -53,6 +64,8 @@ export function registerExportCommand(
       `
 Examples:
   galore export runs/sotu sotu-hf
+  galore export runs/sotu-lora sotu-adapter
+  galore export runs/sotu-lora sotu-tuned --merge
   galore export runs/sotu sotu-40 --step 40 --dtype bf16 --max-shard-size 2GB`,
     )
     .action(async (dir: string, out: string, flags: ExportFlags) =>
@@ -70,22 +83,25 @@ async function exportTo(context: CliContext, dir: string, out: string, flags: Ex
   const shown = (path: string): string => printable(shownPath(context.workingDir, path));
   try {
     const onNotice = (text: string): void => display.error(`${printable(text)}\n`);
-    const { path, step } = await findModelFolder(context, dir, onNotice, flags.step);
-    const of = step === null ? '' : `, the checkpoint of step ${step}`;
-    display.line(`model: ${shown(path)}${of}`);
-    const place = resolve(context.workingDir, out);
-    const { files, parameters, hasTokenizer } = await context.services.exportModel({
-      from: path,
-      out: place,
+    const folder = {
+      ...(await findModelFolder(context, dir, onNotice, flags.step)),
+      ...givenAdapter(context, flags.adapter),
+    };
+    const of = folder.step === null ? '' : `, the checkpoint of step ${folder.step}`;
+    display.line(`model: ${shown(folder.path)}${of}`);
+    const request = {
+      from: folder.path,
+      out: resolve(context.workingDir, out),
       dtype: DTYPES[flags.dtype]!,
-      maxShardBytes: flags.maxShardSize,
       mayReplace: flags.force === true,
       signal: leaving.signal,
-      onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
-    });
+      onProgress: (text: string, share: number) =>
+        display.status(progressLine({ type: 'progress', text, share })),
+    };
+    const { files, parameters, what, hasTokenizer } = await written(context, folder, request, dir, flags);
     display.clear();
     if (!hasTokenizer) onNotice(`${dir} has no tokenizer.json, so ${out} has none`);
-    display.line(`wrote ${shown(place)}: ${formatCount(parameters)} parameters in ${flags.dtype}`);
+    display.line(`wrote ${shown(request.out)}: ${what}${formatCount(parameters)} parameters in ${flags.dtype}`);
     for (const { name, bytes } of files) display.line(`  ${printable(name)}  ${formatBytes(bytes)}`);
     return EXIT_CODES.OK;
   } catch (error) {
@@ -95,6 +111,41 @@ async function exportTo(context: CliContext, dir: string, out: string, flags: Ex
   } finally {
     display.clear();
   }
+}
+
+/** Writes the folder: of a run with adapters these alone, unless they are to be merged. */
+async function written(
+  { services, cores }: CliContext,
+  folder: ModelFolder,
+  request: Omit<ExportRequest, 'openWeights' | 'maxShardBytes'>,
+  dir: string,
+  { merge, maxShardSize: maxShardBytes }: ExportFlags,
+): Promise<ExportResult & { readonly what: string }> {
+  const table = await parametersOf(folder);
+  if (table !== null && merge !== true && folder.adapter === undefined) {
+    const { model, task } = folder.config!;
+    const taskType = task.type === 'causal-lm' ? 'CAUSAL_LM' : 'SEQ_CLS';
+    const base = model.path ?? null;
+    const result = await services.exportAdapter({ ...request, table, base, taskType });
+    return { ...result, hasTokenizer: true, what: 'an adapter of ' };
+  }
+  if (table === null && folder.adapter === undefined) {
+    if (merge === true) {
+      throw new ConfigError(`--merge is for runs with adapters, and ${dir} has a whole model already`);
+    }
+    return { ...(await services.exportModel({ ...request, maxShardBytes })), what: '' };
+  }
+  await services.ensureEngine('cpu');
+  const openWeights: ExportRequest['openWeights'] = (_, model) =>
+    services.openMadeWeights(folder, model, cores);
+  return { ...(await services.exportModel({ ...request, maxShardBytes, openWeights })), what: '' };
+}
+
+/** How the model's weights are made of the tensors of a run; null: they are the tensors themselves. */
+async function parametersOf({ path, config }: ModelFolder): Promise<ParameterTable | null> {
+  if (config === null) return null;
+  const { parameters } = buildRunShape(config, await readModelConfig(path));
+  return parameters.made.size === 0 ? null : parameters;
 }
 
 const UNIT_BYTES: Readonly<Record<string, number>> = {

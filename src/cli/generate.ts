@@ -5,12 +5,13 @@ import { printable } from '../log.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
-import { findModelFolder, givenTokenizer } from './model-folder.ts';
-import { debugOption, deviceOption, numberWhere, wholeNumber } from './options.ts';
+import { findModelFolder, givenAdapter, givenTokenizer } from './model-folder.ts';
+import { adapterOption, debugOption, deviceOption, numberWhere, wholeNumber } from './options.ts';
 
 interface GenerateFlags {
   readonly prompt: string;
   readonly tokenizer?: string;
+  readonly adapter?: string;
   readonly maxTokens: number;
   readonly temperature: number;
   readonly topK: number;
@@ -35,6 +36,7 @@ export function registerGenerateCommand(
     )
     .requiredOption('--prompt <text>', 'the beginning')
     .option('--tokenizer <path>', 'a tokenizer.json, its folder, or byte; default: the one of <dir>')
+    .addOption(adapterOption())
     .option('--max-tokens <n>', 'tokens to add at most', wholeNumber(1), 100)
     .option(
       '--temperature <t>',
@@ -69,6 +71,7 @@ async function generate(context: CliContext, dir: string, flags: GenerateFlags):
   const folder = {
     ...(await findModelFolder(context, dir, onNotice)),
     ...givenTokenizer(context, flags.tokenizer),
+    ...givenAdapter(context, flags.adapter),
   };
   const [device] = await services.ensureEngine(flags.device);
   const leaving = new AbortController();

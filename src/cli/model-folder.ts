@@ -80,6 +80,11 @@ export function givenTokenizer(
   };
 }
 
+/** The `--adapter` of a command: the folder of a peft adapter. */
+export function givenAdapter(context: CliContext, given: string | undefined): Pick<ModelFolder, 'adapter'> {
+  return given === undefined ? {} : { adapter: resolve(context.workingDir, given) };
+}
+
 function configOf(context: CliContext, runDir: string): RunConfig {
   const { workingDir, environment } = context;
   return loadRunConfig(join(runDir, RUN_FILE), { workingDir, homeDir: environment.homeDir });

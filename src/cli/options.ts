@@ -85,6 +85,11 @@ export class OverrideList {
   }
 }
 
+/** --adapter of commands that use a model. */
+export function adapterOption(): Option {
+  return new Option('--adapter <path>', 'the folder of a peft adapter to use the model with');
+}
+
 /** --device of commands that load the engine: `flags.device` is what `services.ensureEngine` takes. */
 export function deviceOption(): Option {
   return new Option('--device <device>', 'cpu, gpu:0, gpu:1, …, or auto: a GPU if its engine is installed')

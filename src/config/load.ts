@@ -131,7 +131,11 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
   return {
     ...config,
     dir: absolute(config.dir),
-    model: { ...model, ...(model.path === undefined ? {} : { path: absolute(model.path) }) },
+    model: {
+      ...model,
+      ...(model.path === undefined ? {} : { path: absolute(model.path) }),
+      ...(model.adapter === undefined ? {} : { adapter: absolute(model.adapter) }),
+    },
     data: {
       ...data,
       ...(data.path === undefined ? {} : { path: absoluteEach(data.path) }),

@@ -4,6 +4,8 @@
  */
 import { join } from 'node:path';
 import type { BasisSource } from '../galore/method.ts';
+import { LORA_SAVED, LORA_TARGETS } from '../galore/parametrisation/lora.ts';
+import { RELORA_SAVED, RELORA_TARGETS } from '../galore/parametrisation/relora.ts';
 import type { RunConfig, RunConfigInput } from './schema.ts';
 
 type Method = RunConfig['method'];
@@ -56,14 +58,11 @@ export interface MethodDefaults {
   readonly convergedRatio?: number;
   readonly weights?: Method['weights'];
   readonly rank?: Method['rank'];
-  readonly targets?: Method['target_modules'];
-  readonly saved?: Method['modules_to_save'];
+  readonly targets?: readonly string[];
+  readonly saved?: readonly string[];
 }
 
 const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, limiter: 1.01 };
-
-/** Heads that a classification model gets for its task: peft trains them whole, too. */
-const TASK_HEADS = ['classifier', 'score'];
 
 /** Filled in with every method that names none. */
 export const TARGET_MODULES: readonly string[] = ['attn', 'mlp'];
@@ -86,9 +85,8 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   flora: { ...GALORE, basis: 'gaussian', optimizer: 'adafactor' },
   'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
   power: { ...GALORE, scale: 0.2 },
-  // Of a Llama and of a BERT: no model has both.
-  lora: { ...GALORE, rank: 8, targets: ['q_proj', 'v_proj', 'query', 'value'], saved: TASK_HEADS },
-  relora: { ...GALORE, saved: [...TASK_HEADS, 'embed_tokens', 'norm', 'lm_head'] },
+  lora: { ...GALORE, rank: 8, targets: LORA_TARGETS, saved: LORA_SAVED },
+  relora: { ...GALORE, targets: RELORA_TARGETS, saved: RELORA_SAVED },
 };
 
 const SUMO_MOMENTUM = 0.95;

@@ -264,13 +264,13 @@ const method = z.strictObject({
     .min(1)
     .optional()
     .describe(
-      'Matrices whose name contains one of these are projected (add embed_tokens and lm_head for the rest), or with lora and relora get adapters; default: attn, mlp; for lora q_proj, v_proj, query, value',
+      'Matrices whose name contains one of these are projected (add embed_tokens and lm_head for the rest), or with lora and relora get adapters; default: attn, mlp; for lora q_proj and v_proj of a Llama, query and value of a BERT, for relora all linear layers',
     ),
   modules_to_save: z
     .array(z.string().min(1))
     .optional()
     .describe(
-      'For lora and relora: tensors whose name contains one of these are trained whole, the others not at all; default: classifier, score; for relora embed_tokens, norm and lm_head too',
+      'For lora and relora: tensors whose name contains one of these are trained whole, the others not at all; default: classifier and score, for relora all that has no adapter',
     ),
   lora_alpha: z
     .number()

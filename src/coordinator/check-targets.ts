@@ -15,11 +15,12 @@ type Group = Method['param_groups'][number];
 /** @throws ConfigError that names every entry of target_modules or param_groups that no tensor has, and ranks that none can have */
 export function checkTargets(
   config: MethodConfig,
-  { slots, sizes }: Pick<RunShape, 'slots' | 'sizes'>,
+  { slots, sizes, parameters }: Pick<RunShape, 'slots' | 'sizes' | 'parameters'>,
 ): void {
   const isCompressed = methodPlan(config).policy !== null;
   const { method } = config;
   const faults = [
+    ...(parameters.parametrisation.faults?.(parameters.tensors) ?? []),
     ...(isCompressed ? [...targetFaults(method, slots), ...rankFaults(method, slots)] : []),
     ...method.param_groups.flatMap((group, index) => groupFaults(group, index, method, slots)),
     ...method.param_groups.flatMap((group, index) => rowSparseFaults(group, index, method, slots)),

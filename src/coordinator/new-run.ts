@@ -3,11 +3,13 @@ import { bytesOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
+import { openPeftAdapter, type PeftAdapter } from '../files/peft-adapter.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
 import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { initialiseTensor } from '../model/initialise.ts';
 import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
+import { checkAdapter } from './check-adapter.ts';
 import {
   beginCheckpoint,
   type CheckpointTexts,
@@ -35,11 +37,13 @@ export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
   model: LlamaConfig,
-  { parametrisation, parts }: ParameterTable,
+  table: ParameterTable,
   facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
   texts: CheckpointTexts,
 ): Promise<void> {
   const { path } = config.model;
+  const { parametrisation, parts } = table;
+  await using adapter = await openAdapterOf(config, table);
   const tensors = parts.map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
   const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
   const indexOf = new Map(parts.map(({ name }, index) => [name, index]));
@@ -47,13 +51,31 @@ export async function writeFirstCheckpoint(
   try {
     if (path === undefined) await writeInitial(writer, indexOf, model, config.seed);
     else await copyWeights(writer, indexOf, model, path);
-    const added = parts.filter(({ name }) => !own.has(name));
-    for (const part of added) {
-      await writer.write(indexOf.get(part.name)!, 0, bytesOf(parametrisation.initialise(part, config.seed)));
+    for (const [index, part] of parts.entries()) {
+      const isInAdapter = adapter?.has(part) ?? false;
+      if (own.has(part.name) && !isInAdapter) continue;
+      const values = isInAdapter ? await adapter!.read(part) : parametrisation.initialise(part, config.seed);
+      await writer.write(index, 0, bytesOf(values));
     }
     await writer.finish(firstFacts(config, facts));
   } catch (error) {
     await writer.abandon();
+    throw error;
+  }
+}
+
+/** The adapter that the run begins with; null: with new ones. @throws DataError, ConfigError if it is not one of this run's kind */
+export async function openAdapterOf(
+  { model, method }: Pick<RunConfig, 'model' | 'method'>,
+  table: ParameterTable,
+): Promise<PeftAdapter | null> {
+  if (model.adapter === undefined) return null;
+  const adapter = await openPeftAdapter(model.adapter, table.tensors);
+  try {
+    checkAdapter(method, table, adapter);
+    return adapter;
+  } catch (error) {
+    await adapter[Symbol.asyncDispose]();
     throw error;
   }
 }

@@ -17,7 +17,7 @@ import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
 import type { SlotBasis } from './core/state.ts';
-import { newModel, writeFirstCheckpoint } from './new-run.ts';
+import { newModel, openAdapterOf, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
@@ -210,6 +210,7 @@ async function createRun(
   checkVocabulary(dataset.tokenizer, model.vocabSize);
   const shape = buildRunShape(config, model);
   checkTargets(config, shape);
+  await (await openAdapterOf(config, shape.parameters))?.[Symbol.asyncDispose]();
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,

@@ -1,16 +1,13 @@
 /**
  * Writes a model folder that Hugging Face transformers loads: config.json, safetensors in one file or in
- * shards, the tokenizer. It is written under a temporary name beside its place and renamed when it is whole, so
- * it is there or not. Weights pass through in pieces. SHELL.
+ * shards, the tokenizer. Weights pass through in pieces. SHELL.
  */
-import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { ConfigError, DataError } from '../errors.ts';
-import type { TensorSpec } from '../galore/slot.ts';
+import { sizeOf, type TensorSpec } from '../galore/slot.ts';
 import { toHuggingFace, type HuggingFaceDtype } from '../model/llama-config.ts';
-import { syncDirectory, writeSynced } from './atomic.ts';
+import { writeSynced } from './atomic.ts';
 import { convertFromFloat32, FLOAT_BYTES, GREATEST, type StoredDtype } from './float-conversion.ts';
 import { readModelConfigFile, type ModelConfigFile } from './model-config.ts';
 import { INDEX_FILE, WEIGHTS_FILE } from './model-folder.ts';
@@ -18,13 +15,16 @@ import { openModelWeights, type ModelWeights } from './model-weights.ts';
 import { tensorBytes } from './safetensors-header.ts';
 import { createSafetensors } from './safetensors.ts';
 import { readSmallFile } from './small-file.ts';
-import { explaining, systemErrorCode } from './system-error.ts';
+import { explaining } from './system-error.ts';
 import { loadTokenizer, tokenizerConfigJson } from './tokenizer.ts';
+import { writeFolder, type WrittenFile } from './written-folder.ts';
 
 /** What is to be written, and where. */
 export interface ExportRequest {
   /** A folder with config.json and weights. */
   readonly from: string;
+  /** How its weights are read; left out: as they are there. */
+  readonly openWeights?: typeof openModelWeights;
   readonly out: string;
   readonly dtype: StoredDtype;
   /** A file of weights has at most this many bytes of tensors, unless one tensor alone has more. */
@@ -39,7 +39,7 @@ export interface ExportRequest {
 /** What was written. */
 export interface ExportResult {
   /** In the order of their names. */
-  readonly files: readonly { readonly name: string; readonly bytes: number }[];
+  readonly files: readonly WrittenFile[];
   readonly parameters: number;
   /** Whether the folder has a tokenizer: false where `from` has none. */
   readonly hasTokenizer: boolean;
@@ -79,44 +79,22 @@ const MAX_SHARDS = 99_999;
 
 export const exportModel: ExportModel = async (request) => {
   const model = await readModelConfigFile(request.from);
-  await using weights = await openModelWeights(request.from, model.config);
-  const out = await checkPlace(request.out, request.mayReplace);
-  const parent = dirname(out);
-  const made = await explaining(`write ${out}`, mkdir(parent, { recursive: true }));
-  const temporary = join(parent, `.${basename(out)}.tmp-${randomUUID().slice(0, 8)}`);
-  try {
-    await explaining(`write ${out}`, mkdir(temporary));
-    await writeWeights(temporary, weights, request);
-    await writeDocuments(temporary, model, request);
-    request.signal.throwIfAborted();
-    const result = await describe(temporary, weights);
-    await explaining(`write ${out}`, publish(temporary, out));
-    return result;
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
-    if (made !== undefined) await removeEmpty(parent, made);
-    throw error;
-  }
+  await using weights = await (request.openWeights ?? openModelWeights)(request.from, model.config);
+  const { out, mayReplace } = request;
+  const files = await writeFolder(
+    { out, mayReplace, what: 'model', isOwnFile: isModelFile },
+    async (folder) => {
+      await writeWeights(folder, weights, request);
+      await writeDocuments(folder, model, request);
+      request.signal.throwIfAborted();
+    },
+  );
+  return {
+    files,
+    parameters: sum(weights.specs.map(({ shape }) => sizeOf(shape))),
+    hasTokenizer: files.some(({ name }) => name === TOKENIZER_FILE),
+  };
 };
-
-/** Where to write, links resolved. @throws ConfigError where something else is there */
-async function checkPlace(out: string, mayReplace: boolean): Promise<string> {
-  if (!existsSync(out)) return resolve(out);
-  const place = await explaining(`write ${out}`, realpath(out));
-  const stats = await explaining(`read ${out}`, stat(place));
-  if (!stats.isDirectory()) throw new ConfigError(`${out} is a file; name a folder`);
-  const names = await explaining(`read ${out}`, readdir(place));
-  if (names.length === 0) return place;
-  const foreign = names.find((name) => !isModelFile(name));
-  if (foreign !== undefined) {
-    const reason = mayReplace ? ', which is no file of an exported model: --force does not delete it' : '';
-    throw new ConfigError(`${out} is not empty: it holds ${foreign}${reason}; name another folder`);
-  }
-  if (!mayReplace) {
-    throw new ConfigError(`${out} holds a model already; --force replaces it, or name another folder`);
-  }
-  return place;
-}
 
 function isModelFile(name: string): boolean {
   const names: readonly string[] = [CONFIG_FILE, INDEX_FILE, ...COPIED_FILES];
@@ -160,27 +138,15 @@ export function planShards(
 }
 
 async function writeWeights(folder: string, weights: ModelWeights, request: ExportRequest): Promise<void> {
-  const { dtype, onProgress, signal } = request;
+  const { dtype, onProgress } = request;
   const shards = planShards(weights.specs, dtype, request.maxShardBytes);
   const totalBytes = sum(weights.specs.map(({ shape }) => tensorBytes(dtype, shape)));
   let doneBytes = 0;
   for (const { name, specs } of shards) {
-    const tensors = specs.map((spec) => ({ ...spec, dtype }));
-    const file = await createSafetensors(join(folder, name), tensors, { format: 'pt' });
-    try {
-      for (const spec of specs) {
-        for await (const bytes of convertedPieces(weights, spec, request)) {
-          signal.throwIfAborted();
-          await file.write(spec.name, bytes.offset, bytes.values);
-          doneBytes += bytes.values.length;
-          onProgress(`writing ${name}`, doneBytes / totalBytes);
-        }
-      }
-      await file.finish();
-    } catch (error) {
-      await file.abandon();
-      throw error;
-    }
+    await writeTensors(join(folder, name), specs, weights, request, (written) => {
+      doneBytes += written;
+      onProgress(`writing ${name}`, doneBytes / totalBytes);
+    });
   }
   if (shards.length === 1) return;
   const fileOf = shards.flatMap(({ name, specs }) => specs.map((spec) => [spec.name, name] as const));
@@ -188,11 +154,37 @@ async function writeWeights(folder: string, weights: ModelWeights, request: Expo
   await writeText(folder, INDEX_FILE, index);
 }
 
+/** Writes tensors to one file, each by the name that `nameOf` gives it; `onBytes` is told of every piece. */
+export async function writeTensors(
+  path: string,
+  specs: readonly TensorSpec[],
+  weights: ModelWeights,
+  request: Pick<ExportRequest, 'from' | 'dtype' | 'signal'>,
+  onBytes: (bytes: number) => void = () => {},
+  nameOf: (name: string) => string = (name) => name,
+): Promise<void> {
+  const tensors = specs.map(({ name, shape }) => ({ name: nameOf(name), shape, dtype: request.dtype }));
+  const file = await createSafetensors(path, tensors, { format: 'pt' });
+  try {
+    for (const spec of specs) {
+      for await (const bytes of convertedPieces(weights, spec, request)) {
+        request.signal.throwIfAborted();
+        await file.write(nameOf(spec.name), bytes.offset, bytes.values);
+        onBytes(bytes.values.length);
+      }
+    }
+    await file.finish();
+  } catch (error) {
+    await file.abandon();
+    throw error;
+  }
+}
+
 /** The tensor's bytes as they are written, at most a piece of them at a time. */
 async function* convertedPieces(
   weights: ModelWeights,
   spec: TensorSpec,
-  { from, dtype }: ExportRequest,
+  { from, dtype }: Pick<ExportRequest, 'from' | 'dtype'>,
 ): AsyncGenerator<{ readonly offset: number; readonly values: Uint8Array }, void, void> {
   const width = FLOAT_BYTES[dtype];
   for await (const { first, values } of weights.pieces(spec)) {
@@ -247,54 +239,6 @@ function tokenIdsOf(json: Readonly<Record<string, unknown>>): Record<string, unk
 async function writeText(folder: string, name: string, value: unknown): Promise<void> {
   const path = join(folder, name);
   await explaining(`write ${path}`, writeSynced(path, `${JSON.stringify(value, null, 2)}\n`));
-}
-
-async function describe(folder: string, weights: ModelWeights): Promise<ExportResult> {
-  const files: { name: string; bytes: number }[] = [];
-  for (const name of (await explaining(`read ${folder}`, readdir(folder))).sort()) {
-    files.push({ name, bytes: (await explaining(`read ${folder}`, stat(join(folder, name)))).size });
-  }
-  return {
-    files,
-    parameters: sum(weights.specs.map(({ shape }) => shape.reduce((product, extent) => product * extent, 1))),
-    hasTokenizer: files.some(({ name }) => name === TOKENIZER_FILE),
-  };
-}
-
-/** Gives the whole folder its name; one that has the name is moved aside first and then deleted. */
-async function publish(temporary: string, out: string): Promise<void> {
-  const parent = dirname(out);
-  await syncDirectory(temporary);
-  const aside = `${temporary}-old`;
-  const hasOld = await rename(out, aside).then(
-    () => true,
-    (error: unknown) => {
-      if (systemErrorCode(error) === 'ENOENT') return false;
-      throw error;
-    },
-  );
-  try {
-    await rename(temporary, out);
-  } catch (error) {
-    if (hasOld) await rename(aside, out).catch(() => {});
-    throw error;
-  }
-  try {
-    await syncDirectory(parent);
-  } finally {
-    if (hasOld) await rm(aside, { recursive: true, force: true });
-  }
-}
-
-/** Removes the folders from `deepest` up to `highest` that this export made, as far as they are empty. */
-async function removeEmpty(deepest: string, highest: string): Promise<void> {
-  for (let folder = deepest; folder.length >= highest.length; folder = dirname(folder)) {
-    const isGone = await rmdir(folder).then(
-      () => true,
-      () => false,
-    );
-    if (!isGone) return;
-  }
 }
 
 function sum(values: readonly number[]): number {

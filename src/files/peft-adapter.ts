@@ -7,7 +7,8 @@ import { DataError } from '../errors.ts';
 import { LORA_A, LORA_B, type LoraOptions } from '../galore/parametrisation/lora.ts';
 import type { TensorSpec } from '../galore/slot.ts';
 import { isFloatDtype } from './float-conversion.ts';
-import { parsePeftConfig, PEFT_PREFIX, type PeftLora } from './peft-config.ts';
+import type { PeftLora } from '../galore/parametrisation/parametrisation.ts';
+import { parsePeftConfig, PEFT_PREFIX } from './peft-config.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 import { readSmallFile } from './small-file.ts';
 import { parseStrictJson } from './strict-json.ts';
@@ -24,6 +25,8 @@ export interface PeftAdapter extends AsyncDisposable, PeftLora {
   readonly modules: readonly string[];
   /** Tensors of the model that it has whole. */
   readonly saved: readonly string[];
+  /** Whether a tensor by this slot's name is in it. */
+  has(spec: TensorSpec): boolean;
   /** One of its tensors, by the slot's name. @throws DataError where a number is not finite */
   read(spec: TensorSpec): Promise<Float32Array>;
 }
@@ -73,7 +76,7 @@ class OpenAdapter implements PeftAdapter {
     const modules = new Set<string>();
     const saved: string[] = [];
     for (const full of file.tensors.keys()) {
-      const name = full.startsWith(PEFT_PREFIX) ? full.slice(PEFT_PREFIX.length) : full;
+      const name = full.startsWith(PEFT_PREFIX) ? full.slice(PEFT_PREFIX.length) : '';
       const end = [LORA_A, LORA_B].find((suffix) => name.endsWith(suffix));
       if (end !== undefined) modules.add(name.slice(0, -end.length));
       else if (model.has(name)) saved.push(name);
@@ -84,6 +87,10 @@ class OpenAdapter implements PeftAdapter {
     this.saved = saved;
     for (const module of modules) this.#checkModule(module, model.get(`${module}.weight`));
     for (const name of saved) this.#check(name, model.get(name)!);
+  }
+
+  has({ name }: TensorSpec): boolean {
+    return this.#file.tensors.has(`${PEFT_PREFIX}${name}`);
   }
 
   async read({ name }: TensorSpec): Promise<Float32Array> {

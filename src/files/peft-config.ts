@@ -3,13 +3,7 @@
  * Dropout and the choice of layers are of no account once an adapter is there: its tensors say where it is. Pure.
  */
 import { DataError } from '../errors.ts';
-
-/** What multiplies B·A, and of which rank it is. */
-export interface PeftLora {
-  readonly rank: number;
-  readonly alpha: number;
-  readonly useRslora: boolean;
-}
+import type { PeftLora } from '../galore/parametrisation/parametrisation.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 

@@ -320,11 +320,7 @@ function isNamedBy(name: string, parts: readonly string[]): boolean {
   return parts.some((part) => name.includes(part));
 }
 
-function buildSlot(
-  { isTrained = true, ...tensor }: SlotTensor,
-  index: number,
-  options: SlotOptions,
-): Slot {
+function buildSlot({ isTrained = true, ...tensor }: SlotTensor, index: number, options: SlotOptions): Slot {
   if (!isTrained) return { ...tensor, index, policy: 'frozen', rule: options.plainRule };
   const group = groupOf(tensor.name, options.groups ?? []);
   const own = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };

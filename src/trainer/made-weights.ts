@@ -11,6 +11,7 @@ import { parameterTable, type ParameterTable } from '../galore/parametrisation/p
 import type { TensorSpec } from '../galore/slot.ts';
 import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { buildRunShape } from '../run-shape.ts';
+import { loadEngine } from './engine/load.ts';
 import type { ModelFolder } from './open-model.ts';
 import { inputOf } from './parameters.ts';
 
@@ -39,15 +40,25 @@ async function adapted(base: ModelWeights, dir: string): Promise<ModelWeights> {
   try {
     const adapter = await openPeftAdapter(dir, base.specs);
     const table = parameterTable(base.specs, lora(loraOptionsOf(adapter)));
-    const own = new Set(base.specs.map(({ name }) => name));
-    const isInBase = (name: string): boolean => own.has(name) && !adapter.saved.includes(name);
-    const read: Read = (spec) => (isInBase(spec.name) ? base : adapter).read(spec);
+    const read: Read = (spec) => (adapter.has(spec) ? adapter : base).read(spec);
     return new MadeWeights(base.specs, table, read, [adapter, base]);
   } catch (error) {
     await base[Symbol.asyncDispose]();
     throw error;
   }
 }
+
+/** The same with the engine, which must be installed, loaded for it. @throws EngineError, and as `openMadeWeights` */
+export type OpenMadeWeights = (
+  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
+  model: LlamaConfig,
+  threads: number,
+) => Promise<ModelWeights>;
+
+export const openMadeWeightsHere: OpenMadeWeights = async (folder, model, threads) => {
+  await loadEngine({ precision: 'f32', threads });
+  return await openMadeWeights(folder, model);
+};
 
 class MadeWeights implements ModelWeights {
   readonly specs: readonly TensorSpec[];

@@ -10,7 +10,7 @@ import { openSafetensors } from '../../files/safetensors.ts';
 import { systemErrorCode } from '../../files/system-error.ts';
 import { methodPlan, type BasisSource } from '../../galore/method.ts';
 import type { RuleName } from '../../galore/optimizer/rule-state.ts';
-import { hasBasis, sizeOf } from '../../galore/slot.ts';
+import { hasBasis, sizeOf, travels } from '../../galore/slot.ts';
 import { parseLlamaConfig } from '../../model/llama-config.ts';
 import { buildRunShape } from '../../run-shape.ts';
 import { CONFIG_FILE, MAX_DOCUMENT_BYTES, TENSOR_FILES, WEIGHTS_FILE } from './checkpoint-format.ts';
@@ -61,7 +61,7 @@ export async function inspectMethod(configYaml: string, path: string): Promise<I
       innerRule: inner ?? null,
       slotsWithBasis: slots.filter(hasBasis).length,
       powerSlots: slots.filter(({ policy }) => policy === 'power').length,
-      slots: slots.length,
+      slots: slots.filter(travels).length,
       weightNumbers: slots.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       states: await statesOf(path),
     };

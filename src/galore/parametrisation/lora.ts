@@ -5,6 +5,7 @@
  * Names, shapes and first values are those of the peft package: A uniform in ±1/sqrt(in), B zeros.
  */
 import type * as tf from '@tensorflow/tfjs-core';
+import type { ConfigFault } from '../../errors.ts';
 import { derive, randomUniform } from '../../random.ts';
 import { matrixShape, sizeOf, type TensorSpec } from '../slot.ts';
 import type { MapInput, Parametrisation, ParametrisationOptions, Part } from './parametrisation.ts';
@@ -13,6 +14,11 @@ import type { MapInput, Parametrisation, ParametrisationOptions, Part } from './
 export const LORA_A = '.lora_A.weight';
 export const LORA_B = '.lora_B.weight';
 const WEIGHT = '.weight';
+
+/** Where adapters go unless the configuration says it: in a Llama, in a BERT. No model has both. */
+export const LORA_TARGETS: readonly string[] = ['q_proj', 'v_proj', 'query', 'value'];
+/** What is trained whole then, where a model has it: the heads of classification, which are new (as in peft). */
+export const LORA_SAVED: readonly string[] = ['classifier', 'score'];
 
 type Method = ParametrisationOptions['method'];
 
@@ -31,6 +37,7 @@ export function loraScaling(method: Pick<Method, 'lora_alpha' | 'use_rslora'>, r
 export function lora({ method, rank }: LoraOptions): Parametrisation {
   const scaling = loraScaling(method, rank);
   return {
+    faults: (tensors) => loraFaults(tensors, method, rank, LORA_TARGETS, LORA_SAVED),
     treat: (tensor) => {
       if (isAdapted(tensor, method)) return loraParts(tensor, rank);
       return isNamed(tensor, method.modules_to_save) ? 'trained' : 'frozen';
@@ -41,6 +48,7 @@ export function lora({ method, rank }: LoraOptions): Parametrisation {
       const [base, a, b] = values as [tf.Tensor, tf.Tensor2D, tf.Tensor2D];
       return engine.tf.tidy(() => engine.tf.add(base, scaled(engine.tf.matMul(b, a), scaling, engine)));
     },
+    peft: { rank, alpha: method.lora_alpha ?? 2 * rank, useRslora: method.use_rslora },
     pullback: (gradient, { values, engine }) => {
       const [, a, b] = values as [tf.Tensor, tf.Tensor, tf.Tensor];
       const { tidy } = engine.tf;
@@ -53,7 +61,66 @@ export function lora({ method, rank }: LoraOptions): Parametrisation {
   };
 }
 
-/** Whether a tensor gets an adapter: a matrix of a linear layer whose name contains a target, and which is not trained whole. */
+/**
+ * Targets and saved modules that the model has not, and ranks above a matrix' sides.
+ * @param usualTargets, usualSaved of which a model need not have all
+ */
+export function loraFaults(
+  tensors: readonly TensorSpec[],
+  method: LoraOptions['method'],
+  rank: number,
+  usualTargets: readonly string[],
+  usualSaved: readonly string[],
+): readonly ConfigFault[] {
+  const fault = (field: string, value: string, allowed: string): ConfigFault => ({
+    field: `method.${field}`,
+    value,
+    allowed,
+  });
+  const linear = tensors.filter((tensor) => tensor.shape.length === 2 && !isEmbedding(tensor));
+  const unknown = unknownOf(method.target_modules, linear, usualTargets);
+  const adapted = tensors.filter((tensor) => isAdapted(tensor, method));
+  if (unknown.length > 0 || adapted.length === 0) {
+    const value = (unknown.length > 0 ? unknown : method.target_modules).join(', ');
+    const rule = `no linear layer of the model has that in its name; there are ${modulesIn(linear)}`;
+    return [fault('target_modules', value, rule)];
+  }
+  const saved = unknownOf(method.modules_to_save, tensors, usualSaved);
+  const short = adapted.find((tensor) => Math.min(...matrixShape(tensor)) < rank);
+  return [
+    ...(saved.length === 0
+      ? []
+      : [fault('modules_to_save', saved.join(', '), 'no tensor of the model has that in its name')]),
+    ...(short === undefined
+      ? []
+      : [
+          fault(
+            'rank',
+            String(rank),
+            `it must be at most ${Math.min(...matrixShape(short))}: ${short.name} is [${short.shape.join(', ')}]`,
+          ),
+        ]),
+  ];
+}
+
+function unknownOf(
+  parts: readonly string[],
+  tensors: readonly TensorSpec[],
+  usual: readonly string[],
+): readonly string[] {
+  return parts.filter((part) => !usual.includes(part) && !tensors.some(({ name }) => name.includes(part)));
+}
+
+function isEmbedding({ name }: TensorSpec): boolean {
+  return /embed/.test(name);
+}
+
+/** The last parts of the modules' names. */
+function modulesIn(tensors: readonly TensorSpec[]): string {
+  return [...new Set(tensors.map(({ name }) => name.split('.').at(-2)!))].join(', ');
+}
+
+/** Whether a tensor gets an adapter: the matrix of a linear layer whose name contains a target, unless it is trained whole. */
 export function isAdapted(
   tensor: TensorSpec,
   method: Pick<Method, 'target_modules' | 'modules_to_save'>,
@@ -61,6 +128,7 @@ export function isAdapted(
   return (
     tensor.shape.length === 2 &&
     tensor.name.endsWith(WEIGHT) &&
+    !isEmbedding(tensor) &&
     isNamed(tensor, method.target_modules) &&
     !isNamed(tensor, method.modules_to_save)
   );

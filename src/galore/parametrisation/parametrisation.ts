@@ -5,6 +5,7 @@
  */
 import type * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../../config/schema.ts';
+import type { ConfigFault } from '../../errors.ts';
 import type { product } from '../product.ts';
 import type { TensorSpec } from '../slot.ts';
 
@@ -47,7 +48,16 @@ export interface Renewal {
   readonly prunedShare: number;
 }
 
+/** Of parametrisations that peft knows as LoRA: what multiplies B·A, alpha / rank or with rslora alpha / sqrt(rank). */
+export interface PeftLora {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly useRslora: boolean;
+}
+
 export interface Parametrisation {
+  /** What of the configuration a model with these tensors does not allow. */
+  faults?(tensors: readonly TensorSpec[]): readonly ConfigFault[];
   /** What becomes of a tensor of the model. */
   treat(tensor: TensorSpec): Treatment;
   /** First values of a part that the model itself does not have. */
@@ -57,6 +67,8 @@ export interface Parametrisation {
   /** The gradients of the parts for the gradient of W, by part; null for those that are not trained. New tensors. */
   pullback(gradient: tf.Tensor, input: MapInput): readonly (tf.Tensor | null)[];
   readonly renewal?: Renewal;
+  /** Left out: what is trained is no adapter that peft could load beside the model the run began with. */
+  readonly peft?: PeftLora;
 }
 
 /** What a parametrisation is made for. */
@@ -68,6 +80,8 @@ export interface ParametrisationOptions {
 
 /** A model's tensors under a parametrisation. */
 export interface ParameterTable {
+  /** The model's tensors. */
+  readonly tensors: readonly TensorSpec[];
   readonly parametrisation: Parametrisation;
   /** Tensors that are not slots themselves, by name. */
   readonly made: ReadonlyMap<string, MadeTensor>;
@@ -91,5 +105,5 @@ export function parameterTable(
     made.set(tensor.name, { tensor, parts: treatment });
     for (const part of treatment) parts.set(part.name, part);
   }
-  return { parametrisation, made, parts: [...parts.values()] };
+  return { tensors, parametrisation, made, parts: [...parts.values()] };
 }

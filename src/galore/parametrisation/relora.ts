@@ -3,19 +3,32 @@
  * anew, W0 <- W0 + s·B·A, A new, B = 0, so that the sum of the updates can have any rank. Most of the optimizer's state
  * becomes zero with it, and the learning rate warms up again (restarts.ts).
  */
-import { kaimingUniform, lora, type LoraOptions } from './lora.ts';
+import { kaimingUniform, lora, LORA_SAVED, loraFaults, type LoraOptions } from './lora.ts';
 import type { Parametrisation, ParametrisationOptions } from './parametrisation.ts';
+
+/** As in the paper every linear layer of a Llama or a BERT has an adapter, and all the rest is trained whole. */
+export const RELORA_TARGETS: readonly string[] = [
+  ...['self_attn', 'mlp'],
+  ...['attention', 'intermediate', 'output.dense'],
+];
+export const RELORA_SAVED: readonly string[] = [
+  ...LORA_SAVED,
+  ...['embed', 'norm', 'lm_head', 'LayerNorm', 'pooler', 'bias'],
+];
 
 /** The fields that ReLoRA reads. */
 export interface ReloraOptions extends LoraOptions {
-  readonly method: LoraOptions['method'] & Pick<ParametrisationOptions['method'], 'merge_every' | 'prune_ratio'>;
+  readonly method: LoraOptions['method'] &
+    Pick<ParametrisationOptions['method'], 'merge_every' | 'prune_ratio'>;
 }
 
 export function relora(options: ReloraOptions): Parametrisation {
   const { merge_every: every, prune_ratio: prunedShare } = options.method;
-  const adapters = lora(options);
+  // What it has for peft would be wrong: after the first merge the base is another one.
+  const { peft: _, ...adapters } = lora(options);
   return {
     ...adapters,
+    faults: (tensors) => loraFaults(tensors, options.method, options.rank, RELORA_TARGETS, RELORA_SAVED),
     renewal: {
       prunedShare,
       isDue: (step) => step % every === 0,
