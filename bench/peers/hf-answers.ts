@@ -9,6 +9,8 @@ import { openLlama } from '../../src/trainer/open-model.ts';
 
 interface Question {
   readonly folder: string;
+  /** A peft adapter to use the model with. */
+  readonly adapter?: string;
   readonly ids?: readonly (readonly number[])[];
   readonly texts?: readonly string[];
 }
@@ -18,9 +20,17 @@ for await (const piece of process.stdin) pieces.push(piece as Buffer);
 const question = JSON.parse(Buffer.concat(pieces).toString('utf8')) as Question;
 process.stdout.write(JSON.stringify({ ...(await logitsOf(question)), ...tokensOf(question) }));
 
-async function logitsOf({ folder, ids }: Question): Promise<{ logits?: number[]; shape?: number[] }> {
+async function logitsOf({
+  folder,
+  adapter,
+  ids,
+}: Question): Promise<{ logits?: number[]; shape?: number[] }> {
   if (ids === undefined) return {};
-  using opened = await openLlama({ path: folder, config: null }, await readModelConfig(folder), 1);
+  using opened = await openLlama(
+    { path: folder, config: null, ...(adapter === undefined ? {} : { adapter }) },
+    await readModelConfig(folder),
+    1,
+  );
   const tokens = { ids: Int32Array.from(ids.flat()), sequences: ids.length, length: ids[0]?.length ?? 0 };
   const logits = opened.model.logits(tokens);
   const answer = { logits: [...logits.dataSync<'float32'>()], shape: logits.shape };
