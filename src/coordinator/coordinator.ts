@@ -236,6 +236,8 @@ class Coordinator {
     switch (effect.type) {
       case 'assignStep':
         return this.#assignStep(effect);
+      case 'passOver':
+        return this.#passOver(effect);
       case 'requestSketches':
         return this.#requestSketches(effect);
       case 'sumSketches':
@@ -307,6 +309,10 @@ class Coordinator {
         deadlineMs,
       });
     });
+  }
+
+  #passOver({ trainerId, step }: EffectOf<'passOver'>): void {
+    this.#trainers.get(trainerId)?.send({ kind: 'notice', text: `not chosen for step ${step}` });
   }
 
   #requestSketches(effect: EffectOf<'requestSketches'>): void {

@@ -325,6 +325,7 @@ class Trainer {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),
       hyper: { ...hyperparametersOf(config), weightDecay: 0 },
       learningRateAt: (share: number) => learningRate(config.optimizer, step - 1 + share, config.steps),
+      proximalMu: config.local_steps.proximal_mu,
     };
     return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
   }

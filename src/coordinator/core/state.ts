@@ -34,6 +34,8 @@ export interface RunPlan extends GapPlan {
   /** How long a step waits for the others once a quorum has answered. */
   readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
+  /** Of the ready trainers so large a share takes part in a step (participation.ts); null: all. */
+  readonly participation: { readonly share: number; readonly seed: number } | null;
   readonly batchSequences: number;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
   readonly isAdaptive: boolean;
@@ -374,6 +376,8 @@ export type Effect =
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
     }
+  /** The trainer is ready and has no part in the step: say so to it. */
+  | { readonly type: 'passOver'; readonly trainerId: string; readonly step: number }
   /** To every member of the step. Before it the shell sends the factors of the round before. */
   | {
       readonly type: 'requestSketches';
