@@ -239,7 +239,7 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor),
+      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor, session.trainerId),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     const plan = { snapshot, firstTensor, nextSequence };

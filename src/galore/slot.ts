@@ -384,7 +384,8 @@ export function describeSlots(slots: readonly Slot[]): string {
       const kept = slot.weights === undefined ? '' : ` ${slot.weights}`;
       const scale = slot.scale === undefined ? '' : ` scale ${slot.scale}`;
       const feedback = carriesSums(slot) ? ` feedback ${slot.feedback}` : '';
-      const inner = slot.inner === undefined ? '' : ` local ${slot.inner}`;
+      const anew = slot.isInnerReset === true ? ' anew' : '';
+      const inner = slot.inner === undefined ? '' : ` local ${slot.inner}${anew}`;
       const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}${inner}${averagedText(slot)}`;
       return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${way}\n`;
     })

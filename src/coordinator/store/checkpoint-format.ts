@@ -136,6 +136,7 @@ const runDocument = z.object({
   seed: count,
   schedulePosition: count,
   members: z.array(z.string()),
+  counted: z.record(z.string(), count).optional(),
   created: z.string(),
 });
 
@@ -171,6 +172,8 @@ export interface RunJson {
   readonly schedulePosition: number;
   /** The trainers that took part in the last step, ascending. */
   readonly members: readonly string[];
+  /** The last step that counted each trainer; absent: not known. */
+  readonly counted?: Readonly<Record<string, number>> | undefined;
   /** When, as ISO 8601. */
   readonly created: string;
 }
