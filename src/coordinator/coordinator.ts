@@ -308,6 +308,7 @@ class Coordinator {
         learningRate,
         seed,
         sequences,
+        localExamples: 0,
         refreshSlots,
         flushSlots,
         deadlineMs,
