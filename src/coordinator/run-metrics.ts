@@ -125,6 +125,7 @@ export class RunMetrics {
         assigned,
         delivered: update.members.map(({ trainerId }) => trainerId),
         ...(late.length > 0 && { late }),
+        ...weightsOf(update),
       },
       waitSeconds: waitMs / 1000,
       learningRate,
@@ -209,4 +210,10 @@ export class RunMetrics {
         this.#onReport({ type: 'notice', text: `${this.#fault}; the line is kept until there is room` });
     }
   }
+}
+
+/** What contributions counted by where that was not their tokens, in the order of those who delivered. */
+function weightsOf({ members }: UpdateRecord): { readonly weights?: readonly number[] } {
+  if (members.every(({ weight }) => weight === undefined)) return {};
+  return { weights: members.map(({ tokens, weight = tokens }) => weight) };
 }

@@ -148,7 +148,7 @@ export class TrainerDesk {
       case 'contribution': {
         const norm = steps.acceptContribution(trainerId, message);
         const { step, tokens, lossSum } = message;
-        const told = norm === undefined ? {} : { norm };
+        const told = { ...steps.weightOf(message), ...(norm === undefined ? {} : { norm }) };
         return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
       case 'evaluation':

@@ -109,6 +109,8 @@ export interface Received {
   readonly trainerId: string;
   readonly tokens: number;
   readonly lossSum: number;
+  /** What it counts by in the sum; left out: its tokens. */
+  readonly weight?: number;
   /** Of all its numbers, for its tokens; left out: not told. */
   readonly norm?: number;
   /** What its numbers are multiplied by; left out: 1. */
@@ -314,6 +316,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number;
+        /** If that is not its tokens. */
+        readonly weight?: number;
         /** Of the numbers, if the run judges by it. */
         readonly norm?: number;
       }
