@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, DataError, OperatingError } from '../errors.ts';
 import { BPE_TRAINER_VERSION, trainBpe } from './bpe-trainer.ts';
+import { removeCacheFolder } from './cache-folder.ts';
 import { pieceHash, pieceLengthOf, readPieces, type HashedSource, type Piece } from './documents.ts';
 import {
   chooseHoldout,
@@ -21,7 +22,6 @@ import { listSources, type Source } from './sources.ts';
 import { hashFile } from './text.ts';
 import {
   openTokenCache,
-  removeTokenCache,
   TOKEN_CACHE_VERSION,
   writeTokenCache,
   type PartName,
@@ -82,7 +82,7 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
   };
   let cache = await openTokenCache(options.cacheDir, key, onDamage);
   if (cache === null) {
-    if (isDamaged) await removeTokenCache(options.cacheDir, key);
+    if (isDamaged) await removeCacheFolder(options.cacheDir, key);
     await buildCache(options, files, given, key);
     cache = await openTokenCache(options.cacheDir, key, onDamage);
   }
