@@ -41,9 +41,17 @@ const MAX_BPE_TEXT_LENGTH = 200_000_000;
 
 export type { OnProgress } from './progress-meter.ts';
 
+/** Where the texts are. */
+export interface DataOptions extends Pick<
+  RunConfig['data'],
+  'format' | 'validation_path' | 'validation_fraction'
+> {
+  readonly path: string | readonly string[];
+}
+
 /** What `prepareDataset` needs. */
 export interface DatasetOptions {
-  readonly data: Pick<RunConfig['data'], 'path' | 'format' | 'validation_path' | 'validation_fraction'>;
+  readonly data: DataOptions;
   /** What the run file says of it, or one that is there already. */
   readonly tokenizer: RunConfig['tokenizer'] | Tokenizer;
   readonly seqLen: number;
@@ -408,6 +416,13 @@ function validationNotices(options: DatasetOptions, header: TokenCacheHeader, co
 
 function totalBytes(sources: readonly Source[]): number {
   return sources.reduce((sum, source) => sum + source.bytes, 0);
+}
+
+/** The data of a run that the coordinator reads. */
+export function dataOptions(data: RunConfig['data']): DataOptions {
+  const { path } = data;
+  if (path === undefined) throw new OperatingError('the data of the run is with its trainers (data.local)');
+  return { ...data, path };
 }
 
 function pathsOf(path: string | readonly string[]): string {

@@ -6,9 +6,10 @@
 import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
+import type { LabelledRows } from '../protocol/messages.ts';
 import { explainWriteFailure, writeCacheFolder, writeNewFile } from './cache-folder.ts';
 import { readFully } from './positional.ts';
-import type { PartName, SequenceSource } from './token-cache.ts';
+import type { PartName, SequenceRows, SequenceSource } from './token-cache.ts';
 
 /** Raise it when the same data would give other files. */
 export const EXAMPLE_CACHE_VERSION = 1;
@@ -36,14 +37,19 @@ interface ExampleCacheHeader {
   readonly notices: readonly string[];
 }
 
+/** Examples as they are read. */
+export interface ExampleRows extends SequenceRows {
+  /** [k, seqLen], filled up behind the first `labelled.lengths[i]` of row i. */
+  readonly tokens: Int32Array;
+  readonly mask: null;
+  readonly labelled: LabelledRows;
+}
+
 /** The examples of one part. */
 export interface ExampleSource extends SequenceSource {
   readonly tokens: number;
   readonly classCounts: readonly number[];
-  /** `tokens` is [k, seqLen], filled up; of row i the first `lengths[i]` are real. There is no mask. */
-  read(
-    indices: readonly number[],
-  ): Promise<{ tokens: Int32Array; mask: null; classes: Int32Array; lengths: Int32Array }>;
+  read(indices: readonly number[]): Promise<ExampleRows>;
 }
 
 /** A complete cache, open for reading. */
@@ -114,8 +120,10 @@ function createSource(
       return {
         tokens: ids,
         mask: null,
-        lengths: Int32Array.from(rows, (row) => row[0]!),
-        classes: Int32Array.from(rows, (row) => row[1]!),
+        labelled: {
+          lengths: Int32Array.from(rows, (row) => row[0]!),
+          classes: Int32Array.from(rows, (row) => row[1]!),
+        },
       };
     },
   };

@@ -7,6 +7,7 @@
 import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
+import type { LabelledRows } from '../protocol/messages.ts';
 import { explainWriteFailure, writeCacheFolder, writeNewFile } from './cache-folder.ts';
 
 /** Raise it when the same data would give other files. */
@@ -32,12 +33,21 @@ export interface TokenCacheHeader {
   readonly notices: readonly string[];
 }
 
+/** Sequences as they are read. */
+export interface SequenceRows {
+  /** [k, seqLen + 1]: labels are the inputs shifted by one; with `labelled` [k, seqLen]. */
+  readonly tokens: Int32Array;
+  /** [k, seqLen], 1 where the label counts; null: all count. */
+  readonly mask: Uint8Array | null;
+  /** Of examples with a label for the whole. */
+  readonly labelled?: LabelledRows;
+}
+
 /** Sequences of one part: without a mask, number k covers tokens k * seqLen to (k + 1) * seqLen inclusive. */
 export interface SequenceSource {
   /** Number of sequences. */
   readonly count: number;
-  /** `tokens` is [k, seqLen + 1]: labels are the inputs shifted by one. `mask` is [k, seqLen], 1 where the label counts. */
-  read(indices: readonly number[]): Promise<{ tokens: Int32Array; mask: Uint8Array | null }>;
+  read(indices: readonly number[]): Promise<SequenceRows>;
 }
 
 /** A complete token cache, open for reading. */

@@ -48,10 +48,10 @@ async function prepare(t: ExecutionContext, wanted: Wanted): Promise<Prepared> {
 
 /** What a part holds, as it was written down. */
 async function contentOf(source: ExampleSource, seqLen = 8): Promise<(readonly [string, number])[]> {
-  const { tokens, lengths, classes } = await source.read(Array.from({ length: source.count }, (_, k) => k));
-  return [...lengths].map((length, k) => [
+  const { tokens, labelled } = await source.read(Array.from({ length: source.count }, (_, k) => k));
+  return [...labelled.lengths].map((length, k) => [
     tokenizer.decode([...tokens.subarray(k * seqLen, k * seqLen + length)]),
-    classes[k]!,
+    labelled.classes[k]!,
   ]);
 }
 
@@ -68,9 +68,9 @@ test('examples come back in the order of the file: cut, filled up, with lengths 
   t.is(validation.count, 0);
   t.is(train.tokens, 3 + 8 + 2);
   t.deepEqual(train.classCounts, [1, 2]);
-  const { tokens, lengths, classes, mask } = await train.read([2, 0, 1, 0]);
-  t.deepEqual([...lengths], [2, 3, 8, 3]);
-  t.deepEqual([...classes], [1, 1, 0, 1]);
+  const { tokens, labelled, mask } = await train.read([2, 0, 1, 0]);
+  t.deepEqual([...labelled.lengths], [2, 3, 8, 3]);
+  t.deepEqual([...labelled.classes], [1, 1, 0, 1]);
   t.is(mask, null);
   t.deepEqual([...tokens.subarray(0, 8)], [0xc3, 0xa9, 0, 0, 0, 0, 0, 0]);
   t.is(tokenizer.decode([...tokens.subarray(16, 24)]), 'a longer');
