@@ -191,6 +191,7 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): Promise<Dataset> {
   const dataset = await prepareDataset({
     data: dataOptions(config.data),
+    labels: config.task.labels,
     tokenizer: config.tokenizer,
     seqLen: config.seq_len,
     cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),
