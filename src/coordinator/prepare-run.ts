@@ -216,6 +216,7 @@ async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Pro
   }
   const dataset = await prepareDataset({
     data: dataOptions(config.data),
+    labels: config.task.labels,
     tokenizer: config.tokenizer,
     seqLen: config.seq_len,
     cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),
