@@ -2,6 +2,7 @@
  * The trainer's copy of the training state: weights, optimizer state and bases, changed only by records.
  * Two replicas that started from the same snapshot and took the same records are equal.
  */
+import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
@@ -13,7 +14,7 @@ import { ruleState } from '../galore/optimizer/rule-state.ts';
 import { tensorsOf, type RuleState } from '../galore/optimizer/rule.ts';
 import { basisSimilarity } from '../galore/projection/similarity.ts';
 import { firstState, ruleFor } from '../galore/optimizer/rules.ts';
-import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
+import { isRenewed, type ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { prunedState } from '../galore/optimizer/prune.ts';
 import { unitBasis } from '../galore/projection/sketch.ts';
 import {
@@ -55,8 +56,6 @@ export interface ReplicaOptions {
   readonly optimizer: RunConfig['optimizer'];
   readonly local_steps: RunConfig['local_steps'];
 }
-
-const NO_PARAMETERS = { made: new Map<string, never>(), parametrisation: null } as const;
 
 export class Replica {
   readonly #parameters: ParameterTable | null;
@@ -179,17 +178,16 @@ export class Replica {
 
   /** The trained slots whose values the parametrisation makes anew after the update of `step`. */
   renewedSlots(step: number): readonly Slot[] {
-    const { made, parametrisation } = this.#parameters ?? NO_PARAMETERS;
-    if (parametrisation?.renewal?.isDue(step) !== true) return [];
+    if (this.#parameters === null || !isRenewed(this.#parameters.parametrisation, step)) return [];
+    const { made } = this.#parameters;
     const names = new Set([...made.values()].flatMap(({ parts }) => parts.map(({ name }) => name)));
     return this.#slots.filter((slot) => names.has(slot.name) && travels(slot));
   }
 
   #renew(step: number): void {
-    const { made, parametrisation } = this.#parameters ?? NO_PARAMETERS;
-    const renewal = parametrisation?.renewal;
-    if (renewal?.isDue(step) !== true) return;
-    for (const tensor of made.values()) {
+    if (this.#parameters === null || !isRenewed(this.#parameters.parametrisation, step)) return;
+    const renewal = this.#parameters.parametrisation.renewal!;
+    for (const tensor of this.#parameters.made.values()) {
       const input = inputOf(tensor, (name) => this.weights.part(name));
       const fresh = renewal.renew({ ...input, step, seed: this.#options.seed });
       tensor.parts.forEach(({ name }, i) => {
@@ -221,6 +219,21 @@ export class Replica {
       this.weights.release(); // one at a time
     }
     return hasher.digest();
+  }
+
+  /**
+   * The hash of all bases, hexadecimal, and of how often the parametrisation has begun anew until `step`: equal where
+   * what a trainer keeps for itself is of the same values.
+   */
+  basesSha256(step: number): string {
+    const renewals = this.#parameters?.parametrisation.renewal?.times(step) ?? 0;
+    const hash = createHash('sha256');
+    if (renewals > 0) hash.update(`renewed ${renewals}\0`);
+    for (const { name, index } of this.#slots) {
+      const basis = this.#bases[index] ?? null;
+      if (basis !== null) hash.update(`${name}\0`).update(basis.dataSync<'float32'>());
+    }
+    return hash.digest('hex');
   }
 
   dispose(): void {

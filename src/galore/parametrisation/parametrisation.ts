@@ -40,8 +40,8 @@ export interface Engine {
 
 /** New values of parts after some steps, the same on every replica: a function of the state, the step and the seed. */
 export interface Renewal {
-  /** Whether it comes after the update of step `step`. */
-  isDue(step: number): boolean;
+  /** How often it has come when the update of step `step` is done and what follows from it. */
+  times(step: number): number;
   /** By part; null: it stays. New tensors. */
   renew(input: MapInput & { readonly step: number; readonly seed: number }): readonly (tf.Tensor | null)[];
   /** Of the optimizer's state of trained parts the share that becomes zero, the numbers of least magnitude first. */
@@ -53,6 +53,11 @@ export interface PeftLora {
   readonly rank: number;
   readonly alpha: number;
   readonly useRslora: boolean;
+}
+
+/** Whether the update of step `step` is followed by one. */
+export function isRenewed({ renewal }: Pick<Parametrisation, 'renewal'>, step: number): boolean {
+  return renewal !== undefined && renewal.times(step) > renewal.times(step - 1);
 }
 
 export interface Parametrisation {

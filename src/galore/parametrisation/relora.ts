@@ -24,6 +24,7 @@ export interface ReloraOptions extends LoraOptions {
 
 export function relora(options: ReloraOptions): Parametrisation {
   const { merge_every: every, prune_ratio: prunedShare } = options.method;
+  const times = (step: number): number => Math.floor(step / every);
   // What it has for peft would be wrong: after the first merge the base is another one.
   const { peft: _, ...adapters } = lora(options);
   return {
@@ -31,13 +32,13 @@ export function relora(options: ReloraOptions): Parametrisation {
     faults: (tensors) => loraFaults(tensors, options.method, options.rank, RELORA_TARGETS, RELORA_SAVED),
     renewal: {
       prunedShare,
-      isDue: (step) => step % every === 0,
+      times,
       renew: (input) => {
         const [, a, b] = input.made.parts;
         const { tf } = input.engine;
         return [
           adapters.materialise(input),
-          tf.tensor(kaimingUniform(a!, input.seed, input.step / every), [...a!.shape]),
+          tf.tensor(kaimingUniform(a!, input.seed, times(input.step)), [...a!.shape]),
           tf.zeros([...b!.shape]),
         ];
       },
