@@ -4,7 +4,7 @@
  */
 import { relationFault, showValue, type Fault } from './faults.ts';
 import { schemaAt } from './json-schema.ts';
-import { defaultMoments, defaultRestartWarmup, methodDefaults, PRESETS } from './presets.ts';
+import { defaultMoments, methodDefaults, PRESETS } from './presets.ts';
 import type { FieldReader, Rule } from './relations.ts';
 import { METHODS, type RunConfig } from './schema.ts';
 
@@ -71,7 +71,7 @@ const mergesHappen = ifRelora((every, read) => {
 });
 
 const warmupsFit = ifRelora((every, read) => {
-  const fields = ['method.restart_warmup_steps', 'optimizer.schedule.warmup_steps'];
+  const fields = ['optimizer.schedule.restart_warmup_steps', 'optimizer.schedule.warmup_steps'];
   const field = fields.find((name) => Number(read(name) ?? 0) >= every);
   if (field === undefined) return null;
   const rule = `it must be below method.merge_every (${every}): the learning rate has to be there before the next merge`;
@@ -82,9 +82,8 @@ const warmupsFit = ifRelora((every, read) => {
 export const PARAMETRISATION_RULES: readonly Rule[] = [
   ...['model.adapter', 'method.lora_alpha', 'method.use_rslora'].map((field) => onlyFor(ADAPTERS, field)),
   onlyFor(ADAPTERS, 'method.modules_to_save', () => []),
-  ...['method.merge_every', 'method.prune_ratio'].map((field) => onlyFor(['relora'], field)),
-  onlyFor(['relora'], 'method.restart_warmup_steps', (read) =>
-    defaultRestartWarmup(Number(read('method.merge_every'))),
+  ...['method.merge_every', 'method.prune_ratio', 'optimizer.schedule.restart_warmup_steps'].map((field) =>
+    onlyFor(['relora'], field),
   ),
   adapterHasABase,
   mergesHappen,

@@ -67,9 +67,6 @@ const GALORE: MethodDefaults = { basis: 'svd', optimizer: 'adamw', scale: 0.25, 
 /** Filled in with every method that names none. */
 export const TARGET_MODULES: readonly string[] = ['attn', 'mlp'];
 
-/** Of restarts after a merge; the code of ReLoRA's authors has 100, for merges every 1000 steps and more. */
-const MOST_RESTART_WARMUP = 100;
-
 /** Published defaults of each method, where there are any (docs/methods.md). */
 const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   full: GALORE,
@@ -143,7 +140,6 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       weights: method.weights ?? byMethod.weights ?? 'f32',
       target_modules: method.target_modules ?? [...(byMethod.targets ?? TARGET_MODULES)],
       modules_to_save: method.modules_to_save ?? [...(byMethod.saved ?? [])],
-      restart_warmup_steps: method.restart_warmup_steps ?? defaultRestartWarmup(method.merge_every),
       moments: method.moments ?? defaultMoments(method.name, basis, method.preset, method.feedback),
       adaptive_rank: withDefault(method.adaptive_rank, 'threshold', byMethod.rankThreshold),
       refresh: fillRefresh(method.refresh, preset.refresh, byMethod, isFromSvd(method.name, basis)),
@@ -164,11 +160,6 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       momentum: optimizer.momentum ?? (method.name === 'sumo' ? SUMO_MOMENTUM : SGD_MOMENTUM),
     },
   };
-}
-
-/** How long the learning rate rises again after a merge where the file does not say it. */
-export function defaultRestartWarmup(mergeEvery: number): number {
-  return Math.min(MOST_RESTART_WARMUP, Math.floor(mergeEvery / 10));
 }
 
 const WITHOUT_SVD: readonly Method['name'][] = ['full', 'ldadam', 'power', 'lora', 'relora'];

@@ -284,11 +284,6 @@ const method = z.strictObject({
   merge_every: count
     .default(1000)
     .describe('For relora: steps after which adapters become part of the weights and begin anew'),
-  restart_warmup_steps: countOrZero
-    .optional()
-    .describe(
-      'For relora: steps in which the learning rate rises again after that; default: a tenth of merge_every, at most 100',
-    ),
   prune_ratio: z
     .number()
     .min(0)
@@ -348,6 +343,11 @@ const schedule = z.strictObject({
     .default('constant')
     .describe('Course of the learning rate after warm-up'),
   warmup_steps: countOrZero.default(0).describe('Steps in which the learning rate rises to lr'),
+  restart_warmup_steps: countOrZero
+    .optional()
+    .describe(
+      'For relora: steps in which it rises again after a merge; default: a tenth of method.merge_every, at most 100',
+    ),
   min_lr_ratio: z
     .number()
     .min(0)
@@ -679,7 +679,6 @@ export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' |
       | 'weights'
       | 'target_modules'
       | 'modules_to_save'
-      | 'restart_warmup_steps'
     >,
     'refresh' | 'rank'
   > & {

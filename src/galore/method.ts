@@ -113,10 +113,18 @@ function synchronousPlan(config: Pick<RunConfig, 'method' | 'optimizer'>): Metho
   }
 }
 
+/** The longest restart that is filled in; the code of ReLoRA's authors has 100, for merges every 1000 steps and more. */
+const MOST_RESTART_WARMUP = 100;
+
 /** When the learning rate warms up again; undefined: never. */
-export function restartsOf({ method }: Pick<RunConfig, 'method'>): Restarts | undefined {
+export function restartsOf({
+  method,
+  optimizer,
+}: Pick<RunConfig, 'method' | 'optimizer'>): Restarts | undefined {
   if (method.name !== 'relora') return undefined;
-  return { every: method.merge_every, warmupSteps: method.restart_warmup_steps };
+  const { merge_every: every } = method;
+  const usual = Math.min(MOST_RESTART_WARMUP, Math.floor(every / 10));
+  return { every, warmupSteps: optimizer.schedule.restart_warmup_steps ?? usual };
 }
 
 /** Whether bases are made by the rounds of a refresh, so that sketches travel. */

@@ -13,7 +13,7 @@ const RULES: readonly BrokenRule[] = [
     broken: [H, 'method.name=fira'],
     field: 'local_steps.count',
     words:
-      /local_steps\.count is 8; it must be 1 \(or left out\) with method\.name: fira, which needs the whole summed gradient in every step; local steps are for galore, golore, two-sided or full/,
+      /local_steps\.count is 8; it must be 1 \(or left out\) with method\.name: fira, which needs the whole summed gradient in every step; local steps are for galore, golore, two-sided, full, lora or relora/,
     mended: ['method.name=fira'],
   },
   {
@@ -143,7 +143,7 @@ testRules(RULES);
 test('every method either takes local steps or is refused with one fault that names it', (t) => {
   const able = METHODS.filter((name) => {
     try {
-      resolve(MINIMAL, H, `method.name=${name}`);
+      resolve(MINIMAL, H, `method.name=${name}`, ...(name === 'relora' ? ['method.merge_every=20'] : []));
       return true;
     } catch (error) {
       const { faults } = error as ConfigError;
@@ -153,7 +153,7 @@ test('every method either takes local steps or is refused with one fault that na
       return false;
     }
   });
-  t.deepEqual(able, ['galore', 'full', 'two-sided', 'golore']);
+  t.deepEqual(able, ['galore', 'full', 'two-sided', 'golore', 'lora', 'relora']);
 });
 
 test('outer rates are those that were published for nesterov, and change nothing otherwise', (t) => {

@@ -362,6 +362,7 @@ test('every method resolves under every preset with every optimizer it takes, an
       for (const optimizer of [null, 'adamw', 'adamw-8bit']) {
         const settings = [`method.name=${name}`, `method.preset=${preset}`];
         if (optimizer !== null) settings.push(`optimizer.name=${optimizer}`);
+        if (name === 'relora') settings.push('method.merge_every=20');
         const config = resolve(MINIMAL, ...settings);
         t.deepEqual(resolve(resolvedYaml(config)), config, settings.join(' '));
       }

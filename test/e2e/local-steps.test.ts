@@ -73,6 +73,6 @@ test.serial('H with a method that cannot take local steps is refused', async (t)
   t.is(code, 2);
   t.regex(
     output,
-    /local_steps\.count is 8; it must be 1 \(or left out\) with method\.name: ldadam, .*; local steps are for galore, golore, two-sided or full/,
+    /local_steps\.count is 8; it must be 1 \(or left out\) with method\.name: ldadam, .*; local steps are for galore, golore, two-sided, full, lora or relora/,
   );
 });
