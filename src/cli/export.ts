@@ -5,6 +5,7 @@ import { ConfigError } from '../errors.ts';
 import type { StoredDtype } from '../files/float-conversion.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import type { ExportRequest, ExportResult } from '../files/model-export.ts';
+import { methodPlan } from '../galore/method.ts';
 import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import { printable } from '../log.ts';
 import { buildRunShape } from '../run-shape.ts';
@@ -143,9 +144,8 @@ async function written(
 
 /** How the model's weights are made of the tensors of a run; null: they are the tensors themselves. */
 async function parametersOf({ path, config }: ModelFolder): Promise<ParameterTable | null> {
-  if (config === null) return null;
-  const { parameters } = buildRunShape(config, await readModelConfig(path));
-  return parameters.made.size === 0 ? null : parameters;
+  if (config === null || methodPlan(config).parametrisation === undefined) return null;
+  return buildRunShape(config, await readModelConfig(path)).parameters;
 }
 
 const UNIT_BYTES: Readonly<Record<string, number>> = {
