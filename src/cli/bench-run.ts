@@ -6,6 +6,7 @@ import { ConfigError } from '../errors.ts';
 import { MODEL_SIZES, type RunConfig } from '../config/schema.ts';
 import type { Slot } from '../galore/slot.ts';
 import { llamaConfigFromFields, type LlamaConfig } from '../model/llama-config.ts';
+import { methodPlan } from '../galore/method.ts';
 import { buildRunShape, rankFor } from '../run-shape.ts';
 import { hyperparametersOf } from '../trainer/hyperparameters.ts';
 import type { DeviceWish } from '../device-name.ts';
@@ -109,6 +110,12 @@ export function benchRun(flags: BenchRunFlags): BenchRun {
     const allowed = 'a benchmark measures one synchronous step: leave it out';
     const fault = { field: 'local_steps.count', value: String(config.local_steps.count), allowed };
     throw new ConfigError(`local_steps.count is ${fault.value}; ${allowed}`, [fault]);
+  }
+  if (methodPlan(config).parametrisation !== undefined) {
+    const allowed = 'a benchmark measures methods that train the tensors of the model themselves';
+    throw new ConfigError(`method.name is ${method}; ${allowed}`, [
+      { field: 'method.name', value: method, allowed },
+    ]);
   }
   const { slots } = buildRunShape(config, model);
   const hyper = { ...hyperparametersOf(config), learningRate: LEARNING_RATE };

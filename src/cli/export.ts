@@ -102,7 +102,9 @@ async function exportTo(context: CliContext, dir: string, out: string, flags: Ex
     const { files, parameters, what, hasTokenizer } = await written(context, folder, request, dir, flags);
     display.clear();
     if (!hasTokenizer) onNotice(`${dir} has no tokenizer.json, so ${out} has none`);
-    display.line(`wrote ${shown(request.out)}: ${what}${formatCount(parameters)} parameters in ${flags.dtype}`);
+    display.line(
+      `wrote ${shown(request.out)}: ${what}${formatCount(parameters)} parameters in ${flags.dtype}`,
+    );
     for (const { name, bytes } of files) display.line(`  ${printable(name)}  ${formatBytes(bytes)}`);
     return EXIT_CODES.OK;
   } catch (error) {
@@ -136,9 +138,9 @@ async function written(
     }
     return { ...(await services.exportModel({ ...request, maxShardBytes })), what: '' };
   }
-  await services.ensureEngine('cpu');
+  const [device] = await services.ensureEngine('cpu');
   const openWeights: ExportRequest['openWeights'] = (_, model) =>
-    services.openMadeWeights(folder, model, cores);
+    services.openMadeWeights(folder, model, cores, device);
   return { ...(await services.exportModel({ ...request, maxShardBytes, openWeights })), what: '' };
 }
 

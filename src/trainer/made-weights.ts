@@ -12,6 +12,7 @@ import type { TensorSpec } from '../galore/slot.ts';
 import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
 import { buildRunShape } from '../run-shape.ts';
 import { loadEngine } from './engine/load.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import type { ModelFolder } from './open-model.ts';
 import { inputOf } from './parameters.ts';
 
@@ -53,10 +54,11 @@ export type OpenMadeWeights = (
   folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
   model: LlamaConfig,
   threads: number,
+  device: ReadyDevice | undefined,
 ) => Promise<ModelWeights>;
 
-export const openMadeWeightsHere: OpenMadeWeights = async (folder, model, threads) => {
-  await loadEngine({ precision: 'f32', threads });
+export const openMadeWeightsHere: OpenMadeWeights = async (folder, model, threads, device) => {
+  await loadEngine({ precision: 'f32', threads, device });
   return await openMadeWeights(folder, model);
 };
 
