@@ -11,6 +11,7 @@
 import { CHUNK } from '../codec/kernels.ts';
 import { columnsFor, medianTrim } from './columns.ts';
 import type { OpenedPart } from './rule.ts';
+import { krumTolerance } from './tolerance.ts';
 
 /** Squared distances between trainers, added up tensor by tensor. */
 export class Distances {
@@ -38,11 +39,6 @@ export class Distances {
       }
     }
   }
-}
-
-/** Garbage senders that the scores of `count` trainers can stand: the f asked for, or what is left with fewer than 2 f + 3. */
-export function krumTolerance(byzantine: number, count: number): number {
-  return Math.max(0, Math.min(byzantine, Math.floor((count - 3) / 2)));
 }
 
 /** s(i) of each trainer. @param byzantine f, at most `krumTolerance` */

@@ -9,6 +9,7 @@
  */
 import { columnsFor } from './columns.ts';
 import type { SlotRule } from './rule.ts';
+import { trimAmong } from './tolerance.ts';
 
 /** The rule that leaves out `trim` on either side; of fewer than 2 trim + 1 trainers as many as leave one or two. */
 export function trimmedMeanRule(trim: number): SlotRule {
@@ -22,9 +23,4 @@ export function trimmedMeanRule(trim: number): SlotRule {
       };
     },
   };
-}
-
-/** How many are left out on either side of `count`. */
-export function trimAmong(trim: number, count: number): number {
-  return Math.min(trim, Math.floor((count - 1) / 2));
 }

@@ -1,17 +1,18 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { Distances, krumScores, krumTolerance } from '../../../src/galore/aggregate/krum.ts';
+import { Distances, krumScores } from '../../../src/galore/aggregate/krum.ts';
 import { openParts, sumEncoded, type EncodedPart } from '../../../src/galore/aggregate/mean.ts';
 import { normBorder } from '../../../src/galore/aggregate/norm-filter.ts';
 import type { SlotRule } from '../../../src/galore/aggregate/rule.ts';
+import { aggregationOf } from '../../../src/galore/aggregate/rules.ts';
 import {
   AGGREGATION_RULES,
-  aggregationOf,
   byzantineAmong,
+  krumTolerance,
   leastTrainers,
   toleratedAmong,
   type AggregationOptions,
-} from '../../../src/galore/aggregate/rules.ts';
+} from '../../../src/galore/aggregate/tolerance.ts';
 import { sortingNetwork } from '../../../src/galore/aggregate/sorting-network.ts';
 import { NotFiniteError, ProtocolError } from '../../../src/errors.ts';
 import { codecFor, type CodecName } from '../../../src/galore/codec/codec.ts';
