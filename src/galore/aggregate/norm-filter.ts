@@ -5,7 +5,7 @@
  */
 
 /** Below this many a median says nothing. */
-export const LEAST_JUDGES = 3;
+const LEAST_JUDGES = 3;
 
 /** The norm from which on one is too large, and the median it comes from. */
 export interface NormBorder {

@@ -25,13 +25,16 @@ interface ChoosingAggregation {
   choose(distances: Distances): readonly number[];
 }
 
+/** Every trainer counts by its tokens. */
+export const MEAN: Aggregation = { by: 'slot', rule: () => meanRule };
+
 /** The rule of that name. */
 export function aggregationOf(options: AggregationOptions): Aggregation {
   const { rule, byzantine, clip_factor: factor, clip_iterations: iterations } = options;
   switch (rule) {
     case 'mean':
     case 'norm-filter': // those beyond the border are not there any more
-      return { by: 'slot', rule: () => meanRule };
+      return MEAN;
     case 'median':
       return { by: 'slot', rule: () => medianRule };
     case 'trimmed-mean':
