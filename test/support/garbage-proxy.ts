@@ -14,8 +14,8 @@ import type { Message, PartMessage } from '../../src/protocol/messages.ts';
 import { splitIntoParts } from '../../src/protocol/parts.ts';
 import { derive, randomNormal } from '../../src/random.ts';
 
-/** Scaled by 100, with the other sign, or Gaussian noise ten times as large. */
-export const GARBAGE = ['scaled', 'flipped', 'random'] as const;
+/** Scaled by 100, with the other sign, both, or Gaussian noise ten times as large. */
+export const GARBAGE = ['scaled', 'flipped', 'opposed', 'random'] as const;
 export type Garbage = (typeof GARBAGE)[number];
 
 const MAX_FRAME_BYTES = 64 * 1024 * 1024;
@@ -27,6 +27,7 @@ export function garble(kind: Garbage, values: Float32Array, ...labels: (string |
   values.forEach((x, i) => {
     if (kind === 'scaled') values[i] = 100 * x;
     else if (kind === 'flipped') values[i] = -x;
+    else if (kind === 'opposed') values[i] = -100 * x;
     else values[i] = 10 * size * randomNormal(key, i);
   });
 }
