@@ -3,6 +3,9 @@ import test, { type ExecutionContext } from 'ava';
 import type { AggregationNotice } from '../../src/coordinator/aggregation-notice.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { SILENT_LOGGER, type Logger } from '../../src/log.ts';
+import { splitIntoParts } from '../../src/protocol/parts.ts';
+import { derive, randomNormal } from '../../src/random.ts';
+import { garbageProxy, Garbler } from '../support/garbage-proxy.ts';
 import { finish, joinRun, next, startRun } from '../support/raw-run.ts';
 
 const SEVEN = ['batch_size=7', 'coordinator={port: 0, start_trainers: 7, min_trainers: 7}'];
@@ -92,4 +95,39 @@ test('the norm filter leaves out the large ones, as outliers: reject does', asyn
       ['e', 'reject'],
     ],
   );
+});
+
+test('trainers behind a proxy that makes garbage of their numbers are taken for honest, but for what they send', async (t) => {
+  const settings = [...SEVEN, 'coordinator.aggregation={rule: multi-krum, byzantine: 2}'];
+  const { url, metrics } = await startRun(t, settings);
+  const proxies = [await garbageProxy(t, url, 'opposed'), await garbageProxy(t, url, 'random')];
+  const joined = [];
+  for (const [i, name] of Object.keys(SENT).entries()) {
+    joined.push(await joinRun(t, proxies[i]?.url ?? url, name));
+  }
+  for (const { trainer } of joined) await next(trainer, 'stepAssignment');
+  for (const [i, { trainer, contribution }] of joined.entries()) {
+    const parts = contribution(1, 1 + i / 100);
+    for (const part of parts) trainer.send(part);
+    finish(trainer, 1, parts, 8);
+  }
+  for (const { trainer } of joined) t.is((await next(trainer, 'commit')).step, 1);
+  for (const { trainer } of joined) await next(trainer, 'stepAssignment');
+  const [line = {}] = await metrics();
+  t.like(line['aggregation'] as AggregationNotice, { leftOut: ['a', 'b'] });
+  for (const { replaced } of proxies) t.true(replaced() > 5);
+});
+
+test('garbage is made of int8 as of f32, in tensors of several Parts', (t) => {
+  const codec = codecFor('int8');
+  const count = 1_200_001;
+  const values = Float32Array.from({ length: count }, (_, i) => randomNormal(derive(1, 'garble'), i % 1000));
+  const header = { stream: 'contribution', step: 1, round: 0, tensor: 0, codec: 'int8' } as const;
+  const parts = [...splitIntoParts(header, codec.encode(values, derive(2, 'garble')))];
+  t.is(parts.length, 2);
+  const garbler = new Garbler('opposed');
+  const sent = parts.flatMap((part) => garbler.take(part));
+  const bytes = Buffer.concat(sent.map((part) => (part.kind === 'part' ? part.payload : Buffer.alloc(0))));
+  const garbage = codec.decode(bytes, count);
+  t.true(garbage.every((x, i) => Math.abs(x + 100 * values[i]!) < 6)); // two roundings of 3.3 / 127 times 100
 });

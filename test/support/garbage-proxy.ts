@@ -14,7 +14,7 @@ import type { Message, PartMessage } from '../../src/protocol/messages.ts';
 import { splitIntoParts } from '../../src/protocol/parts.ts';
 import { derive, randomNormal } from '../../src/random.ts';
 
-/** Scaled by 100, with the other sign, both, or Gaussian noise ten times as large. */
+/** Scaled by 100, with the other sign, both, or Gaussian noise a hundred times as large. */
 export const GARBAGE = ['scaled', 'flipped', 'opposed', 'random'] as const;
 export type Garbage = (typeof GARBAGE)[number];
 
@@ -28,7 +28,7 @@ export function garble(kind: Garbage, values: Float32Array, ...labels: (string |
     if (kind === 'scaled') values[i] = 100 * x;
     else if (kind === 'flipped') values[i] = -x;
     else if (kind === 'opposed') values[i] = -100 * x;
-    else values[i] = 10 * size * randomNormal(key, i);
+    else values[i] = 100 * size * randomNormal(key, i);
   });
 }
 

@@ -41,7 +41,7 @@ export function instantiate(
   const bodies = functions.map(({ locals, body }) =>
     sized([...list(locals.map((type) => [1, TYPE_BYTES[type]])), ...body, 0x0b]),
   );
-  const bytes = Uint8Array.of(
+  const bytes = Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
     ...section(1, types),
     ...section(
@@ -51,7 +51,7 @@ export function instantiate(
     ...section(5, [[0x01, ...unsigned(pages), ...unsigned(pages)]]),
     ...section(7, [[...text('memory'), 0x02, 0x00], ...exports]),
     ...section(10, bodies),
-  );
+  ]);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes));
   return instance.exports as ReturnType<typeof instantiate>;
 }
