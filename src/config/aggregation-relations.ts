@@ -85,6 +85,15 @@ const momentsAreJudged = robust((read, rule) => {
   return relationFault(`${PREFIX}.rule`, rule, text);
 });
 
+/** Rules that count each trainer once have no use for weights; the others would believe what a garbage sender says of itself. */
+const weightsAreNoClaims = robust((read, rule) => {
+  if (rule === 'median' || rule === 'trimmed-mean' || rule === 'krum') return null;
+  const weighting = read('local_steps.weighting') ?? (read('data.local') === true ? 'examples' : 'targets');
+  if (weighting !== 'examples' && weighting !== 'tokens') return null;
+  const text = `it must be equal or targets with ${PREFIX}.rule: ${rule}: a site that sends garbage would say that it has more ${weighting} than all others; median, trimmed-mean and krum count each site once`;
+  return relationFault('local_steps.weighting', weighting, text);
+});
+
 const filterIsNoClip = robust((read, rule) => {
   const outliers = read('coordinator.outliers');
   if (rule !== 'norm-filter' || outliers !== 'clip') return null;
@@ -110,6 +119,7 @@ export const AGGREGATION_RELATIONS: readonly Rule[] = [
   quorumIsEnough,
   rowsCannotBeCompared,
   momentsAreJudged,
+  weightsAreNoClaims,
   filterIsNoClip,
   usedBy('byzantine', readsByzantine),
   usedBy('clip_factor', (rule) => rule === 'centred-clipping'),

@@ -6,6 +6,8 @@ import { testRules, type BrokenRule } from './rule-tests.ts';
 const SEVEN = 'coordinator={start_trainers: 7, min_trainers: 7}';
 const of = (text: string): string => `coordinator.aggregation={${text}}`;
 
+const LOCAL = ['data={path: , local: true}', 'tokenizer.type=byte'];
+
 const RULES: readonly BrokenRule[] = [
   {
     title: 'Krum needs 2 f + 3 trainers in every step',
@@ -63,6 +65,14 @@ const RULES: readonly BrokenRule[] = [
     field: 'coordinator.aggregation.rule',
     words: /must be median or trimmed-mean with local_steps\.moments: averaged/,
     mended: [SEVEN, of('rule: trimmed-mean'), 'local_steps={count: 4, moments: averaged}'],
+  },
+  {
+    title: 'weights that sites declare cannot be believed',
+    broken: [SEVEN, of('rule: multi-krum'), 'local_steps.count=4', ...LOCAL],
+    field: 'local_steps.weighting',
+    words:
+      /local_steps\.weighting is examples; it must be equal or targets with coordinator\.aggregation\.rule: multi-krum: .*; median, trimmed-mean and krum count each site once/,
+    mended: [SEVEN, of('rule: multi-krum'), 'local_steps={count: 4, weighting: equal}', ...LOCAL],
   },
   {
     title: 'the norm filter leaves out and does not clip',
