@@ -102,7 +102,8 @@ export class StepDesk {
     // What a contribution is multiplied by is known when all of all of them is here, and so is who is chosen; or when
     // it says what it weighs.
     const isScaled = config.optimizer.max_grad_norm !== undefined || this.#judgesNorms;
-    const isLate = isScaled || this.#aggregation.by === 'distance' || isDeclared(config.local_steps.weighting);
+    const isLate =
+      isScaled || this.#aggregation.by === 'distance' || isDeclared(config.local_steps.weighting);
     this.#earlyUpdate = isLate ? null : earlyUpdate;
     this.#shape = shape;
     this.#slots = shape.slots;

@@ -44,7 +44,7 @@ interface Tensor {
   readonly count: number;
 }
 
-/** Measures every rule on the same numbers; the second half of the trainers sends what the first does, turned over. */
+/** Measures every rule on the same numbers; every second trainer has them in the reverse order. */
 export function measureAggregate(options: AggregateMeasureOptions): AggregateCosts {
   const tensors = tensorsOf(options);
   const shortest = (work: () => void): number => {
