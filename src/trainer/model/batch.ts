@@ -16,6 +16,21 @@ export interface Batch extends Tokens {
   readonly labels: Int32Array; // [sequences · length]
 }
 
+/**
+ * Texts and the class of each. The row of a text begins with its tokens, of which there is at least one; the rest
+ * of the row is padding and not looked at.
+ */
+export interface ClassBatch extends Tokens {
+  /** A class index, or `UNKNOWN_CLASS`: such a text has no loss. */
+  readonly classes: Int32Array; // [sequences]
+  readonly lengths: Int32Array; // [sequences]
+  /** The type of each token; absent: 0 for all. */
+  readonly types?: Int32Array; // [sequences · length]
+}
+
+/** The class of a text that is to be told. */
+export const UNKNOWN_CLASS = -1;
+
 /** The label of a position that is not to be learned (padding, a prompt, the last token). */
 export const IGNORED_LABEL = -100;
 
@@ -35,6 +50,32 @@ export function checkBatch(batch: Batch, vocabSize: number): void {
     throw new TensorShapeError(`${batch.labels.length} labels for ${batch.ids.length} token ids`);
   }
   checkRange(batch.labels, vocabSize, 'label', IGNORED_LABEL);
+}
+
+/** @throws TensorShapeError if lengths disagree; RangeError for an id, a class, a type or a length that cannot be */
+export function checkClassBatch(
+  batch: ClassBatch,
+  model: { readonly vocabSize: number; readonly typeVocabSize: number; readonly labels: readonly string[] },
+): void {
+  checkTokens(batch, model.vocabSize);
+  const { classes, lengths, types, sequences, ids, length } = batch;
+  if (classes.length !== sequences || lengths.length !== sequences) {
+    throw new TensorShapeError(
+      `${classes.length} classes and ${lengths.length} lengths for ${sequences} texts`,
+    );
+  }
+  if (types !== undefined && types.length !== ids.length) {
+    throw new TensorShapeError(`${types.length} token types for ${ids.length} token ids`);
+  }
+  checkClasses(classes, model.labels.length);
+  if (types !== undefined) checkRange(types, model.typeVocabSize, 'token type');
+  const at = lengths.findIndex((value) => value < 1 || value > length);
+  if (at >= 0) throw new RangeError(`text ${at} has ${lengths[at]} tokens in a row of ${length}`);
+}
+
+function checkClasses(classes: Int32Array, count: number): void {
+  const at = classes.findIndex((value) => (value < 0 || value >= count) && value !== UNKNOWN_CLASS);
+  if (at >= 0) throw new RangeError(`class ${classes[at]} of text ${at} is none of the ${count} classes`);
 }
 
 /** The positions that have a loss, ascending. */

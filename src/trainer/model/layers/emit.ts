@@ -7,3 +7,6 @@ import type * as tf from '@tensorflow/tfjs-core';
  * and only after the layer's last use of the weight, so the receiver may replace the weight.
  */
 export type Emit = (name: string, gradient: tf.Tensor) => void;
+
+/** Whether a gradient is used, by the weight's name within the layer: what nobody wants is not computed. */
+export type Wants = (name: string) => boolean;
