@@ -302,6 +302,7 @@ class Coordinator {
         learningRate,
         seed,
         sequences,
+        localExamples: 0,
         refreshSlots,
         flushSlots,
         deadlineMs,

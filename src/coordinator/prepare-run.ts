@@ -8,7 +8,7 @@ import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
-import { prepareDataset, type Dataset } from '../files/dataset.ts';
+import { dataOptions, prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
@@ -190,7 +190,7 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 
 async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): Promise<Dataset> {
   const dataset = await prepareDataset({
-    data: config.data,
+    data: dataOptions(config.data),
     tokenizer: config.tokenizer,
     seqLen: config.seq_len,
     cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),

@@ -68,7 +68,7 @@ test('the sequences lie evenly over all that is held out', async (t) => {
   assign(10, [0, 1, 2, 3]);
   await flushed();
   const [message] = sent;
-  t.deepEqual(message?.kind === 'evaluationAssignment' && message.sequences.positions, [0, 25, 50, 75]);
+  t.deepEqual(message?.kind === 'evaluationAssignment' && message.sequences?.positions, [0, 25, 50, 75]);
 });
 
 test('what is left of an earlier evaluation does not count in a new one', (t) => {

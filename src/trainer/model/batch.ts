@@ -8,28 +8,34 @@ export interface Tokens {
   readonly length: number;
 }
 
+/** What a model learns from. */
+export type Batch = TokenBatch | ClassBatch;
+
 /**
  * Tokens and what each position is to predict: the label at a position is the token that FOLLOWS it.
  * The model shifts nothing. A position labelled `IGNORED_LABEL` has no loss.
  */
-export interface Batch extends Tokens {
+export interface TokenBatch extends Tokens {
   readonly labels: Int32Array; // [sequences · length]
 }
 
-/**
- * Texts and the class of each. The row of a text begins with its tokens, of which there is at least one; the rest
- * of the row is padding and not looked at.
- */
+/** Sequences of which each has one label. */
 export interface ClassBatch extends Tokens {
-  /** A class index, or `UNKNOWN_CLASS`: such a text has no loss. */
+  /** Indices into the task's labels; `UNKNOWN_CLASS`: there is no loss. */
   readonly classes: Int32Array; // [sequences]
+  /** Tokens of each sequence, at least one; behind them there is padding, which is not looked at. */
   readonly lengths: Int32Array; // [sequences]
   /** The type of each token; absent: 0 for all. */
   readonly types?: Int32Array; // [sequences · length]
 }
 
-/** The class of a text that is to be told. */
+/** The class of a sequence that is to be told. */
 export const UNKNOWN_CLASS = -1;
+
+/** What a batch has a loss for: its positions with a label, or its sequences. */
+export function targetsOf(batch: Batch): number {
+  return 'classes' in batch ? batch.sequences : unmaskedRows(batch.labels).length;
+}
 
 /** The label of a position that is not to be learned (padding, a prompt, the last token). */
 export const IGNORED_LABEL = -100;
@@ -44,7 +50,8 @@ export function checkTokens(tokens: Tokens, vocabSize: number): void {
 }
 
 /** @throws as `checkTokens`, for the labels too */
-export function checkBatch(batch: Batch, vocabSize: number): void {
+export function checkBatch(batch: Batch, vocabSize: number): asserts batch is TokenBatch {
+  if ('classes' in batch) throw new TensorShapeError('a language model was given sequences with classes');
   checkTokens(batch, vocabSize);
   if (batch.labels.length !== batch.ids.length) {
     throw new TensorShapeError(`${batch.labels.length} labels for ${batch.ids.length} token ids`);
@@ -52,30 +59,29 @@ export function checkBatch(batch: Batch, vocabSize: number): void {
   checkRange(batch.labels, vocabSize, 'label', IGNORED_LABEL);
 }
 
-/** @throws TensorShapeError if lengths disagree; RangeError for an id, a class, a type or a length that cannot be */
+/** @throws as `checkTokens`, for classes, types and lengths too */
 export function checkClassBatch(
-  batch: ClassBatch,
+  batch: Batch,
   model: { readonly vocabSize: number; readonly typeVocabSize: number; readonly labels: readonly string[] },
-): void {
+): asserts batch is ClassBatch {
+  if (!('classes' in batch)) throw new TensorShapeError('a classifier was given sequences without classes');
   checkTokens(batch, model.vocabSize);
   const { classes, lengths, types, sequences, ids, length } = batch;
   if (classes.length !== sequences || lengths.length !== sequences) {
     throw new TensorShapeError(
-      `${classes.length} classes and ${lengths.length} lengths for ${sequences} texts`,
+      `${classes.length} classes and ${lengths.length} lengths for ${sequences} sequences`,
     );
   }
   if (types !== undefined && types.length !== ids.length) {
     throw new TensorShapeError(`${types.length} token types for ${ids.length} token ids`);
   }
-  checkClasses(classes, model.labels.length);
-  if (types !== undefined) checkRange(types, model.typeVocabSize, 'token type');
+  const count = model.labels.length;
+  const none = classes.findIndex((value) => (value < 0 || value >= count) && value !== UNKNOWN_CLASS);
+  if (none >= 0) throw new RangeError(`class ${classes[none]} of sequence ${none} is none of ${count}`);
+  const other = types?.findIndex((value) => value < 0 || value >= model.typeVocabSize) ?? -1;
+  if (other >= 0) throw new RangeError(`token type ${types![other]} at position ${other} is unknown`);
   const at = lengths.findIndex((value) => value < 1 || value > length);
-  if (at >= 0) throw new RangeError(`text ${at} has ${lengths[at]} tokens in a row of ${length}`);
-}
-
-function checkClasses(classes: Int32Array, count: number): void {
-  const at = classes.findIndex((value) => (value < 0 || value >= count) && value !== UNKNOWN_CLASS);
-  if (at >= 0) throw new RangeError(`class ${classes[at]} of text ${at} is none of the ${count} classes`);
+  if (at >= 0) throw new RangeError(`sequence ${at} has ${lengths[at]} tokens in a row of ${length}`);
 }
 
 /** The positions that have a loss, ascending. */

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../errors.ts';
 import { bertTensors, headNames, longestText, type BertConfig } from '../../model/bert-config.ts';
-import { checkClassBatch, type ClassBatch } from './batch.ts';
+import { checkClassBatch, type Batch, type ClassBatch } from './batch.ts';
 import {
   classify,
   classLoss,
@@ -29,15 +29,16 @@ import {
   type EncoderLayerSaved,
   type EncoderLayerWeights,
 } from './layers/encoder-layer.ts';
+import { handOut } from './layers/emit.ts';
 import type { LayerNormSaved, LayerNormWeights } from './layers/layer-norm.ts';
 import type { LinearWeights } from './layers/linear.ts';
 import { pack, type PackedTokens } from './layers/packing.ts';
-import type { LossSum, Model, ModelOptions, OnGradient } from './model.ts';
+import type { LossSum, Model, ModelOptions, OnGradient, Wants } from './model.ts';
 import { TensorScope } from './tensor-scope.ts';
 import type { WeightStore } from './weights.ts';
 
 /** A BERT or RoBERTa over weights it does not own. */
-export class BertModel implements Model<ClassBatch> {
+export class BertModel implements Model {
   readonly config: BertConfig;
   readonly weights: WeightStore;
   readonly #options: ModelOptions;
@@ -61,11 +62,12 @@ export class BertModel implements Model<ClassBatch> {
   }
 
   forwardBackward(
-    batch: ClassBatch,
+    batch: Batch,
     gradientScale: number,
     onGradient: OnGradient,
-    wants: (name: string) => boolean = () => true,
+    wants: Wants = () => true,
   ): LossSum {
+    checkClassBatch(batch, this.config);
     using scope = new TensorScope();
     const { context, tokens, x, kept, embedding } = this.#forward(
       batch,
@@ -90,8 +92,7 @@ export class BertModel implements Model<ClassBatch> {
     );
     assert(dx.shape[1] === hiddenSize);
     scope.free(x);
-    for (let layer = numHiddenLayers - 1; layer >= end; layer--) {
-      if (layer < 0) break;
+    for (let layer = numHiddenLayers - 1; layer >= Math.max(0, end); layer--) {
       const weights = this.#layer(layer);
       const own = this.#savedOf(kept[layer], weights, context, scope);
       const { wants: wantsOwn, emit } = below(`${modelType}.encoder.layer.${layer}.`);
@@ -107,7 +108,8 @@ export class BertModel implements Model<ClassBatch> {
     return done;
   }
 
-  loss(batch: ClassBatch): LossSum {
+  loss(batch: Batch): LossSum {
+    checkClassBatch(batch, this.config);
     using scope = new TensorScope();
     const { context, x } = this.#forward(batch, 'nothing', scope);
     const saved = scope.hold(poolForward(x, this.#head().dense, context.packing));
@@ -117,6 +119,7 @@ export class BertModel implements Model<ClassBatch> {
 
   /** The logits of every text, [sequences, classes]; the caller disposes them. */
   logits(batch: ClassBatch): tf.Tensor2D {
+    checkClassBatch(batch, this.config);
     using scope = new TensorScope();
     const { context, x } = this.#forward(batch, 'nothing', scope);
     return tf.tidy(() => {
@@ -127,6 +130,7 @@ export class BertModel implements Model<ClassBatch> {
 
   /** What the classes are told from, [sequences, D]; the caller disposes it. */
   pooled(batch: ClassBatch): tf.Tensor2D {
+    checkClassBatch(batch, this.config);
     using scope = new TensorScope();
     const { context, x } = this.#forward(batch, 'nothing', scope);
     return tf.tidy(() => poolForward(x, this.#head().dense, context.packing).pooled);
@@ -139,7 +143,6 @@ export class BertModel implements Model<ClassBatch> {
 
   /** Runs the layers. Everything it leaves belongs to `scope`. */
   #forward(batch: ClassBatch, keep: Keep, scope: TensorScope): ForwardResult {
-    checkClassBatch(batch, this.config);
     scope.atEnd(() => this.weights.release());
     const { packing, tokens: packed } = pack(batch, scope);
     this.#checkLength(packing.length);
@@ -193,7 +196,7 @@ export class BertModel implements Model<ClassBatch> {
   }
 
   /** The lowest layer that has a weight whose gradient is wanted; −1: the embedding has; Infinity: only the head. */
-  #lastWanted(wants: (name: string) => boolean): number {
+  #lastWanted(wants: Wants): number {
     const { modelType, numHiddenLayers } = this.config;
     const prefix = `${modelType}.encoder.layer.`;
     const wanted = bertTensors(this.config).filter(({ name }) => wants(name));
@@ -268,12 +271,4 @@ interface ForwardResult {
   readonly x: tf.Tensor2D; // [N, D], the last layer's output
   readonly kept: readonly KeptLayer[];
   readonly embedding: LayerNormSaved | null;
-}
-
-function handOut(onGradient: OnGradient, name: string, gradient: tf.Tensor): void {
-  try {
-    onGradient(name, gradient);
-  } finally {
-    if (!gradient.kept) gradient.dispose();
-  }
 }

@@ -10,6 +10,8 @@ import { TensorShapeError } from '../../errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
 import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
 import type { KeyValueCache } from './key-value-cache.ts';
+import { handOut } from './layers/emit.ts';
+import type { LossSum, Model, ModelOptions, OnGradient, Wants } from './model.ts';
 import { causalMask, type CausalMask } from './layers/causal-mask.ts';
 import {
   decoderLayerBackward,
@@ -27,33 +29,15 @@ import { rotaryTables, type RotaryTables } from './layers/rotary.ts';
 import { TensorScope } from './tensor-scope.ts';
 import type { WeightStore } from './weights.ts';
 
-export type { Batch, Tokens } from './batch.ts';
+export type { Batch, TokenBatch, Tokens } from './batch.ts';
+export type { LossSum, OnGradient } from './model.ts';
 
-export interface LlamaOptions {
-  /** Keep only the input of each layer and compute its intermediates again in backward. */
-  readonly recompute: boolean;
-  /** Rows of the logits computed at once; 0: all. */
-  readonly lossChunk: number;
-}
+export type LlamaOptions = ModelOptions;
 
-/** The loss summed over the positions that have one, and their number. */
-export interface LossSum {
-  /** In nats; summed in double precision. */
-  readonly lossSum: number;
-  readonly tokens: number;
-}
-
-/**
- * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
- * (product.ts) take it, other operations do not. The tensor is the model's: it is
- * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
- * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
- * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
- */
-export type OnGradient = (name: string, gradient: tf.Tensor) => void;
+const EMBEDDING = 'model.embed_tokens.weight';
 
 /** A Llama over weights it does not own. */
-export class LlamaModel {
+export class LlamaModel implements Model {
   readonly config: LlamaConfig;
   readonly weights: WeightStore;
   readonly #options: LlamaOptions;
@@ -79,10 +63,18 @@ export class LlamaModel {
    * loss sum for every weight: head, final norm, layers from the last to the first, embedding. With tied
    * embeddings there is one gradient for both uses, which comes last.
    */
-  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient): LossSum {
+  forwardBackward(
+    batch: Batch,
+    gradientScale: number,
+    onGradient: OnGradient,
+    wants: Wants = () => true,
+  ): LossSum {
     checkBatch(batch, this.config.vocabSize);
     const { numHiddenLayers, tieWordEmbeddings, vocabSize } = this.config;
-    const emit = (name: string, gradient: tf.Tensor): void => handOut(onGradient, name, gradient);
+    const emit = (name: string, gradient: tf.Tensor): void => {
+      if (wants(name)) handOut(onGradient, name, gradient);
+      else gradient.dispose();
+    };
     using scope = new TensorScope();
     const keep = this.#options.recompute ? 'inputs' : 'intermediates';
     const { context, ids, x, kept } = this.#forward(batch, keep, scope);
@@ -105,13 +97,15 @@ export class LlamaModel {
       scope.free(saved);
       dx = scope.hold(dInput);
     }
+    const done = { lossSum: sumOf(losses), tokens: rows.length };
+    if (!wants(EMBEDDING)) return done;
     const dEmbedding = tf.tidy(() => {
       const gradient = embeddingBackward(ids, dx, vocabSize);
       return tieWordEmbeddings ? tf.add(gradient, dHead) : gradient;
     });
     if (tieWordEmbeddings) scope.free(dHead); // otherwise the callback's
-    emit('model.embed_tokens.weight', dEmbedding);
-    return { lossSum: sumOf(losses), tokens: rows.length };
+    emit(EMBEDDING, dEmbedding);
+    return done;
   }
 
   /** The loss of a batch, without gradients. */
@@ -265,7 +259,7 @@ export class LlamaModel {
   }
 
   #embedding(): tf.Tensor2D {
-    return this.#weight('model.embed_tokens.weight');
+    return this.#weight(EMBEDDING);
   }
 
   #normWeight(): tf.Tensor1D {
@@ -306,14 +300,6 @@ interface Constants {
   readonly length: number;
   readonly rotary: RotaryTables;
   readonly mask: CausalMask;
-}
-
-function handOut(onGradient: OnGradient, name: string, gradient: tf.Tensor): void {
-  try {
-    onGradient(name, gradient);
-  } finally {
-    if (!gradient.kept) gradient.dispose();
-  }
 }
 
 function pickRows(x: tf.Tensor2D, rows: Int32Array): tf.Tensor2D {

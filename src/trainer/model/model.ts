@@ -1,22 +1,25 @@
-/** What a step and a measurement need of a model, whichever it is. */
+/** What a trainer needs of a model, whatever its family. */
 import type * as tf from '@tensorflow/tfjs-core';
-import type { Batch, ClassBatch } from './batch.ts';
+import type { Batch } from './batch.ts';
+import type { Wants } from './layers/emit.ts';
 import type { WeightStore } from './weights.ts';
+
+export type { Wants } from './layers/emit.ts';
 
 export interface ModelOptions {
   /** Keep only the input of each layer and compute its intermediates again in backward. */
   readonly recompute: boolean;
-  /** Rows of the logits computed at once; 0: all. Only a Llama has many. */
+  /** Rows of the logits computed at once; 0: all. Of models with a logit for each token of a vocabulary. */
   readonly lossChunk: number;
 }
 
-/** The loss summed over the targets that have one, and their number. */
+/** The loss summed over everything that has one, and how much that is. */
 export interface LossSum {
   /** In nats; summed in double precision. */
   readonly lossSum: number;
-  /** Positions, or texts of a ClassBatch. */
+  /** Positions that predict a token, or sequences that are classified. */
   readonly tokens: number;
-  /** Of a ClassBatch: texts whose class the model finds likeliest. */
+  /** Of sequences that are classified: how many got their label. */
   readonly correct?: number;
 }
 
@@ -29,19 +32,17 @@ export interface LossSum {
  */
 export type OnGradient = (name: string, gradient: tf.Tensor) => void;
 
-export interface Model<B = Batch | ClassBatch> {
+/** A model over weights it does not own. */
+export interface Model {
   readonly weights: WeightStore;
+
   /**
-   * Runs forward and backward once. `onGradient` receives the gradient of `gradientScale` times the loss sum for
-   * every weight that `wants` names, from the head to the embedding; default: for all. What is not wanted is not
-   * computed where that saves much.
+   * Runs forward and backward once; `onGradient` receives the gradient of `gradientScale` times the loss sum for
+   * every weight that `wants` names (default: all), from the output to the input. What nobody wants is not computed
+   * where that is simple.
    */
-  forwardBackward(
-    batch: B,
-    gradientScale: number,
-    onGradient: OnGradient,
-    wants?: (name: string) => boolean,
-  ): LossSum;
+  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient, wants?: Wants): LossSum;
+
   /** The loss of a batch, without gradients. */
-  loss(batch: B): LossSum;
+  loss(batch: Batch): LossSum;
 }
