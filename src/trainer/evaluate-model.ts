@@ -80,7 +80,7 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
   return prepareDataset({
     ...options,
     cacheDir: join(cacheDir, 'tokens'),
-    data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
+    data: { path: dataPath ?? folder.path, format: 'auto', validation_fraction: 0 },
     tokenizer: { vocab_size: 257, ...(folder.tokenizer ?? { type: 'file', path: folder.path }) },
   });
 }
