@@ -1,7 +1,6 @@
 /**
  * Tokenisers: text to token ids and back. UTF-8 bytes, or what a Hugging Face tokenizer.json says.
- * Encoding adds no special tokens; who joins documents puts `eosId` between them, who classifies a text uses
- * `encodeForClassification`.
+ * Encoding adds no special tokens; who joins documents puts `eosId` between them.
  */
 import { statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -12,14 +11,6 @@ import { BYTE_CHARACTERS, byteLevelJson } from './byte-level.ts';
 import { byteLevelCodec, type TokenCodec, type TokenizerJson } from './byte-level-encoder.ts';
 import { readFailure } from './text.ts';
 
-/** Tokens that stand around a text that is to be classified, such as [CLS] and [SEP]. */
-export interface TextFrame {
-  readonly before: readonly number[];
-  readonly after: readonly number[];
-  /** Fills the rest of a row; models do not look at it. */
-  readonly padId: number;
-}
-
 /** Turns text into token ids and back. */
 export interface Tokenizer {
   /** Ids are below it. */
@@ -29,17 +20,12 @@ export interface Tokenizer {
   readonly encode: (text: string) => Int32Array;
   /** Special tokens appear as they are written; ids without a token are left out. */
   readonly decode: (ids: readonly number[]) => string;
-  /** What the post-processor of tokenizer.json puts around one text; nothing where it has none. */
-  readonly frame: TextFrame;
   /** Contents of tokenizer.json, for checkpoints and other programs. */
   readonly json: string | null;
 }
 
 /** Tokens that end a document in published tokenizers, in the order they are tried. */
 const KNOWN_EOS_TOKENS = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '<|eot_id|>', '<|im_end|>'];
-
-/** Tokens that fill up a row, in the order they are tried where tokenizer.json does not say. */
-const PADDING_TOKENS = ['[PAD]', '<pad>', '<|pad|>'];
 
 /** Longest tokenizer.json; the largest published have some 30 MB. */
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
@@ -57,29 +43,8 @@ export function byteTokenizer(): Tokenizer {
       const bytes = Uint8Array.from(ids.filter((id) => id >= 0 && id < 256));
       return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
     },
-    frame: { before: [], after: [], padId: 0 },
     json: byteTokenizerJson(),
   };
-}
-
-/**
- * The ids of a text as a classifier reads it: with the special tokens around it, the text cut at its end so that
- * all are at most `maxLength`. Not padded. Empty only for an empty text and a tokenizer without special tokens.
- * @throws RangeError where `maxLength` has no room for the special tokens and one token
- */
-export function encodeForClassification(
-  { encode, frame }: Pick<Tokenizer, 'encode' | 'frame'>,
-  text: string,
-  maxLength: number,
-): Int32Array {
-  const { before, after } = frame;
-  const room = maxLength - before.length - after.length;
-  if (room < 1) {
-    throw new RangeError(
-      `${maxLength} tokens have no room for ${before.length + after.length} special tokens and a text`,
-    );
-  }
-  return Int32Array.from([...before, ...encode(text).subarray(0, room), ...after]);
 }
 
 /** A byte-level BPE without merges, in which the character of byte b has the id b. */
@@ -124,8 +89,7 @@ export function parseTokenizer(json: string, path: string, eosToken: string | nu
   const ids = [...library.get_vocab().values(), ...library.get_added_tokens_decoder().keys()];
   const vocabSize = ids.reduce((size, id) => Math.max(size, id + 1), 0);
   if (vocabSize === 0) throw new DataError(path, `${path} holds a tokenizer without tokens`);
-  const eosId = findEos(library, parsed, eosToken, path);
-  return { vocabSize, eosId, ...codec, frame: frameOf(library, parsed), json };
+  return { vocabSize, eosId: findEos(library, parsed, eosToken, path), ...codec, json };
 }
 
 /** @throws ConfigError where the tokenizer makes ids for which the model has no row. */
@@ -181,21 +145,6 @@ function libraryCodec(library: LibraryTokenizer, path: string): TokenCodec {
       if (known.length === 0) return ''; // the library refuses an empty list
       return library.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
     },
-  };
-}
-
-/** Found out by encoding a letter with and without special tokens: post-processors come in many kinds. */
-function frameOf(library: LibraryTokenizer, parsed: TokenizerJson): TextFrame {
-  const [framed, bare] = [true, false].map(
-    (special): readonly number[] => library.encode('a', { add_special_tokens: special }).ids,
-  ) as [readonly number[], readonly number[]];
-  const start = framed.findIndex((_, at) => bare.every((id, i) => framed[at + i] === id));
-  const padding = (parsed as { padding?: { pad_id?: unknown } | null }).padding?.pad_id;
-  const padId = PADDING_TOKENS.map((token) => library.token_to_id(token)).find((id) => id !== undefined);
-  return {
-    before: framed.slice(0, Math.max(0, start)),
-    after: start < 0 ? [] : framed.slice(start + bare.length),
-    padId: typeof padding === 'number' ? padding : (padId ?? 0),
   };
 }
 

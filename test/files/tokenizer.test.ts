@@ -7,7 +7,6 @@ import { trainBpe } from '../../src/files/bpe-trainer.ts';
 import {
   byteTokenizer,
   checkVocabulary,
-  encodeForClassification,
   loadTokenizer,
   parseTokenizer,
   tokenizerConfigJson,
@@ -198,48 +197,4 @@ test('a tokenizer with more tokens than the model has rows is refused', (t) => {
       allowed: 'at least 265, the number of tokens of the tokenizer',
     },
   ]);
-});
-
-const framed = {
-  model: {
-    type: 'WordPiece',
-    unk_token: '[UNK]',
-    continuing_subword_prefix: '##',
-    max_input_chars_per_word: 20,
-    vocab: Object.fromEntries(['[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'b', '##b'].map((t, id) => [t, id])),
-  },
-  added_tokens: ['[PAD]', '[UNK]', '[CLS]', '[SEP]'].map((content, id) => ({ id, content, special: true })),
-  pre_tokenizer: { type: 'BertPreTokenizer' },
-  post_processor: {
-    type: 'TemplateProcessing',
-    single: [
-      { SpecialToken: { id: '[CLS]', type_id: 0 } },
-      { Sequence: { id: 'A', type_id: 0 } },
-      { SpecialToken: { id: '[SEP]', type_id: 0 } },
-    ],
-    pair: [],
-    special_tokens: {
-      '[CLS]': { id: '[CLS]', ids: [2], tokens: ['[CLS]'] },
-      '[SEP]': { id: '[SEP]', ids: [3], tokens: ['[SEP]'] },
-    },
-  },
-  padding: { strategy: { Fixed: 128 }, pad_id: 0 },
-};
-
-test('a text that is to be classified has its special tokens around it, and is cut at its end', (t) => {
-  const tokenizer = parseTokenizer(JSON.stringify(framed), 'tokenizer.json');
-  t.deepEqual(tokenizer.frame, { before: [2], after: [3], padId: 0 });
-  const encode = (text: string, most: number): number[] => [
-    ...encodeForClassification(tokenizer, text, most),
-  ];
-  t.deepEqual(encode('ab b', 8), [2, 4, 6, 5, 3]);
-  t.deepEqual(encode('ab b', 4), [2, 4, 6, 3]);
-  t.deepEqual(encode('', 4), [2, 3]);
-  t.deepEqual([...tokenizer.encode('ab')], [4, 6]);
-  t.throws(() => encode('a', 2), { message: '2 tokens have no room for 2 special tokens and a text' });
-});
-
-test('where nothing stands around a text, it is its tokens alone', (t) => {
-  t.deepEqual(byteTokenizer().frame, { before: [], after: [], padId: 0 });
-  t.deepEqual([...encodeForClassification(byteTokenizer(), 'abc', 2)], [97, 98]);
 });
