@@ -12,7 +12,7 @@ import { dataOptions, prepareDataset, type Dataset } from '../files/dataset.ts';
 import { checkVocabulary } from '../files/tokenizer.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
-import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
+import { parseModelConfig, toConfigJson } from '../model/model-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
@@ -112,7 +112,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, dataset);
-  const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
+  const model = parseModelConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
   const shape = buildRunShape(config, model);
   const bases = await restoreBases(checkpoint.run, journal, schedulePlanOf(config), refreshedSlots(shape));
@@ -208,7 +208,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, dataset.tokenizer);
   checkVocabulary(dataset.tokenizer, model.vocabSize);
-  checkTargets(config, buildRunShape(config, model));
+  checkTargets(config, buildRunShape(config, model), model);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,
@@ -218,10 +218,17 @@ async function createRun(
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
   const facts = { runId, epochSequences: dataset.train.count };
-  await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, {
-    configJson: JSON.stringify(toHuggingFace(model), null, 2),
-    ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
-  });
+  await writeFirstCheckpoint(
+    directory.checkpointsDir,
+    config,
+    model,
+    facts,
+    {
+      configJson: JSON.stringify(toConfigJson(model), null, 2),
+      ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
+    },
+    (text) => options.onReport({ type: 'notice', text }),
+  );
   return directory;
 }
 

@@ -9,7 +9,8 @@ import { mkdir, readdir, realpath, rename, rm, rmdir, stat } from 'node:fs/promi
 import { basename, dirname, join, resolve } from 'node:path';
 import { ConfigError, DataError } from '../errors.ts';
 import type { TensorSpec } from '../galore/slot.ts';
-import { toHuggingFace, type HuggingFaceDtype } from '../model/llama-config.ts';
+import type { HuggingFaceDtype } from '../model/llama-config.ts';
+import { toConfigJson } from '../model/model-config.ts';
 import { syncDirectory, writeSynced } from './atomic.ts';
 import { convertFromFloat32, FLOAT_BYTES, GREATEST, type StoredDtype } from './float-conversion.ts';
 import { readModelConfigFile, type ModelConfigFile } from './model-config.ts';
@@ -222,7 +223,7 @@ async function writeDocuments(
     copied.add(name);
   }
   const tokenIds = tokenIdsOf(json);
-  await writeText(folder, CONFIG_FILE, { ...toHuggingFace(config, HUGGING_FACE_DTYPE[dtype]), ...tokenIds });
+  await writeText(folder, CONFIG_FILE, { ...toConfigJson(config, HUGGING_FACE_DTYPE[dtype]), ...tokenIds });
   const { bosTokenId: bos, eosTokenId: eos } = config;
   if (!copied.has(GENERATION_FILE) && (bos ?? eos) !== null) {
     const generation = { _from_model_config: true, bos_token_id: bos, eos_token_id: eos, ...tokenIds };

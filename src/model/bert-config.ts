@@ -14,6 +14,7 @@ import {
   unusable,
 } from './config-faults.ts';
 import type { HuggingFaceDtype } from './llama-config.ts';
+import { POOLINGS, type Pooling } from './pooling.ts';
 
 /** The architecture of one encoder with its head; everything that decides shapes and arithmetic. */
 export interface BertConfig {
@@ -40,13 +41,6 @@ export interface BertConfig {
 /** `model_type` of the models that are read. */
 export type BertFamily = (typeof BERT_FAMILIES)[number];
 export const BERT_FAMILIES = ['bert', 'roberta'] as const;
-
-/**
- * What of a text the classes are told from: `cls` the first token, through a dense layer with tanh, as
- * transformers' classes for sequence classification do; `mean` the mean over the text's tokens.
- */
-export type Pooling = (typeof POOLINGS)[number];
-export const POOLINGS = ['cls', 'mean'] as const;
 
 /** The field of config.json that says so: as ModernBERT has it. Absent: `cls`. */
 export const POOLING_FIELD = 'classifier_pooling';
