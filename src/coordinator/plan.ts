@@ -19,7 +19,12 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     quorum: coordinator.quorum,
     graceMs: coordinator.grace_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
-    batchSequences: stepSequences(config),
+    participation:
+      config.local_steps.participation === 1
+        ? null
+        : { share: config.local_steps.participation, seed: config.seed },
+    batchSequences: config.data.local ? 0 : stepSequences(config),
+    isLocal: config.data.local,
     isAdaptive: coordinator.sharding === 'adaptive',
     projectedSlots: refreshedSlots(shape),
     ...schedulePlanOf(config),

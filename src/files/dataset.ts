@@ -10,6 +10,7 @@ import { ConfigError, DataError, OperatingError } from '../errors.ts';
 import { BadLines } from './bad-lines.ts';
 import { BPE_TRAINER_VERSION, trainBpe } from './bpe-trainer.ts';
 import { removeCacheFolder } from './cache-folder.ts';
+import { prepareExamples } from './examples.ts';
 import { pieceHash, pieceLengthOf, readPieces, type HashedSource, type Piece } from './documents.ts';
 import {
   chooseHoldout,
@@ -52,6 +53,8 @@ export interface DataOptions extends Pick<
 /** What `prepareDataset` needs. */
 export interface DatasetOptions {
   readonly data: DataOptions;
+  /** Given where whole texts are classified: `task.labels`. Then the data are JSONL of {"text", "label"}. */
+  readonly labels?: readonly string[] | undefined;
   /** What the run file says of it, or one that is there already. */
   readonly tokenizer: RunConfig['tokenizer'] | Tokenizer;
   readonly seqLen: number;
@@ -72,6 +75,7 @@ export interface Dataset {
   readonly validation: SequenceSource | null;
   /** The same for the same texts, tokenizer and split, wherever the files are. */
   readonly fingerprint: string;
+  /** Texts, or lines of JSONL. */
   readonly documents: number;
   readonly trainTokens: number;
   readonly validationTokens: number;
@@ -85,9 +89,10 @@ export interface Dataset {
  * @throws DataError, ConfigError for files or settings that cannot be used; OperatingError for the disk.
  */
 export async function prepareDataset(options: DatasetOptions): Promise<Dataset> {
+  const given = givenTokenizer(options.tokenizer);
+  if (options.labels !== undefined) return labelledDataset(options, options.labels, given);
   const notices: string[] = [];
   const files = await findFiles(options, notices);
-  const given = givenTokenizer(options.tokenizer);
   const key = cacheKey(options, files, given);
   let isDamaged = false;
   const onDamage = (reason: string): void => {
@@ -108,6 +113,37 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
     await cache.close();
     throw error;
   }
+}
+
+async function labelledDataset(
+  { data, skipBadLines = false, pathField = 'data.path', ...options }: DatasetOptions,
+  labels: readonly string[],
+  tokenizer: Tokenizer | null,
+): Promise<Dataset> {
+  if (tokenizer === null) {
+    throw new ConfigError('tokenizer.type is bpe; to classify texts it must be file or byte', [
+      { field: 'tokenizer.type', value: 'bpe', allowed: 'file or byte' },
+    ]);
+  }
+  const { train, validation, ...examples } = await prepareExamples({
+    ...options,
+    path: data.path,
+    validationPath: data.validation_path,
+    validationFraction: data.validation_fraction,
+    labels,
+    tokenizer,
+    skipBadLines,
+    pathField,
+  });
+  return {
+    ...examples,
+    tokenizer,
+    train,
+    validation: validation.count > 0 ? validation : null,
+    documents: train.count + validation.count,
+    trainTokens: train.tokens,
+    validationTokens: validation.tokens,
+  };
 }
 
 interface DataFiles {

@@ -34,7 +34,12 @@ export interface RunPlan extends GapPlan {
   /** How long a step waits for the others once a quorum has answered. */
   readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
+  /** Of the ready trainers so large a share takes part in a step (participation.ts); null: all. */
+  readonly participation: { readonly share: number; readonly seed: number } | null;
+  /** 0 where every trainer computes on data of its own. */
   readonly batchSequences: number;
+  /** Every trainer computes on data of its own: a step shares out no positions, an evaluation no sequences. */
+  readonly isLocal: boolean;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
   readonly isAdaptive: boolean;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
@@ -106,11 +111,23 @@ export interface Shard {
 export interface Received {
   readonly trainerId: string;
   readonly tokens: number;
-  readonly lossSum: number;
+  /** null: it keeps its losses to itself. */
+  readonly lossSum: number | null;
+  /** What it counts by in the sum; left out: its tokens. */
+  readonly weight?: number;
   /** Of all its numbers, for its tokens; left out: not told. */
   readonly norm?: number;
   /** What its numbers are multiplied by; left out: 1. */
   readonly scale?: number;
+}
+
+/** What a trainer measured of the held-out data. */
+export interface EvaluationPart {
+  readonly trainerId: string;
+  readonly tokens: number;
+  readonly lossSum: number;
+  /** Sequences that got their label, where they were classified. */
+  readonly correct?: number;
 }
 
 /** Slots whose factorisation one trainer does. */
@@ -189,7 +206,7 @@ export type Phase =
       readonly phase: 'evaluating';
       readonly step: number;
       readonly shards: readonly Shard[]; // parts not yet answered; positions are held-out sequence numbers
-      readonly received: readonly Received[];
+      readonly received: readonly EvaluationPart[];
       readonly deadlineMs: number | null;
     }
   /** The last step is done or a stop was asked for; a checkpoint is being made. */
@@ -311,7 +328,9 @@ export type Event = { readonly nowMs: number } &
         readonly trainerId: string;
         readonly step: number;
         readonly tokens: number;
-        readonly lossSum: number;
+        readonly lossSum: number | null;
+        /** If that is not its tokens. */
+        readonly weight?: number;
         /** Of the numbers, if the run judges by it. */
         readonly norm?: number;
       }
@@ -340,6 +359,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number;
+        /** Sequences that got their label, where they were classified. */
+        readonly correct?: number;
       }
     | {
         readonly type: 'stateHashReceived';
@@ -374,6 +395,8 @@ export type Effect =
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
     }
+  /** The trainer is ready and has no part in the step: say so to it. */
+  | { readonly type: 'passOver'; readonly trainerId: string; readonly step: number }
   /** To every member of the step. Before it the shell sends the factors of the round before. */
   | {
       readonly type: 'requestSketches';
@@ -441,8 +464,8 @@ export type Effect =
   | {
       readonly type: 'reportEvaluation';
       readonly step: number;
-      readonly lossSum: number;
-      readonly tokens: number;
+      /** Ascending by trainer, of which one may have measured several parts. */
+      readonly parts: readonly EvaluationPart[];
     }
   | {
       readonly type: 'requestSnapshot';
