@@ -9,14 +9,12 @@ import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
-import type { BertConfig } from '../model/bert-config.ts';
-import type { LlamaConfig } from '../model/llama-config.ts';
 import { isClassifier, type ModelConfig } from '../model/model-config.ts';
 import { loadEngine } from './engine/load.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 import type { BertModel } from './model/bert.ts';
 import type { LlamaModel } from './model/llama.ts';
-import { makeModel } from './model/make-model.ts';
+import { makeModel, type ModelOf } from './model/make-model.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
 
 /** A folder with config.json and weights, and the run it belongs to where there is one. */
@@ -32,31 +30,42 @@ export interface ModelFolder {
 /** A tokenizer named on the command line: the bytes of UTF-8, or a tokenizer.json or its folder. */
 export type GivenTokenizer = { readonly type: 'byte' } | { readonly type: 'file'; readonly path: string };
 
+/** A model of any family. */
+export type AnyModel = LlamaModel | BertModel;
+
 /** A model that can be used until it is disposed. */
-export interface OpenModel<M extends LlamaModel | BertModel = LlamaModel> extends Disposable {
+export interface OpenModel<M extends AnyModel = AnyModel> extends Disposable {
   readonly model: M;
   readonly tokenizer: Tokenizer;
 }
 
-/**
- * Loads the engine (which must be installed) and a model that continues texts.
- * @throws DataError, ConfigError, EngineError
- */
+/** Loads the engine (which must be installed) and the model. @throws DataError, ConfigError, EngineError */
 export async function openModel(
   folder: ModelFolder,
   threads: number,
   device?: ReadyDevice,
 ): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
+  const tokenizer = tokenizerFor(folder, config);
+  return { ...(await openWeights(folder.path, config, threads, device)), tokenizer };
+}
+
+/** The same for a model that continues texts. @throws DataError for another */
+export async function openLanguageModel(
+  folder: ModelFolder,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<OpenModel<LlamaModel>> {
+  const config = await readModelConfig(folder.path);
   if (isClassifier(config)) {
-    const reason = 'it tells classes of texts and continues none: galore predict, or galore eval --data';
+    const reason = 'it tells classes of texts and continues none: galore predict';
     throw new DataError(folder.path, `${folder.path} holds a classifier (${config.modelType}): ${reason}`);
   }
   const tokenizer = tokenizerFor(folder, config);
   return { ...(await openWeights(folder.path, config, threads, device)), tokenizer };
 }
 
-/** The same for a model that tells classes. */
+/** The same for a model that tells classes. @throws DataError for another */
 export async function openClassifier(
   folder: ModelFolder,
   threads: number,
@@ -64,7 +73,7 @@ export async function openClassifier(
 ): Promise<OpenModel<BertModel>> {
   const config = await readModelConfig(folder.path);
   if (!isClassifier(config)) {
-    const reason = 'it continues texts and tells no classes: galore generate, or galore eval';
+    const reason = 'it continues texts and tells no classes: galore generate';
     throw new DataError(folder.path, `${folder.path} holds a Llama: ${reason}`);
   }
   const tokenizer = tokenizerFor(folder, config);
@@ -79,24 +88,12 @@ function tokenizerFor(folder: ModelFolder, config: ModelConfig): Tokenizer {
 }
 
 /** A model without a tokenizer. */
-export async function openWeights(
+export async function openWeights<C extends ModelConfig>(
   path: string,
-  config: LlamaConfig,
+  config: C,
   threads: number,
   device?: ReadyDevice,
-): Promise<Omit<OpenModel, 'tokenizer'>>;
-export async function openWeights(
-  path: string,
-  config: BertConfig,
-  threads: number,
-  device?: ReadyDevice,
-): Promise<Omit<OpenModel<BertModel>, 'tokenizer'>>;
-export async function openWeights(
-  path: string,
-  config: ModelConfig,
-  threads: number,
-  device?: ReadyDevice,
-): Promise<Omit<OpenModel<LlamaModel | BertModel>, 'tokenizer'>> {
+): Promise<Omit<OpenModel<ModelOf<C>>, 'tokenizer'>> {
   await loadEngine({ precision: 'f32', threads, device });
   const weights = await WeightStore.fromStream(readWeights(path, config));
   const model = makeModel(config, weights, { recompute: false, lossChunk: 0 });
