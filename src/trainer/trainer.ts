@@ -433,14 +433,14 @@ class Trainer {
       return this.#link.spoiled(`step ${step} is to be evaluated at step ${this.#step}`);
     if (sequences === null) return this.#link.spoiled('an evaluation came without sequences');
     this.#activity(`evaluating after step ${step}`);
-    let lossSum = 0;
-    let tokens = 0;
+    let [lossSum, tokens, correct] = [0, 0, 0];
     for (const batch of toBatches(sequences, config.trainer.micro_batch)) {
       const result = model.loss(batch);
       lossSum += result.lossSum;
       tokens += result.tokens;
+      correct += result.correct ?? 0;
     }
-    this.#link.send({ kind: 'evaluation', step, lossSum, tokens });
+    this.#link.send({ kind: 'evaluation', step, lossSum, tokens, correct });
   }
 
   #onSnapshotRequest({ step, sequence, isLocalOnly }: SnapshotRequestMessage): void {
