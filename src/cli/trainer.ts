@@ -143,10 +143,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
 }
 
 /** The folder for what the trainer keeps. @throws ConfigError, OperatingError */
-async function stateDirFor(
-  context: CliContext,
-  { state, id }: TrainerFlags,
-): Promise<string | undefined> {
+async function stateDirFor(context: CliContext, { state, id }: TrainerFlags): Promise<string | undefined> {
   if (state === undefined) return undefined;
   if (id === undefined) {
     throw new ConfigError('--state needs --id: by it a trainer that is started again finds what it has kept');

@@ -249,7 +249,8 @@ export class StepDesk {
     if (step !== this.#step || tokens === 0 || !this.#isAssigned(trainerId)) return undefined;
     this.#checkTokens(trainerId, tokens);
     const fault = weightFault(this.#config.local_steps.weighting, message.weight);
-    if (fault !== null) throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, `step ${step}: ${fault}`);
+    if (fault !== null)
+      throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, `step ${step}: ${fault}`);
     const tensors = this.#staging.take(trainerId, 'contribution', this.#allSlots);
     const checksum = this.#staging.checksumOf(trainerId);
     if (checksum !== message.checksum) {
@@ -316,7 +317,11 @@ export class StepDesk {
   #beginEarly(channel: EarlyUpdate): EarlySums | null {
     const shares = [...this.#shares].sort(([a], [b]) => (a < b ? -1 : 1));
     const weight = weightOf(this.#config.local_steps.weighting);
-    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({ trainerId, tokens, ...weight }));
+    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({
+      trainerId,
+      tokens,
+      ...weight,
+    }));
     if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
     const counted = members.filter(({ tokens }) => tokens > 0);
     if (counted.length === 0) return null;

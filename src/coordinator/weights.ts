@@ -39,9 +39,12 @@ export function weightFault(
   declared: number | undefined,
 ): string | null {
   if (!isDeclared(weighting)) {
-    return declared === undefined ? null : `the weight ${declared} is declared, but contributions count by ${weighting}`;
+    return declared === undefined
+      ? null
+      : `the weight ${declared} is declared, but contributions count by ${weighting}`;
   }
-  if (declared === undefined) return `no weight is declared, but contributions count by the ${weighting} of a site`;
+  if (declared === undefined)
+    return `no weight is declared, but contributions count by the ${weighting} of a site`;
   const isCount = Number.isInteger(declared) && declared > 0 && declared <= MAX_SITE_WEIGHT;
   return isCount ? null : `the weight ${declared} is declared; ${weighting} are 1 to ${MAX_SITE_WEIGHT}`;
 }

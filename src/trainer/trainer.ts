@@ -300,12 +300,7 @@ class Trainer {
   }
 
   /** What this trainer keeps is from now on that after the step. */
-  #decideLocals(
-    step: number,
-    isCounted: boolean,
-    tokens: number,
-    tensors: readonly AssembledTensor[],
-  ): void {
+  #decideLocals(step: number, isCounted: boolean, tokens: number, tensors: readonly AssembledTensor[]): void {
     const { slots } = this.#running().replica;
     const own = this.#own;
     const isGood = this.#locals.decide(step, isCounted);
