@@ -62,7 +62,7 @@ export class OwnState {
   /** What was kept when the snapshot was made, or why that is not known, in words; null: nothing is to be said. */
   atSnapshot(slots: readonly Slot[], { step, countedStep, bases }: SnapshotPlace): OwnValues | string | null {
     if (this.isOfLaterStep(step)) return null;
-    if (this.#kept === null && this.#next === null) return `there is no ${this.path}`;
+    if (this.#kept === null && this.#next === null) return `there is no sound ${this.path}`;
     if (countedStep === undefined) return 'the coordinator does not say which step counted this trainer last';
     if (countedStep === 0) return null;
     // Means of moments may have come after the last step that counted it.
