@@ -23,7 +23,8 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
       config.local_steps.participation === 1
         ? null
         : { share: config.local_steps.participation, seed: config.seed },
-    batchSequences: stepSequences(config),
+    batchSequences: config.data.local ? 0 : stepSequences(config),
+    isLocal: config.data.local,
     isAdaptive: coordinator.sharding === 'adaptive',
     projectedSlots: refreshedSlots(shape),
     ...schedulePlanOf(config),

@@ -147,7 +147,8 @@ export class TrainerDesk {
       }
       case 'contribution': {
         const norm = steps.acceptContribution(trainerId, message);
-        const { step, tokens, lossSum } = message;
+        const { step, tokens, isLossWithheld } = message;
+        const lossSum = isLossWithheld === true ? null : message.lossSum;
         const told = { ...steps.weightOf(message), ...(norm === undefined ? {} : { norm }) };
         return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
@@ -240,6 +241,7 @@ export class TrainerDesk {
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
       snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor, session.trainerId),
+      ...(this.#run.site === null ? {} : { site: this.#run.site }),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     const plan = { snapshot, firstTensor, nextSequence };

@@ -444,7 +444,9 @@ function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
     type: 'update',
     learningRate: checkAmount(body.learningRate ?? 0, 'update.learning_rate'),
     tokens: checkCount(body.tokens ?? 0, 'update.tokens'),
-    lossSum: checkLoss(body.lossSum ?? 0, 'update.loss_sum', MAX_MEMBERS * MAX_LOSS_SUM),
+    lossSum: body.lossWithheld
+      ? null
+      : checkLoss(body.lossSum ?? 0, 'update.loss_sum', MAX_MEMBERS * MAX_LOSS_SUM),
     members: checkList(body.members ?? [], 'update.members', MAX_MEMBERS, member),
     cursor: cursor(checkPresent(body.cursor, 'update.cursor')),
     gradientNorm: checkAmount(body.gradientNorm ?? 0, 'update.gradient_norm'),

@@ -133,11 +133,15 @@ function recordField(record: BasisRecord | UpdateRecord) {
         },
       };
     case 'update': {
-      const { learningRate, tokens, lossSum, gradientNorm } = record;
+      const { learningRate, tokens, gradientNorm } = record;
+      const lossWithheld = record.lossSum === null;
+      const lossSum = record.lossSum ?? 0;
       const members = record.members.map((member) => ({ ...member, positions: [...member.positions] }));
       const cursor = { next: record.cursor.next, returned: [...record.cursor.returned] };
       const slotNorms = [...record.slotNorms];
-      return { update: { learningRate, tokens, lossSum, gradientNorm, members, cursor, slotNorms } };
+      return {
+        update: { learningRate, tokens, lossSum, lossWithheld, gradientNorm, members, cursor, slotNorms },
+      };
     }
   }
 }

@@ -107,7 +107,8 @@ export interface UpdateRecord {
   readonly type: 'update';
   readonly learningRate: number;
   readonly tokens: number;
-  readonly lossSum: number;
+  /** null: every member keeps its losses to itself. */
+  readonly lossSum: number | null;
   readonly members: readonly Member[];
   readonly cursor: CursorInfo;
   readonly gradientNorm: number;

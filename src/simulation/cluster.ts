@@ -58,6 +58,7 @@ export const SIMULATED_PLAN: RunPlan = {
   heartbeatTimeoutMs: 2_000,
   participation: null,
   batchSequences: 8,
+  isLocal: false,
   isAdaptive: false,
   projectedSlots: [0, 1, 2],
   updateProjGap: 3,

@@ -65,12 +65,13 @@ function observe(
   return patchTrainer(draft, trainerId, { asked: null, observed: join(trainer.observed, newest) });
 }
 
-/** Shares these positions out among trainers that are ready, as the plan says. */
+/** Shares these positions out among trainers that are ready, as the plan says; those with data of their own get none. */
 export function shardAmong(
   state: RunState,
   trainerIds: readonly string[],
   positions: readonly number[],
 ): readonly Shard[] {
+  if (state.plan.isLocal) return trainerIds.map((trainerId) => ({ trainerId, positions: [] }));
   if (!state.plan.isAdaptive) return shardEqually(positions, trainerIds);
   const paces = trainerIds.map((trainerId) =>
     estimatePace(findTrainer(state, trainerId)!.observed.filter(({ step }) => isFresh(state, step))),

@@ -36,7 +36,10 @@ export interface RunPlan extends GapPlan {
   readonly heartbeatTimeoutMs: number;
   /** Of the ready trainers so large a share takes part in a step (participation.ts); null: all. */
   readonly participation: { readonly share: number; readonly seed: number } | null;
+  /** 0 where every trainer computes on data of its own. */
   readonly batchSequences: number;
+  /** Every trainer computes on data of its own: a step shares out no positions, an evaluation no sequences. */
+  readonly isLocal: boolean;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
   readonly isAdaptive: boolean;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
@@ -108,13 +111,23 @@ export interface Shard {
 export interface Received {
   readonly trainerId: string;
   readonly tokens: number;
-  readonly lossSum: number;
+  /** null: it keeps its losses to itself. */
+  readonly lossSum: number | null;
   /** What it counts by in the sum; left out: its tokens. */
   readonly weight?: number;
   /** Of all its numbers, for its tokens; left out: not told. */
   readonly norm?: number;
   /** What its numbers are multiplied by; left out: 1. */
   readonly scale?: number;
+}
+
+/** What a trainer measured of the held-out data. */
+export interface EvaluationPart {
+  readonly trainerId: string;
+  readonly tokens: number;
+  readonly lossSum: number;
+  /** Sequences that got their label, where they were classified. */
+  readonly correct?: number;
 }
 
 /** Slots whose factorisation one trainer does. */
@@ -193,7 +206,7 @@ export type Phase =
       readonly phase: 'evaluating';
       readonly step: number;
       readonly shards: readonly Shard[]; // parts not yet answered; positions are held-out sequence numbers
-      readonly received: readonly Received[];
+      readonly received: readonly EvaluationPart[];
       readonly deadlineMs: number | null;
     }
   /** The last step is done or a stop was asked for; a checkpoint is being made. */
@@ -315,7 +328,7 @@ export type Event = { readonly nowMs: number } &
         readonly trainerId: string;
         readonly step: number;
         readonly tokens: number;
-        readonly lossSum: number;
+        readonly lossSum: number | null;
         /** If that is not its tokens. */
         readonly weight?: number;
         /** Of the numbers, if the run judges by it. */
@@ -346,6 +359,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number;
+        /** Sequences that got their label, where they were classified. */
+        readonly correct?: number;
       }
     | {
         readonly type: 'stateHashReceived';
@@ -449,8 +464,8 @@ export type Effect =
   | {
       readonly type: 'reportEvaluation';
       readonly step: number;
-      readonly lossSum: number;
-      readonly tokens: number;
+      /** Ascending by trainer, of which one may have measured several parts. */
+      readonly parts: readonly EvaluationPart[];
     }
   | {
       readonly type: 'requestSnapshot';

@@ -13,6 +13,7 @@ export const PLAN: RunPlan = {
   heartbeatTimeoutMs: 30_000,
   participation: null,
   batchSequences: 4,
+  isLocal: false,
   isAdaptive: false,
   projectedSlots: [],
   updateProjGap: 10,
