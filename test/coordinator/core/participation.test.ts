@@ -1,14 +1,18 @@
 import test from 'ava';
+import { advance } from '../../../src/coordinator/core/advance.ts';
 import { drawMembers } from '../../../src/coordinator/core/participation.ts';
+import type { Transition } from '../../../src/coordinator/core/state.ts';
+import { FRUITLESS_PAUSE_MS } from '../../../src/coordinator/core/step-policy.ts';
+import { freshState } from './plan.ts';
 
 const IDS = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 
 function draw(share: number, step: number, ids: readonly string[] = IDS, minTrainers = 1, seed = 3) {
-  return drawMembers({ participation: { share, seed }, minTrainers }, step, ids);
+  return drawMembers({ participation: { share, seed }, minTrainers }, step, 0, ids);
 }
 
 test('all are members without a share of them', (t) => {
-  t.deepEqual(drawMembers({ participation: null, minTrainers: 1 }, 4, IDS), { members: IDS, others: [] });
+  t.deepEqual(drawMembers({ participation: null, minTrainers: 1 }, 4, 0, IDS), { members: IDS, others: [] });
   t.deepEqual(draw(1, 4).members, IDS);
 });
 
@@ -56,4 +60,29 @@ test('in many steps every trainer is drawn about as often', (t) => {
   }
   // 3 of 7 in 2000 steps: 857, standard deviation 22.
   for (const [id, count] of counts) t.true(Math.abs(count - 857) < 90, `${id}: ${count}`);
+});
+
+test('a step whose one member has no token is tried with others, after a pause', (t) => {
+  const state = freshState({ startTrainers: 4, participation: { share: 0.25, seed: 2 } });
+  const ids = ['a', 'b', 'c', 'd'];
+  let { state: now, effects } = ids.reduce<Transition>(
+    (before, trainerId) => {
+      const joined = advance(before.state, { type: 'trainerJoined', trainerId, nowMs: 0 });
+      return advance(joined.state, { type: 'trainerReady', trainerId, sequence: 0, nowMs: 0 });
+    },
+    { state, effects: [] },
+  );
+  const asked = new Set<string>();
+  for (let attempt = 0; attempt < 25; attempt++) {
+    const assigned = effects.filter((effect) => effect.type === 'assignStep');
+    t.is(assigned.length, 1);
+    t.is(effects.filter((effect) => effect.type === 'passOver').length, 3);
+    const { trainerId, step } = assigned[0]!;
+    asked.add(trainerId);
+    const empty = { type: 'contributionReceived', trainerId, step, tokens: 0, lossSum: 0 } as const;
+    const { state: given } = advance(now, { ...empty, nowMs: now.nowMs });
+    t.deepEqual(given.phase, { phase: 'waiting', notBeforeMs: now.nowMs + FRUITLESS_PAUSE_MS });
+    ({ state: now, effects } = advance(given, { type: 'ticked', nowMs: now.nowMs + FRUITLESS_PAUSE_MS }));
+  }
+  t.deepEqual([...asked].toSorted(), ids);
 });
