@@ -1,5 +1,5 @@
 /** Rounds of local steps as sites take part in them: some at a time, with gaps, and exactly. */
-import { readdirSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { Link } from '../../src/cli/chaos/link.ts';
@@ -9,7 +9,7 @@ import { Galore, temporaryFolder, TEST_TEXT, TestRun, tinyConfig } from '../help
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'galore', rank: 8, update_proj_gap: 3, refresh: { stagger: false } };
 
-for (const name of ['galore', 'two-sided', 'full']) {
+for (const name of ['galore', 'full']) {
   test.serial(`one local step of sgd is the synchronous step, to 1e-6: ${name}`, async (t) => {
     const optimizer = { name: 'sgd', momentum: 0, lr: 0.5 };
     const common = { model, method: { ...method, name }, optimizer, steps: 5 };
@@ -34,33 +34,43 @@ for (const name of ['galore', 'two-sided', 'full']) {
   });
 }
 
-const [A, B] = ['trainer-1', 'trainer-2'] as const;
-/** Who is drawn in each step, from the first. B is left out twice for two steps, and has a part before and after. */
-const DRAWN = [B, A, B, A, A, B, B, A, A, B];
+const IDS = ['a', 'b', 'c'] as const;
+/** Steps for which b is drawn; from the others it is left out, of which it is gone in 4 and 5, and in 8 and 9. */
+const WITH_B = [3, 6, 7, 10];
+const GONE = [4, 5, 8, 9];
+const STEPS = 10;
+const SHARE = 0.6; // two of three, and two of two
 
-/** A seed with these draws of one of two trainers. */
-function seedThatDraws(members: readonly string[]): number {
+/** A seed by which b is drawn in these steps. */
+function fittingSeed(): number {
   for (let seed = 0; ; seed++) {
-    const plan = { participation: { share: 0.5, seed }, minTrainers: 1 };
-    if (members.every((id, i) => drawMembers(plan, i + 1, 0, [A, B]).members.join() === id)) return seed;
+    const plan = { participation: { share: SHARE, seed }, minTrainers: 1 };
+    const hasB = (step: number): boolean => drawMembers(plan, step, 0, IDS).members.includes('b');
+    if (WITH_B.every(hasB) && !GONE.some(hasB)) return seed;
   }
 }
 
-/** A coordinator that goes on with the run up to a step, and the links of its trainers. */
+/** Lines of text of a site's own. */
+function siteFile(t: ExecutionContext, site: number): string {
+  const path = join(temporaryFolder(t), 'site.jsonl');
+  const lines = Array.from({ length: 30 + 20 * site }, (_, i) =>
+    JSON.stringify({ prompt: `site ${site}, ${i * i}:`, completion: ` ${(i * 7 + site) % 13} and ${i % 5}` }),
+  );
+  writeFileSync(path, lines.join('\n'));
+  return path;
+}
+
+/** A coordinator that begins the run or goes on with it, and the links on which trainers find it. */
 async function segment(
   t: ExecutionContext,
   run: TestRun,
-  {
-    to,
-    trainers,
-    links,
-  }: { readonly to: number; readonly trainers: number; readonly links: readonly Link[] },
+  links: readonly Link[],
+  ...settings: readonly string[]
 ): Promise<void> {
-  const settings = ['--set', `coordinator.start_trainers=${trainers}`];
-  const more = to < DRAWN.length ? ['--stop-at', String(to)] : [];
-  const isFirst = run.metrics.length === 0;
-  const start = isFirst ? ['coordinator', run.configPath, '--dir', run.dir] : ['resume', run.dir];
-  const command = new Galore(t, [...start, ...settings, ...more]);
+  const start =
+    run.metrics.length === 0 ? ['coordinator', run.configPath, '--dir', run.dir] : ['resume', run.dir];
+  const trainers = ['--set', `coordinator.start_trainers=${links.length}`];
+  const command = new Galore(t, [...start, ...trainers, ...settings]);
   const [, port] = await command.printed(/ws:\/\/127\.0\.0\.1:(\d+)\//);
   for (const link of links) link.targetPort = Number(port);
   t.is(await command.exited, 0, command.output);
@@ -70,48 +80,55 @@ async function segment(
 test.serial(
   'a site that is cut off for two rounds, and later gone for two, ends with the weights of a run that only passed it over',
   async (t) => {
-    const more = {
-      local_steps: { count: 2, participation: 0.5 },
-      steps: DRAWN.length,
-      seed: seedThatDraws(DRAWN),
+    const config = tinyConfig('', {
+      model,
+      // New bases in steps 1 and 7: what b keeps moves into them.
+      method: { ...method, update_proj_gap: 6 },
+      data: { local: true, validation_fraction: 0.1 },
+      local_steps: { count: 2, participation: SHARE },
+      batch_size: 4,
+      steps: STEPS,
+      seed: fittingSeed(),
+    });
+    const files = IDS.map((_, i) => siteFile(t, i));
+    const links = await Promise.all(IDS.map(() => Link.open()));
+    t.teardown(() => links.forEach((link) => link.close()));
+    const site = (i: number, ...more: readonly string[]): Galore => {
+      const named = ['--id', IDS[i]!, '--data', files[i]!, '--threads', '1'];
+      return new Galore(t, ['trainer', links[i]!.url, ...named, ...more]);
     };
-    const here = { ...method, update_proj_gap: 100 };
-    const config = tinyConfig(TEST_TEXT, { model, method: here, ...more });
-    const straight = await new TestRun(t, config).trainHere(2);
-    t.deepEqual(
-      straight.metrics.map(({ members }) => members.delivered.join()),
-      DRAWN,
-    );
+    const membersOf = ({ metrics }: TestRun) => metrics.map(({ members }) => members.delivered.join(''));
+
+    const straight = new TestRun(t, config);
+    const sites = IDS.map((_, i) => site(i));
+    await segment(t, straight, links);
+    for (const each of sites) t.is(await each.exited, 0, each.output);
+    for (const step of GONE) t.is(membersOf(straight)[step - 1], 'ac');
+    const examples = sites.map(({ output }) => Number(/(\d+) examples to train on/.exec(output)?.[1]));
+    for (const { members } of straight.metrics) {
+      const wanted = members.delivered.map((id) => examples[IDS.indexOf(id as 'a')]!);
+      t.deepEqual(members.weights, wanted, 'contributions count by the examples of their site');
+    }
 
     const run = new TestRun(t, config);
-    const state = join(temporaryFolder(t), 'state');
-    const links = [await Link.open(), await Link.open()] as const;
-    t.teardown(() => links.forEach((link) => link.close()));
-    const joinAs = (id: string, link: Link): Galore =>
-      new Galore(t, ['trainer', link.url, '--id', id, '--threads', '1', '--state', state]);
-    const a = joinAs(A, links[0]);
-    const b = joinAs(B, links[1]);
-    await segment(t, run, { to: 3, trainers: 2, links });
-    await segment(t, run, { to: 5, trainers: 1, links: [links[0]] });
-    await segment(t, run, { to: 7, trainers: 2, links });
+    const state = ['--state', join(temporaryFolder(t), 'state')];
+    const [a, b, c] = [site(0, ...state), site(1, ...state), site(2, ...state)];
+    const others = [links[0]!, links[2]!];
+    await segment(t, run, links, '--stop-at', '3');
+    await segment(t, run, others, '--stop-at', '5');
+    await segment(t, run, links, '--stop-at', '7');
     b.child.kill('SIGKILL');
     await b.exited;
-    await segment(t, run, { to: 9, trainers: 1, links: [links[0]] });
-    const again = joinAs(B, links[1]);
-    await segment(t, run, { to: 10, trainers: 2, links });
-    for (const trainer of [a, again]) t.is(await trainer.exited, 0, trainer.output);
+    await segment(t, run, others, '--stop-at', '9');
+    const again = site(1, ...state);
+    await segment(t, run, links);
+    for (const each of [a, c, again]) t.is(await each.exited, 0, each.output);
 
-    t.deepEqual(
-      run.metrics.map(({ members }) => members.delivered.join()),
-      DRAWN,
-    );
+    t.deepEqual(membersOf(run), membersOf(straight));
     t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
-    t.regex(
-      again.output,
-      /goes on with what it had kept for itself after step 7 \(.*trainer-2-.*\.safetensors\)/,
-    );
-    t.regex(a.output + b.output, /not chosen for step/);
-    for (const trainer of [a, b, again]) t.notRegex(trainer.output, /begins with zeros/);
-    t.is(readdirSync(state).length, 2);
+    t.regex(again.output, /goes on with what it had kept for itself after step 7 \(.*b-.*\.safetensors\)/);
+    t.regex(a.output + c.output, /not chosen for step/);
+    for (const each of [a, b, c, again]) t.notRegex(each.output, /begins with zeros/);
+    t.is(readdirSync(state[1]!).length, 3);
   },
 );
