@@ -1,9 +1,11 @@
 /** `galore trainer`: joins a run from this machine. */
+import { mkdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
 import { readPemFiles, type PemPaths } from '../files/pem.ts';
+import { explaining } from '../files/system-error.ts';
 import { createLogger, printable } from '../log.ts';
 import { isLoopback } from '../loopback.ts';
 import type { Precision } from '../trainer/engine/device.ts';
@@ -28,6 +30,7 @@ interface TrainerFlags extends OutputOptions {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
+  readonly state?: string;
   readonly threads?: number;
   readonly device: DeviceWish;
   readonly precision: Precision;
@@ -62,6 +65,10 @@ export function registerTrainerCommand(
     .option('--ca <file>', 'PEM file of the authority to trust, in place of those of this system')
     .option('--cert <file>', 'PEM file of the certificate of this trainer, where one is asked for')
     .option('--key <file>', 'PEM file of its private key')
+    .option(
+      '--state <dir>',
+      'folder for what this trainer keeps for itself (moments of local steps, error feedback): started again, it goes on with it; needs --id',
+    )
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, MAX_THREADS))
     .addOption(deviceOption())
     .addOption(precisionOption())
@@ -91,6 +98,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   });
   const token = await joinToken(context, flags, logger);
   const tls = await certificatesFor(url, context, flags);
+  const stateDir = await stateDirFor(context, flags);
   if (token !== '' && isOpenWire(url)) {
     logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
   }
@@ -117,6 +125,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       runName: flags.run,
       token,
       tls,
+      stateDir,
       threads: flags.threads ?? context.cores,
       device,
       precision: flags.precision,
@@ -131,6 +140,20 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   } finally {
     display.close();
   }
+}
+
+/** The folder for what the trainer keeps. @throws ConfigError, OperatingError */
+async function stateDirFor(
+  context: CliContext,
+  { state, id }: TrainerFlags,
+): Promise<string | undefined> {
+  if (state === undefined) return undefined;
+  if (id === undefined) {
+    throw new ConfigError('--state needs --id: by it a trainer that is started again finds what it has kept');
+  }
+  const path = resolve(context.workingDir, state);
+  await explaining(`create ${path}`, mkdir(path, { recursive: true, mode: 0o700 }));
+  return path;
 }
 
 /** The files for TLS, which are there and go together. @throws ConfigError, DataError */

@@ -18,6 +18,8 @@ export interface TrainerOptions {
   /** Where to compute. Default: what loadEngine takes by itself. */
   readonly device?: ReadyDevice | undefined;
   readonly precision: Precision;
+  /** Where it keeps what is its own from step to step, so that it can be started again; left out: nowhere. */
+  readonly stateDir?: string | undefined;
   readonly logger: Logger;
   /** Aborted: leave the run in good order and resolve. */
   readonly signal: AbortSignal;

@@ -6,6 +6,7 @@ import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
+import { momentsIn } from '../galore/slot.ts';
 import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -36,6 +37,7 @@ import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
 import type { Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
+import { OwnState, type OwnValues } from './own-state.ts';
 import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
@@ -69,6 +71,12 @@ class Trainer {
   /** The step whose hash was told on this connection; -1: none was. */
   #toldStep = -1;
   readonly #locals = new LocalStates();
+  /** With --state, where the run has anything to keep. */
+  #own: OwnState | null = null;
+  /** Of the bases there are; null: to be made when it is asked for. */
+  #basesSha256: string | null = null;
+  /** The last step that --state was given something of by this process; 0: none. */
+  #proposedStep = 0;
   #work: Work | null = null;
   /** Spent on the work so far. */
   #workSeconds = 0;
@@ -194,10 +202,19 @@ class Trainer {
     this.#activity('ready');
   }
 
-  /** What a checkpoint has of this very trainer; without it everything that was held back is lost. */
+  /** What a checkpoint or --state has of this very trainer; without it everything that was held back is lost. */
   #restoreLocals(step: number, local: ReadonlyMap<string, StateArray>): void {
     const { slots } = this.#replica!;
-    if (!slots.some(hasLocalState) || step === 0) return;
+    const { stateDir, trainerId, logger } = this.#options;
+    this.#own = null;
+    this.#basesSha256 = null;
+    this.#proposedStep = 0;
+    if (!slots.some(hasLocalState)) return;
+    if (stateDir !== undefined) {
+      this.#own = new OwnState(stateDir, this.#run!.runId, trainerId, logger);
+      this.#own.load();
+    }
+    if (step === 0) return;
     const given = [...local].map(([name, values]) => ({
       name,
       codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
@@ -210,7 +227,35 @@ class Trainer {
       const text = `goes on with what it had kept of its gradients after step ${step}`;
       return this.#options.logger.info('trainer.feedback', { step }, text);
     }
-    this.#sayFeedbackIsLost(step, fault);
+    if (this.#own === null) return this.#sayFeedbackIsLost(step, fault);
+    const { countedStep } = this.#run!.snapshot ?? {};
+    const place = { step, countedStep, bases: this.#basesHash() };
+    this.#takeOwn(step, this.#own.atSnapshot(slots, place));
+  }
+
+  /** Goes on with what --state has, if it has it. Whether it said anything. */
+  #takeOwn(step: number, found: OwnValues | string | null): boolean {
+    if (found === null) return false;
+    if (typeof found === 'string') {
+      this.#sayFeedbackIsLost(step, found);
+      return true;
+    }
+    this.#locals.restore(this.#replica!.slots, found);
+    const text = `goes on with what it had kept for itself after step ${step} (${this.#own!.path})`;
+    this.#options.logger.info('trainer.feedback', { step }, text);
+    return true;
+  }
+
+  #basesHash(): string {
+    this.#basesSha256 ??= this.#running().replica.basesSha256();
+    return this.#basesSha256;
+  }
+
+  /** With --state: what is kept if the step counts, before anyone can count it. */
+  #proposeOwn({ task: { step }, tokens }: Work): void {
+    if (this.#own === null || tokens === 0) return;
+    this.#own.propose(this.#replica!.slots, step, this.#basesHash(), this.#locals);
+    this.#proposedStep = step;
   }
 
   #sayFeedbackIsLost(step: number, reason: string): void {
@@ -222,6 +267,7 @@ class Trainer {
     const { record, sequence, step } = commit;
     const { config, shape, replica } = this.#running();
     if (record.type === 'basis') {
+      this.#basesSha256 = null;
       const { moments } = config.method;
       const { betas } = config.optimizer;
       applyRecord(replica, { config, shape }, commit, tensors, (change) =>
@@ -237,10 +283,7 @@ class Trainer {
     applyRecord(replica, { config, shape }, commit, tensors);
     const { trainerId } = this.#options;
     const isCounted = record.members.some((member) => member.trainerId === trainerId);
-    if (!this.#locals.decide(step, isCounted)) {
-      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
-    }
-    this.#takeMeans(step, record.tokens, tensors);
+    this.#decideLocals(step, isCounted, record.tokens, tensors);
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -254,6 +297,29 @@ class Trainer {
     this.#activity(`step ${step} applied`);
     if (step % config.method.update_proj_gap === 0) this.#tellHash();
     this.#times.mark('appliedMs', nowMs());
+  }
+
+  /** What this trainer keeps is from now on that after the step. */
+  #decideLocals(
+    step: number,
+    isCounted: boolean,
+    tokens: number,
+    tensors: readonly AssembledTensor[],
+  ): void {
+    const { slots } = this.#running().replica;
+    const own = this.#own;
+    const isGood = this.#locals.decide(step, isCounted);
+    const found = own?.atRecord(slots, step, isCounted, this.#basesHash()) ?? null;
+    if (!this.#takeOwn(step, found) && !isGood && own?.isOfLaterStep(step) !== true) {
+      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
+    }
+    this.#takeMeans(step, tokens, tensors);
+    if (own === null || this.#proposedStep === 0) return;
+    if (slots.some((slot) => momentsIn(slot, step).length > 0)) {
+      own.keep(slots, step, this.#basesHash(), this.#locals);
+    } else if (this.#proposedStep === step) {
+      own.settle(isCounted);
+    }
   }
 
   /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
@@ -328,6 +394,7 @@ class Trainer {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),
       hyper: { ...hyperparametersOf(config), weightDecay: 0 },
       learningRateAt: (share: number) => learningRate(config.optimizer, step - 1 + share, config.steps),
+      proximalMu: config.local_steps.proximal_mu,
     };
     return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
   }
@@ -359,6 +426,7 @@ class Trainer {
     this.#timed(() => work.contributeHeld());
     this.#link.setActivity({ tokensPerSecond: work.tokens / this.#workSeconds });
     work.isAnswered = true;
+    this.#proposeOwn(work);
     this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
     this.#times.mark('contributedMs', nowMs());
     this.#activity(`step ${step}: contribution sent`);
