@@ -9,13 +9,7 @@
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { bytesOf, floatsOf } from '../array-bytes.ts';
-import {
-  moveState,
-  readState,
-  removeState,
-  writeState,
-  type StoredState,
-} from '../files/state-file.ts';
+import { moveState, readState, removeState, writeState, type StoredState } from '../files/state-file.ts';
 import type { Slot } from '../galore/slot.ts';
 import { localFault, localTensors } from '../galore/state-table.ts';
 import type { Logger } from '../log.ts';
@@ -83,7 +77,12 @@ export class OwnState {
   }
 
   /** What is right after the record of a step, or why it is not; null: of that step nothing is here. */
-  atRecord(slots: readonly Slot[], step: number, isCounted: boolean, bases: string): OwnValues | string | null {
+  atRecord(
+    slots: readonly Slot[],
+    step: number,
+    isCounted: boolean,
+    bases: string,
+  ): OwnValues | string | null {
     if (this.#kept?.step === step) return this.#values(slots, this.#kept, bases);
     if (!isCounted || this.#next?.step !== step) return null;
     this.settle(true);
@@ -163,7 +162,11 @@ export class OwnState {
       work();
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
-      this.#logger.warn('trainer.state', {}, `${reason}; a trainer that is started again would begin with zeros`);
+      this.#logger.warn(
+        'trainer.state',
+        {},
+        `${reason}; a trainer that is started again would begin with zeros`,
+      );
     }
   }
 }
