@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import { RUN_PRESETS } from './run-presets.ts';
+import { POOLINGS } from '../model/pooling.ts';
 import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
 
 /** Counts travel as uint32. */
@@ -85,6 +86,12 @@ const task = z.strictObject({
     .max(10_000)
     .optional()
     .describe('For sequence-classification: the labels, in the order of their numbers'),
+  pooling: z
+    .enum(POOLINGS)
+    .optional()
+    .describe(
+      'For sequence-classification: what a text is told from, its first token (through a dense layer with tanh) or the mean of its tokens; default: as the folder says',
+    ),
 });
 
 const data = z.strictObject({
