@@ -41,11 +41,6 @@ test('any 8 bytes of a text are found, wherever they stand, and 7 are not', (t) 
 
 test('any four ids in a row are found as int32, uint16 and varint, at any alignment', (t) => {
   const secrets = { ...NOTHING, tokenSequences: [[5, 6, 7], IDS] };
-  t.is(
-    IDS.slice(-2).every((id) => id < 256),
-    true,
-    'small ids are among them',
-  );
   for (let first = 0; first + 4 <= IDS.length; first++) {
     const run = IDS.slice(first, first + 4);
     const what = run.join(' ');
