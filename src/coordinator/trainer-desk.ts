@@ -5,7 +5,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type { CloseReason } from '../protocol/close-codes.ts';
+import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message, SnapshotProgress } from '../protocol/messages.ts';
 import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
@@ -97,7 +97,8 @@ export class TrainerDesk {
     this.#forget(trainerId);
     const text = `${reason || 'the connection ended'} (${code})`;
     this.#around.logger.info('trainer.lost', { trainer: trainerId, code }, `${trainerId} left: ${text}`);
-    this.#around.dispatch({ type: 'trainerLost', trainerId, reason: text });
+    const isRefused = code === CLOSE_CODES.INVALID_CONTRIBUTION.code;
+    this.#around.dispatch({ type: 'trainerLost', trainerId, reason: isRefused ? reason : text, isRefused });
   }
 
   /** Closes a trainer's connection; nothing more is reported of it. */
