@@ -46,6 +46,7 @@ async function startDesk(
     runId: 'r',
     journal,
     newestCheckpoint,
+    verified: new Map<number, string>(),
   };
   const facts: Fact[] = [];
   const awaited = new Set<string>();
