@@ -40,6 +40,15 @@ export function expectFrames(contributionBytes: number): void {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWTH_PERCENT}`);
 }
 
+/**
+ * For a coordinator when it starts: what is collected is given back. V8 would leave the holes where garbage was, to be
+ * filled later, and the pages would become more and more in the first minutes. Measured in a run of a tiny model: 86 MB
+ * resident instead of 91, for 20 ms more each time everything is collected, which is seldom and takes 20 ms anyway.
+ */
+export function keepHeapCompact(): void {
+  setFlagsFromString('--compact-on-every-full-gc');
+}
+
 /** How much more garbage than at the last collection of everything a process may hold. */
 const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
 
