@@ -23,23 +23,27 @@ test('everything is collected when the heap has grown by so much since it was la
 });
 
 test('garbage made while no step ends does not pile up in a coordinator', (t) => {
-  // 150 MB that live long enough to become old, in a process that looks after every megabyte.
+  // What lives long enough to become old, in a process that looks now and then.
+  const heap = JSON.stringify(new URL('../src/heap.js', import.meta.url).href);
   const program = `
-    import { collectGrownHeap, keepHeapCompact, keepYoungGenerationSmall } from ${JSON.stringify(new URL('../src/heap.js', import.meta.url).href)};
+    import { collectGrownHeap, keepHeapCompact, keepYoungGenerationSmall } from ${heap};
     keepYoungGenerationSmall();
     keepHeapCompact();
     collectGrownHeap();
     const before = process.memoryUsage().heapTotal;
     let most = 0, kept = [];
-    for (let i = 0; i < 1500; i++) {
-      kept.push(Array.from({ length: 12_800 }, (_, k) => k + 0.5));
-      if (kept.length === 10) { kept = []; collectGrownHeap(); most = Math.max(most, process.memoryUsage().heapTotal); }
+    for (let i = 0; i < 3000; i++) {
+      kept.push(Array.from({ length: 1000 }, (_, k) => ({ k })));
+      if (kept.length < 100) continue;
+      kept = [];
+      collectGrownHeap();
+      most = Math.max(most, process.memoryUsage().heapTotal);
     }
     console.log(Math.round((most - before) / ${MB}));`;
   const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
     encoding: 'utf8',
   });
   t.is(stderr, '');
-  const grownMb = Number(stdout);
-  t.true(grownMb < 16, `the heap grew by ${grownMb} MB`);
+  // 25 MB if V8 alone decides.
+  t.true(Number(stdout) <= 12, `the heap grew by ${stdout} MB`);
 });
