@@ -26,9 +26,8 @@ test('garbage made while no step ends does not pile up in a coordinator', (t) =>
   // What lives long enough to become old, in a process that looks now and then.
   const heap = JSON.stringify(new URL('../src/heap.js', import.meta.url).href);
   const program = `
-    import { collectGrownHeap, keepHeapCompact, keepYoungGenerationSmall } from ${heap};
+    import { collectGrownHeap, keepYoungGenerationSmall } from ${heap};
     keepYoungGenerationSmall();
-    keepHeapCompact();
     collectGrownHeap();
     const before = process.memoryUsage().heapTotal;
     let most = 0, kept = [];

@@ -8,7 +8,7 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
-import { collectGrownFrames, collectGrownHeap, expectFrames, keepHeapCompact } from '../heap.ts';
+import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
 import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
@@ -50,7 +50,6 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { config, logger, onReport } = options;
-  keepHeapCompact();
   const doorkeeper = await Doorkeeper.open(config, logger);
   if (doorkeeper.warning !== null) {
     logger.warn('coordinator.open', { host: config.coordinator.host }, doorkeeper.warning);
