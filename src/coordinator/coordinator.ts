@@ -142,7 +142,7 @@ class Coordinator {
       dispatch,
       committedStep: () => this.#state.step,
       nowMs: clock.nowMs,
-      pause: async (durationMs) => void (await (durationMs === 0 ? setImmediate() : sleep(durationMs))),
+      pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger: this.#peerLogger,
