@@ -2,17 +2,16 @@
  * What a run shows of itself: one status line that is redrawn on a terminal, plain lines elsewhere.
  * This file decides the words; display.ts puts them on the screen. Pure.
  */
-import type { RunReport, RunSummary, StepReport } from '../coordinator/api.ts';
+import type { RunReport, RunSummary, StepReport, Validation } from '../coordinator/api.ts';
 import { printable } from '../log.ts';
 import { formatBytes, formatCount, formatDuration, formatLoss, formatPerplexity } from './format.ts';
 
 /** The status line of a terminal. */
 export function statusLine(report: StepReport): string {
-  const perplexity = report.validationPerplexity;
   return [
     `step ${report.step}/${report.totalSteps}`,
-    `loss ${formatLoss(report.loss)}`,
-    ...(perplexity === null ? [] : [`val ppl ${formatPerplexity(perplexity)}`]),
+    `loss ${report.loss === null ? 'not told' : formatLoss(report.loss)}`,
+    ...(report.validation === null ? [] : [shortValidation(report.validation, ' ')]),
     `${formatCount(report.tokensPerSecond)} tok/s`,
     `${formatBytes(report.bytesUp)} up ${formatBytes(report.bytesDown)} down per step`,
     report.assigned > report.trainers
@@ -24,11 +23,10 @@ export function statusLine(report: StepReport): string {
 
 /** The same facts for a file or a pipe: name and value in turn, ASCII only, made to be searched. */
 export function stepLine(report: StepReport): string {
-  const perplexity = report.validationPerplexity;
   return [
     `step ${report.step}/${report.totalSteps}`,
-    `loss ${Number.isFinite(report.loss) ? report.loss.toFixed(4) : report.loss}`,
-    ...(perplexity === null ? [] : [`val_ppl ${formatPerplexity(perplexity)}`]),
+    `loss ${report.loss === null ? '-' : Number.isFinite(report.loss) ? report.loss.toFixed(4) : report.loss}`,
+    ...(report.validation === null ? [] : [shortValidation(report.validation, '_')]),
     `lr ${Number(report.learningRate.toPrecision(4))}`,
     `tok/s ${formatCount(report.tokensPerSecond)}`,
     `up ${formatBytes(report.bytesUp)}`,
@@ -42,7 +40,7 @@ export function stepLine(report: StepReport): string {
 export function permanentLine(report: RunReport, shownPath: (path: string) => string): string | null {
   switch (report.type) {
     case 'evaluation':
-      return `evaluation at step ${report.step}: loss ${report.loss.toFixed(4)}, perplexity ${formatPerplexity(report.perplexity)}`;
+      return `evaluation at step ${report.step}: loss ${report.loss.toFixed(4)}, ${longValidation(report)}`;
     case 'checkpoint':
       return `checkpoint of step ${report.step}: ${printable(shownPath(report.path))}`;
     case 'notice':
@@ -91,18 +89,30 @@ export function summaryLines(
       `to go on: ${words.resume}`,
     ];
   }
-  const perplexity =
-    summary.validationPerplexity === null
-      ? ''
-      : `, validation perplexity ${formatPerplexity(summary.validationPerplexity)}`;
+  const validation = summary.validation === null ? '' : `, validation ${longValidation(summary.validation)}`;
   // A run that was complete when it was resumed has made no step now.
   const loss = Number.isNaN(summary.lastLoss) ? '' : `, loss ${summary.lastLoss.toFixed(4)}`;
   return [
-    `done: ${plural(summary.step, 'step')}${loss}${perplexity}`,
+    `done: ${plural(summary.step, 'step')}${loss}${validation}`,
     ...checkpoint,
     ...sha,
     `to try it: ${words.generate}`,
   ];
+}
+
+function shortValidation({ loss, accuracy }: Validation, gap: string): string {
+  if (accuracy !== null) return `val${gap}acc ${percent(accuracy)}`;
+  return `val${gap}ppl ${formatPerplexity(Math.exp(loss))}`;
+}
+
+function longValidation({ loss, accuracy }: Validation): string {
+  return accuracy === null
+    ? `perplexity ${formatPerplexity(Math.exp(loss))}`
+    : `accuracy ${percent(accuracy)}`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)}%`;
 }
 
 function plural(count: number, word: string): string {

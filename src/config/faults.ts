@@ -60,6 +60,11 @@ export function relationFault(path: string, value: unknown, rule: string): Fault
   return { path: path.split('.'), value: shown, allowed: rule, sentence: `${path} is ${shown}; ${rule}` };
 }
 
+/** A field that others make necessary is not there. */
+export function missingFault(path: string, rule: string): Fault {
+  return { path: path.split('.'), value: 'missing', allowed: rule, sentence: `${path} is missing; ${rule}` };
+}
+
 /** A fault of something that could not be read at all. */
 export function unreadableFault(path: readonly string[], value: unknown, problem: string): Fault {
   return { path, value: showValue(value), allowed: problem, sentence: problem };

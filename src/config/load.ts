@@ -124,6 +124,8 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
     if (path === '~' || path.startsWith('~/')) return join(options.homeDir, path.slice(1));
     return isAbsolute(path) ? path : resolve(options.workingDir, path);
   };
+  const absoluteEach = (path: string | string[]) =>
+    typeof path === 'string' ? absolute(path) : path.map(absolute);
   const { model, data, tokenizer, coordinator } = config;
   const { auth, tls } = coordinator;
   return {
@@ -132,7 +134,7 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
     model: { ...model, ...(model.path === undefined ? {} : { path: absolute(model.path) }) },
     data: {
       ...data,
-      path: typeof data.path === 'string' ? absolute(data.path) : data.path.map(absolute),
+      ...(data.path === undefined ? {} : { path: absoluteEach(data.path) }),
       ...(data.validation_path === undefined ? {} : { validation_path: absolute(data.validation_path) }),
       ...(data.cache_dir === undefined ? {} : { cache_dir: absolute(data.cache_dir) }),
     },

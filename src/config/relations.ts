@@ -9,6 +9,7 @@ import { schemaAt } from './json-schema.ts';
 import { LOCAL_STEP_RULES } from './local-step-relations.ts';
 import { METHOD_RULES } from './method-relations.ts';
 import { POLICY_RULES } from './policy-relations.ts';
+import { TASK_RULES } from './task-relations.ts';
 
 /** The value of a field: as given, else the default; undefined if it has neither or is at fault. */
 export type FieldReader = (path: string) => unknown;
@@ -239,6 +240,7 @@ const RULES: readonly Rule[] = [
   ...METHOD_RULES,
   ...POLICY_RULES,
   ...LOCAL_STEP_RULES,
+  ...TASK_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
   decayIsUsed,

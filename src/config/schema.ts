@@ -74,11 +74,31 @@ const model = z
   .pipe(modelFields)
   .describe('A size such as 60m, or a mapping: size, path, or the fields of a config.json');
 
+/** What is learnt: the next token, or the label of a whole text. */
+export const TASKS = ['causal-lm', 'sequence-classification'] as const;
+
+const task = z.strictObject({
+  type: z.enum(TASKS).default('causal-lm').describe('What is learnt: the next token, or the label of a text'),
+  labels: z
+    .array(z.string().min(1).max(200))
+    .min(2)
+    .max(10_000)
+    .optional()
+    .describe('For sequence-classification: the labels, in the order of their numbers'),
+});
+
 const data = z.strictObject({
   path: z
     .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
+    .optional()
     .describe(
-      'Text or JSONL files, or folders of them; npm:PACKAGE/FOLDER names a folder of an installed package',
+      'Text or JSONL files, or folders of them; npm:PACKAGE/FOLDER names a folder of an installed package; none with local',
+    ),
+  local: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Every trainer reads its own data (galore trainer --data), and nothing of it leaves; batch_size is then that of each trainer',
     ),
   format: z.enum(['auto', 'text', 'jsonl']).default('auto').describe('auto: by the end of the file name'),
   order: z
@@ -556,7 +576,8 @@ export const runConfigSchema = z.strictObject({
       'How numbers travel from end to end; what the file says itself wins. docs/methods.md has the table',
     ),
   model,
-  data,
+  task: task.prefault({}),
+  data: data.prefault({}),
   tokenizer: tokenizer.prefault({}),
   seq_len: z.int().min(2).default(128).describe('Tokens of a training sequence'),
   batch_size: count.default(16).describe('Sequences of an optimizer step, over all trainers together'),

@@ -40,18 +40,25 @@ export interface RunningCoordinator {
 /** What happened, for people. Bytes are those of one step on all the sockets together. */
 export type RunReport =
   | StepReport
-  | { readonly type: 'evaluation'; readonly step: number; readonly loss: number; readonly perplexity: number }
+  | ({ readonly type: 'evaluation'; readonly step: number } & Validation)
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   | { readonly type: 'notice'; readonly text: string }
   /** Something long before or between steps; `share` is from 0 to 1. */
   | { readonly type: 'progress'; readonly text: string; readonly share: number };
+
+/** How good the model is on held-out data. */
+export interface Validation {
+  readonly loss: number; // nats per token, or per sequence that is classified
+  /** Share of the sequences that got their label; null where tokens are predicted. */
+  readonly accuracy: number | null;
+}
 
 /** One committed step. */
 export interface StepReport {
   readonly type: 'step';
   readonly step: number;
   readonly totalSteps: number;
-  readonly loss: number; // nats per token
+  readonly loss: number | null; // nats per token, or per sequence that is classified; null: nobody tells theirs
   readonly tokens: number;
   readonly seconds: number;
   readonly tokensPerSecond: number;
@@ -60,7 +67,7 @@ export interface StepReport {
   readonly trainers: number; // whose contributions count
   readonly assigned: number; // that were given work
   readonly learningRate: number;
-  readonly validationPerplexity: number | null; // of the last evaluation
+  readonly validation: Validation | null; // of the last evaluation
   readonly etaSeconds: number;
 }
 
@@ -71,7 +78,7 @@ export interface RunSummary {
   readonly totalSteps: number;
   readonly dir: string;
   readonly lastLoss: number;
-  readonly validationPerplexity: number | null;
+  readonly validation: Validation | null;
   readonly checkpointPath: string | null;
   readonly weightsSha256: string | null;
   /**

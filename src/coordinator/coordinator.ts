@@ -108,7 +108,7 @@ class Coordinator {
     const { config, shape, dataset, metrics, evaluations } = run;
     const { logger, onReport } = options;
     const nowMs = this.#clock.nowMs();
-    const plan = planOf(config, shape, dataset.validation?.count ?? 0);
+    const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
     this.#state = initialState(plan, {
       ...run.start,
       checkpointedStep: run.newestCheckpoint.step,
@@ -116,7 +116,7 @@ class Coordinator {
     });
     const dispatch: Dispatch = (fact) => this.#dispatch(fact);
     const onFailure = (error: unknown): void => this.#fail(error);
-    this.#metrics = new RunMetrics(config.steps, { metrics, evaluations }, { onReport, onFailure }, nowMs);
+    this.#metrics = new RunMetrics(config, { metrics, evaluations }, { onReport, onFailure }, nowMs);
     this.#traffic = new Traffic(shape.slots);
     this.#peerLogger = createRateLimitedLogger(logger, PEER_LINES, () => this.#clock.nowMs());
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
@@ -131,7 +131,12 @@ class Coordinator {
     };
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32), earlyUpdate, this.#spillFile);
     this.#steps.setRanks(ranksOf(this.#state.bases));
-    this.#evaluations = new EvaluationDesk(dataset, config.seq_len, plan.evaluationSequences, dispatch);
+    this.#evaluations = new EvaluationDesk(
+      dataset?.validation ?? null,
+      config.seq_len,
+      plan.evaluationSequences,
+      dispatch,
+    );
     const clock = { nowMs: () => this.#clock.nowMs() };
     this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
     this.#trainers = new TrainerDesk(run, {
@@ -292,24 +297,21 @@ class Coordinator {
     const next = nextRefreshSlots(plan, step, bases, refreshSlots);
     const flushSlots = next.filter((index) => isFlushed(this.#run.shape.slots[index]!));
     this.#steps.assigned(effect, flushSlots);
-    const { seed, data, seq_len: seqLen } = this.#run.config;
-    const { train } = this.#run.dataset;
-    const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
+    const { seed, data, seq_len: seqLen, batch_size: batchSize } = this.#run.config;
+    const { dataset } = this.#run;
+    const assignment = { kind: 'stepAssignment', step, seed, refreshSlots, flushSlots, deadlineMs } as const;
     const session = this.#trainers.get(trainerId);
     session?.enqueue(async () => {
+      const learningRate = this.#steps.learningRate(step);
+      if (dataset === null) {
+        const own = { sequences: null, localExamples: batchSize } as const;
+        return session.connection.send({ ...assignment, learningRate, ...own });
+      }
+      const { train } = dataset;
+      const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));
       const sequences = await readSequences(train, indices, positions, seqLen);
       this.#steps.expect(trainerId, positions, countedLabels(sequences));
-      const learningRate = this.#steps.learningRate(step);
-      session.connection.send({
-        kind: 'stepAssignment',
-        step,
-        learningRate,
-        seed,
-        sequences,
-        refreshSlots,
-        flushSlots,
-        deadlineMs,
-      });
+      session.connection.send({ ...assignment, learningRate, sequences, localExamples: 0 });
     });
   }
 
@@ -445,8 +447,8 @@ class Coordinator {
     if (session !== undefined) this.#evaluations.assign(effect, session);
   }
 
-  #reportEvaluation({ step, lossSum, tokens }: EffectOf<'reportEvaluation'>): void {
-    this.#metrics.evaluated(step, lossSum, tokens);
+  #reportEvaluation({ step, parts }: EffectOf<'reportEvaluation'>): void {
+    this.#metrics.evaluated(step, parts);
     this.#metrics.restartClock(this.#clock.nowMs());
   }
 
@@ -501,7 +503,7 @@ class Coordinator {
       totalSteps: this.#run.config.steps,
       dir: this.#run.config.dir,
       lastLoss: this.#metrics.lastLoss ?? NaN,
-      validationPerplexity: this.#metrics.validationPerplexity,
+      validation: this.#metrics.validation,
       checkpointPath: path,
       weightsSha256,
       checkpointFailure: newest.step >= step ? null : (failure ?? unexplained),

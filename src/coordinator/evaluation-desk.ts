@@ -2,7 +2,7 @@
  * Held-out sequences on their way to trainers and their losses on the way back. A share may be too
  * large for a message: it travels in portions whose answers are added up.
  */
-import type { Dataset, SequenceSource } from '../files/dataset.ts';
+import type { SequenceSource } from '../files/dataset.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import type { EvaluationMessage, Sequences } from '../protocol/messages.ts';
@@ -18,7 +18,11 @@ interface Tally {
   outstanding: number;
   tokens: number;
   lossSum: number;
+  /** Null as long as nothing was classified. */
+  correct: number | null;
 }
+
+const NOTHING = { tokens: 0, lossSum: 0, correct: null };
 
 export class EvaluationDesk {
   readonly #source: SequenceSource | null;
@@ -28,9 +32,12 @@ export class EvaluationDesk {
   /** By trainer; it answers its shares in the order it was given them. */
   readonly #tallies = new Map<string, Tally[]>();
 
-  /** @param sequenceCount sequences of one evaluation; the core numbers them from 0 */
-  constructor(dataset: Dataset, seqLen: number, sequenceCount: number, dispatch: Dispatch) {
-    this.#source = dataset.validation;
+  /**
+   * @param source what is held out; null: every trainer has data of its own
+   * @param sequenceCount sequences of one evaluation; the core numbers them from 0
+   */
+  constructor(source: SequenceSource | null, seqLen: number, sequenceCount: number, dispatch: Dispatch) {
+    this.#source = source;
     this.#seqLen = seqLen;
     this.#sequenceCount = sequenceCount;
     this.#dispatch = dispatch;
@@ -42,12 +49,12 @@ export class EvaluationDesk {
     session: Session,
   ): void {
     const source = this.#source;
-    if (source === null) return;
+    if (source === null) return this.#assignOwn(trainerId, step, session);
     const portion = maxSequencesPerAssignment(this.#seqLen + 1);
     const earlier = (this.#tallies.get(trainerId) ?? []).filter((tally) => tally.step === step);
     const outstanding = Math.ceil(sequences.length / portion);
     const mostTokens = sequences.length * this.#seqLen;
-    this.#tallies.set(trainerId, [...earlier, { step, mostTokens, outstanding, tokens: 0, lossSum: 0 }]);
+    this.#tallies.set(trainerId, [...earlier, { ...NOTHING, step, mostTokens, outstanding }]);
     for (let start = 0; start < sequences.length; start += portion) {
       const indices = sequences.slice(start, start + portion).map((number) => this.#spread(number, source));
       session.enqueue(async () => {
@@ -57,11 +64,16 @@ export class EvaluationDesk {
     }
   }
 
+  #assignOwn(trainerId: string, step: number, session: Session): void {
+    this.#tallies.set(trainerId, [{ ...NOTHING, step, mostTokens: Infinity, outstanding: 1 }]);
+    session.send({ kind: 'evaluationAssignment', step, sequences: null });
+  }
+
   /**
    * Takes one answer; the last one of a share is reported to the core, and so is one nobody asked for.
    * @throws ProtocolError for more tokens than were assigned
    */
-  accept(trainerId: string, { step, tokens, lossSum }: EvaluationMessage): void {
+  accept(trainerId: string, { step, tokens, lossSum, correct }: EvaluationMessage): void {
     const tallies = this.#tallies.get(trainerId) ?? [];
     const [tally] = tallies;
     if (tally?.step !== step) {
@@ -75,11 +87,16 @@ export class EvaluationDesk {
       );
     }
     tally.lossSum += lossSum;
+    if (correct !== undefined) tally.correct = (tally.correct ?? 0) + correct;
     tally.outstanding--;
     if (tally.outstanding > 0) return;
     tallies.shift();
+    const told = tally.correct === null ? {} : { correct: tally.correct };
     const { tokens: allTokens, lossSum: allLosses } = tally;
-    this.#dispatch({ type: 'evaluationReceived', trainerId, step, tokens: allTokens, lossSum: allLosses });
+    this.#dispatch({
+      ...{ type: 'evaluationReceived', trainerId, step, tokens: allTokens, lossSum: allLosses },
+      ...told,
+    });
   }
 
   /** The trainer is gone. */

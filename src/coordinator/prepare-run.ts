@@ -8,8 +8,9 @@ import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
-import { prepareDataset, type Dataset } from '../files/dataset.ts';
-import { checkVocabulary } from '../files/tokenizer.ts';
+import { dataOptions, prepareDataset, type Dataset } from '../files/dataset.ts';
+import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
+import type { SiteFacts } from '../protocol/messages.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
 import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
@@ -21,6 +22,7 @@ import { newModel, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
+import { siteFacts } from './site-facts.ts';
 import { planNotice, trafficNotice } from './traffic-notice.ts';
 import { trafficPlan } from './traffic-plan.ts';
 import {
@@ -49,7 +51,12 @@ export interface PreparedRun {
   readonly evaluations: MetricsLog;
   readonly checkpointsDir: string;
   readonly journal: Journal;
-  readonly dataset: Dataset;
+  /** Null where every trainer has data of its own. */
+  readonly dataset: Dataset | null;
+  /** The hash of the weights of step 0; empty: of an older run that did not note it. */
+  readonly baseSha256: string;
+  /** What trainers with data of their own are told; null: they have none. */
+  readonly site: SiteFacts | null;
   readonly modelJson: string;
   readonly shape: RunShape;
   readonly schemaHash: Uint8Array;
@@ -99,9 +106,9 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const onNotice = (text: string): void => onReport({ type: 'notice', text });
   const directory = mode === 'resume' ? await openRunDirectory(config.dir, onNotice) : null;
   if (directory !== null) closers.add(() => directory.close());
-  const dataset = await openDataset(options);
-  closers.add(() => dataset.close());
-  const run = directory === null ? await createRun(options, dataset, closers) : directory;
+  const { dataset, tokenizer } = await openData(options);
+  if (dataset !== null) closers.add(() => dataset.close());
+  const run = directory === null ? await createRun(options, { dataset, tokenizer }, closers) : directory;
   const { checkpointsDir } = run;
   await removeCheckpointLeftovers(checkpointsDir);
   const verified: VerifiedStamps = new Map();
@@ -115,7 +122,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   closers.add(() => checkpoint.close()); // a second time does nothing
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
-  const { modelJson, texts } = await readTexts(checkpoint, dataset);
+  const { modelJson, texts } = await readTexts(checkpoint, tokenizer);
   const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
   const shape = buildRunShape(config, model);
@@ -133,6 +140,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     );
   }
   const { path, step, manifest } = checkpoint;
+  const baseSha256 = step === 0 ? manifest.weightsSha256 : (checkpoint.run.baseSha256 ?? '');
   await checkpoint.close();
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
   closers.add(() => metrics.close());
@@ -157,6 +165,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     checkpointsDir,
     journal,
     dataset,
+    site: config.data.local ? siteFacts(texts.tokenizerJson, baseSha256) : null,
+    baseSha256,
     modelJson,
     shape,
     schemaHash: schemaHashOf(shape),
@@ -185,7 +195,8 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
     refreshedStep: at.refreshedStep,
     ...(at.bases.length === 0 ? {} : { bases: at.bases }),
     cursor: at.cursor,
-    epochSequences: run.dataset.train.count,
+    ...(run.dataset === null ? {} : { epochSequences: run.dataset.train.count }),
+    ...(run.baseSha256 === '' ? {} : { baseSha256: run.baseSha256 }),
     seed: run.config.seed,
     schedulePosition: at.step,
     members,
@@ -193,26 +204,36 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
   };
 }
 
-async function openDataset({ config, cacheDir, onReport }: CoordinatorOptions): Promise<Dataset> {
+/** The tokenizer of the run, and the data where the coordinator has it. */
+interface RunData {
+  readonly dataset: Dataset | null;
+  readonly tokenizer: Tokenizer;
+}
+
+async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
+  if (config.data.local) {
+    const { type, path } = config.tokenizer;
+    return { dataset: null, tokenizer: type === 'byte' ? byteTokenizer() : loadTokenizer(path!) };
+  }
   const dataset = await prepareDataset({
-    data: config.data,
+    data: dataOptions(config.data),
     tokenizer: config.tokenizer,
     seqLen: config.seq_len,
     cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),
     onProgress: (text, share) => onReport({ type: 'progress', text, share }),
   });
   for (const text of dataset.notices) onReport({ type: 'notice', text });
-  return dataset;
+  return { dataset, tokenizer: dataset.tokenizer };
 }
 
 async function createRun(
   options: CoordinatorOptions,
-  dataset: Dataset,
+  { dataset, tokenizer }: RunData,
   closers: Closers,
 ): Promise<RunDirectory> {
   const { config } = options;
-  const model = await newModel(config, dataset.tokenizer);
-  checkVocabulary(dataset.tokenizer, model.vocabSize);
+  const model = await newModel(config, tokenizer);
+  checkVocabulary(tokenizer, model.vocabSize);
   checkTargets(config, buildRunShape(config, model));
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
@@ -222,10 +243,10 @@ async function createRun(
   });
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
-  const facts = { runId, epochSequences: dataset.train.count };
+  const facts = { runId, ...(dataset === null ? {} : { epochSequences: dataset.train.count }) };
   await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, {
     configJson: JSON.stringify(toHuggingFace(model), null, 2),
-    ...(dataset.tokenizer.json === null ? {} : { tokenizerJson: dataset.tokenizer.json }),
+    ...(tokenizer.json === null ? {} : { tokenizerJson: tokenizer.json }),
   });
   return directory;
 }
@@ -233,12 +254,12 @@ async function createRun(
 /** The texts that every checkpoint carries, from the newest one; the tokenizer must still be that of the data. */
 async function readTexts(
   checkpoint: OpenCheckpoint,
-  dataset: Dataset,
+  tokenizer: Tokenizer,
 ): Promise<{ modelJson: string; texts: CheckpointTexts }> {
   const modelJson = await checkpoint.readText('config.json');
   if (modelJson === null) throw new CheckpointError(checkpoint.path, `${checkpoint.path} has no config.json`);
   const tokenizerJson = await checkpoint.readText('tokenizer.json');
-  if (tokenizerJson !== null && dataset.tokenizer.json !== null && tokenizerJson !== dataset.tokenizer.json) {
+  if (tokenizerJson !== null && tokenizer.json !== null && tokenizerJson !== tokenizer.json) {
     throw new CheckpointError(
       checkpoint.path,
       `the data gives another tokenizer than the one in ${checkpoint.path}: has data.path changed since the run began?`,

@@ -16,7 +16,7 @@ export async function restoreMetrics(metrics: MetricsLog, journal: Journal, step
     const { tokens, lossSum, learningRate, gradientNorm, members } = message.record;
     await metrics.append({
       step: message.step,
-      loss: lossSum / tokens,
+      loss: lossSum === null ? null : lossSum / tokens,
       tokens,
       seconds: 0,
       bytesUp: 0,

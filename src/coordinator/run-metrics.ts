@@ -2,10 +2,11 @@
  * What a run tells about itself: a line of metrics.jsonl for every committed step, a line of
  * evaluations.jsonl for every evaluation, and the reports that the command line shows.
  */
+import type { RunConfig } from '../config/schema.ts';
 import type { UpdateRecord } from '../protocol/messages.ts';
-import type { RunReport } from './api.ts';
+import type { RunReport, Validation } from './api.ts';
 import type { Outlier } from './core/outliers.ts';
-import type { AgreedHash, Effect } from './core/state.ts';
+import type { AgreedHash, Effect, EvaluationPart } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
 import { isDiskFull } from './store/full-disk.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
@@ -44,6 +45,9 @@ export interface StepSizes {
 
 export class RunMetrics {
   readonly #totalSteps: number;
+  /** Every trainer measures data of its own. */
+  readonly #isLocal: boolean;
+  readonly #isClassified: boolean;
   readonly #metrics: MetricsLog;
   readonly #evaluations: MetricsLog;
   readonly #onReport: (report: RunReport) => void;
@@ -52,7 +56,7 @@ export class RunMetrics {
   #lastTotals: SocketTotals = { bytesReceived: 0, bytesSent: 0 };
   #averageSeconds: number | null = null;
   #lastLoss: number | null = null;
-  #validationPerplexity: number | null = null;
+  #validation: Validation | null = null;
   /** Lines that are not written yet, oldest first; while the disk is full they stay here. */
   readonly #lines: { readonly log: MetricsLog; readonly line: MetricsLine }[] = [];
   #writing: Promise<void> | null = null;
@@ -61,7 +65,7 @@ export class RunMetrics {
   #fault: string | null = null;
 
   constructor(
-    totalSteps: number,
+    { steps, data, task }: Pick<RunConfig, 'steps' | 'data' | 'task'>,
     logs: { readonly metrics: MetricsLog; readonly evaluations: MetricsLog },
     listener: {
       readonly onReport: (report: RunReport) => void;
@@ -70,7 +74,9 @@ export class RunMetrics {
     },
     nowMs: number,
   ) {
-    this.#totalSteps = totalSteps;
+    this.#totalSteps = steps;
+    this.#isLocal = data.local;
+    this.#isClassified = task.type === 'sequence-classification';
     this.#metrics = logs.metrics;
     this.#evaluations = logs.evaluations;
     this.#onReport = listener.onReport;
@@ -82,8 +88,8 @@ export class RunMetrics {
     return this.#lastLoss;
   }
 
-  get validationPerplexity(): number | null {
-    return this.#validationPerplexity;
+  get validation(): Validation | null {
+    return this.#validation;
   }
 
   /** The clock of the next step starts here: the first step, or the end of an evaluation. */
@@ -109,7 +115,7 @@ export class RunMetrics {
     const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
     const bytesDown = totals.bytesSent - this.#lastTotals.bytesSent;
     this.#lastTotals = { bytesReceived: totals.bytesReceived, bytesSent: totals.bytesSent };
-    const loss = update.lossSum / update.tokens;
+    const loss = update.lossSum === null ? null : update.lossSum / update.tokens;
     this.#lastLoss = loss;
     const { learningRate, tokens, gradientNorm } = update;
     const trainers = update.members.length;
@@ -150,18 +156,35 @@ export class RunMetrics {
       trainers,
       assigned: assigned.length,
       learningRate,
-      validationPerplexity: this.#validationPerplexity,
+      validation: this.#validation,
       etaSeconds: this.#averageSeconds * (this.#totalSteps - step),
     });
   }
 
-  /** The held-out loss after a step is known. */
-  evaluated(step: number, lossSum: number, tokens: number): void {
-    const loss = lossSum / tokens;
-    const perplexity = Math.exp(loss);
-    this.#validationPerplexity = perplexity;
-    this.#write(this.#evaluations, { step, loss, perplexity, tokens });
-    this.#onReport({ type: 'evaluation', step, loss, perplexity });
+  /** What was measured of the held-out data after a step. */
+  evaluated(step: number, parts: readonly EvaluationPart[]): void {
+    const { loss, tokens, accuracy } = this.#measured(parts);
+    this.#validation = { loss, accuracy };
+    const sites = this.#isLocal
+      ? {
+          sites: Object.fromEntries(
+            parts
+              .filter(({ tokens }) => tokens > 0)
+              .map((part) => [part.trainerId, figures(this.#measured([part]))]),
+          ),
+        }
+      : {};
+    this.#write(this.#evaluations, { step, ...figures({ loss, tokens, accuracy }), ...sites });
+    this.#onReport({ type: 'evaluation', step, loss, accuracy });
+  }
+
+  /** Of all parts together. At least one has a token. */
+  #measured(parts: readonly EvaluationPart[]): Measured {
+    const sumOf = (amount: (part: EvaluationPart) => number): number =>
+      parts.reduce((sum, part) => sum + amount(part), 0);
+    const tokens = sumOf((part) => part.tokens);
+    const accuracy = this.#isClassified ? sumOf(({ correct = 0 }) => correct) / tokens : null;
+    return { loss: sumOf(({ lossSum }) => lossSum) / tokens, accuracy, tokens };
   }
 
   /** To be called now and then: lines for which there was no room are tried again. */
@@ -209,4 +232,12 @@ export class RunMetrics {
         this.#onReport({ type: 'notice', text: `${this.#fault}; the line is kept until there is room` });
     }
   }
+}
+
+interface Measured extends Validation {
+  readonly tokens: number;
+}
+
+function figures({ loss, tokens, accuracy }: Measured) {
+  return { loss, ...(accuracy === null ? { perplexity: Math.exp(loss) } : { accuracy }), tokens };
 }

@@ -134,7 +134,9 @@ export class StepDesk {
     }
     this.#awaitsBases = refreshSlots.length > 0;
     this.#staging.flush(flushSlots);
-    const mostTokens = positions.length * this.#config.seq_len;
+    const { data, seq_len: seqLen } = this.#config;
+    const sequences = data.local ? stepSequences(this.#config) : positions.length;
+    const mostTokens = sequences * seqLen;
     this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null });
   }
 

@@ -264,6 +264,7 @@ function sampleAssignment(config: RunConfig, trainers: number): Message {
       tokens: new Int32Array(positions.length * length),
       mask: new Uint8Array(0),
     },
+    localExamples: 0,
     refreshSlots: [],
     flushSlots: [],
     deadlineMs: config.coordinator.step_deadline_ms,

@@ -154,7 +154,8 @@ export class TrainerDesk {
       }
       case 'contribution': {
         const norm = steps.acceptContribution(trainerId, message);
-        const { step, tokens, lossSum } = message;
+        const { step, tokens, isLossWithheld } = message;
+        const lossSum = isLossWithheld === true ? null : message.lossSum;
         const told = norm === undefined ? {} : { norm };
         return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
@@ -247,6 +248,7 @@ export class TrainerDesk {
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
       snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor),
+      ...(this.#run.site === null ? {} : { site: this.#run.site }),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     const plan = { snapshot, firstTensor, nextSequence };

@@ -125,7 +125,7 @@ export class UpdateSums {
       type: 'update',
       learningRate,
       tokens: received.reduce((total, { tokens }) => total + tokens, 0),
-      lossSum: received.reduce((total, { lossSum }) => total + lossSum, 0),
+      lossSum: lossOf(received),
       members: received.map(({ trainerId, tokens }) => ({
         trainerId,
         tokens,
@@ -142,6 +142,15 @@ export class UpdateSums {
     if (byteLength > this.#scratch.length) this.#scratch = new Uint8Array(byteLength);
     return this.#scratch.subarray(0, byteLength);
   }
+}
+
+/** Of those that tell theirs, as if the others' mean were the same; null: nobody does. */
+function lossOf(received: readonly Received[]): number | null {
+  const tokensOf = (parts: readonly Received[]): number => parts.reduce((sum, { tokens }) => sum + tokens, 0);
+  const told = received.filter(({ lossSum }) => lossSum !== null);
+  if (told.length === 0) return null;
+  const sum = told.reduce((total, { lossSum }) => total + lossSum!, 0);
+  return told.length === received.length ? sum : (sum / tokensOf(told)) * tokensOf(received);
 }
 
 /** Sums all slots at once, in the order in which the first trainer sent them, and seals the record. */

@@ -40,9 +40,14 @@ const MAX_BPE_TEXT_LENGTH = 200_000_000;
 /** What is being done, and how far that is, from 0 to 1; every new text starts at 0 again. */
 export type OnProgress = (text: string, share: number) => void;
 
+/** Where the texts are. */
+export interface DataOptions extends Omit<RunConfig['data'], 'path' | 'local'> {
+  readonly path: string | readonly string[];
+}
+
 /** What `prepareDataset` needs. */
 export interface DatasetOptions {
-  readonly data: RunConfig['data'];
+  readonly data: DataOptions;
   readonly tokenizer: RunConfig['tokenizer'];
   readonly seqLen: number;
   /** Where token caches are kept; made if it does not exist. */
@@ -364,6 +369,13 @@ function validationNotices(options: DatasetOptions, header: TokenCacheHeader, co
 
 function totalBytes(sources: readonly Source[]): number {
   return sources.reduce((sum, source) => sum + source.bytes, 0);
+}
+
+/** The data of a run that the coordinator reads. */
+export function dataOptions(data: RunConfig['data']): DataOptions {
+  const { path } = data;
+  if (path === undefined) throw new OperatingError('the data of the run is with its trainers (data.local)');
+  return { ...data, path };
 }
 
 function pathsOf(path: string | readonly string[]): string {

@@ -24,6 +24,7 @@ import {
 } from './checks.ts';
 import { NUMBER_CODECS, STATE_CODECS, STREAM_NUMBERS } from './enums.ts';
 import {
+  MAX_CLASSES,
   MAX_CODECS,
   MAX_DIMENSIONS,
   MAX_JSON_LENGTH,
@@ -48,6 +49,7 @@ import {
   type PartMessage,
   type Peer,
   type Sequences,
+  type SiteFacts,
   type SnapshotHeader,
   type SnapshotProgress,
   type StreamName,
@@ -118,6 +120,7 @@ export const DECODERS: Decoders = {
     heartbeatIntervalMs: checkUint(body.heartbeatIntervalMs, 'heartbeat_interval_ms', 1),
     heartbeatTimeoutMs: checkUint(body.heartbeatTimeoutMs, 'heartbeat_timeout_ms', 1),
     snapshot: body.snapshot === null || body.snapshot === undefined ? null : snapshotHeader(body.snapshot),
+    ...(body.site ? { site: siteFacts(body.site) } : {}),
   }),
   goodbye: (body) => ({
     kind: 'goodbye',
@@ -143,7 +146,7 @@ export const DECODERS: Decoders = {
     step: checkStep(body.step),
     learningRate: checkAmount(body.learningRate, 'learning_rate'),
     seed: checkUint(body.seed, 'seed'),
-    sequences: sequences(body.sequences),
+    ...assignedWork(body),
     refreshSlots: checkSlots(body.refreshSlots, 'refresh_slots'),
     flushSlots: checkSlots(body.flushSlots, 'flush_slots'),
     deadlineMs: checkUint(body.deadlineMs, 'deadline_ms'),
@@ -182,6 +185,8 @@ export const DECODERS: Decoders = {
     tokens: checkUint(body.tokens, 'tokens'),
     lossSum: checkLoss(body.lossSum, 'loss_sum'),
     checksum: checkUint(body.checksum, 'checksum'),
+    ...(body.weight === 0 ? {} : { weight: checkAmount(body.weight, 'weight') }),
+    ...withheld(body),
   }),
   commit: (body) => ({
     kind: 'commit',
@@ -202,13 +207,15 @@ export const DECODERS: Decoders = {
   evaluationAssignment: (body) => ({
     kind: 'evaluationAssignment',
     step: checkUint(body.step, 'step'),
-    sequences: sequences(body.sequences),
+    sequences: body.sequences ? sequences(body.sequences) : null,
   }),
   evaluation: (body) => ({
     kind: 'evaluation',
     step: checkUint(body.step, 'step'),
     lossSum: checkLoss(body.lossSum, 'loss_sum'),
     tokens: checkUint(body.tokens, 'tokens'),
+    ...(body.correct === 0 ? {} : { correct: checkUint(body.correct, 'correct', 0, body.tokens) }),
+    ...withheld(body),
   }),
   snapshotRequest: (body) => ({
     kind: 'snapshotRequest',
@@ -320,8 +327,40 @@ function tensorInfos(
   });
 }
 
+/** Sequences, or how many of its own a trainer is to take. */
+function assignedWork({
+  sequences: given,
+  localExamples,
+}: galore.v1.StepAssignment): Pick<
+  Extract<Message, { kind: 'stepAssignment' }>,
+  'sequences' | 'localExamples'
+> {
+  if (localExamples === 0) return { sequences: sequences(given), localExamples };
+  if (given === null || given === undefined) {
+    return { sequences: null, localExamples: checkUint(localExamples, 'local_examples', 1, MAX_POSITIONS) };
+  }
+  throw protocolError('MALFORMED_MESSAGE', 'sequences and local_examples are both there');
+}
+
+/** A loss that is kept back is not there. */
+function withheld(body: { readonly lossWithheld: boolean; readonly lossSum: number }): {
+  readonly isLossWithheld?: true;
+} {
+  if (!body.lossWithheld) return {};
+  if (body.lossSum === 0) return { isLossWithheld: true };
+  throw protocolError('MALFORMED_MESSAGE', `loss_sum is ${body.lossSum} though loss_withheld is set`);
+}
+
+function siteFacts(body: galore.v1.SiteFacts.$Properties): SiteFacts {
+  return {
+    tokenizer: plainView(body.tokenizer ?? new Uint8Array(0)),
+    tokenizerSha256: checkOptionalDigest(body.tokenizerSha256 ?? new Uint8Array(0), 'site.tokenizer_sha256'),
+    baseSha256: checkDigest(body.baseSha256 ?? new Uint8Array(0), 'site.base_sha256'),
+  };
+}
+
 function sequences(body: galore.v1.Sequences.$Properties | null | undefined): Sequences {
-  const { positions, length, tokens, mask } = checkPresent(body, 'sequences');
+  const { positions, length, tokens, mask, classes, lengths } = checkPresent(body, 'sequences');
   const count = positions?.length ?? 0;
   const places = checkList(positions ?? [], 'sequences.positions', MAX_POSITIONS, (position, field) =>
     checkUint(position, field),
@@ -334,7 +373,27 @@ function sequences(body: galore.v1.Sequences.$Properties | null | undefined): Se
     length: length ?? 0,
     tokens: toInt32Array(bytes),
     mask: hasMask ? checkBytes(mask, 'sequences.mask', count * ((length ?? 0) - 1)) : new Uint8Array(0),
+    ...labelledRows(classes ?? [], lengths ?? [], count, length ?? 0),
   };
+}
+
+/** The labels and lengths of `count` sequences to be classified; nothing if there are none. */
+function labelledRows(
+  classes: readonly number[],
+  lengths: readonly number[],
+  count: number,
+  length: number,
+): Pick<Sequences, 'labelled'> {
+  if (classes.length === 0 && lengths.length === 0) return {};
+  checkUint(classes.length, 'length of sequences.classes', count, count);
+  checkUint(lengths.length, 'length of sequences.lengths', count, count);
+  checkList(classes, 'sequences.classes', MAX_POSITIONS, (value, field) =>
+    checkUint(value, field, 0, MAX_CLASSES - 1),
+  );
+  checkList(lengths, 'sequences.lengths', MAX_POSITIONS, (value, field) =>
+    checkUint(value, field, 1, length),
+  );
+  return { labelled: { classes: Int32Array.from(classes), lengths: Int32Array.from(lengths) } };
 }
 
 function toInt32Array(bytes: Uint8Array): Int32Array {
@@ -382,7 +441,9 @@ function updateRecord(body: galore.v1.UpdateCommit.$Properties): UpdateRecord {
     type: 'update',
     learningRate: checkAmount(body.learningRate ?? 0, 'update.learning_rate'),
     tokens: checkCount(body.tokens ?? 0, 'update.tokens'),
-    lossSum: checkLoss(body.lossSum ?? 0, 'update.loss_sum', MAX_MEMBERS * MAX_LOSS_SUM),
+    lossSum: body.lossWithheld
+      ? null
+      : checkLoss(body.lossSum ?? 0, 'update.loss_sum', MAX_MEMBERS * MAX_LOSS_SUM),
     members: checkList(body.members ?? [], 'update.members', MAX_MEMBERS, member),
     cursor: cursor(checkPresent(body.cursor, 'update.cursor')),
     gradientNorm: checkAmount(body.gradientNorm ?? 0, 'update.gradient_norm'),
@@ -397,6 +458,7 @@ function member(body: galore.v1.Member.$Properties, field: string): Member {
     positions: checkList(body.positions ?? [], `${field}.positions`, MAX_POSITIONS, (value, name) =>
       checkUint(value, name),
     ),
+    ...(body.weight ? { weight: checkAmount(body.weight, `${field}.weight`) } : {}),
   };
 }
 

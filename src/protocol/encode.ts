@@ -25,7 +25,13 @@ export function toEnvelope(message: Message): EnvelopeFields {
         },
       };
     case 'welcome':
-      return { welcome: { ...message, snapshot: message.snapshot && header(message.snapshot) } };
+      return {
+        welcome: {
+          ...message,
+          snapshot: message.snapshot && header(message.snapshot),
+          site: message.site ?? null,
+        },
+      };
     case 'goodbye':
       return { goodbye: message };
     case 'ready':
@@ -42,7 +48,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
       return {
         stepAssignment: {
           ...message,
-          sequences: sequences(message.sequences),
+          sequences: message.sequences && sequences(message.sequences),
           refreshSlots: [...message.refreshSlots],
           flushSlots: [...message.flushSlots],
         },
@@ -63,7 +69,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
         },
       };
     case 'contribution':
-      return { contribution: message };
+      return { contribution: { ...message, lossWithheld: message.isLossWithheld ?? false } };
     case 'commit': {
       const { sequence, step, previousDigest, digest, record } = message;
       return { commit: { sequence, step, previousDigest, digest, ...recordField(record) } };
@@ -71,9 +77,14 @@ export function toEnvelope(message: Message): EnvelopeFields {
     case 'stateHash':
       return { stateHash: message };
     case 'evaluationAssignment':
-      return { evaluationAssignment: { step: message.step, sequences: sequences(message.sequences) } };
+      return {
+        evaluationAssignment: {
+          step: message.step,
+          sequences: message.sequences && sequences(message.sequences),
+        },
+      };
     case 'evaluation':
-      return { evaluation: message };
+      return { evaluation: { ...message, lossWithheld: message.isLossWithheld ?? false } };
     case 'snapshotRequest':
       return { snapshotRequest: { ...message, localOnly: message.isLocalOnly } };
     case 'snapshotEnd':
@@ -95,8 +106,11 @@ function tensorInfo(info: TensorInfo) {
   return { ...info, shape: [...info.shape], codec: CODEC_NUMBERS[info.codec] };
 }
 
-function sequences({ positions, length, tokens, mask }: Sequences) {
-  return { positions: [...positions], length, tokens: littleEndian(tokens), mask };
+function sequences({ positions, length, tokens, mask, labelled }: Sequences) {
+  return {
+    ...{ positions: [...positions], length, tokens: littleEndian(tokens), mask },
+    ...(labelled === undefined ? {} : { classes: [...labelled.classes], lengths: [...labelled.lengths] }),
+  };
 }
 
 function littleEndian(tokens: Int32Array): Uint8Array {
@@ -119,11 +133,15 @@ function recordField(record: BasisRecord | UpdateRecord) {
         },
       };
     case 'update': {
-      const { learningRate, tokens, lossSum, gradientNorm } = record;
+      const { learningRate, tokens, gradientNorm } = record;
+      const lossWithheld = record.lossSum === null;
+      const lossSum = record.lossSum ?? 0;
       const members = record.members.map((member) => ({ ...member, positions: [...member.positions] }));
       const cursor = { next: record.cursor.next, returned: [...record.cursor.returned] };
       const slotNorms = [...record.slotNorms];
-      return { update: { learningRate, tokens, lossSum, gradientNorm, members, cursor, slotNorms } };
+      return {
+        update: { learningRate, tokens, lossSum, lossWithheld, gradientNorm, members, cursor, slotNorms },
+      };
     }
   }
 }

@@ -30,6 +30,8 @@ export const MAX_TENSOR_NAME_LENGTH = 200;
 export const MAX_VERSIONS = 16;
 /** Of `Hello.codecs`. */
 export const MAX_CODECS = 32;
+/** Labels that sequences are classified by. */
+export const MAX_CLASSES = 10_000;
 /** Trainers of one step. */
 export const MAX_MEMBERS = 4096;
 /** Positions in one list: sequences of a trainer, positions returned to the data order. */
@@ -55,7 +57,7 @@ export const TRAINER_ID_PATTERN = /^[A-Za-z0-9._-]{1,64}$/;
  */
 export function maxSequencesPerAssignment(length: number): number {
   const maskBytes = length - 1;
-  const positionBytes = 5; // a uint32 varint at most
+  const positionBytes = 15; // position, class and length: a uint32 varint each at most
   const bySize = Math.floor(MAX_SEQUENCES_BYTES / (4 * length + maskBytes + positionBytes));
   return Math.min(bySize, MAX_POSITIONS);
 }

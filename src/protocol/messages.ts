@@ -56,17 +56,29 @@ export interface SnapshotProgress {
 /** Sequences to compute on. */
 export interface Sequences {
   readonly positions: readonly number[];
-  /** Tokens a sequence, one more than the inputs: labels are shifted by one. */
+  /** Tokens a sequence, one more than the inputs: labels are shifted by one. With `labelled` the inputs. */
   readonly length: number;
   readonly tokens: Int32Array; // [positions.length, length]
   /** 1 where the label counts; empty: all count. */
   readonly mask: Uint8Array; // [positions.length, length - 1]
+  /** Of sequences that are to be classified: then `length` is that of the inputs, and there is no mask. */
+  readonly labelled?: LabelledRows;
+}
+
+/** What sequences that are to be classified have instead of labels for each token. */
+export interface LabelledRows {
+  /** The label of each sequence, an index into `task.labels`. */
+  readonly classes: Int32Array; // [positions.length]
+  /** The tokens of each, behind which there is padding. */
+  readonly lengths: Int32Array; // [positions.length]
 }
 
 export interface Member {
   readonly trainerId: string;
   readonly tokens: number;
   readonly positions: readonly number[];
+  /** Of its contribution in the sum, where that is not its tokens. */
+  readonly weight?: number;
 }
 
 /** Where the data order stands after a step. */
@@ -93,7 +105,8 @@ export interface UpdateRecord {
   readonly type: 'update';
   readonly learningRate: number;
   readonly tokens: number;
-  readonly lossSum: number;
+  /** null: every member keeps its losses to itself. */
+  readonly lossSum: number | null;
   readonly members: readonly Member[];
   readonly cursor: CursorInfo;
   readonly gradientNorm: number;
@@ -131,6 +144,18 @@ export interface WelcomeMessage {
   readonly heartbeatTimeoutMs: number;
   /** null: the trainer's own state is good. */
   readonly snapshot: SnapshotHeader | null;
+  /** With data.local, where every trainer reads its own data. */
+  readonly site?: SiteFacts;
+}
+
+/** What a site needs to read its own data as the run does, and to see that it is the run it means. */
+export interface SiteFacts {
+  /** gzip of tokenizer.json; empty: longer than a message, the site must have it. */
+  readonly tokenizer: Uint8Array;
+  /** Of tokenizer.json, 32 bytes; empty: the bytes themselves are the tokens. */
+  readonly tokenizerSha256: Uint8Array;
+  /** The hash of the weights of step 0, 32 bytes. */
+  readonly baseSha256: Uint8Array;
 }
 
 export interface GoodbyeMessage {
@@ -178,7 +203,9 @@ export interface StepAssignmentMessage {
   readonly step: number;
   readonly learningRate: number;
   readonly seed: number;
-  readonly sequences: Sequences;
+  /** null: the trainer takes its own, `localExamples` each optimizer step. */
+  readonly sequences: Sequences | null;
+  readonly localExamples: number;
   readonly refreshSlots: readonly number[];
   /** Slots that are likely to get a new basis in the next step: what feedback kept of them is sent as f32. */
   readonly flushSlots: readonly number[];
@@ -225,6 +252,10 @@ export interface ContributionMessage {
   readonly lossSum: number;
   /** CRC-32C of the payload bytes of the step's contribution Parts, in the order sent; 0 without any. */
   readonly checksum: number;
+  /** With data.local and weighting by examples or tokens: those of the site. */
+  readonly weight?: number;
+  /** The site keeps its losses to itself. */
+  readonly isLossWithheld?: true;
 }
 
 export interface CommitMessage {
@@ -245,7 +276,8 @@ export interface StateHashMessage {
 export interface EvaluationAssignmentMessage {
   readonly kind: 'evaluationAssignment';
   readonly step: number;
-  readonly sequences: Sequences;
+  /** null: the trainer's own held-out part. */
+  readonly sequences: Sequences | null;
 }
 
 export interface EvaluationMessage {
@@ -253,6 +285,10 @@ export interface EvaluationMessage {
   readonly step: number;
   readonly lossSum: number;
   readonly tokens: number;
+  /** Of sequences that were classified: how many got their label. */
+  readonly correct?: number;
+  /** The site keeps its losses to itself. */
+  readonly isLossWithheld?: true;
 }
 
 export interface SnapshotRequestMessage {

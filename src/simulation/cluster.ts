@@ -57,6 +57,7 @@ export const SIMULATED_PLAN: RunPlan = {
   graceMs: 500,
   heartbeatTimeoutMs: 2_000,
   batchSequences: 8,
+  isLocal: false,
   isAdaptive: false,
   projectedSlots: [0, 1, 2],
   updateProjGap: 3,

@@ -4,7 +4,7 @@ import { IGNORED_LABEL, type Batch } from './model/batch.ts';
 
 /**
  * Sequence k of length + 1 tokens gives `length` inputs and the same shifted by one as labels; masked
- * labels become IGNORED_LABEL. At most `microBatch` sequences a batch, in order.
+ * labels become IGNORED_LABEL; sequences to be classified stay as they are. At most `microBatch` sequences a batch, in order.
  */
 export function toBatches(sequences: Sequences, microBatch: number): readonly Batch[] {
   return batchesOf(sequences, 0, sequences.positions.length, microBatch);
@@ -35,7 +35,17 @@ function batchesOf(sequences: Sequences, from: number, to: number, microBatch: n
   return batches;
 }
 
-function toBatch({ tokens, mask, length }: Sequences, start: number, end: number): Batch {
+function toBatch(sequences: Sequences, start: number, end: number): Batch {
+  const { tokens, mask, length, labelled } = sequences;
+  if (labelled !== undefined) {
+    return {
+      ids: tokens.slice(start * length, end * length),
+      classes: labelled.classes.slice(start, end),
+      lengths: labelled.lengths.slice(start, end),
+      sequences: end - start,
+      length,
+    };
+  }
   const inputs = length - 1;
   const ids = new Int32Array((end - start) * inputs);
   const labels = new Int32Array((end - start) * inputs);

@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { join } from 'node:path';
 import { DataError } from '../errors.ts';
-import { prepareDataset, type Dataset, type OnProgress } from '../files/dataset.ts';
+import { dataOptions, prepareDataset, type Dataset, type OnProgress } from '../files/dataset.ts';
 import { numbersOf } from '../galore/product.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
@@ -59,7 +59,7 @@ function openDataset({
   if (dataPath === null && folder.config !== null) {
     const { data, tokenizer } = folder.config;
     const tokens = data.cache_dir ?? join(cacheDir, 'tokens');
-    return prepareDataset({ ...options, data, tokenizer, cacheDir: tokens });
+    return prepareDataset({ ...options, data: dataOptions(data), tokenizer, cacheDir: tokens });
   }
   return prepareDataset({
     ...options,

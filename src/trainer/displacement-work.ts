@@ -20,7 +20,7 @@ import { encodePayload, type EncodedPayload } from './encode-payload.ts';
 import { HeldGradients } from './held-gradients.ts';
 import type { LocalStates } from './local-states.ts';
 import type { Batch } from './model/batch.ts';
-import type { LlamaModel } from './model/llama.ts';
+import type { Model } from './model/model.ts';
 import type { Replica } from './replica.ts';
 import { tokensOf, type StepOutput, type Work, type WorkTask } from './step.ts';
 import { TensorSums } from './tensor-sums.ts';
@@ -56,7 +56,7 @@ export class DisplacementWork implements Work {
   readonly #moved = new Map<number, Moved>();
   /** Weights of the step's beginning, where the store has a working copy. */
   readonly #shared = new Map<string, tf.Tensor>();
-  #model: LlamaModel | null = null;
+  #model: Model | null = null;
 
   constructor(task: DisplacementTask, replica: Replica, locals: LocalStates, output: StepOutput) {
     this.task = task;
@@ -74,7 +74,7 @@ export class DisplacementWork implements Work {
   }
 
   /** The gradients of the first local step. */
-  computeGradients(model: LlamaModel): void {
+  computeGradients(model: Model): void {
     this.#locals.begin(this.task.step);
     const [first] = this.#steps;
     if (first === undefined) return;
@@ -123,7 +123,7 @@ export class DisplacementWork implements Work {
 
   /** The gradients of the mean loss of one local step, micro-batch by micro-batch. */
   #backward(
-    model: LlamaModel,
+    model: Model,
     batches: readonly Batch[],
     take: (slot: Slot, gradient: tf.Tensor, isLast: boolean) => void,
   ): void {

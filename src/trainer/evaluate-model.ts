@@ -2,7 +2,13 @@
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { DataError } from '../errors.ts';
-import { prepareDataset, type Dataset, type OnProgress, type SequenceSource } from '../files/dataset.ts';
+import {
+  dataOptions,
+  prepareDataset,
+  type Dataset,
+  type OnProgress,
+  type SequenceSource,
+} from '../files/dataset.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
@@ -66,7 +72,7 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
     const { data, tokenizer } = folder.config;
     return prepareDataset({
       ...options,
-      data,
+      data: dataOptions(data),
       tokenizer,
       cacheDir: data.cache_dir ?? join(cacheDir, 'tokens'),
     });

@@ -12,7 +12,7 @@ import { basisShape, hasBasis, travels, type Slot } from '../galore/slot.ts';
 import { derive, randomNormal } from '../random.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
 import { advanceSlot } from './advance-slot.ts';
-import { unmaskedRows, type Batch } from './model/batch.ts';
+import { targetsOf, type Batch } from './model/batch.ts';
 import { LocalStates } from './local-states.ts';
 import type { LlamaModel } from './model/llama.ts';
 
@@ -84,7 +84,7 @@ export class LocalStep {
     this.#step += 1;
     const hyper: Hyperparameters = { ...this.#hyper, step: this.#step };
     this.#locals.begin(this.#step);
-    const tokens = unmaskedRows(batch.labels).length;
+    const tokens = targetsOf(batch);
     const held = new Map<string, tf.Tensor>();
     const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
       tf.keep(gradient);

@@ -14,8 +14,8 @@ import { hasBasis, sizeOf, travels, type ProjectedSlot, type Slot } from '../gal
 import { derive } from '../random.ts';
 import { encodePayload, encodeRowsOf, type EncodedPayload, type EncodingTask } from './encode-payload.ts';
 import { HeldGradients, type SketchTask } from './held-gradients.ts';
-import { unmaskedRows, type Batch } from './model/batch.ts';
-import type { LlamaModel } from './model/llama.ts';
+import { targetsOf, type Batch } from './model/batch.ts';
+import type { Model } from './model/model.ts';
 import type { LocalStates } from './local-states.ts';
 import type { Replica } from './replica.ts';
 import { TensorSums } from './tensor-sums.ts';
@@ -40,7 +40,7 @@ export interface Work {
   /** Set once the contribution is sent. */
   isAnswered: boolean;
   /** The gradients at the weights that all trainers have: what a refresh needs. */
-  computeGradients(model: LlamaModel): void;
+  computeGradients(model: Model): void;
   /** Sends the sketches of one refresh round; `factors` are those of the round before, by slot. */
   sendSketches(
     round: number,
@@ -69,7 +69,7 @@ export interface StepTask extends WorkTask {
 
 /** Unmasked tokens of micro-batches. */
 export function tokensOf(batches: readonly Batch[]): number {
-  return batches.reduce((sum, { labels }) => sum + unmaskedRows(labels).length, 0);
+  return batches.reduce((sum, batch) => sum + targetsOf(batch), 0);
 }
 
 export class StepWork implements Work {
@@ -102,7 +102,7 @@ export class StepWork implements Work {
    * Runs forward and backward over every micro-batch. During the last one each slot that is not under
    * refresh is sent as soon as its gradient is complete.
    */
-  computeGradients(model: LlamaModel): void {
+  computeGradients(model: Model): void {
     this.#locals.begin(this.task.step);
     if (this.tokens === 0) return;
     if (this.task.isDelayed === true) this.#sendKept();

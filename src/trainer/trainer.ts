@@ -13,6 +13,7 @@ import type {
   CommitMessage,
   EvaluationAssignmentMessage,
   FactorAssignmentMessage,
+  Sequences,
   SketchRequestMessage,
   SnapshotEndMessage,
   SnapshotHeader,
@@ -33,6 +34,7 @@ import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
+import type { Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
 import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
@@ -60,7 +62,7 @@ class Trainer {
   readonly #link: Link;
   #run: WelcomedRun | null = null;
   #replica: Replica | null = null;
-  #model: LlamaModel | null = null;
+  #model: Model | null = null;
   /** Committed steps and records in the replica. */
   #step = 0;
   #sequence = 0;
@@ -293,15 +295,16 @@ class Trainer {
     const { model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
+    if (sequences === null) return this.#link.spoiled(`step ${step} came without sequences`);
     this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
     this.#times.mark('assignedMs', nowMs());
-    const work = this.#workOn(assignment);
+    const work = this.#workOn(assignment, sequences);
     this.#work = work;
     this.#timed(() => work.computeGradients(model));
     if (refreshSlots.length === 0) this.#contribute(work);
   }
 
-  #workOn({ step, seed, sequences, refreshSlots, flushSlots }: StepAssignmentMessage): Work {
+  #workOn({ step, seed, refreshSlots, flushSlots }: StepAssignmentMessage, sequences: Sequences): Work {
     const { config, shape, replica } = this.#running();
     const { count: localSteps } = config.local_steps;
     const { micro_batch: microBatch } = config.trainer;
@@ -365,6 +368,7 @@ class Trainer {
     const { config, model } = this.#running();
     if (step !== this.#step)
       return this.#link.spoiled(`step ${step} is to be evaluated at step ${this.#step}`);
+    if (sequences === null) return this.#link.spoiled('an evaluation came without sequences');
     this.#activity(`evaluating after step ${step}`);
     let lossSum = 0;
     let tokens = 0;
@@ -418,7 +422,7 @@ class Trainer {
 
   // ---- helpers ----
 
-  #running(): { config: RunConfig; shape: RunShape; replica: Replica; model: LlamaModel } {
+  #running(): { config: RunConfig; shape: RunShape; replica: Replica; model: Model } {
     if (this.#run === null) throw new Error('a message came before the Welcome was accepted');
     const { config, shape } = this.#run;
     return { config, shape, replica: this.#replica!, model: this.#model! };

@@ -200,7 +200,7 @@ export const STEP: StepReport = {
   assigned: 2,
   trainers: 2,
   learningRate: 0.01,
-  validationPerplexity: 210.4,
+  validation: { loss: Math.log(210.4), accuracy: null },
   etaSeconds: 80,
 };
 
@@ -211,7 +211,7 @@ export function summary(dir: string, changes: Partial<RunSummary> = {}): RunSumm
     totalSteps: 60,
     dir,
     lastLoss: 4.5,
-    validationPerplexity: 95.21,
+    validation: { loss: Math.log(95.21), accuracy: null },
     checkpointPath: join(dir, 'checkpoints/step-000060'),
     weightsSha256: 'ab12',
     checkpointFailure: null,

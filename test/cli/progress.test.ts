@@ -23,7 +23,7 @@ test('the status line tells step, losses, speed, bytes, trainers and time left',
 
 test('the status line leaves out what is not known yet and, at the end, the time left', (t) => {
   t.is(
-    statusLine({ ...STEP, step: 60, validationPerplexity: null, trainers: 1, assigned: 1 }),
+    statusLine({ ...STEP, step: 60, validation: null, trainers: 1, assigned: 1 }),
     'step 60/60 · loss 5.12 · 812 tok/s · 1.2 MB up 1.2 MB down per step · 1 trainer',
   );
 });
@@ -55,7 +55,7 @@ test('a short run prints every step, a long fast one about one a second, at roun
 
 test('evaluations, checkpoints and notices stay; steps and progress do not', (t) => {
   t.is(
-    permanentLine({ type: 'evaluation', step: 20, loss: 5.01, perplexity: 149.9 }, asIs),
+    permanentLine({ type: 'evaluation', step: 20, loss: 5.01, accuracy: null }, asIs),
     'evaluation at step 20: loss 5.0100, perplexity 150',
   );
   t.is(
@@ -87,7 +87,7 @@ test('a completed run ends with its results and a command to try it', (t) => {
 });
 
 test('a run that was complete when it was resumed has no loss to tell', (t) => {
-  const lines = summaryLines(summary('/r', { lastLoss: NaN, validationPerplexity: null }), WORDS);
+  const lines = summaryLines(summary('/r', { lastLoss: NaN, validation: null }), WORDS);
   t.is(lines[0], 'done: 60 steps');
 });
 

@@ -9,7 +9,7 @@ test('the edit distance counts letters put in, left out, replaced, and swapped n
 });
 
 test('the nearest name is found across case and hyphens, and nothing is better than a wild guess', (t) => {
-  t.is(closestName('Batch-Size', ['batch_size', 'seq_len']), 'batch_size');
+  t.is(closestName('TokenBatch-Size', ['batch_size', 'seq_len']), 'batch_size');
   t.is(closestName('stpes', ['steps', 'seed']), 'steps');
   t.is(closestName('quantum', ['steps', 'seed']), null);
   t.is(closestName('x'.repeat(1000), ['steps']), null);

@@ -60,7 +60,7 @@ test('one message lists every fault, each with its line, its value and what is a
       '  line 5: optimizer.betas is [ 0.9, 1.5 ]; allowed: a list of 2 values, each a number at least 0 and below 1',
       '  line 6: optimizer.semantics is tourch; allowed: one of torch, galore_torch; did you mean torch?',
       '  line 7: optimizer.schedule.warmup_steps is -7; allowed: a whole number at least 0',
-      '  line 8: data.path is missing; needed: text, or a list of texts',
+      '  line 8: data.path is missing; needed: text, or a list of texts (or data.local: true)',
       '  line 9: unknown field data.pth; did you mean data.path?',
       '  line 10: unknown field model.hidden_sise; did you mean model.hidden_size?',
       '  line 11: coordinator.port is 70000; allowed: a whole number from 0 to 65535',
@@ -81,8 +81,8 @@ test('what every file needs is asked for at once', (t) => {
       'run.yaml has 4 faults:',
       '  name is missing',
       '  model is missing',
-      '  data is missing',
       '  steps is missing',
+      '  data.path is missing',
     ],
   );
 });

@@ -3,7 +3,7 @@ import type { Connection } from '../../src/coordinator/connection.ts';
 import type { Fact } from '../../src/coordinator/dispatch.ts';
 import { EvaluationDesk } from '../../src/coordinator/evaluation-desk.ts';
 import { Session } from '../../src/coordinator/session.ts';
-import type { Dataset, SequenceSource } from '../../src/files/dataset.ts';
+import type { SequenceSource } from '../../src/files/dataset.ts';
 import { ProtocolError } from '../../src/errors.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { maxSequencesPerAssignment } from '../../src/protocol/limits.ts';
@@ -17,12 +17,11 @@ function deskOf(count: number, sequenceCount: number) {
   const read = (indices: readonly number[]) =>
     Promise.resolve({ tokens: new Int32Array(indices.length * (SEQ_LEN + 1)), mask: null });
   const validation = { count, read } as unknown as SequenceSource;
-  const dataset = { validation } as unknown as Dataset;
   const connection = {
     isOpen: true,
     send: (message: Message) => sent.push(message),
   } as unknown as Connection;
-  const desk = new EvaluationDesk(dataset, SEQ_LEN, sequenceCount, (fact) => facts.push(fact));
+  const desk = new EvaluationDesk(validation, SEQ_LEN, sequenceCount, (fact) => facts.push(fact));
   const session = new Session('a', connection, (error) => {
     throw error;
   });
@@ -68,7 +67,7 @@ test('the sequences lie evenly over all that is held out', async (t) => {
   assign(10, [0, 1, 2, 3]);
   await flushed();
   const [message] = sent;
-  t.deepEqual(message?.kind === 'evaluationAssignment' && message.sequences.positions, [0, 25, 50, 75]);
+  t.deepEqual(message?.kind === 'evaluationAssignment' && message.sequences?.positions, [0, 25, 50, 75]);
 });
 
 test('what is left of an earlier evaluation does not count in a new one', (t) => {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { runConfigSchema } from '../../src/config/schema.ts';
 import { ConfigError, DataError } from '../../src/errors.ts';
-import { prepareDataset, type Dataset, type SequenceSource } from '../../src/files/dataset.ts';
+import { dataOptions, prepareDataset, type Dataset, type SequenceSource } from '../../src/files/dataset.ts';
 import { temporaryFolder } from './temporary-folder.ts';
 
 interface Wanted {
@@ -27,7 +27,7 @@ async function prepare(
   });
   const did = new Set<string>();
   const dataset = await prepareDataset({
-    data,
+    data: dataOptions(data),
     tokenizer,
     seqLen: wanted.seqLen ?? 8,
     cacheDir: wanted.cacheDir ?? temporaryFolder(t),

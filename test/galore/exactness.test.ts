@@ -25,7 +25,7 @@ const SKETCH = refreshPlan({ type: 'sketch', oversample: 3, power_iterations: 1 
 const EXACT = refreshPlan({ type: 'exact', oversample: 0, power_iterations: 0 });
 
 /** One trainer's share of a step: inputs [c, n] and targets [c, m] of its c tokens. */
-interface Batch {
+interface TokenBatch {
   readonly inputs: Matrix;
   readonly targets: Matrix;
 }
@@ -52,13 +52,13 @@ function initialWeight({ shape: [m = 0, n = 0] }: ProjectedSlot): Matrix {
 }
 
 /** Gradient of the mean over the batch's tokens of |W x - y|^2: 2/c (W X' - Y') X. */
-function gradientOf(weight: Matrix, { inputs, targets }: Batch): Matrix {
+function gradientOf(weight: Matrix, { inputs, targets }: TokenBatch): Matrix {
   const residual = zip((x, y) => x - y, multiply(weight, transpose(inputs)), transpose(targets));
   return zip((x) => (2 / inputs.rows) * x, multiply(residual, inputs));
 }
 
 /** The batches of a step: trainer i gets `tokens[i]` of the step's tokens, in order. */
-function batchesOf(slot: ProjectedSlot, step: number, tokens: readonly number[]): Batch[] {
+function batchesOf(slot: ProjectedSlot, step: number, tokens: readonly number[]): TokenBatch[] {
   const [m = 0, n = 0] = slot.shape;
   const total = tokens.reduce((sum, count) => sum + count, 0);
   const inputs = randomMatrix(total, n, 'inputs', step);

@@ -3,14 +3,14 @@
  * short, and the judge of the fast one. Sequences are computed one at a time.
  */
 import type { LlamaConfig } from '../../src/model/llama-config.ts';
-import { IGNORED_LABEL, type Batch } from '../../src/trainer/model/batch.ts';
+import { IGNORED_LABEL, type TokenBatch } from '../../src/trainer/model/batch.ts';
 
 export type PlainWeights = ReadonlyMap<string, Float64Array>;
 
 type Rows = readonly Float64Array[];
 
 /** Loss summed over the labelled positions. */
-export function plainLossSum(config: LlamaConfig, weights: PlainWeights, batch: Batch): number {
+export function plainLossSum(config: LlamaConfig, weights: PlainWeights, batch: TokenBatch): number {
   let lossSum = 0;
   for (let row = 0; row < batch.sequences; row++) {
     const part = [row * batch.length, (row + 1) * batch.length] as const;

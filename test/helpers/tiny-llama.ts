@@ -3,7 +3,7 @@ import type { ExecutionContext } from 'ava';
 import { llamaTensors, type LlamaConfig } from '../../src/model/llama-config.ts';
 import { sizeOf } from '../../src/galore/slot.ts';
 import { derive, randomNormal, randomUint32 } from '../../src/random.ts';
-import { IGNORED_LABEL, type Batch } from '../../src/trainer/model/batch.ts';
+import { IGNORED_LABEL, type TokenBatch } from '../../src/trainer/model/batch.ts';
 import { LlamaModel, type LlamaOptions } from '../../src/trainer/model/llama.ts';
 import { WeightStore } from '../../src/trainer/model/weights.ts';
 
@@ -57,7 +57,7 @@ export function tinyModel(
 }
 
 /** Random tokens, each labelled with its successor; the last of a sequence and every fifth have no label. */
-export function tinyBatch(config: LlamaConfig, sequences = 3, length = 7, seed = 2): Batch {
+export function tinyBatch(config: LlamaConfig, sequences = 3, length = 7, seed = 2): TokenBatch {
   const key = derive(seed, 'tokens');
   const ids = Int32Array.from(
     { length: sequences * length },

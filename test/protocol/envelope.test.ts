@@ -34,8 +34,9 @@ test('every kind of message has a sample', (t) => {
   t.deepEqual([...kinds].sort(), Object.keys(MESSAGE_RULES).sort());
 });
 
-for (const { from, message } of SAMPLES) {
-  const name = message.kind === 'commit' ? `commit of a ${message.record.type} record` : message.kind;
+for (const [i, { from, message }] of SAMPLES.entries()) {
+  const what = message.kind === 'commit' ? `commit of a ${message.record.type} record` : message.kind;
+  const name = `sample ${i}, ${what},`;
 
   test(`${name} is the same after encoding and decoding`, (t) => {
     t.deepEqual(decodeEnvelope(encodeEnvelope(message), from), message);
@@ -215,7 +216,33 @@ test('sequences whose tokens or mask do not fit their number and length are malf
   ]) {
     t.is(refusalOf(frame({ ...good, ...change }), 'coordinator')?.closeCode, MALFORMED);
   }
-  t.is(refusalOf(raw({ evaluationAssignment: { step: 1 } }), 'coordinator')?.closeCode, MALFORMED);
+  for (const rows of [
+    { classes: [1] },
+    { classes: [1, 0] },
+    { classes: [1, 0], lengths: [3] },
+    { classes: [1, 0], lengths: [3, 0] },
+    { classes: [1, 0], lengths: [3, 4] },
+    { classes: [1, 10_000], lengths: [3, 3] },
+  ]) {
+    t.is(refusalOf(frame({ ...good, ...rows }), 'coordinator')?.closeCode, MALFORMED);
+  }
+  t.is(refusalOf(frame({ ...good, classes: [1, 9999], lengths: [3, 1] }), 'coordinator'), null);
+});
+
+test('work is either sequences or a number of own ones, and a loss that is withheld is not there', (t) => {
+  const sequences = { positions: [1], length: 3, tokens: new Uint8Array(12) };
+  for (const stepAssignment of [{ step: 1 }, { step: 1, sequences, localExamples: 1 }]) {
+    t.is(refusalOf(raw({ stepAssignment }), 'coordinator')?.closeCode, MALFORMED);
+  }
+  t.is(refusalOf(raw({ stepAssignment: { step: 1, localExamples: 1 } }), 'coordinator'), null);
+  for (const told of [
+    { contribution: { step: 1, tokens: 1, lossSum: 1, lossWithheld: true } },
+    { contribution: { step: 1, tokens: 1, weight: -1 } },
+    { contribution: { step: 1, tokens: 1, weight: Number.POSITIVE_INFINITY } },
+    { evaluation: { step: 1, tokens: 2, correct: 3 } },
+  ]) {
+    t.truthy(refusalOf(raw(told), 'trainer'), JSON.stringify(told));
+  }
 });
 
 test('a Commit without a record, without a cursor or with a short digest is malformed', (t) => {
@@ -262,7 +289,7 @@ test('a payload is a view of the frame, digests and tokens are copies', (t) => {
   const part = decodeEnvelope(frame, 'trainer');
   t.is(part.kind === 'part' ? part.payload.buffer : null, frame.buffer);
   const assignment = decodeEnvelope(encodeEnvelope(sampleOf('stepAssignment')), 'coordinator');
-  t.is(assignment.kind === 'stepAssignment' ? assignment.sequences.tokens.byteOffset : null, 0);
+  t.is(assignment.kind === 'stepAssignment' ? assignment.sequences?.tokens.byteOffset : null, 0);
   const hash = decodeEnvelope(encodeEnvelope(sampleOf('stateHash')), 'trainer');
   t.is(hash.kind === 'stateHash' ? hash.weightsSha256.buffer.byteLength : null, 32);
 });

@@ -10,6 +10,14 @@ const sequences = {
   mask: Uint8Array.from([1, 0, 1, 1]),
 };
 
+const labelledSequences = {
+  positions: [4, 7],
+  length: 3,
+  tokens: Int32Array.from([101, 2, 102, 101, 102, 0]),
+  mask: new Uint8Array(0),
+  labelled: { classes: Int32Array.from([1, 0]), lengths: Int32Array.from([3, 2]) },
+};
+
 const tensors = [
   { name: 'weights/model.norm.weight', shape: [8], codec: 'f32', totalBytes: 32 },
   { name: 'm_codes/model.embed_tokens.weight', shape: [300], codec: 'u8', totalBytes: 300 },
@@ -52,6 +60,7 @@ export const SAMPLES: readonly Sample[] = [
       heartbeatIntervalMs: 5000,
       heartbeatTimeoutMs: 30_000,
       snapshot: { step: 12, sequence: 14, tensors, digest: digest(5), firstTensor: 1 },
+      site: { tokenizer: Uint8Array.from([31, 139, 8]), tokenizerSha256: digest(6), baseSha256: digest(7) },
     },
   },
   { from: 'coordinator', message: { kind: 'goodbye', code: 4000, reason: 'all 3 steps are done' } },
@@ -89,9 +98,24 @@ export const SAMPLES: readonly Sample[] = [
       learningRate: 0.01,
       seed: 0xffffffff,
       sequences,
+      localExamples: 0,
       refreshSlots: [0, 5],
       flushSlots: [2],
       deadlineMs: 60_000,
+    },
+  },
+  {
+    from: 'coordinator',
+    message: {
+      kind: 'stepAssignment',
+      step: 13,
+      learningRate: 0.01,
+      seed: 5,
+      sequences: null,
+      localExamples: 16,
+      refreshSlots: [],
+      flushSlots: [],
+      deadlineMs: 0,
     },
   },
   {
@@ -110,6 +134,13 @@ export const SAMPLES: readonly Sample[] = [
   {
     from: 'trainer',
     message: { kind: 'contribution', step: 12, tokens: 4, lossSum: 32.5, checksum: 0xe3069283 },
+  },
+  {
+    from: 'trainer',
+    message: {
+      ...{ kind: 'contribution', step: 13, tokens: 4, lossSum: 0, checksum: 7 },
+      ...{ weight: 812, isLossWithheld: true },
+    },
   },
   {
     from: 'coordinator',
@@ -142,7 +173,10 @@ export const SAMPLES: readonly Sample[] = [
         learningRate: 0.01,
         tokens: 4,
         lossSum: 32.5,
-        members: [{ trainerId: 'anna-2.local', tokens: 4, positions: [4, 7] }],
+        members: [
+          { trainerId: 'anna-2.local', tokens: 4, positions: [4, 7] },
+          { trainerId: 'berta', tokens: 16, positions: [], weight: 812 },
+        ],
         cursor: { next: 5_000_000_000, returned: [1, 2] },
         gradientNorm: 1.25,
         slotNorms: [0.5],
@@ -151,7 +185,11 @@ export const SAMPLES: readonly Sample[] = [
   },
   { from: 'trainer', message: { kind: 'stateHash', step: 12, weightsSha256: digest(9) } },
   { from: 'coordinator', message: { kind: 'evaluationAssignment', step: 12, sequences } },
+  { from: 'coordinator', message: { kind: 'evaluationAssignment', step: 12, sequences: labelledSequences } },
+  { from: 'coordinator', message: { kind: 'evaluationAssignment', step: 13, sequences: null } },
   { from: 'trainer', message: { kind: 'evaluation', step: 12, lossSum: 30, tokens: 4 } },
+  { from: 'trainer', message: { kind: 'evaluation', step: 12, lossSum: 1.5, tokens: 4, correct: 3 } },
+  { from: 'trainer', message: { kind: 'evaluation', step: 13, lossSum: 0, tokens: 0, isLossWithheld: true } },
   { from: 'coordinator', message: { kind: 'snapshotRequest', step: 12, sequence: 16, isLocalOnly: true } },
   {
     from: 'trainer',

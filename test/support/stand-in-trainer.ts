@@ -110,7 +110,7 @@ export class StandInTrainer {
   #contribute({ step, sequences }: StepAssignmentMessage, socket: RawTrainer): void {
     const parts = contributionOf(this.#run, step, this.trainerId);
     for (const part of parts) socket.send(part);
-    const tokens = sequences.positions.length * this.#run.config.seq_len;
+    const tokens = sequences!.positions.length * this.#run.config.seq_len;
     const checksum = parts.reduce((crc, { payload }) => crc32c(payload, crc), 0);
     socket.send({ kind: 'contribution', step, tokens, lossSum: 2 * tokens, checksum });
   }

@@ -1,7 +1,7 @@
 /** Moments of local steps that all trainers average: local_steps.moments: averaged. */
 import test from 'ava';
 import { carriesSums, momentsIn, payloadShape, sizeOf, type Slot } from '../../src/galore/slot.ts';
-import type { Batch } from '../../src/trainer/model/batch.ts';
+import type { TokenBatch } from '../../src/trainer/model/batch.ts';
 import type { LlamaModel } from '../../src/trainer/model/llama.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
@@ -15,7 +15,8 @@ const AVERAGED = (first: number, second: number): string =>
 const BATCHES = Array.from({ length: 30 }, (_, i) => [tinyBatch(MODEL, 1 + (i % 2), 7, 10 + i)]);
 
 /** The batches of a step of three local steps. */
-const batchesOf = (step: number, trainer = 0): Batch[][] => BATCHES.slice(6 * step + 3 * trainer).slice(0, 3);
+const batchesOf = (step: number, trainer = 0): TokenBatch[][] =>
+  BATCHES.slice(6 * step + 3 * trainer).slice(0, 3);
 
 function keptBy({ locals, replica }: Trainer): Map<string, number[]> {
   const entries = replica.slots.flatMap((slot) =>

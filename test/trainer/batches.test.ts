@@ -1,7 +1,7 @@
 import test from 'ava';
 import type { Sequences } from '../../src/protocol/messages.ts';
 import { toBatches, toLocalBatches } from '../../src/trainer/batches.ts';
-import { IGNORED_LABEL } from '../../src/trainer/model/batch.ts';
+import { IGNORED_LABEL, type Batch } from '../../src/trainer/model/batch.ts';
 
 /** `count` sequences of 3 + 1 tokens: 10 11 12 13, 20 21 22 23, … */
 function sequencesOf(count: number, mask: number[] = []): Sequences {
@@ -10,10 +10,14 @@ function sequencesOf(count: number, mask: number[] = []): Sequences {
   return { positions, length: 4, tokens, mask: Uint8Array.from(mask) } as Sequences;
 }
 
+function labelsOf(batch: Batch | undefined): number[] {
+  return batch !== undefined && 'labels' in batch ? [...batch.labels] : [];
+}
+
 test('a sequence gives its tokens but the last as inputs and the next ones as labels', (t) => {
   const [batch] = toBatches(sequencesOf(2), 8);
   t.deepEqual([...batch!.ids], [10, 11, 12, 20, 21, 22]);
-  t.deepEqual([...batch!.labels], [11, 12, 13, 21, 22, 23]);
+  t.deepEqual(labelsOf(batch), [11, 12, 13, 21, 22, 23]);
   t.like(batch, { sequences: 2, length: 3 });
 });
 
@@ -31,8 +35,8 @@ test('sequences are cut into micro-batches in order, the last one smaller', (t) 
 
 test('masked labels are ignored, in every micro-batch', (t) => {
   const [first, second] = toBatches(sequencesOf(2, [1, 0, 1, 0, 1, 1]), 1);
-  t.deepEqual([...first!.labels], [11, IGNORED_LABEL, 13]);
-  t.deepEqual([...second!.labels], [IGNORED_LABEL, 22, 23]);
+  t.deepEqual(labelsOf(first), [11, IGNORED_LABEL, 13]);
+  t.deepEqual(labelsOf(second), [IGNORED_LABEL, 22, 23]);
 });
 
 test('no sequences are no batches', (t) => {
@@ -56,4 +60,17 @@ test('local steps have consecutive parts, as equal as can be, of one sequence at
     [2, 1],
     [2, 2],
   ]);
+});
+
+test('sequences to be classified keep their classes and lengths, and nothing is shifted', (t) => {
+  const labelled = { classes: Int32Array.from([1, 0, 2]), lengths: Int32Array.from([4, 2, 3]) };
+  const batches = toBatches({ ...sequencesOf(3), labelled }, 2);
+  t.deepEqual(batches[0], {
+    ids: Int32Array.from([10, 11, 12, 13, 20, 21, 22, 23]),
+    classes: Int32Array.from([1, 0]),
+    lengths: Int32Array.from([4, 2]),
+    sequences: 2,
+    length: 4,
+  });
+  t.like(batches[1], { classes: Int32Array.from([2]), sequences: 1 });
 });

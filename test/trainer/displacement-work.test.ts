@@ -4,7 +4,7 @@ import { sumEncoded } from '../../src/galore/aggregate/mean.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { carriesSums, hasBasis, payloadShape, sizeOf } from '../../src/galore/slot.ts';
 import { localTensors } from '../../src/galore/state-table.ts';
-import { unmaskedRows, type Batch } from '../../src/trainer/model/batch.ts';
+import { unmaskedRows, type TokenBatch } from '../../src/trainer/model/batch.ts';
 import { hyperparametersOf } from '../../src/trainer/hyperparameters.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
@@ -31,7 +31,7 @@ const [FIRST, SECOND] = [
 ];
 
 /** The weights after training on these batches alone, by the rules of a run without local steps. */
-function trainedAlone(t: ExecutionContext, batches: readonly Batch[], settings: readonly string[]) {
+function trainedAlone(t: ExecutionContext, batches: readonly TokenBatch[], settings: readonly string[]) {
   const { config, shape } = tinyRun(...settings);
   const values = tinyWeights(MODEL);
   const weights = WeightStore.fromArrays(
@@ -134,7 +134,7 @@ test.serial('the weights all trainers have come back bit for bit, also from a st
   );
   t.true(lossSum > 0);
   const kept = tf.memory().numTensors;
-  const [fine] = FIRST[0] as [Batch];
+  const [fine] = FIRST[0] as [TokenBatch];
   const broken = begin([[fine], [fine, { ...fine, ids: fine.ids.map(() => MODEL.vocabSize) }]], { step: 2 });
   broken.computeGradients(model);
   t.throws(() => broken.contributeHeld(), { message: /not in the vocabulary/ });
@@ -172,7 +172,7 @@ test.serial(
 
 test.serial('local steps without a token are left out, and without any there is nothing to send', (t) => {
   const { replica, locals, run } = startTrainer(t);
-  const [batch] = FIRST[0] as [Batch];
+  const [batch] = FIRST[0] as [TokenBatch];
   const masked = { ...batch, labels: batch.labels.map(() => -100) };
   const { tokens, contribution } = run([[masked], [masked]]);
   t.deepEqual([tokens, contribution.size], [0, 0]);

@@ -9,7 +9,7 @@ import type { LlamaConfig } from '../../src/model/llama-config.ts';
 import { buildRunShape, stepSequences } from '../../src/run-shape.ts';
 import type { DisplacementTask } from '../../src/trainer/displacement-work.ts';
 import { hyperparametersOf } from '../../src/trainer/hyperparameters.ts';
-import type { Batch } from '../../src/trainer/model/batch.ts';
+import type { TokenBatch } from '../../src/trainer/model/batch.ts';
 import type { StepOutput } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
@@ -64,7 +64,10 @@ export function startOn(t: ExecutionContext, llama: LlamaConfig, config: RunConf
     ...{ stepTokens: stepSequences(config) * config.seq_len, refresh: shape.refresh, slots: shape.slots },
   };
   let { step } = task;
-  const begin = (localBatches: readonly (readonly Batch[])[], fields: Partial<DisplacementTask> = {}) => {
+  const begin = (
+    localBatches: readonly (readonly TokenBatch[])[],
+    fields: Partial<DisplacementTask> = {},
+  ) => {
     const hyper = { ...hyperparametersOf(config), weightDecay: 0 };
     const learningRateAt = (share: number) => learningRate(config.optimizer, share, config.steps);
     const given = { ...task, localBatches, hyper, learningRateAt, ...fields };
@@ -72,7 +75,7 @@ export function startOn(t: ExecutionContext, llama: LlamaConfig, config: RunConf
     return new DisplacementWork(given, replica, locals, output);
   };
   /** A step that counts. */
-  const run = (localBatches: readonly (readonly Batch[])[], fields: Partial<DisplacementTask> = {}) => {
+  const run = (localBatches: readonly (readonly TokenBatch[])[], fields: Partial<DisplacementTask> = {}) => {
     const work = begin(localBatches, fields);
     work.computeGradients(model);
     work.contributeHeld();

@@ -16,7 +16,7 @@ import {
   sizeOf,
   type ProjectedSlot,
 } from '../../src/galore/slot.ts';
-import type { Batch } from '../../src/trainer/model/batch.ts';
+import type { TokenBatch } from '../../src/trainer/model/batch.ts';
 import { unmaskedRows } from '../../src/trainer/model/batch.ts';
 import type { StepOutput, StepTask } from '../../src/trainer/step.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
@@ -71,7 +71,7 @@ function startTrainer(t: ExecutionContext) {
   const locals = new LocalStates();
   t.teardown(() => locals.dispose());
   const sent: Sent[] = [];
-  const begin = (batches: readonly Batch[], fields: Partial<StepTask> = {}) =>
+  const begin = (batches: readonly TokenBatch[], fields: Partial<StepTask> = {}) =>
     new StepWork(
       {
         step: 2,
@@ -97,7 +97,7 @@ const BATCH = tinyBatch(MODEL, 4);
 const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
 
 /** The same sequences in micro-batches of one. */
-function oneByOne({ ids, labels, sequences, length }: Batch): Batch[] {
+function oneByOne({ ids, labels, sequences, length }: TokenBatch): TokenBatch[] {
   return Array.from({ length: sequences }, (_, i) => ({
     ids: ids.slice(i * length, (i + 1) * length),
     labels: labels.slice(i * length, (i + 1) * length),
@@ -206,7 +206,7 @@ test.serial('a step that is given up at any point leaves no tensor, and can be b
   refreshed.computeGradients(model);
   refreshed.dispose();
   t.is(tf.memory().numTensors, before);
-  const [first, second] = oneByOne(BATCH) as [Batch, Batch];
+  const [first, second] = oneByOne(BATCH) as [TokenBatch, TokenBatch];
   const broken = begin([first, { ...second, ids: second.ids.map(() => MODEL.vocabSize) }]);
   t.throws(() => broken.computeGradients(model), { message: /not in the vocabulary/ });
   broken.dispose();

@@ -4,7 +4,7 @@ import { sealUpdate } from '../../src/coordinator/update-sums.ts';
 import { basisShape, hasBasis, type Slot } from '../../src/galore/slot.ts';
 import { FIRST_DIGEST } from '../../src/protocol/digest.ts';
 import { decodeEnvelope } from '../../src/protocol/envelope.ts';
-import type { Batch } from '../../src/trainer/model/batch.ts';
+import type { TokenBatch } from '../../src/trainer/model/batch.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { orthonormalMatrix } from '../galore/matrices.ts';
 import '../galore/tensors.ts';
@@ -22,7 +22,7 @@ const SEQUENCES = 8;
 const LENGTH = 7;
 
 /** Micro-batches of one: sequences `from` up to `to` of step `step`. */
-function sequencesOf(step: number, from: number, to: number): Batch[] {
+function sequencesOf(step: number, from: number, to: number): TokenBatch[] {
   const { ids, labels } = tinyBatch(MODEL, SEQUENCES, LENGTH, step);
   return Array.from({ length: to - from }, (_, i) => {
     const range = [(from + i) * LENGTH, (from + i + 1) * LENGTH] as const;

@@ -8,7 +8,7 @@ import test from 'ava';
 import '@tensorflow/tfjs-node-gpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { llamaTensors, parseLlamaConfig, type LlamaConfig } from '../../src/model/llama-config.ts';
-import { IGNORED_LABEL, type Batch } from '../../src/trainer/model/batch.ts';
+import { IGNORED_LABEL, type TokenBatch } from '../../src/trainer/model/batch.ts';
 import { LlamaModel, type LlamaOptions } from '../../src/trainer/model/llama.ts';
 import { WeightStore } from '../../src/trainer/model/weights.ts';
 import { adamwStep, type AdamwState } from '../helpers/adamw.ts';
@@ -157,7 +157,7 @@ function load(dir: string, config: LlamaConfig, options: LlamaOptions): LlamaMod
 }
 
 /** The reference shifts inside the model; here the label of a position is the next one's. */
-function batchOf({ input_ids: ids, labels }: GoldenCase): Batch {
+function batchOf({ input_ids: ids, labels }: GoldenCase): TokenBatch {
   const [sequences = 0, length = 0] = ids.shape;
   const shifted = labels.data.map((_, at) =>
     (at + 1) % length === 0 ? IGNORED_LABEL : (labels.data[at + 1] ?? IGNORED_LABEL),
@@ -165,7 +165,7 @@ function batchOf({ input_ids: ids, labels }: GoldenCase): Batch {
   return { ids: Int32Array.from(ids.data), labels: Int32Array.from(shifted), sequences, length };
 }
 
-function rowsOf({ ids, labels, sequences, length }: Batch): Batch[] {
+function rowsOf({ ids, labels, sequences, length }: TokenBatch): TokenBatch[] {
   return Array.from({ length: sequences }, (_, row) => ({
     ids: ids.slice(row * length, (row + 1) * length),
     labels: labels.slice(row * length, (row + 1) * length),
@@ -174,7 +174,7 @@ function rowsOf({ ids, labels, sequences, length }: Batch): Batch[] {
   }));
 }
 
-function countLabels({ labels }: Batch): number {
+function countLabels({ labels }: TokenBatch): number {
   return labels.reduce((count, label) => count + (label === IGNORED_LABEL ? 0 : 1), 0);
 }
 

@@ -123,7 +123,7 @@ function route(draft: Draft, event: Event): Draft {
       return advancePhase(loseExpelled(dropStalledUploader(loseExpelled(dropSilent(draft)))), event);
     case 'contributionReceived':
     case 'evaluationReceived':
-      if (!isCount(event.tokens) || !Number.isFinite(event.lossSum)) return refuseNumbers(draft, event);
+      if (!isCount(event.tokens) || !Number.isFinite(event.lossSum ?? 0)) return refuseNumbers(draft, event);
       return advancePhase(draft, event);
     case 'sketchReceived':
       if (!isCount(event.tokens)) return refuseNumbers(draft, event);

@@ -26,8 +26,8 @@ import { deadlineAfterAnswer, deadlineMs, leaveBehind, quorumOf, whyOver, type W
 
 /** Whether the held-out loss is measured after this step. */
 export function isEvaluationDue(plan: RunPlan, step: number): boolean {
-  const { evaluationSequences, evaluationEvery, totalSteps } = plan;
-  if (evaluationSequences === 0) return false;
+  const { evaluationSequences, evaluationEvery, totalSteps, isLocal } = plan;
+  if (evaluationSequences === 0 && !isLocal) return false;
   return step === totalSteps || (evaluationEvery > 0 && step % evaluationEvery === 0);
 }
 
@@ -54,11 +54,12 @@ export function beginEvaluation(draft: Draft): Draft {
 export function advanceEvaluating(draft: Draft, phase: PhaseOf<'evaluating'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'evaluationReceived': {
-      const { trainerId, step, tokens, lossSum } = event;
+      const { trainerId, step, tokens, lossSum, correct } = event;
       const answered = phase.shards.find((shard) => shard.trainerId === trainerId);
       if (step !== phase.step || answered === undefined) return refuseWork(draft, event);
       const shards = phase.shards.filter((shard) => shard !== answered);
-      const received = [...phase.received, { trainerId, tokens, lossSum }].sort(byTrainerId);
+      const part = { trainerId, tokens, lossSum, ...(correct === undefined ? {} : { correct }) };
+      const received = [...phase.received, part].sort(byTrainerId);
       const next = { ...phase, shards, received };
       const untilMs = deadlineAfterAnswer(draft.state, waitOf(draft, phase), doneBy(phase), doneBy(next));
       return settleEvaluations(draft, { ...next, deadlineMs: untilMs });
@@ -133,8 +134,7 @@ function endEvaluation(draft: Draft, phase: PhaseOf<'evaluating'>): Draft {
   if (tokens === 0) {
     return endStep(remark(draft, `the evaluation of step ${step} has no result: no token was measured`));
   }
-  const lossSum = received.reduce((sum, part) => sum + part.lossSum, 0);
-  return endStep(emit(draft, { type: 'reportEvaluation', step, lossSum, tokens }));
+  return endStep(emit(draft, { type: 'reportEvaluation', step, parts: received }));
 }
 
 type Handed = readonly [Draft, PhaseOf<'evaluating'>];
@@ -146,12 +146,12 @@ function handOn(draft: Draft, phase: PhaseOf<'evaluating'>, trainerId: string): 
   let shards = phase.shards.filter((shard) => shard.trainerId !== trainerId);
   let next = draft;
   for (const orphan of phase.shards.filter((shard) => shard.trainerId === trainerId)) {
-    const heir = leastLoaded(candidates, shards);
+    const heir = draft.state.plan.isLocal ? undefined : leastLoaded(candidates, shards);
     if (heir === undefined) {
-      next = remark(
-        next,
-        `left out: ${plural(orphan.positions.length, 'held-out sequence')} of ${trainerId}`,
-      );
+      const what = draft.state.plan.isLocal
+        ? 'the held-out data'
+        : plural(orphan.positions.length, 'held-out sequence');
+      next = remark(next, `left out: ${what} of ${trainerId}`);
       continue;
     }
     const shard = { trainerId: heir, positions: orphan.positions };

@@ -65,9 +65,10 @@ function observe(
   return patchTrainer(draft, trainerId, { asked: null, observed: join(trainer.observed, newest) });
 }
 
-/** Shares these positions out among the ready trainers, as the plan says. */
+/** Shares these positions out among the ready trainers, as the plan says; those with data of their own all take part. */
 export function shardAmongReady(state: RunState, positions: readonly number[]): readonly Shard[] {
   const trainerIds = readyTrainers(state);
+  if (state.plan.isLocal) return trainerIds.map((trainerId) => ({ trainerId, positions: [] }));
   if (!state.plan.isAdaptive) return shardEqually(positions, trainerIds);
   const paces = trainerIds.map((trainerId) =>
     estimatePace(findTrainer(state, trainerId)!.observed.filter(({ step }) => isFresh(state, step))),

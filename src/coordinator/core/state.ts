@@ -34,7 +34,10 @@ export interface RunPlan extends GapPlan {
   /** How long a step waits for the others once a quorum has answered. */
   readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
+  /** 0 where every trainer computes on data of its own. */
   readonly batchSequences: number;
+  /** Every trainer computes on data of its own: a step shares out no positions, an evaluation no sequences. */
+  readonly isLocal: boolean;
   /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
   readonly isAdaptive: boolean;
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
@@ -106,11 +109,21 @@ export interface Shard {
 export interface Received {
   readonly trainerId: string;
   readonly tokens: number;
-  readonly lossSum: number;
+  /** null: it keeps its losses to itself. */
+  readonly lossSum: number | null;
   /** Of all its numbers, for its tokens; left out: not told. */
   readonly norm?: number;
   /** What its numbers are multiplied by; left out: 1. */
   readonly scale?: number;
+}
+
+/** What a trainer measured of the held-out data. */
+export interface EvaluationPart {
+  readonly trainerId: string;
+  readonly tokens: number;
+  readonly lossSum: number;
+  /** Sequences that got their label, where they were classified. */
+  readonly correct?: number;
 }
 
 /** Slots whose factorisation one trainer does. */
@@ -189,7 +202,7 @@ export type Phase =
       readonly phase: 'evaluating';
       readonly step: number;
       readonly shards: readonly Shard[]; // parts not yet answered; positions are held-out sequence numbers
-      readonly received: readonly Received[];
+      readonly received: readonly EvaluationPart[];
       readonly deadlineMs: number | null;
     }
   /** The last step is done or a stop was asked for; a checkpoint is being made. */
@@ -327,7 +340,7 @@ export type Event = { readonly nowMs: number } &
         readonly trainerId: string;
         readonly step: number;
         readonly tokens: number;
-        readonly lossSum: number;
+        readonly lossSum: number | null;
         /** Of the numbers, if the run judges by it. */
         readonly norm?: number;
       }
@@ -356,6 +369,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number;
+        /** Sequences that got their label, where they were classified. */
+        readonly correct?: number;
       }
     | {
         readonly type: 'stateHashReceived';
@@ -457,8 +472,8 @@ export type Effect =
   | {
       readonly type: 'reportEvaluation';
       readonly step: number;
-      readonly lossSum: number;
-      readonly tokens: number;
+      /** Ascending by trainer, of which one may have measured several parts. */
+      readonly parts: readonly EvaluationPart[];
     }
   | {
       readonly type: 'requestSnapshot';

@@ -133,6 +133,7 @@ const runDocument = z.object({
   bases: z.array(slotBasis).optional(),
   cursor: z.object({ next: count, returned: z.array(count) }),
   epochSequences: z.int().min(1).optional(),
+  baseSha256: sha256.optional(),
   seed: count,
   schedulePosition: count,
   members: z.array(z.string()),
@@ -166,6 +167,8 @@ export interface RunJson {
   readonly cursor: { readonly next: number; readonly returned: readonly number[] };
   /** Sequences of an epoch: epoch e (from 0) has the positions from e times this on. */
   readonly epochSequences?: number | undefined;
+  /** The hash of the weights of step 0, where trainers compare it with their own. */
+  readonly baseSha256?: string | undefined;
   readonly seed: number;
   /** The next step's learning rate is schedule(schedulePosition). */
   readonly schedulePosition: number;

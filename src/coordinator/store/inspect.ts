@@ -125,7 +125,9 @@ export async function inspectRun(
     members,
     memberSteps,
     lastLoss:
-      lastUpdate !== null && lastUpdate.tokens > 0 ? lastUpdate.lossSum / lastUpdate.tokens : metrics.loss,
+      lastUpdate !== null && lastUpdate.tokens > 0 && lastUpdate.lossSum !== null
+        ? lastUpdate.lossSum / lastUpdate.tokens
+        : metrics.loss,
     payloadNumbers: metrics.payloadNumbers,
     meanRank: metrics.meanRank,
     tokens: metrics.tokens,

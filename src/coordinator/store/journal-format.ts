@@ -39,7 +39,7 @@ export interface UpdateFacts {
   readonly step: number;
   readonly learningRate: number;
   readonly tokens: number;
-  readonly lossSum: number; // nats
+  readonly lossSum: number | null; // nats; null: every member keeps its losses to itself
   readonly gradientNorm: number;
   readonly members: readonly UpdateMember[];
   readonly cursor: Cursor;
@@ -130,7 +130,7 @@ function factsOfUpdate(step: number, update: galore.v1.UpdateCommit.$Properties)
     step,
     learningRate: update.learningRate ?? 0,
     tokens: update.tokens ?? 0,
-    lossSum: update.lossSum ?? 0,
+    lossSum: update.lossWithheld ? null : (update.lossSum ?? 0),
     gradientNorm: update.gradientNorm ?? 0,
     members: members.map(({ trainerId, tokens, positions }) => ({
       trainerId: trainerId ?? '',

@@ -8,12 +8,28 @@ export interface Tokens {
   readonly length: number;
 }
 
+/** What a model learns from. */
+export type Batch = TokenBatch | ClassBatch;
+
 /**
  * Tokens and what each position is to predict: the label at a position is the token that FOLLOWS it.
  * The model shifts nothing. A position labelled `IGNORED_LABEL` has no loss.
  */
-export interface Batch extends Tokens {
+export interface TokenBatch extends Tokens {
   readonly labels: Int32Array; // [sequences · length]
+}
+
+/** Sequences of which each has one label. */
+export interface ClassBatch extends Tokens {
+  /** Indices into the task's labels. */
+  readonly classes: Int32Array; // [sequences]
+  /** Tokens of each sequence; behind them there is padding. */
+  readonly lengths: Int32Array; // [sequences]
+}
+
+/** What a batch has a loss for: its positions with a label, or its sequences. */
+export function targetsOf(batch: Batch): number {
+  return 'classes' in batch ? batch.sequences : unmaskedRows(batch.labels).length;
 }
 
 /** The label of a position that is not to be learned (padding, a prompt, the last token). */
@@ -29,7 +45,8 @@ export function checkTokens(tokens: Tokens, vocabSize: number): void {
 }
 
 /** @throws as `checkTokens`, for the labels too */
-export function checkBatch(batch: Batch, vocabSize: number): void {
+export function checkBatch(batch: Batch, vocabSize: number): asserts batch is TokenBatch {
+  if ('classes' in batch) throw new TensorShapeError('a language model was given sequences with classes');
   checkTokens(batch, vocabSize);
   if (batch.labels.length !== batch.ids.length) {
     throw new TensorShapeError(`${batch.labels.length} labels for ${batch.ids.length} token ids`);

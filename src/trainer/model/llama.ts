@@ -10,6 +10,7 @@ import { TensorShapeError } from '../../errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
 import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
 import type { KeyValueCache } from './key-value-cache.ts';
+import type { LossSum, Model, OnGradient } from './model.ts';
 import { causalMask, type CausalMask } from './layers/causal-mask.ts';
 import {
   decoderLayerBackward,
@@ -27,7 +28,8 @@ import { rotaryTables, type RotaryTables } from './layers/rotary.ts';
 import { TensorScope } from './tensor-scope.ts';
 import type { WeightStore } from './weights.ts';
 
-export type { Batch, Tokens } from './batch.ts';
+export type { Batch, TokenBatch, Tokens } from './batch.ts';
+export type { LossSum, OnGradient } from './model.ts';
 
 export interface LlamaOptions {
   /** Keep only the input of each layer and compute its intermediates again in backward. */
@@ -36,24 +38,8 @@ export interface LlamaOptions {
   readonly lossChunk: number;
 }
 
-/** The loss summed over the positions that have one, and their number. */
-export interface LossSum {
-  /** In nats; summed in double precision. */
-  readonly lossSum: number;
-  readonly tokens: number;
-}
-
-/**
- * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
- * (product.ts) take it, other operations do not. The tensor is the model's: it is
- * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
- * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
- * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
- */
-export type OnGradient = (name: string, gradient: tf.Tensor) => void;
-
 /** A Llama over weights it does not own. */
-export class LlamaModel {
+export class LlamaModel implements Model {
   readonly config: LlamaConfig;
   readonly weights: WeightStore;
   readonly #options: LlamaOptions;

@@ -12,6 +12,7 @@ export const PLAN: RunPlan = {
   graceMs: 2_000,
   heartbeatTimeoutMs: 30_000,
   batchSequences: 4,
+  isLocal: false,
   isAdaptive: false,
   projectedSlots: [],
   updateProjGap: 10,

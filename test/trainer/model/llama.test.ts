@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { TensorShapeError } from '../../../src/errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../../src/model/llama-config.ts';
 import { derive, randomUint32 } from '../../../src/random.ts';
-import { IGNORED_LABEL, type Batch } from '../../../src/trainer/model/batch.ts';
+import { IGNORED_LABEL, type TokenBatch } from '../../../src/trainer/model/batch.ts';
 import { LlamaModel, type LlamaOptions } from '../../../src/trainer/model/llama.ts';
 import { WeightStore } from '../../../src/trainer/model/weights.ts';
 import { plainLogits, plainLossSum } from '../../helpers/plain-llama.ts';
@@ -313,7 +313,7 @@ test('tokens, labels and shapes that do not fit are refused before anything is c
   const config = tinyConfig();
   const model = tinyModel(t, config);
   const batch = tinyBatch(config);
-  const run = (changes: Partial<Batch>) => (): unknown =>
+  const run = (changes: Partial<TokenBatch>) => (): unknown =>
     model.forwardBackward({ ...batch, ...changes }, 1, () => {});
   t.throws(run({ sequences: 2 }), {
     instanceOf: TensorShapeError,
@@ -364,7 +364,7 @@ interface Run {
   readonly gradients: Map<string, Float32Array>;
 }
 
-function runOf(model: LlamaModel, batch: Batch, gradientScale = 1): Run {
+function runOf(model: LlamaModel, batch: TokenBatch, gradientScale = 1): Run {
   const gradients = new Map<string, Float32Array>();
   const loss = model.forwardBackward(batch, gradientScale, (name, gradient) => {
     gradients.set(name, Float32Array.from(gradient.dataSync()));
@@ -372,11 +372,11 @@ function runOf(model: LlamaModel, batch: Batch, gradientScale = 1): Run {
   return { ...loss, gradients };
 }
 
-function gradientsOf(model: LlamaModel, batch: Batch, gradientScale = 1): Map<string, Float32Array> {
+function gradientsOf(model: LlamaModel, batch: TokenBatch, gradientScale = 1): Map<string, Float32Array> {
   return runOf(model, batch, gradientScale).gradients;
 }
 
-function partOf({ ids, labels, length }: Batch, from: number, to: number): Batch {
+function partOf({ ids, labels, length }: TokenBatch, from: number, to: number): TokenBatch {
   const part = [from * length, to * length] as const;
   return { ids: ids.slice(...part), labels: labels.slice(...part), sequences: to - from, length };
 }

@@ -1,0 +1,39 @@
+/** Rules about what is learnt, and from whose data. Pure. */
+import { missingFault, relationFault } from './faults.ts';
+import type { Rule } from './relations.ts';
+
+/** The coordinator reads data, or every trainer its own. */
+const dataIsSomewhere: Rule = (read) => {
+  const isLocal = read('data.local') === true;
+  const given = ['data.path', 'data.validation_path'].find((field) => read(field) !== undefined);
+  if (isLocal && given !== undefined) {
+    const rule =
+      'it cannot be given with data.local: every trainer names its own file (galore trainer --data)';
+    return relationFault(given, read(given), rule);
+  }
+  if (isLocal || read('data.local') === undefined || given === 'data.path') return null;
+  return missingFault('data.path', 'needed: text, or a list of texts (or data.local: true)');
+};
+
+/** A tokenizer cannot be trained on data that nobody may collect. */
+const sitesShareTokenizer: Rule = (read) => {
+  if (read('data.local') !== true || read('tokenizer.type') !== 'bpe') return null;
+  const rule = 'with data.local it must be file or byte: a bpe tokenizer is trained on the data';
+  return relationFault('tokenizer.type', 'bpe', rule);
+};
+
+const labelsAreThere: Rule = (read) => {
+  const type = read('task.type');
+  const labels = read('task.labels') as readonly string[] | undefined;
+  if (type === 'sequence-classification' && labels === undefined) {
+    return missingFault('task.labels', 'needed with task.type: sequence-classification');
+  }
+  if (type === 'causal-lm' && labels !== undefined) {
+    return relationFault('task.labels', labels, 'only for task.type sequence-classification');
+  }
+  const twice = labels?.find((label, i) => labels.indexOf(label) !== i);
+  if (twice === undefined) return null;
+  return relationFault('task.labels', labels, `the labels must differ; "${twice}" is there twice`);
+};
+
+export const TASK_RULES: readonly Rule[] = [dataIsSomewhere, sitesShareTokenizer, labelsAreThere];

@@ -1,0 +1,22 @@
+/** What a trainer with data of its own is told in the Welcome: the tokenizer, and what the run began with. */
+import { createHash } from 'node:crypto';
+import { gzipSync } from 'node:zlib';
+import type { SiteFacts } from '../protocol/messages.ts';
+
+/** Beside it config.json, the configuration and the list of tensors must fit into a message. */
+export const MAX_TOKENIZER_BYTES = 512 * 1024;
+
+/**
+ * @param tokenizerJson undefined: the bytes themselves are the tokens
+ * @param baseSha256 of the weights of step 0, in hexadecimal
+ */
+export function siteFacts(tokenizerJson: string | undefined, baseSha256: string): SiteFacts {
+  const json = tokenizerJson ?? '';
+  const zipped = json === '' ? new Uint8Array(0) : new Uint8Array(gzipSync(json, { level: 9 }));
+  const sha256 = json === '' ? '' : createHash('sha256').update(json).digest('hex');
+  return {
+    tokenizer: zipped.length <= MAX_TOKENIZER_BYTES ? zipped : new Uint8Array(0),
+    tokenizerSha256: new Uint8Array(Buffer.from(sha256, 'hex')),
+    baseSha256: new Uint8Array(Buffer.from(baseSha256, 'hex')),
+  };
+}

@@ -1,0 +1,37 @@
+/** What a trainer needs of a model, whatever its family. */
+import type * as tf from '@tensorflow/tfjs-core';
+import type { Batch } from './batch.ts';
+import type { WeightStore } from './weights.ts';
+
+/** The loss summed over everything that has one, and how much that is. */
+export interface LossSum {
+  /** In nats; summed in double precision. */
+  readonly lossSum: number;
+  /** Positions that predict a token, or sequences that are classified. */
+  readonly tokens: number;
+  /** Of sequences that are classified: how many got their label. */
+  readonly correct?: number;
+}
+
+/**
+ * Receives a gradient, of the shape of the weight of that name, which may be a factor: `product` and `numbersOf`
+ * (product.ts) take it, other operations do not. The tensor is the model's: it is
+ * disposed when the callback returns, unless the callback has marked it with `tf.keep`, which makes it
+ * the callback's. Clones and everything else the callback makes are the callback's; it runs in no
+ * `tf.tidy` of the model. The weight is not used again in this step: the callback may replace it.
+ */
+export type OnGradient = (name: string, gradient: tf.Tensor) => void;
+
+/** A model over weights it does not own. */
+export interface Model {
+  readonly weights: WeightStore;
+
+  /**
+   * Runs forward and backward once; `onGradient` receives the gradient of `gradientScale` times the loss sum for
+   * every weight, from the output to the input.
+   */
+  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient): LossSum;
+
+  /** The loss of a batch, without gradients. */
+  loss(batch: Batch): LossSum;
+}
