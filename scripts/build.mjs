@@ -63,7 +63,7 @@ function protocolKey(root) {
 
 function sourcesKey(root) {
   const settings = ['tsconfig.json', 'package.json', 'package-lock.json', 'scripts/build.mjs'];
-  const sources = ['src', 'test', 'bench', 'scripts', 'proto/galore.proto'];
+  const sources = ['src', 'test', 'bench', 'examples', 'scripts', 'proto/galore.proto'];
   return hashFiles(root, [...settings, ...sources], (path) => /\.m?ts$/.test(path));
 }
 

@@ -80,7 +80,7 @@ function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hidden
 /** The shape with all ranks of the configuration times `factor`. */
 function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
   const { method, wire } = config;
-  const { policy, rule, plainRule, inner, averaged, basis } = methodPlan(config);
+  const { policy, rule, plainRule, inner, isInnerReset, averaged, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number =>
     Math.max(1, Math.floor(factor * rankFor(model, rank)));
   const codecsOf = (name: string): SlotCodecs => {
@@ -93,6 +93,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     rule,
     plainRule,
     inner,
+    isInnerReset,
     averaged,
     rank: rankOf(method.rank ?? DEFAULT_RANK),
     projType: method.proj_type,

@@ -1,17 +1,21 @@
 /** `galore trainer`: joins a run from this machine. */
+import { mkdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
 import { readPemFiles, type PemPaths } from '../files/pem.ts';
+import { explaining } from '../files/system-error.ts';
 import { createLogger, printable } from '../log.ts';
 import { isLoopback } from '../loopback.ts';
+import type { AuditRow } from '../trainer/audit.ts';
 import type { Precision } from '../trainer/engine/device.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { joinToken } from './join-token.ts';
 import { onInterrupt } from './interrupts.ts';
+import { addSiteOptions, auditLines, siteOf, type SiteFlags } from './site-flags.ts';
 import {
   addOutputOptions,
   deviceOption,
@@ -20,7 +24,7 @@ import {
   type OutputOptions,
 } from './options.ts';
 
-interface TrainerFlags extends OutputOptions {
+interface TrainerFlags extends OutputOptions, SiteFlags {
   readonly id?: string;
   readonly run: string;
   readonly token?: string;
@@ -28,6 +32,7 @@ interface TrainerFlags extends OutputOptions {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
+  readonly state?: string;
   readonly threads?: number;
   readonly device: DeviceWish;
   readonly precision: Precision;
@@ -62,10 +67,15 @@ export function registerTrainerCommand(
     .option('--ca <file>', 'PEM file of the authority to trust, in place of those of this system')
     .option('--cert <file>', 'PEM file of the certificate of this trainer, where one is asked for')
     .option('--key <file>', 'PEM file of its private key')
+    .option(
+      '--state <dir>',
+      'folder for what this trainer keeps for itself (moments of local steps, error feedback): started again, it goes on with it; needs --id',
+    )
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, MAX_THREADS))
     .addOption(deviceOption())
     .addOption(precisionOption())
     .option('--quiet', 'no status line');
+  addSiteOptions(command);
   addOutputOptions(command, 'info').addHelpText(
     'after',
     `
@@ -73,6 +83,7 @@ Examples:
   galore trainer ws://192.168.1.20:29400
   galore trainer wss://train.example.org --token-file token.txt --id garage-pc --threads 8
   GALORE_TOKEN=… galore trainer wss://192.168.1.20:29400 --ca cert.pem
+  galore trainer wss://train.example.org --token-file token.txt --data ./private.jsonl --id north --state ./state --audit
 
 Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
   );
@@ -91,6 +102,12 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   });
   const token = await joinToken(context, flags, logger);
   const tls = await certificatesFor(url, context, flags);
+  const stateDir = await stateDirFor(context, flags);
+  const site = siteOf(context, flags, display);
+  const onAudit = (rows: readonly AuditRow[], socketBytes: number): void => {
+    display.close();
+    for (const line of auditLines(rows, socketBytes)) display.line(line);
+  };
   if (token !== '' && isOpenWire(url)) {
     logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
   }
@@ -117,6 +134,9 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       runName: flags.run,
       token,
       tls,
+      ...(stateDir === undefined ? {} : { stateDir }),
+      ...(site === undefined ? {} : { site }),
+      ...(flags.audit === undefined ? {} : { onAudit }),
       threads: flags.threads ?? context.cores,
       device,
       precision: flags.precision,
@@ -131,6 +151,17 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   } finally {
     display.close();
   }
+}
+
+/** The folder for what the trainer keeps. @throws ConfigError, OperatingError */
+async function stateDirFor(context: CliContext, { state, id }: TrainerFlags): Promise<string | undefined> {
+  if (state === undefined) return undefined;
+  if (id === undefined) {
+    throw new ConfigError('--state needs --id: by it a trainer that is started again finds what it has kept');
+  }
+  const path = resolve(context.workingDir, state);
+  await explaining(`create ${path}`, mkdir(path, { recursive: true, mode: 0o700 }));
+  return path;
 }
 
 /** The files for TLS, which are there and go together. @throws ConfigError, DataError */

@@ -92,6 +92,15 @@ function without(field: string, fine: unknown, why: string): LocalRule {
   };
 }
 
+const basesAreOrthonormal: LocalRule = (read) => {
+  const mu = read('local_steps.proximal_mu');
+  const method = METHODS.find((name) => name === read('method.name'));
+  if (mu === undefined || mu === 0 || method === undefined) return null;
+  if ((read('method.basis') ?? methodDefaults(method).basis) !== 'gaussian') return null;
+  const rule = 'it must be 0 with gaussian bases, which are not orthonormal: distances in them are others';
+  return relationFault('local_steps.proximal_mu', mu, rule);
+};
+
 const decayIsDecoupled: LocalRule = (read) => {
   const decay = read('optimizer.weight_decay');
   if (read('optimizer.name') !== 'sgd' || decay === 0 || decay === undefined) return null;
@@ -104,6 +113,7 @@ const LOCAL_RULES: readonly LocalRule[] = [
   groupsCan,
   optimizerCan,
   decayIsDecoupled,
+  basesAreOrthonormal,
   momentsAreNumbers,
   periodsGoTogether,
   without('method.weights', 'f32', 'int8 weights have no room for a displacement'),
@@ -126,10 +136,46 @@ function unused(
   };
 }
 
+const sitesHaveTheirData: Rule = (read) => {
+  const weighting = read('local_steps.weighting');
+  if ((weighting !== 'examples' && weighting !== 'tokens') || read('data.local') === true) return null;
+  const rule = `it must be targets or equal (or left out) without data.local: the coordinator's own data has no sites with so many ${weighting}`;
+  return relationFault('local_steps.weighting', weighting, rule);
+};
+
+/** What a trainer adds to a sum it multiplies by its part of the loss targets, which is all it knows. */
+const sumsAreOfTargets: Rule = (read) => {
+  const isLocal = read('data.local') === true;
+  const weighting = read('local_steps.weighting') ?? (isLocal ? 'examples' : 'targets');
+  const why = whyItCarriesSums(read);
+  if (why === null || (weighting === 'targets' && !isLocal)) return null;
+  const fault = (field: string, value: unknown, rule: string): Fault =>
+    relationFault(field, value, `${rule} with ${why}: those contributions are parts of a sum, not means`);
+  if (isLocal) return fault('data.local', true, 'it must be false');
+  return fault('local_steps.weighting', weighting, 'it must be targets (or left out)');
+};
+
+/** The field that makes contributions parts of a sum (slot.ts, carriesSums); null: none does. */
+function whyItCarriesSums(read: FieldReader): string | null {
+  const groups = (read('method.param_groups') ?? []) as readonly Group[];
+  const method = String(read('method.name'));
+  if (method === 'power' || groups.some(({ policy }) => policy === 'power')) return 'power';
+  const own = read('method.feedback');
+  const feedback = [own, ...groups.map((group) => group.feedback)].find(
+    (value) => value === 'payload' || value === 'gradient',
+  );
+  if (feedback !== undefined) return `feedback: ${String(feedback)}`;
+  const isRounded =
+    read('wire.codec') === 'int4' || groups.some(({ codec, feedback: its }) => codec === 'int4' && its !== 'none');
+  return isRounded ? 'codec int4, which has error feedback' : null;
+}
+
 const hasLocalSteps = (read: FieldReader): boolean => Number(read('local_steps.count') ?? 1) > 1;
 const MORE = 'local_steps.count above 1';
 
 export const LOCAL_STEP_RULES: readonly Rule[] = [
+  sitesHaveTheirData,
+  sumsAreOfTargets,
   ...LOCAL_RULES.map((rule): Rule => (read) => {
     if (!hasLocalSteps(read)) return null;
     return rule(read, (text) => relationFault('local_steps.count', read('local_steps.count'), text));
@@ -143,6 +189,7 @@ export const LOCAL_STEP_RULES: readonly Rule[] = [
     'local_steps.outer: nesterov',
   ),
   unused('local_steps.moments', 'local', hasLocalSteps, MORE),
+  unused('local_steps.proximal_mu', 0, hasLocalSteps, MORE),
   unused(
     'local_steps.moment_periods',
     MOMENT_PERIODS,

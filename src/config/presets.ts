@@ -135,6 +135,7 @@ export function applyPreset(input: RunConfigInput): RunConfig {
       outer_lr: local.outer_lr ?? OUTER_RATES[local.outer],
       outer_momentum: local.outer_momentum ?? OUTER_MOMENTUM,
       moment_periods: local.moment_periods ?? [...MOMENT_PERIODS],
+      weighting: local.weighting ?? (input.data.local ? 'examples' : 'targets'),
     },
     optimizer: {
       ...optimizer,

@@ -207,6 +207,7 @@ const localConnectionsFit: Rule = atMost(
 );
 
 const stepFitsAMessage: Rule = (read) => {
+  if (read('data.local') === true) return null; // no sequences travel
   const batch = numberAt(read, 'batch_size');
   const length = numberAt(read, 'seq_len');
   if (batch === undefined || length === undefined) return null;

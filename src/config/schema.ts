@@ -367,6 +367,9 @@ const optimizer = z.strictObject({
   schedule: schedule.prefault({}),
 });
 
+/** What the contributions of a step are weighted by. */
+export const WEIGHTINGS = ['targets', 'examples', 'tokens', 'equal'] as const;
+
 const momentPeriod = z.int().min(1).max(MAX_MOMENT_PERIOD);
 
 const localSteps = z.strictObject({
@@ -391,10 +394,10 @@ const localSteps = z.strictObject({
     ),
   outer_momentum: z.number().min(0).lt(1).optional().describe('For nesterov; default: 0.9'),
   moments: z
-    .enum(['local', 'averaged'])
+    .enum(['local', 'averaged', 'reset'])
     .default('local')
     .describe(
-      'Of the local optimizer: local: each trainer has its own; averaged: from time to time they become the mean of all',
+      'Of the local optimizer: local: each trainer has its own; averaged: from time to time they become the mean of all; reset: they begin anew after every exchange',
     ),
   moment_periods: z
     .tuple([momentPeriod, momentPeriod])
@@ -402,6 +405,23 @@ const localSteps = z.strictObject({
     .describe(
       'For averaged: the first moments travel with every so many exchanges, the second with every so many, a multiple; default: 3, 6',
     ),
+  proximal_mu: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe('FedProx: this times how far a weight has come since the exchange is added to its gradient'),
+  weighting: z
+    .enum(WEIGHTINGS)
+    .optional()
+    .describe(
+      'What a contribution counts by: its loss targets, the training examples or tokens of its site (only with data.local), or equal; default: targets, with data.local examples',
+    ),
+  participation: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(1)
+    .describe('Share of the trainers that take part in a step, drawn anew for each, at least one'),
 });
 
 const wire = z.strictObject({
@@ -609,7 +629,7 @@ export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' |
   readonly dir: string;
   readonly local_steps: Filled<
     RunConfigInput['local_steps'],
-    'outer_lr' | 'outer_momentum' | 'moment_periods'
+    'outer_lr' | 'outer_momentum' | 'moment_periods' | 'weighting'
   >;
   readonly method: Omit<
     Filled<RunConfigInput['method'], 'moments' | 'scale' | 'basis' | 'limiter' | 'weights'>,

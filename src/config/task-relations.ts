@@ -36,4 +36,24 @@ const labelsAreThere: Rule = (read) => {
   return relationFault('task.labels', labels, `the labels must differ; "${twice}" is there twice`);
 };
 
-export const TASK_RULES: readonly Rule[] = [dataIsSomewhere, sitesShareTokenizer, labelsAreThere];
+/** Labelled examples are lines of JSONL, and no tokenizer is trained on them. */
+const examplesCanBeRead: Rule = (read) => {
+  if (read('task.type') !== 'sequence-classification') return null;
+  if (read('data.format') === 'text') {
+    return relationFault(
+      'data.format',
+      'text',
+      'with task.type sequence-classification it must be auto or jsonl',
+    );
+  }
+  if (read('tokenizer.type') !== 'bpe') return null;
+  const rule = 'with task.type sequence-classification it must be file or byte';
+  return relationFault('tokenizer.type', 'bpe', rule);
+};
+
+export const TASK_RULES: readonly Rule[] = [
+  dataIsSomewhere,
+  sitesShareTokenizer,
+  labelsAreThere,
+  examplesCanBeRead,
+];

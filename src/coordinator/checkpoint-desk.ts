@@ -14,6 +14,7 @@ import type { RunReport } from './api.ts';
 import { CheckpointJob } from './checkpoint-job.ts';
 import type { Effect } from './core/state.ts';
 import type { Dispatch } from './dispatch.ts';
+import type { CountedSteps } from './counted-steps.ts';
 import { factsOf, type PreparedRun } from './prepare-run.ts';
 import { ranksOf } from './restore-bases.ts';
 import type { Session } from './session.ts';
@@ -84,13 +85,15 @@ export class CheckpointDesk {
     effect: Extract<Effect, { type: 'requestSnapshot' }>,
     session: Session,
     members: readonly string[],
+    counted: CountedSteps | null,
   ): void {
     const { step, sequence, refreshedStep, bases, cursor } = effect;
     const { journal, shape, checkpointsDir, texts } = this.#run;
     const slots = withRanks(shape.slots, ranksOf(bases));
     const shared = stateTensors(slots);
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
-    const facts = factsOf(this.#run, { step, sequence, digest, refreshedStep, bases, cursor }, members);
+    const at = { step, sequence, digest, refreshedStep, bases, cursor, counted };
+    const facts = factsOf(this.#run, at, members);
     const begun = beginCheckpoint(checkpointsDir, step, shared, texts);
     const job = new CheckpointJob({ facts, shared, local: localTensors(slots) }, begun);
     this.#job = job;

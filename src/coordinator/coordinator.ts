@@ -8,12 +8,14 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
+import { countedLabels, readSequences } from '../files/sequences.ts';
 import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
 import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
 import { describeOutlier, type Outlier } from './core/outliers.ts';
@@ -21,7 +23,7 @@ import { pauseOf } from './core/pause.ts';
 import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
-import { countedLabels, EvaluationDesk, readSequences } from './evaluation-desk.ts';
+import { EvaluationDesk } from './evaluation-desk.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
 import { planOf } from './plan.ts';
@@ -96,6 +98,8 @@ class Coordinator {
   #outliers: readonly Outlier[] = [];
   /** The newest record, from its sealing until it is announced or given up; with who took part if it is an update. */
   #record: SealedRecord | null = null;
+  /** For checkpoints; null: nobody keeps anything, or it is not known. */
+  #counted: CountedSteps | null;
   #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
   #ticker: NodeJS.Timeout | null = null;
   #isDispatching = false;
@@ -103,6 +107,7 @@ class Coordinator {
 
   constructor(run: PreparedRun, doorkeeper: Doorkeeper, options: CoordinatorOptions) {
     this.#run = run;
+    this.#counted = run.start.counted;
     this.#doorkeeper = doorkeeper;
     this.#options = options;
     const { config, shape, dataset, metrics, evaluations } = run;
@@ -244,6 +249,8 @@ class Coordinator {
     switch (effect.type) {
       case 'assignStep':
         return this.#assignStep(effect);
+      case 'passOver':
+        return this.#passOver(effect);
       case 'requestSketches':
         return this.#requestSketches(effect);
       case 'sumSketches':
@@ -313,6 +320,10 @@ class Coordinator {
       this.#steps.expect(trainerId, positions, countedLabels(sequences));
       session.connection.send({ ...assignment, learningRate, sequences, localExamples: 0 });
     });
+  }
+
+  #passOver({ trainerId, step }: EffectOf<'passOver'>): void {
+    this.#trainers.get(trainerId)?.send({ kind: 'notice', text: `not chosen for step ${step}` });
   }
 
   #requestSketches(effect: EffectOf<'requestSketches'>): void {
@@ -421,6 +432,7 @@ class Coordinator {
       return this.#steps.refreshCommitted();
     }
     const { step } = record.commit;
+    this.#counted = foldCounted(this.#counted, record.commit);
     this.#steps.discard();
     const { numbers: payloadNumbers, meanRank } = this.#steps.payloadOf(step);
     const sizes = {
@@ -455,7 +467,7 @@ class Coordinator {
   #requestSnapshot(effect: EffectOf<'requestSnapshot'>): void {
     const session = this.#trainers.get(effect.trainerId);
     const members = this.#state.trainers.map(({ trainerId }) => trainerId);
-    if (session !== undefined) this.#checkpoints.request(effect, session, members);
+    if (session !== undefined) this.#checkpoints.request(effect, session, members, this.#counted);
   }
 
   #end(outcome: Outcome): void {

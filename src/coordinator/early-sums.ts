@@ -6,17 +6,18 @@
 import type { Received } from './core/state.ts';
 import type { StagedTensor } from './staging.ts';
 import type { UpdateSums } from './update-sums.ts';
+import { sharesOf, type Weighed } from './weights.ts';
 
-/** A trainer of the step, and its tokens that will count. */
-export interface ExpectedMember {
+/** A trainer of the step, with its tokens that will count and its weight. */
+export interface ExpectedMember extends Weighed {
   readonly trainerId: string;
-  readonly tokens: number;
 }
 
 export class EarlySums {
   readonly sums: UpdateSums;
   readonly #members: readonly ExpectedMember[];
-  readonly #totalTokens: number;
+  /** Of the sum, in the order of the members. */
+  readonly #shares: readonly number[];
   readonly #arrived: (trainerId: string) => ReadonlyMap<number, StagedTensor>;
 
   /**
@@ -30,14 +31,14 @@ export class EarlySums {
   ) {
     this.sums = sums;
     this.#members = members;
-    this.#totalTokens = members.reduce((sum, { tokens }) => sum + tokens, 0);
+    this.#shares = sharesOf(members);
     this.#arrived = arrived;
   }
 
   /** Sums the slots that are here, in the order in which the first member sent them; returns their frames. */
   advance(): readonly Uint8Array[] {
-    const contributions = this.#members.map(({ trainerId, tokens }) => ({
-      weight: tokens / this.#totalTokens,
+    const contributions = this.#members.map(({ trainerId }, i) => ({
+      weight: this.#shares[i]!,
       tensors: this.#arrived(trainerId),
     }));
     const first = this.sums.frames.length;
@@ -55,7 +56,10 @@ export class EarlySums {
       this.sums.place.sequence === sequence &&
       this.#members.length === received.length &&
       this.#members.every(
-        ({ trainerId, tokens }, i) => received[i]?.trainerId === trainerId && received[i].tokens === tokens,
+        ({ trainerId, tokens, weight }, i) =>
+          received[i]?.trainerId === trainerId &&
+          received[i].tokens === tokens &&
+          received[i].weight === weight,
       )
     );
   }

@@ -3,9 +3,10 @@
  * large for a message: it travels in portions whose answers are added up.
  */
 import type { SequenceSource } from '../files/dataset.ts';
+import { readSequences } from '../files/sequences.ts';
 import { protocolError } from '../protocol/checks.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
-import type { EvaluationMessage, Sequences } from '../protocol/messages.ts';
+import type { EvaluationMessage } from '../protocol/messages.ts';
 import type { Effect } from './core/state.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { Session } from './session.ts';
@@ -108,21 +109,4 @@ export class EvaluationDesk {
   #spread(number: number, source: SequenceSource): number {
     return Math.floor((number * source.count) / this.#sequenceCount);
   }
-}
-
-/** Reads sequences by index into the form they travel in. */
-export async function readSequences(
-  source: SequenceSource,
-  indices: readonly number[],
-  positions: readonly number[],
-  seqLen: number,
-): Promise<Sequences> {
-  const { tokens, mask } = await source.read(indices);
-  return { positions, length: seqLen + 1, tokens, mask: mask ?? new Uint8Array(0) };
-}
-
-/** How many labels of the sequences count. */
-export function countedLabels({ positions, length, mask }: Sequences): number {
-  if (mask.length === 0) return positions.length * (length - 1);
-  return mask.reduce((sum, isCounted) => sum + isCounted, 0);
 }

@@ -47,8 +47,14 @@ export async function feedTrainer(
 }
 
 /** What a Welcome says of the snapshot behind it. */
-export function snapshotHeader({ step, run, tensors }: OpenCheckpoint, firstTensor = 0): SnapshotHeader {
+export function snapshotHeader(
+  { step, run, tensors }: OpenCheckpoint,
+  firstTensor = 0,
+  trainerId: string | null = null,
+): SnapshotHeader {
+  const { counted } = run;
   return {
+    ...(counted === undefined || trainerId === null ? {} : { countedStep: counted[trainerId] ?? 0 }),
     step,
     sequence: run.sequence,
     digest: digestOf(run),

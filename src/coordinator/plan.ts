@@ -19,6 +19,10 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     quorum: coordinator.quorum,
     graceMs: coordinator.grace_ms,
     heartbeatTimeoutMs: coordinator.heartbeat_timeout_ms,
+    participation:
+      config.local_steps.participation === 1
+        ? null
+        : { share: config.local_steps.participation, seed: config.seed },
     batchSequences: config.data.local ? 0 : stepSequences(config),
     isLocal: config.data.local,
     isAdaptive: coordinator.sharding === 'adaptive',

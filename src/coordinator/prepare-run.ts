@@ -20,6 +20,7 @@ import { checkTargets } from './check-targets.ts';
 import type { SlotBasis } from './core/state.ts';
 import { newModel, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
+import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
@@ -38,9 +39,10 @@ import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
 import { createRunDirectory, openRunDirectory, type RunDirectory } from './store/run-directory.ts';
 
-/** Where the run stands, with what its records say of the slots' bases. */
+/** Where the run stands, with what its records say of the slots' bases and of who was counted when. */
 export interface StartPoint extends ResumePoint {
   readonly bases: readonly SlotBasis[];
+  readonly counted: CountedSteps | null;
 }
 
 /** All that a coordinator works with; close it at the end. */
@@ -127,7 +129,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
   const shape = buildRunShape(config, model);
   const bases = await restoreBases(checkpoint.run, journal, schedulePlanOf(config), refreshedSlots(shape));
-  const start = { ...point, bases };
+  const counted = shape.slots.some(hasLocalState) ? await restoreCounted(checkpoint.run, journal) : null;
+  const start = { ...point, bases, counted };
   if (config.steps < start.step) {
     const rule = `at least ${start.step}: the run in ${run.path} has come that far`;
     const fault = { field: 'steps', value: String(config.steps), allowed: rule };
@@ -200,6 +203,7 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
     seed: run.config.seed,
     schedulePosition: at.step,
     members,
+    ...(at.counted === null ? {} : { counted: Object.fromEntries(at.counted) }),
     created: new Date().toISOString(),
   };
 }
@@ -217,6 +221,7 @@ async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Pro
   }
   const dataset = await prepareDataset({
     data: dataOptions(config.data),
+    labels: config.task.labels,
     tokenizer: config.tokenizer,
     seqLen: config.seq_len,
     cacheDir: config.data.cache_dir ?? join(cacheDir, 'tokens'),

@@ -131,6 +131,7 @@ export class RunMetrics {
         assigned,
         delivered: update.members.map(({ trainerId }) => trainerId),
         ...(late.length > 0 && { late }),
+        ...weightsOf(update),
       },
       waitSeconds: waitMs / 1000,
       learningRate,
@@ -240,4 +241,10 @@ interface Measured extends Validation {
 
 function figures({ loss, tokens, accuracy }: Measured) {
   return { loss, ...(accuracy === null ? { perplexity: Math.exp(loss) } : { accuracy }), tokens };
+}
+
+/** What contributions counted by where that was not their tokens, in the order of those who delivered. */
+function weightsOf({ members }: UpdateRecord): { readonly weights?: readonly number[] } {
+  if (members.every(({ weight }) => weight === undefined)) return {};
+  return { weights: members.map(({ tokens, weight = tokens }) => weight) };
 }

@@ -26,6 +26,7 @@ import {
   type SumOptions,
   type WeightedTensors,
 } from './update-sums.ts';
+import { isDeclared, sharesOf, weightFault, weightOf } from './weights.ts';
 
 const MIB = 1024 * 1024;
 
@@ -89,9 +90,10 @@ export class StepDesk {
     earlyUpdate: EarlyUpdate | null = null,
     spillFile: SpillFile | null = null,
   ) {
-    // What a contribution is multiplied by is known when all of all of them is here.
+    // What a contribution is multiplied by is known when all of all of them is here, or when it says what it weighs.
     const isScaled = config.optimizer.max_grad_norm !== undefined || config.coordinator.outliers !== 'accept';
-    this.#earlyUpdate = isScaled ? null : earlyUpdate;
+    const isWeighedLate = isDeclared(config.local_steps.weighting);
+    this.#earlyUpdate = isScaled || isWeighedLate ? null : earlyUpdate;
     this.#config = config;
     this.#shape = shape;
     this.#slots = shape.slots;
@@ -248,6 +250,9 @@ export class StepDesk {
     const { step, tokens } = message;
     if (step !== this.#step || tokens === 0 || !this.#isAssigned(trainerId)) return undefined;
     this.#checkTokens(trainerId, tokens);
+    const fault = weightFault(this.#config.local_steps.weighting, message.weight);
+    if (fault !== null)
+      throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, `step ${step}: ${fault}`);
     const tensors = this.#staging.take(trainerId, 'contribution', this.#allSlots);
     const checksum = this.#staging.checksumOf(trainerId);
     if (checksum !== message.checksum) {
@@ -258,6 +263,11 @@ export class StepDesk {
     }
     if (!this.#judgesNorms) return undefined;
     return contributionNorm(this.#slots, step, tensors, this.#shareOf(tokens));
+  }
+
+  /** What a contribution counts by, where that is not its tokens. */
+  weightOf({ weight }: ContributionMessage): Pick<Received, 'weight'> {
+    return weightOf(this.#config.local_steps.weighting, weight);
   }
 
   /** The record of the new bases. */
@@ -308,7 +318,12 @@ export class StepDesk {
   /** Null as long as a member is not known to have its sequences. */
   #beginEarly(channel: EarlyUpdate): EarlySums | null {
     const shares = [...this.#shares].sort(([a], [b]) => (a < b ? -1 : 1));
-    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({ trainerId, tokens }));
+    const weight = weightOf(this.#config.local_steps.weighting);
+    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({
+      trainerId,
+      tokens,
+      ...weight,
+    }));
     if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
     const counted = members.filter(({ tokens }) => tokens > 0);
     if (counted.length === 0) return null;
@@ -368,20 +383,19 @@ export class StepDesk {
     return tokens / (stepSequences(this.#config) * this.#config.seq_len);
   }
 
-  /** Weights p_i = c_i / C, in the order given. */
+  /** Those with tokens, each with its share of the sum, in the order given. */
   #weighted(
     received: readonly Received[],
     stream: StagedStream,
     slots: readonly number[],
   ): WeightedTensors[] {
-    const total = received.reduce((sum, { tokens }) => sum + tokens, 0);
-    return received
-      .filter(({ tokens }) => tokens > 0)
-      .map(({ trainerId, tokens, scale = 1 }) => ({
-        weight: (tokens / total) * scale,
-        scale,
-        tensors: this.#staging.take(trainerId, stream, slots),
-      }));
+    const counted = received.filter(({ tokens }) => tokens > 0);
+    const shares = sharesOf(counted);
+    return counted.map(({ trainerId, scale = 1 }, i) => ({
+      weight: shares[i]! * scale,
+      scale,
+      tensors: this.#staging.take(trainerId, stream, slots),
+    }));
   }
 
   *#partFrames(

@@ -5,10 +5,10 @@
  * which is the most they come to; so do row-sparse tensors, as if no token came twice. Pure.
  */
 import type { RunConfig } from '../config/schema.ts';
-import { innerState } from '../galore/displacement.ts';
+import { displacementSlot, innerState } from '../galore/displacement.ts';
 import { isFlushed, payloadShape, sizeOf, stepKinds, type Policy, type Slot } from '../galore/slot.ts';
 import { localState } from '../galore/feedback/local-state.ts';
-import { weightState, type StateSpec } from '../galore/optimizer/rule-state.ts';
+import { ruleState, weightState, type StateSpec } from '../galore/optimizer/rule-state.ts';
 import { stateBytes, stateTensors } from '../galore/state-table.ts';
 import { firstRound } from '../galore/projection/sketch.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
@@ -188,7 +188,8 @@ function memoryOf(slots: readonly Slot[]): TrafficPlan['trainerMemory'] {
     sum(specs.map(({ dtype, shape }) => stateBytes(dtype, shape)));
   for (const slot of slots) {
     const inner = bytesOf(innerState(slot));
-    parts.optimizer += inner;
+    // What begins anew after every exchange is there during a step all the same.
+    parts.optimizer += slot.isInnerReset === true ? bytesOf(ruleState(displacementSlot(slot))) : inner;
     parts.feedback += bytesOf(localState(slot)) - inner;
     if (slot.inner !== undefined) parts.weights += 4 * (sizeOf(slot.shape) + sizeOf(payloadShape(slot, 1)));
   }

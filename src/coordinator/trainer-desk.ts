@@ -156,7 +156,7 @@ export class TrainerDesk {
         const norm = steps.acceptContribution(trainerId, message);
         const { step, tokens, isLossWithheld } = message;
         const lossSum = isLossWithheld === true ? null : message.lossSum;
-        const told = norm === undefined ? {} : { norm };
+        const told = { ...steps.weightOf(message), ...(norm === undefined ? {} : { norm }) };
         return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
       case 'evaluation':
@@ -247,7 +247,7 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor),
+      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor, session.trainerId),
       ...(this.#run.site === null ? {} : { site: this.#run.site }),
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;

@@ -26,7 +26,7 @@ import type { StagedTensor } from './staging.ts';
 
 /** One trainer's part in a sum. */
 export interface WeightedTensors {
-  /** c_i / C, of its tokens, times `scale`. Without scales weights sum to one. */
+  /** Its share of the sum (weights.ts) times `scale`. Without scales they sum to one. */
   readonly weight: number;
   /** What its numbers are multiplied by, in slots whose contributions are parts of a sum, too; left out: 1. */
   readonly scale?: number;
@@ -89,7 +89,7 @@ export class UpdateSums {
     return this.#squares.has(index);
   }
 
-  /** Sums and encodes a slot: sum p_i x_i with p_i = c_i / C (exact by linearity), times `factor`. */
+  /** Sums and encodes a slot: sum p_i x_i with its share p_i (exact by linearity), times `factor`. */
   add(index: number, contributions: readonly WeightedTensors[], factor: number = 1): void {
     const { slots, codecs, seed } = this.#options;
     const { step } = this.place;
@@ -126,9 +126,10 @@ export class UpdateSums {
       learningRate,
       tokens: received.reduce((total, { tokens }) => total + tokens, 0),
       lossSum: lossOf(received),
-      members: received.map(({ trainerId, tokens }) => ({
+      members: received.map(({ trainerId, tokens, weight = tokens }) => ({
         trainerId,
         tokens,
+        ...(weight === tokens ? {} : { weight }),
         positions: [...(shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
       })),
       cursor: { next: cursor.next, returned: [...cursor.returned] },

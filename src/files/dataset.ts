@@ -7,7 +7,10 @@
 import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, DataError, OperatingError } from '../errors.ts';
+import { BadLines } from './bad-lines.ts';
 import { BPE_TRAINER_VERSION, trainBpe } from './bpe-trainer.ts';
+import { removeCacheFolder } from './cache-folder.ts';
+import { prepareExamples } from './examples.ts';
 import { pieceHash, pieceLengthOf, readPieces, type HashedSource, type Piece } from './documents.ts';
 import {
   chooseHoldout,
@@ -17,11 +20,11 @@ import {
   splitPieceLength,
   tallyUnit,
 } from './holdout.ts';
+import { progressMeter, type OnProgress } from './progress-meter.ts';
 import { listSources, type Source } from './sources.ts';
 import { hashFile } from './text.ts';
 import {
   openTokenCache,
-  removeTokenCache,
   TOKEN_CACHE_VERSION,
   writeTokenCache,
   type PartName,
@@ -37,19 +40,28 @@ export type { SequenceSource } from './token-cache.ts';
 /** Text beyond it no longer changes the merges much: every n-th piece is used instead. */
 const MAX_BPE_TEXT_LENGTH = 200_000_000;
 
-/** What is being done, and how far that is, from 0 to 1; every new text starts at 0 again. */
-export type OnProgress = (text: string, share: number) => void;
+export type { OnProgress } from './progress-meter.ts';
 
 /** Where the texts are. */
-export interface DataOptions extends Omit<RunConfig['data'], 'path' | 'local'> {
+export interface DataOptions extends Pick<
+  RunConfig['data'],
+  'format' | 'validation_path' | 'validation_fraction'
+> {
   readonly path: string | readonly string[];
 }
 
 /** What `prepareDataset` needs. */
 export interface DatasetOptions {
   readonly data: DataOptions;
-  readonly tokenizer: RunConfig['tokenizer'];
+  /** Given where whole texts are classified: `task.labels`. Then the data are JSONL of {"text", "label"}. */
+  readonly labels?: readonly string[] | undefined;
+  /** What the run file says of it, or one that is there already. */
+  readonly tokenizer: RunConfig['tokenizer'] | Tokenizer;
   readonly seqLen: number;
+  /** Lines of JSONL that cannot be used are left out, counted in `notices`, instead of an error. */
+  readonly skipBadLines?: boolean;
+  /** What errors call `data.path`. */
+  readonly pathField?: string;
   /** Where token caches are kept; made if it does not exist. */
   readonly cacheDir: string;
   readonly onProgress: OnProgress;
@@ -63,6 +75,7 @@ export interface Dataset {
   readonly validation: SequenceSource | null;
   /** The same for the same texts, tokenizer and split, wherever the files are. */
   readonly fingerprint: string;
+  /** Texts, or lines of JSONL. */
   readonly documents: number;
   readonly trainTokens: number;
   readonly validationTokens: number;
@@ -76,9 +89,10 @@ export interface Dataset {
  * @throws DataError, ConfigError for files or settings that cannot be used; OperatingError for the disk.
  */
 export async function prepareDataset(options: DatasetOptions): Promise<Dataset> {
+  const given = givenTokenizer(options.tokenizer);
+  if (options.labels !== undefined) return labelledDataset(options, options.labels, given);
   const notices: string[] = [];
   const files = await findFiles(options, notices);
-  const given = givenTokenizer(options.tokenizer);
   const key = cacheKey(options, files, given);
   let isDamaged = false;
   const onDamage = (reason: string): void => {
@@ -87,7 +101,7 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
   };
   let cache = await openTokenCache(options.cacheDir, key, onDamage);
   if (cache === null) {
-    if (isDamaged) await removeTokenCache(options.cacheDir, key);
+    if (isDamaged) await removeCacheFolder(options.cacheDir, key);
     await buildCache(options, files, given, key);
     cache = await openTokenCache(options.cacheDir, key, onDamage);
   }
@@ -101,6 +115,37 @@ export async function prepareDataset(options: DatasetOptions): Promise<Dataset> 
   }
 }
 
+async function labelledDataset(
+  { data, skipBadLines = false, pathField = 'data.path', ...options }: DatasetOptions,
+  labels: readonly string[],
+  tokenizer: Tokenizer | null,
+): Promise<Dataset> {
+  if (tokenizer === null) {
+    throw new ConfigError('tokenizer.type is bpe; to classify texts it must be file or byte', [
+      { field: 'tokenizer.type', value: 'bpe', allowed: 'file or byte' },
+    ]);
+  }
+  const { train, validation, ...examples } = await prepareExamples({
+    ...options,
+    path: data.path,
+    validationPath: data.validation_path,
+    validationFraction: data.validation_fraction,
+    labels,
+    tokenizer,
+    skipBadLines,
+    pathField,
+  });
+  return {
+    ...examples,
+    tokenizer,
+    train,
+    validation: validation.count > 0 ? validation : null,
+    documents: train.count + validation.count,
+    trainTokens: train.tokens,
+    validationTokens: validation.tokens,
+  };
+}
+
 interface DataFiles {
   readonly train: readonly HashedSource[];
   readonly validation: readonly HashedSource[];
@@ -108,14 +153,14 @@ interface DataFiles {
 
 async function findFiles(options: DatasetOptions, notices: string[]): Promise<DataFiles> {
   const { path, format, validation_path: validationPath } = options.data;
-  const train = await listSources(path, format, 'data.path');
+  const train = await listSources(path, format, options.pathField ?? 'data.path');
   const validation =
     validationPath === undefined
       ? { sources: [], notices: [] }
       : await listSources(validationPath, format, 'data.validation_path');
   notices.push(...train.notices, ...validation.notices);
   const sources = [...train.sources, ...validation.sources];
-  const report = meter(options.onProgress, 'Reading the data', totalBytes(sources));
+  const report = progressMeter(options.onProgress, 'Reading the data', totalBytes(sources));
   const hashed: HashedSource[] = [];
   for (const source of sources) hashed.push({ ...source, sha256: await hashFile(source.path, report) });
   const split = train.sources.length;
@@ -129,7 +174,8 @@ async function findFiles(options: DatasetOptions, notices: string[]): Promise<Da
 }
 
 /** The tokenizer that does not depend on the data; null where it is trained on them. */
-function givenTokenizer(tokenizer: RunConfig['tokenizer']): Tokenizer | null {
+function givenTokenizer(tokenizer: DatasetOptions['tokenizer']): Tokenizer | null {
+  if ('encode' in tokenizer) return tokenizer;
   if (tokenizer.type === 'bpe') return null;
   if (tokenizer.type === 'byte') return byteTokenizer();
   if (tokenizer.path === undefined) {
@@ -150,16 +196,26 @@ function cacheKey(options: DatasetOptions, files: DataFiles, given: Tokenizer | 
     sources.map((source) => `${source.format}:${source.sha256}`);
   const tokenizer =
     given === null
-      ? { type: 'bpe', version: BPE_TRAINER_VERSION, vocabSize: options.tokenizer.vocab_size }
-      : { type: options.tokenizer.type, json: given.json, eosId: given.eosId };
+      ? { type: 'bpe', version: BPE_TRAINER_VERSION, vocabSize: wantedVocabSize(options) }
+      : { type: typeOf(options.tokenizer), json: given.json, eosId: given.eosId };
   const facts = {
     version: TOKEN_CACHE_VERSION,
     train: contents(files.train),
     validation: contents(files.validation),
     heldOutShare: heldOutShare(options, files),
     tokenizer,
+    // Where bad lines are an error there is no cache to be mistaken for one without them.
+    ...(options.skipBadLines === true ? { skipBadLines: true } : {}),
   };
   return createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 32);
+}
+
+function typeOf(tokenizer: DatasetOptions['tokenizer']): string {
+  return 'encode' in tokenizer ? 'file' : tokenizer.type;
+}
+
+function wantedVocabSize({ tokenizer }: DatasetOptions): number {
+  return 'encode' in tokenizer ? tokenizer.vocabSize : tokenizer.vocab_size;
 }
 
 function heldOutShare(options: DatasetOptions, files: DataFiles): number {
@@ -173,6 +229,8 @@ interface Survey {
   readonly hasMask: boolean;
   readonly pieceLength: number;
   readonly isHeldOut: (piece: Piece) => boolean;
+  /** What was left out, one sentence for each file that it concerns. */
+  readonly notices: readonly string[];
 }
 
 async function survey(options: DatasetOptions, files: DataFiles): Promise<Survey> {
@@ -183,11 +241,13 @@ async function survey(options: DatasetOptions, files: DataFiles): Promise<Survey
   let documents = 0;
   let length = 0;
   let hasMask = false;
-  const report = meter(
-    options.onProgress,
-    'Checking the texts',
-    totalBytes([...files.train, ...files.validation]),
-  );
+  const sources = [...files.train, ...files.validation];
+  const report = progressMeter(options.onProgress, 'Checking the texts', totalBytes(sources));
+  const badLines = sources.map(() => new BadLines());
+  const read = (source: HashedSource, pieceLength: number): AsyncGenerator<Piece, void, void> =>
+    options.skipBadLines === true
+      ? readPieces(source, pieceLength, (line) => badLines[sources.indexOf(source)]!.add(line))
+      : readPieces(source, pieceLength);
   const countPiece = (piece: Piece): void => {
     if (piece.startsDocument) documents++;
     hasMask ||= piece.segments.some((segment) => !segment.isTarget);
@@ -195,27 +255,41 @@ async function survey(options: DatasetOptions, files: DataFiles): Promise<Survey
     report(pieceLengthOf(piece));
   };
   for (const source of files.train) {
-    for await (const piece of readPieces(source, smallPieceLength)) {
+    for await (const piece of read(source, smallPieceLength)) {
       countPiece(piece);
       if (share === 0) continue;
       tallyUnit(byDocument, piece.documentHash, pieceLengthOf(piece));
       tallyUnit(byPiece, pieceHash(piece), pieceLengthOf(piece));
     }
   }
-  if (documents === 0) throw new DataError(pathsOf(options.data.path), 'data.path holds no text at all');
+  if (documents === 0) throw noText(options, badLines);
   const holdout = chooseHoldout(byDocument, share);
   const splitsPieces = needsPieces(documents, holdout, length, share);
   const { below } = splitsPieces ? chooseHoldout(byPiece, share) : holdout;
   for (const source of files.validation) {
-    for await (const piece of readPieces(source, MAX_PIECE_LENGTH)) countPiece(piece);
+    for await (const piece of read(source, MAX_PIECE_LENGTH)) countPiece(piece);
   }
   return {
+    // Without names: the same cache may serve the same files elsewhere.
+    notices: badLines.flatMap((lines, index) =>
+      lines.count === 0 ? [] : [`${fileOf(index, sources.length)}${lines.describe()}`],
+    ),
     documents,
     length,
     hasMask,
     pieceLength: splitsPieces ? smallPieceLength : MAX_PIECE_LENGTH,
     isHeldOut: (piece) => (splitsPieces ? pieceHash(piece) : piece.documentHash) < below,
   };
+}
+
+function fileOf(index: number, count: number): string {
+  return count === 1 ? '' : `file ${index + 1} of ${count}: `;
+}
+
+function noText(options: DatasetOptions, badLines: readonly BadLines[]): DataError {
+  const field = options.pathField ?? 'data.path';
+  const leftOut = badLines.filter((lines) => lines.count > 0).map((lines) => `; ${lines.describe()}`);
+  return new DataError(pathsOf(options.data.path), `${field} holds no text at all${leftOut.join('')}`);
 }
 
 async function buildCache(
@@ -225,7 +299,7 @@ async function buildCache(
   key: string,
 ): Promise<void> {
   const plan = await survey(options, files);
-  const notices: string[] = [];
+  const notices = [...plan.notices];
   const tokenizer = given ?? (await trainTokenizer(options, files, plan, notices));
   const content = {
     key,
@@ -239,20 +313,29 @@ async function buildCache(
   });
 }
 
+/** The pieces of a file of which the survey has told what is left out. */
+function readUsable(
+  { skipBadLines }: DatasetOptions,
+  source: HashedSource,
+  pieceLength: number,
+): AsyncGenerator<Piece, void, void> {
+  return readPieces(source, pieceLength, skipBadLines === true ? () => {} : undefined);
+}
+
 async function trainTokenizer(
   options: DatasetOptions,
   files: DataFiles,
   plan: Survey,
   notices: string[],
 ): Promise<Tokenizer> {
-  const wanted = options.tokenizer.vocab_size;
+  const wanted = wantedVocabSize(options);
   const stride = Math.ceil(plan.length / MAX_BPE_TEXT_LENGTH);
   if (stride > 1) notices.push(`the tokenizer was trained on one piece of text in ${stride}`);
-  const report = meter(options.onProgress, 'Counting words', plan.length);
+  const report = progressMeter(options.onProgress, 'Counting words', plan.length);
   async function* trainingTexts(): AsyncGenerator<string, void, void> {
     let index = 0;
     for (const source of files.train) {
-      for await (const piece of readPieces(source, plan.pieceLength)) {
+      for await (const piece of readUsable(options, source, plan.pieceLength)) {
         report(pieceLengthOf(piece));
         if (plan.isHeldOut(piece) || index++ % stride !== 0) continue;
         for (const segment of piece.segments) yield segment.text;
@@ -280,11 +363,11 @@ async function tokenise(
     train: new TokenStream(tokenizer, writers.train),
     validation: new TokenStream(tokenizer, writers.validation),
   };
-  const report = meter(options.onProgress, 'Tokenising the data', plan.length);
+  const report = progressMeter(options.onProgress, 'Tokenising the data', plan.length);
   const run = async (sources: readonly HashedSource[], partOf: (piece: Piece) => PartName): Promise<void> => {
     let previous: PartName | null = null;
     for (const source of sources) {
-      for await (const piece of readPieces(source, plan.pieceLength)) {
+      for await (const piece of readUsable(options, source, plan.pieceLength)) {
         const part = partOf(piece);
         // Text that does not go on where this part's text ended counts as a document of its own.
         if (piece.startsDocument || part !== previous) await streams[part].startDocument();
@@ -380,17 +463,4 @@ export function dataOptions(data: RunConfig['data']): DataOptions {
 
 function pathsOf(path: string | readonly string[]): string {
   return typeof path === 'string' ? path : path.join(', ');
-}
-
-/** Adds up amounts and reports every whole percent. Characters are at most bytes, so a share never passes 1. */
-function meter(onProgress: OnProgress, text: string, total: number): (amount: number) => void {
-  let done = 0;
-  let reported = -1;
-  return (amount) => {
-    done += amount;
-    const share = Math.min(1, done / Math.max(1, total));
-    if (Math.floor(share * 100) <= reported) return;
-    reported = Math.floor(share * 100);
-    onProgress(text, share);
-  };
 }

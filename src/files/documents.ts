@@ -3,7 +3,7 @@
  * line of JSONL is one. Says nothing about tokens.
  */
 import { createHash } from 'node:crypto';
-import { readJsonl, type JsonlRecord } from './jsonl.ts';
+import { readJsonl, type BadLine, type JsonlRecord } from './jsonl.ts';
 import type { Source } from './sources.ts';
 import { cutPieces, cutText, readText } from './text.ts';
 
@@ -28,11 +28,13 @@ export interface Piece {
 
 /**
  * The pieces of a file, each of at most `pieceLength` UTF-16 units; a prompt with its completion is never cut.
+ * Lines of JSONL that cannot be used are told to `onBadLine` and left out; without it they are an error.
  * @throws DataError where the file is not what `source` says it is.
  */
 export async function* readPieces(
   source: HashedSource,
   pieceLength: number,
+  onBadLine?: (line: BadLine) => void,
 ): AsyncGenerator<Piece, void, void> {
   if (source.format === 'text') {
     const documentHash = Number.parseInt(source.sha256.slice(0, 8), 16);
@@ -43,7 +45,7 @@ export async function* readPieces(
     }
     return;
   }
-  for await (const record of readJsonl(source.path, source.sha256)) {
+  for await (const record of readJsonl(source.path, { sha256: source.sha256, onBadLine })) {
     const documentHash = hashText(
       record.type === 'text' ? record.text : `${record.prompt}\0${record.completion}`,
     );
@@ -81,6 +83,7 @@ export function pieceHash(piece: Piece): number {
   return hashText(piece.segments.map((segment) => segment.text).join('\0'));
 }
 
-function hashText(text: string): number {
+/** A hash of a text, uniform over the uint32. */
+export function hashText(text: string): number {
   return createHash('sha256').update(text).digest().readUInt32BE(0);
 }

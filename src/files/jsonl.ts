@@ -1,75 +1,133 @@
 /**
- * Reads JSONL: one JSON object a line, with `text`, or with `prompt` and `completion`. Blank lines are
- * passed over; anything else that is not such an object stops the run with its line number.
+ * Reads JSONL: one JSON object a line. Blank lines are passed over; a line that is anything else, or an
+ * object that is not what is wanted, stops the reading with its number, or is told to `onBadLine` and
+ * left out. What is wanted is up to `parse`: texts here, labelled examples in examples.ts.
  */
 import { DataError } from '../errors.ts';
-import { readText } from './text.ts';
+import { readLines, type Line } from './text.ts';
 
 /** A line is held in memory as a whole. */
-const MAX_LINE_CHARACTERS = 64 * 1024 * 1024;
+const MAX_LINE_BYTES = 64 * 1024 * 1024;
 const MAX_SHOWN_FIELDS = 8;
 
-/** One line. The loss is computed on `text`, or on `completion` alone. */
-export type JsonlRecord =
-  | { readonly type: 'text'; readonly text: string }
-  | { readonly type: 'completion'; readonly prompt: string; readonly completion: string };
+/** A line that was left out. */
+export interface BadLine {
+  /** From 1. */
+  readonly line: number;
+  /** What is wrong with it, in words that lines with the same fault share, such as "no JSON". */
+  readonly fault: string;
+}
 
-/** The records of a file in order; those without any characters are left out. */
-export async function* readJsonl(path: string, sha256?: string): AsyncGenerator<JsonlRecord, void, void> {
-  let lineNumber = 0;
-  for await (const line of readLines(path, sha256)) {
-    lineNumber++;
-    if (line.trim().length === 0) continue;
-    const record = parseRecord(path, lineNumber, line);
-    const isEmpty = record.type === 'text' ? record.text.length === 0 : record.completion.length === 0;
-    if (!isEmpty) yield record;
+/** How lines that cannot be used are met, and what the file must be. */
+export interface JsonlOptions {
+  /** What the file must hash to; anything goes without it. */
+  readonly sha256?: string | undefined;
+  /** Told of each line that is left out; without it the first one stops the reading. */
+  readonly onBadLine?: ((line: BadLine) => void) | undefined;
+}
+
+/** The object of a line. */
+export type Fields = Readonly<Record<string, unknown>>;
+
+/** Thrown by a `parse`: why a line cannot be used. `detail` follows "FILE, line N" and says it with what was found. */
+export class LineFault extends Error {
+  readonly fault: string;
+  constructor(fault: string, detail: string, options?: ErrorOptions) {
+    super(detail, options);
+    this.fault = fault;
   }
 }
 
-function parseRecord(path: string, lineNumber: number, line: string): JsonlRecord {
-  const at = `${path}, line ${lineNumber}`;
-  const wanted = 'wanted an object with "text", or with "prompt" and "completion"';
+/**
+ * What `parse` makes of the objects of a file, in order; `wanted` says in words what they must be.
+ * @throws DataError naming file, line and fault, without `onBadLine`; for a file that is not text, always.
+ */
+export async function* readObjects<T>(
+  path: string,
+  wanted: string,
+  parse: (fields: Fields) => T,
+  { sha256, onBadLine }: JsonlOptions = {},
+): AsyncGenerator<T, void, void> {
+  for await (const line of readLines(path, MAX_LINE_BYTES, sha256)) {
+    if ('text' in line && line.text.trim().length === 0) continue;
+    let value: T;
+    try {
+      value = parse(objectOf(line, wanted));
+    } catch (error) {
+      if (!(error instanceof LineFault)) throw error;
+      if (onBadLine === undefined) {
+        throw new DataError(path, `${path}, line ${line.number}${error.message}`, { cause: error });
+      }
+      onBadLine({ line: line.number, fault: error.fault });
+      continue;
+    }
+    yield value;
+  }
+}
+
+function objectOf(line: Line, wanted: string): Fields {
+  if ('invalidAt' in line) {
+    const detail = ` is not UTF-8: the byte at offset ${line.invalidAt} begins no character; convert the file first`;
+    throw new LineFault('bytes that are not UTF-8', detail);
+  }
   let value: unknown;
   try {
-    value = JSON.parse(line);
+    value = JSON.parse(line.text);
   } catch (error) {
-    throw new DataError(path, `${at} is not JSON (${(error as Error).message}); ${wanted}`, { cause: error });
+    throw new LineFault('no JSON', ` is not JSON (${(error as Error).message}); ${wanted}`, { cause: error });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new DataError(path, `${at} is ${describe(value)}; ${wanted}`);
+    throw new LineFault('no JSON object', ` is ${kindOf(value)}; ${wanted}`);
   }
-  const fields = value as Readonly<Record<string, unknown>>;
-  const textOf = (name: string): string => {
-    const field = fields[name];
-    if (typeof field === 'string') return field;
-    throw new DataError(path, `${at}: "${name}" is ${describe(field)}; it must be a text`);
-  };
-  if ('text' in fields) return { type: 'text', text: textOf('text') };
-  if ('prompt' in fields && 'completion' in fields) {
-    return { type: 'completion', prompt: textOf('prompt'), completion: textOf('completion') };
-  }
-  const names = Object.keys(fields).slice(0, MAX_SHOWN_FIELDS);
-  const found =
-    names.length === 0 ? 'no fields' : `the fields ${names.map((name) => `"${name}"`).join(', ')}`;
-  throw new DataError(path, `${at} has ${found}; ${wanted}`);
+  return value as Fields;
 }
 
-function describe(value: unknown): string {
+/** The text in a field. @throws LineFault where it is none */
+export function textField(fields: Fields, name: string): string {
+  const field = fields[name];
+  if (typeof field === 'string') return field;
+  throw new LineFault(`a "${name}" that is no text`, `: "${name}" is ${kindOf(field)}; it must be a text`);
+}
+
+/** Which fields there are, for an object that has not the right ones. */
+export function fieldNames(fields: Fields): string {
+  const names = Object.keys(fields).slice(0, MAX_SHOWN_FIELDS);
+  return names.length === 0 ? 'no fields' : `the fields ${names.map((name) => `"${name}"`).join(', ')}`;
+}
+
+/** What a value is, in words: "a number", "a list". */
+export function kindOf(value: unknown): string {
   if (value === null) return 'null';
   if (Array.isArray(value)) return 'a list';
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }
 
-async function* readLines(path: string, sha256?: string): AsyncGenerator<string, void, void> {
-  let rest = '';
-  for await (const chunk of readText(path, sha256)) {
-    const lines = chunk.split('\n');
-    lines[0] = rest + lines[0]!;
-    rest = lines.pop()!;
-    yield* lines;
-    if (rest.length > MAX_LINE_CHARACTERS) {
-      throw new DataError(path, `${path} has a line of more than ${MAX_LINE_CHARACTERS} characters`);
-    }
+/** One line of text to learn. The loss is computed on `text`, or on `completion` alone. */
+export type JsonlRecord =
+  | { readonly type: 'text'; readonly text: string }
+  | { readonly type: 'completion'; readonly prompt: string; readonly completion: string };
+
+const WANTED_RECORD = 'wanted an object with "text", or with "prompt" and "completion"';
+
+/** The records of a file in order; those without any characters are left out. */
+export async function* readJsonl(
+  path: string,
+  options: JsonlOptions = {},
+): AsyncGenerator<JsonlRecord, void, void> {
+  for await (const record of readObjects(path, WANTED_RECORD, recordOf, options)) {
+    const isEmpty = record.type === 'text' ? record.text.length === 0 : record.completion.length === 0;
+    if (!isEmpty) yield record;
   }
-  if (rest.length > 0) yield rest;
+}
+
+function recordOf(fields: Fields): JsonlRecord {
+  if ('text' in fields) return { type: 'text', text: textField(fields, 'text') };
+  if ('prompt' in fields && 'completion' in fields) {
+    return {
+      type: 'completion',
+      prompt: textField(fields, 'prompt'),
+      completion: textField(fields, 'completion'),
+    };
+  }
+  throw new LineFault('no "text"', ` has ${fieldNames(fields)}; ${WANTED_RECORD}`);
 }

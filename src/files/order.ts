@@ -36,6 +36,16 @@ export function sequenceAt(
   return permuted;
 }
 
+/**
+ * Which examples optimizer step k = 0, 1, … of a site uses: places k * batch to (k + 1) * batch - 1 of its own
+ * order, so nothing has to be remembered over a stop or an absence. With fewer examples than `batch`
+ * one comes several times.
+ */
+export function siteOrder(seed: number, count: number): (k: number, batch: number) => number[] {
+  return (k, batch) =>
+    Array.from({ length: batch }, (_, i) => sequenceAt(k * batch + i, count, seed, 'shuffled'));
+}
+
 /** The smallest h of at least 1 with 4^h >= count. */
 function halfBitsFor(count: number): number {
   let halfBits = 1;

@@ -10,6 +10,8 @@ import { TextDecoder } from 'node:util';
 import { DataError } from '../errors.ts';
 
 const READ_BYTES = 1 << 20;
+const NEW_LINE = 0x0a;
+const BYTE_ORDER_MARK = Buffer.of(0xef, 0xbb, 0xbf);
 
 /** SHA-256 of a file's bytes, in hex. @throws DataError where it cannot be read. */
 export async function hashFile(path: string, onBytes?: (bytes: number) => void): Promise<string> {
@@ -27,21 +29,99 @@ export async function hashFile(path: string, onBytes?: (bytes: number) => void):
  */
 export async function* readText(path: string, sha256?: string): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder('utf-8', { fatal: true });
-  const hash = createHash('sha256');
   let offset = 0;
   let tail: Uint8Array = new Uint8Array(0); // the last bytes before the chunk: a character can straddle
-  for await (const chunk of readBytes(path)) {
-    hash.update(chunk);
-    if (offset === 0) refuseOtherFormats(path, chunk);
-    const zero = chunk.indexOf(0);
-    if (zero >= 0)
-      throw new DataError(path, `${path} is not text: it has a zero byte at offset ${offset + zero}`);
+  for await (const chunk of readTextBytes(path, sha256)) {
     const text = decodeOrExplain(decoder, path, chunk, offset, tail);
     if (text.length > 0) yield text;
     offset += chunk.length;
     tail = Uint8Array.from(chunk.subarray(-4));
   }
   decodeOrExplain(decoder, path, undefined, offset, tail);
+}
+
+/** A line without its line break; where it is not UTF-8, the offset in the file of the byte that begins no character. */
+export type Line =
+  | { readonly number: number; readonly text: string }
+  | { readonly number: number; readonly invalidAt: number };
+
+/**
+ * The lines of a file, counted from 1, a byte order mark left out. A line is held in memory as a whole.
+ * @throws DataError where it cannot be read, is binary, has a line of more than `maxLineBytes`, or is no
+ *   longer what `sha256` says.
+ */
+export async function* readLines(
+  path: string,
+  maxLineBytes: number,
+  sha256?: string,
+): AsyncGenerator<Line, void, void> {
+  let number = 1;
+  let offset = 0; // in the file, of the first byte of `rest`
+  let rest: Uint8Array[] = []; // the begin of a line whose end has not been read
+  let restBytes = 0;
+  for await (const chunk of readTextBytes(path, sha256)) {
+    const end = chunk.lastIndexOf(NEW_LINE) + 1;
+    if (end > 0) {
+      const block = Buffer.concat([...rest, chunk.subarray(0, end)]);
+      for (const line of linesOf(block.subarray(0, -1), offset, number)) {
+        yield line;
+        number++;
+      }
+      offset += block.length;
+      rest = [];
+      restBytes = 0;
+    }
+    rest.push(Uint8Array.from(chunk.subarray(end)));
+    restBytes += chunk.length - end;
+    if (restBytes > maxLineBytes) {
+      throw new DataError(path, `${path}, line ${number} has more than ${maxLineBytes} bytes`);
+    }
+  }
+  if (restBytes > 0) yield* linesOf(Buffer.concat(rest), offset, number);
+}
+
+/** The lines of a block. All of it is decoded at once; only where that fails, line by line. */
+function* linesOf(block: Buffer, offset: number, firstNumber: number): Generator<Line, void, void> {
+  const start = offset === 0 && block.subarray(0, 3).equals(BYTE_ORDER_MARK) ? 3 : 0;
+  const text = decodeWhole(block.subarray(start));
+  if (text !== null) {
+    let number = firstNumber;
+    for (const line of text.split('\n')) yield { number: number++, text: line };
+    return;
+  }
+  let from = start;
+  for (let number = firstNumber; from <= block.length; number++) {
+    const found = block.indexOf(NEW_LINE, from);
+    const bytes = block.subarray(from, found < 0 ? block.length : found);
+    const line = decodeWhole(bytes);
+    yield line === null
+      ? { number, invalidAt: offset + from + firstInvalidUtf8(bytes, true) }
+      : { number, text: line };
+    from += bytes.length + 1;
+  }
+}
+
+function decodeWhole(bytes: Uint8Array): string | null {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return null;
+  }
+}
+
+/** The bytes of a text file; each chunk is valid until the next is asked for. */
+async function* readTextBytes(path: string, sha256?: string): AsyncGenerator<Buffer, void, void> {
+  const hash = createHash('sha256');
+  let offset = 0;
+  for await (const chunk of readBytes(path)) {
+    hash.update(chunk);
+    if (offset === 0) refuseOtherFormats(path, chunk);
+    const zero = chunk.indexOf(0);
+    if (zero >= 0)
+      throw new DataError(path, `${path} is not text: it has a zero byte at offset ${offset + zero}`);
+    yield chunk;
+    offset += chunk.length;
+  }
   if (sha256 !== undefined && hash.digest('hex') !== sha256) {
     throw new DataError(
       path,

@@ -1,22 +1,17 @@
 /**
  * Token ids on disk, so that data are tokenised once. One folder per data set: `header.json`, for each
  * part `PART.tokens` (uint16 or uint32 ids, little-endian) and, where some tokens are no targets,
- * `PART.mask` (a byte a token), and `tokenizer.json`. It is written under another name, synced, and
- * renamed, so a folder under its own name is complete; of two processes that write at once the first
- * wins. Node cannot map files into memory: ids are read at positions, from the page cache of the system.
+ * `PART.mask` (a byte a token), and `tokenizer.json`. Node cannot map files into memory: ids are read
+ * at positions, from the page cache of the system.
  */
-import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm, type FileHandle } from 'node:fs/promises';
-import { hostname } from 'node:os';
+import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DataError, OperatingError } from '../errors.ts';
+import { DataError } from '../errors.ts';
+import type { LabelledRows } from '../protocol/messages.ts';
+import { explainWriteFailure, writeCacheFolder, writeNewFile } from './cache-folder.ts';
 
 /** Raise it when the same data would give other files. */
 export const TOKEN_CACHE_VERSION = 1;
-
-const PARTIAL_PREFIX = '.partial~';
-/** Half-written folders of this process: another process may have had its id before, and left its own. */
-const ownFolders = new Set<string>();
 
 const BUFFERED_TOKENS = 1 << 18;
 const MAX_UINT16_VOCAB = 65536;
@@ -38,12 +33,21 @@ export interface TokenCacheHeader {
   readonly notices: readonly string[];
 }
 
+/** Sequences as they are read. */
+export interface SequenceRows {
+  /** [k, seqLen + 1]: labels are the inputs shifted by one; with `labelled` [k, seqLen]. */
+  readonly tokens: Int32Array;
+  /** [k, seqLen], 1 where the label counts; null: all count. */
+  readonly mask: Uint8Array | null;
+  /** Of examples with a label for the whole. */
+  readonly labelled?: LabelledRows;
+}
+
 /** Sequences of one part: without a mask, number k covers tokens k * seqLen to (k + 1) * seqLen inclusive. */
 export interface SequenceSource {
   /** Number of sequences. */
   readonly count: number;
-  /** `tokens` is [k, seqLen + 1]: labels are the inputs shifted by one. `mask` is [k, seqLen], 1 where the label counts. */
-  read(indices: readonly number[]): Promise<{ tokens: Int32Array; mask: Uint8Array | null }>;
+  read(indices: readonly number[]): Promise<SequenceRows>;
 }
 
 /** A complete token cache, open for reading. */
@@ -211,77 +215,35 @@ export async function writeTokenCache(
   ) => Promise<Pick<TokenCacheHeader, 'documents' | 'notices'>>,
 ): Promise<void> {
   const bytesPerToken = content.vocabSize <= MAX_UINT16_VOCAB ? 2 : 4;
-  await explainWriteFailure(cacheDir, () => mkdir(cacheDir, { recursive: true }));
-  await removeLeftovers(cacheDir);
-  const partial = `${PARTIAL_PREFIX}${hostname()}~${process.pid}~${randomUUID()}`;
-  const folder = join(cacheDir, partial);
-  ownFolders.add(partial);
-  await explainWriteFailure(folder, () => mkdir(folder));
-  const files: PartFile[] = [];
-  try {
-    const openPart = async (part: PartName): Promise<PartFile> => {
-      const file = await PartFile.create(join(folder, part), bytesPerToken, content.hasMask);
-      files.push(file);
-      return file;
-    };
-    const parts = { train: await openPart('train'), validation: await openPart('validation') };
-    const facts = await fill(parts);
-    const tokens = { train: parts.train.count, validation: parts.validation.count };
-    for (const file of files) await file.finish();
-    const { key, vocabSize, hasMask } = content;
-    const header: TokenCacheHeader = {
-      version: TOKEN_CACHE_VERSION,
-      key,
-      bytesPerToken,
-      hasMask,
-      vocabSize,
-      tokens,
-      ...facts,
-    };
-    if (content.tokenizerJson !== null)
-      await writeSynced(join(folder, 'tokenizer.json'), content.tokenizerJson);
-    await writeSynced(join(folder, 'header.json'), `${JSON.stringify(header, null, 2)}\n`);
-    await explainWriteFailure(cacheDir, () => publish(folder, join(cacheDir, key)));
-  } finally {
-    for (const file of files) await file.close();
-    await rm(folder, { recursive: true, force: true });
-    ownFolders.delete(partial);
-  }
-}
-
-/** Removes a damaged cache. */
-export async function removeTokenCache(cacheDir: string, key: string): Promise<void> {
-  await explainWriteFailure(cacheDir, () => rm(join(cacheDir, key), { recursive: true, force: true }));
-}
-
-/** Gives a complete folder its name, unless another process was first: then its folder holds the same. */
-async function publish(folder: string, destination: string): Promise<void> {
-  try {
-    await rename(folder, destination);
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
-  }
-}
-
-/** Removes what processes of this machine that no longer live have left half-written. */
-async function removeLeftovers(cacheDir: string): Promise<void> {
-  for (const name of await readdir(cacheDir)) {
-    if (!name.startsWith(PARTIAL_PREFIX)) continue;
-    const [host, pid] = name.slice(PARTIAL_PREFIX.length).split('~');
-    const isInUse = ownFolders.has(name) || (Number(pid) !== process.pid && isAlive(Number(pid)));
-    if (host !== hostname() || isInUse) continue;
-    await rm(join(cacheDir, name), { recursive: true, force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0); // signal 0 only asks
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
+  await writeCacheFolder(cacheDir, content.key, async (folder) => {
+    const files: PartFile[] = [];
+    try {
+      const openPart = async (part: PartName): Promise<PartFile> => {
+        const file = await PartFile.create(join(folder, part), bytesPerToken, content.hasMask);
+        files.push(file);
+        return file;
+      };
+      const parts = { train: await openPart('train'), validation: await openPart('validation') };
+      const facts = await fill(parts);
+      const tokens = { train: parts.train.count, validation: parts.validation.count };
+      for (const file of files) await file.finish();
+      const { key, vocabSize, hasMask } = content;
+      const header: TokenCacheHeader = {
+        version: TOKEN_CACHE_VERSION,
+        key,
+        bytesPerToken,
+        hasMask,
+        vocabSize,
+        tokens,
+        ...facts,
+      };
+      if (content.tokenizerJson !== null)
+        await writeNewFile(join(folder, 'tokenizer.json'), content.tokenizerJson);
+      await writeNewFile(join(folder, 'header.json'), `${JSON.stringify(header, null, 2)}\n`);
+    } finally {
+      for (const file of files) await file.close();
+    }
+  });
 }
 
 /** The files of one part, written through a buffer. */
@@ -349,30 +311,5 @@ class PartFile implements PartWriter {
     });
     this.#written += this.#buffered;
     this.#buffered = 0;
-  }
-}
-
-async function writeSynced(path: string, text: string): Promise<void> {
-  await explainWriteFailure(path, async () => {
-    const file = await open(path, 'wx');
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-  });
-}
-
-async function explainWriteFailure<T>(path: string, write: () => Promise<T>): Promise<T> {
-  try {
-    return await write();
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? String(error);
-    const reason = code === 'ENOSPC' ? 'the disk is full' : code === 'EACCES' ? 'permission denied' : code;
-    throw new OperatingError(
-      `the token cache ${path} cannot be written: ${reason}; data.cache_dir names another place for it`,
-      { cause: error },
-    );
   }
 }

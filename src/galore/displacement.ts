@@ -18,9 +18,9 @@ export function displacementSlot(slot: Slot, scale: number = 1): PlainSlot {
   return { name, index, shape: payloadShape(slot, 1), policy: 'dense', rule: inner, scale };
 }
 
-/** What a trainer's local steps keep of a slot from one exchange to the next; nothing without local steps. */
+/** What a trainer's local steps keep of a slot from one exchange to the next; nothing without local steps, and where they begin anew. */
 export function innerState(slot: Slot): readonly StateSpec[] {
-  if (slot.inner === undefined) return [];
+  if (slot.inner === undefined || slot.isInnerReset === true) return [];
   const state = ruleState(displacementSlot(slot));
   return state.length === 0 ? [] : [...state, { kind: COUNT_KIND, shape: [1], dtype: 'f32' }];
 }

@@ -25,6 +25,8 @@ export interface MethodPlan {
   readonly plainRule: RuleName;
   /** The rule of local steps, where there are any; the two above then take displacements. */
   readonly inner?: RuleName;
+  /** Whether its state begins anew after every exchange. */
+  readonly isInnerReset?: boolean;
   /** What of its state is averaged; left out: nothing. */
   readonly averaged?: AveragedMoments | undefined;
 }
@@ -40,6 +42,7 @@ export function methodPlan(config: MethodConfig): MethodPlan {
   return {
     ...{ ...plan, rule: outer, plainRule: outer },
     ...{ inner: optimizerRule(config), averaged: averagedMoments(config) },
+    isInnerReset: config.local_steps.moments === 'reset',
   };
 }
 

@@ -40,6 +40,8 @@ interface SlotBase extends TensorSpec {
   readonly rule: RuleName;
   /** The rule of the steps that each trainer takes by itself between two exchanges (displacement.ts); left out: none are taken. */
   readonly inner?: RuleName;
+  /** The state of these steps begins anew after every exchange; left out: it is kept. */
+  readonly isInnerReset?: true;
   /** What of the state of these steps all trainers average from time to time; left out: nothing. */
   readonly averaged?: AveragedMoments;
   /** Multiplies the update; left out: GaLore's alpha of the run for a slot with a basis, 1 for others. */
@@ -128,6 +130,7 @@ export interface SlotOptions {
   readonly plainRule: RuleName;
   /** The rule of local steps; left out: there are none, and the rules above take gradients. */
   readonly inner?: RuleName | undefined;
+  readonly isInnerReset?: boolean | undefined;
   readonly averaged?: AveragedMoments | undefined;
   /** Of matrices that are compressed; default: none, with policy power gradient. */
   readonly feedback?: Feedback;
@@ -318,10 +321,11 @@ function buildSlot(tensor: TensorSpec, index: number, options: SlotOptions): Slo
   const group = groupOf(tensor.name, options.groups ?? []);
   const own = { ...tensor, index, ...(group?.scale === undefined ? {} : { scale: group.scale }) };
   if (group?.policy === 'frozen') return { ...own, policy: 'frozen', rule: options.plainRule };
-  const { inner, averaged } = options;
+  const { inner, averaged, isInnerReset } = options;
   const base = {
     ...own,
     ...(inner === undefined ? {} : { inner }),
+    ...(isInnerReset === true ? { isInnerReset } : {}),
     ...(averaged === undefined ? {} : { averaged }),
   };
   const policy = group?.policy ?? (isNamedBy(tensor.name, options.targetModules) ? options.policy : null);
@@ -380,7 +384,8 @@ export function describeSlots(slots: readonly Slot[]): string {
       const kept = slot.weights === undefined ? '' : ` ${slot.weights}`;
       const scale = slot.scale === undefined ? '' : ` scale ${slot.scale}`;
       const feedback = carriesSums(slot) ? ` feedback ${slot.feedback}` : '';
-      const inner = slot.inner === undefined ? '' : ` local ${slot.inner}`;
+      const anew = slot.isInnerReset === true ? ' anew' : '';
+      const inner = slot.inner === undefined ? '' : ` local ${slot.inner}${anew}`;
       const way = `${slot.policy} ${slot.rule}${projection}${factors}${kept}${scale}${feedback}${inner}${averagedText(slot)}`;
       return `${slot.index} ${slot.name} [${slot.shape.join(',')}] ${way}\n`;
     })

@@ -296,6 +296,9 @@ function snapshotHeader(body: galore.v1.SnapshotHeader.$Properties): SnapshotHea
     tensors,
     digest: checkOptionalDigest(body.digest ?? new Uint8Array(0), 'snapshot.digest'),
     firstTensor: checkUint(body.firstTensor ?? 0, 'snapshot.first_tensor', 0, tensors.length),
+    ...(typeof body.countedStep === 'number'
+      ? { countedStep: checkUint(body.countedStep, 'snapshot.counted_step') }
+      : {}),
   };
 }
 

@@ -42,6 +42,8 @@ export interface SnapshotHeader {
   readonly digest: Uint8Array;
   /** Tensors before this one are not sent: the trainer has them. */
   readonly firstTensor: number;
+  /** The last step up to `step` that counted this trainer, 0: none did; left out: not known. */
+  readonly countedStep?: number;
 }
 
 /** What a trainer has of a snapshot whose end it has not seen. */

@@ -56,6 +56,7 @@ export const SIMULATED_PLAN: RunPlan = {
   quorum: 'all',
   graceMs: 500,
   heartbeatTimeoutMs: 2_000,
+  participation: null,
   batchSequences: 8,
   isLocal: false,
   isAdaptive: false,

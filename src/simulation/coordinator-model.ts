@@ -106,6 +106,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     const transition = advance(state, { ...event, nowMs: options.readClockMs() } as Event);
     state = transition.state;
     if (transition.note !== undefined) note = transition.note;
+    checkMembers(transition.effects);
     for (const effect of transition.effects) carryOut(effect);
     options.onState(state);
   };
@@ -195,6 +196,9 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         });
         break;
       }
+      case 'passOver':
+        send(effect.trainerId, { type: 'passOver' });
+        break;
       case 'requestSketches': {
         const { step, round, slots, jobs } = effect;
         roundFactors = jobs.length === 0 ? 0 : staging.factorsOf(step, round - 1, slots, jobs);
@@ -290,6 +294,27 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
       default:
         effect satisfies never;
     }
+  };
+
+  /** All who are ready have a part in the step or are told that they have none, and the lots are the same each time. */
+  const checkMembers = (effects: readonly Effect[]): void => {
+    const assigned = effects.filter((effect) => effect.type === 'assignStep');
+    if (assigned.length === 0) return;
+    const idsOf = (each: readonly { readonly trainerId: string }[]): readonly string[] =>
+      each.map(({ trainerId }) => trainerId).toSorted();
+    const step = assigned[0]!.step;
+    const members = idsOf(assigned);
+    const passed = idsOf(effects.filter((effect) => effect.type === 'passOver'));
+    const ready = idsOf(state.trainers.filter(({ status }) => status === 'ready'));
+    const share = plan.participation?.share ?? 1;
+    const count = Math.min(ready.length, Math.max(plan.minTrainers, Math.ceil(share * ready.length)));
+    const isAll = [...members, ...passed].toSorted().join() === ready.join();
+    if (!isAll || members.length !== Math.min(count, plan.batchSequences)) {
+      invariants.violate(
+        `step ${step} begins with ${members.join()} and without ${passed.join()} of ${ready.join()}`,
+      );
+    }
+    if (!plan.isAdaptive) invariants.membersDrawn(step, ready, members);
   };
 
   /** Without a quorum nobody is left behind before the deadline. */

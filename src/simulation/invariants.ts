@@ -22,6 +22,8 @@ export interface Invariants {
   recordWritten(record: SimulatedRecord, committed: CommittedStep | null): void;
   /** All trainers have the same weights after the same record. */
   stateReached(trainerId: string, sequence: number, weights: Fingerprint): void;
+  /** The same step draws the same members of the same trainers, also after the coordinator began anew. */
+  membersDrawn(step: number, readyIds: readonly string[], members: readonly string[]): void;
   /** What a trainer keeps lacks none of the steps that counted it, up to this one, since it began with zeros. */
   localKept(trainerId: string, step: number, local: LocalSteps): void;
 }
@@ -31,6 +33,8 @@ export function createInvariants(expectedWeights: (sequence: number) => Fingerpr
   const used = new Set<number>();
   /** Steps by the trainers that they counted. */
   const counted = new Map<string, number[]>();
+  /** Members of a step, by the step and who was ready. */
+  const drawn = new Map<string, string>();
   let sequence = 0;
   let step = 0;
   let refreshedStep = 0;
@@ -66,6 +70,14 @@ export function createInvariants(expectedWeights: (sequence: number) => Fingerpr
           const what = used.has(position) ? 'used and also returned' : 'passed over';
           violate(`position ${position} is ${what} after step ${committed.step}`);
         }
+      }
+    },
+    membersDrawn(at, readyIds, members) {
+      const key = `${at} of ${readyIds.join()}`;
+      const before = drawn.get(key);
+      drawn.set(key, members.join());
+      if (before !== undefined && before !== members.join()) {
+        violate(`step ${key} has the members ${members.join()}, not ${before}`);
       }
     },
     localKept(trainerId, at, local) {

@@ -168,6 +168,8 @@ export type DownMessage =
       readonly slots: readonly number[];
       readonly sum: Fingerprint;
     }
+  /** For people: it has no part in a step. */
+  | { readonly type: 'passOver' }
   | { readonly type: 'rejectStep'; readonly step: number }
   | { readonly type: 'assignEvaluation'; readonly step: number; readonly sequences: readonly number[] }
   | {

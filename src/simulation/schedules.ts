@@ -25,7 +25,10 @@ export function randomSchedule(seed: number): ClusterOptions {
     hasLocalState: dice() < 0.5,
   };
   const faults = randomFaults(seed, trainerIds, 1 + Math.floor(dice() * 6));
-  return { seed, trainerIds, plan, faults };
+  // Drawn last: what the seed stood for before there was participation stays as it was.
+  const share = pick(dice, [1, 1, 0.3, 0.5, 0.8]);
+  const participation = share === 1 ? null : { share, seed };
+  return { seed, trainerIds, plan: { ...plan, participation }, faults };
 }
 
 /** A run in which a rule was broken. */

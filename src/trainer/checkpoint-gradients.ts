@@ -64,7 +64,7 @@ function openDataset({
   return prepareDataset({
     ...options,
     cacheDir: join(cacheDir, 'tokens'),
-    data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
+    data: { path: dataPath ?? folder.path, format: 'auto', validation_fraction: 0 },
     tokenizer: { type: 'file', path: folder.path, vocab_size: 257 },
   });
 }

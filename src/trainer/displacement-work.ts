@@ -9,6 +9,8 @@ import { COUNT_KIND, displacementSlot, innerState } from '../galore/displacement
 import type { LocalState } from '../galore/feedback/feedback.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { feedbackOf } from '../galore/feedback/rules.ts';
+import { ruleState } from '../galore/optimizer/rule-state.ts';
+import { zerosOf } from '../galore/optimizer/zeros.ts';
 import { tensorsOf, type Hyperparameters, type RuleState } from '../galore/optimizer/rule.ts';
 import { ruleFor } from '../galore/optimizer/rules.ts';
 import { payloadOf } from '../galore/projection/project-lift.ts';
@@ -32,6 +34,8 @@ export interface DisplacementTask extends WorkTask {
   readonly hyper: Omit<Hyperparameters, 'step' | 'learningRate'>;
   /** The learning rate when this share of the step, 0 to 1, is done. */
   readonly learningRateAt: (share: number) => number;
+  /** How much they are held back to where they began; 0: not at all. */
+  readonly proximalMu: number;
 }
 
 /** A slot on its way: D, and the state of the rule that moves it after `count` local steps. */
@@ -145,7 +149,7 @@ export class DisplacementWork implements Work {
     const inner = displacementSlot(slot, scaleOf(slot, hyper));
     const old = this.#moved.get(slot.index) ?? this.#begin(slot);
     this.#moved.delete(slot.index);
-    const payload = this.#sums.take(slot.index);
+    const payload = this.#withProximalTerm(this.#sums.take(slot.index), old.displacement);
     const count = old.count + 1;
     const { weight: displacement, state } = ruleFor(inner.rule).step({
       ...{ slot: inner, weight: old.displacement, payload, state: old.state, basis: null },
@@ -160,11 +164,24 @@ export class DisplacementWork implements Work {
     this.#showWorkingWeight(slot, displacement);
   }
 
+  /**
+   * FedProx (arXiv 1812.06127, eq. 2): the gradient of (mu / 2) |w - w0|^2 is mu (w - w0), in the coordinates of an
+   * orthonormal basis mu D. Uses `payload` up.
+   */
+  #withProximalTerm(payload: tf.Tensor, displacement: tf.Tensor): tf.Tensor {
+    const { proximalMu } = this.task;
+    if (proximalMu === 0) return payload;
+    const sum = tf.tidy(() => tf.add(payload, tf.mul(displacement, proximalMu)));
+    payload.dispose();
+    return sum;
+  }
+
   /** Where the slot was at the end of the last step, in the optimizer's state, and at no displacement. */
   #begin(slot: Slot): Moved {
+    const inner = displacementSlot(slot);
     const kinds = innerState(slot).map(({ kind }) => kind);
-    const displacement = tf.zeros([...displacementSlot(slot).shape]);
-    if (kinds.length === 0) return { displacement, state: {}, count: 0 };
+    const displacement = tf.zeros([...inner.shape]);
+    if (kinds.length === 0) return { displacement, state: zerosOf(ruleState(inner)), count: 0 };
     const kept = this.#locals.get(slot);
     const count = (kept[COUNT_KIND] as tf.Tensor).dataSync()[0]!;
     const state = Object.fromEntries(
@@ -185,7 +202,8 @@ export class DisplacementWork implements Work {
 
   /** Sends how far the slot has moved, and proposes what is to be kept; uses `moved` up. */
   #send(slot: Slot, inner: Slot, { displacement, state, count }: Moved): void {
-    const kept = Object.keys(state).length === 0 ? {} : { ...state, [COUNT_KIND]: tf.tensor1d([count]) };
+    const isKept = innerState(slot).length > 0;
+    const kept = isKept ? { ...state, [COUNT_KIND]: tf.tensor1d([count]) } : {};
     const moments = momentsToSend(
       slot,
       state,
@@ -195,6 +213,7 @@ export class DisplacementWork implements Work {
     const residual = this.#sendDisplacement(slot, inner, displacement, moments);
     tf.dispose(moments);
     displacement.dispose();
+    if (!isKept) tf.dispose(tensorsOf(state));
     if (hasLocalState(slot)) this.#locals.propose(slot, { ...kept, ...residual });
   }
 

@@ -9,6 +9,7 @@ import {
   type OnProgress,
   type SequenceSource,
 } from '../files/dataset.ts';
+import { readSequences } from '../files/sequences.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
@@ -69,9 +70,10 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
   const { folder, dataPath, cacheDir, onProgress } = request;
   const options = { seqLen: request.sequenceLength, onProgress };
   if (dataPath === null && folder.config !== null) {
-    const { data, tokenizer } = folder.config;
+    const { data, tokenizer, task } = folder.config;
     return prepareDataset({
       ...options,
+      labels: task.labels,
       data: dataOptions(data),
       tokenizer,
       cacheDir: data.cache_dir ?? join(cacheDir, 'tokens'),
@@ -80,7 +82,7 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
   return prepareDataset({
     ...options,
     cacheDir: join(cacheDir, 'tokens'),
-    data: { path: dataPath ?? folder.path, format: 'auto', order: 'sequential', validation_fraction: 0 },
+    data: { path: dataPath ?? folder.path, format: 'auto', validation_fraction: 0 },
     tokenizer: { vocab_size: 257, ...(folder.tokenizer ?? { type: 'file', path: folder.path }) },
   });
 }
@@ -96,13 +98,7 @@ async function measure(
   for (let start = 0; start < count; start += batchSequences) {
     onProgress('measuring', start / count);
     const indices = Array.from({ length: Math.min(batchSequences, count - start) }, (_, i) => start + i);
-    const read = await source.read(indices);
-    const sequences = {
-      positions: indices,
-      length: sequenceLength + 1,
-      tokens: read.tokens,
-      mask: read.mask ?? new Uint8Array(0),
-    };
+    const sequences = await readSequences(source, indices, indices, sequenceLength);
     for (const batch of toBatches(sequences, batchSequences)) {
       const part = model.loss(batch);
       lossSum += part.lossSum;

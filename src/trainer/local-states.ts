@@ -129,9 +129,18 @@ export class LocalStates {
 
   /** Handles on what is kept after the last record, in the order of `localTensors`; none if that is all zeros. */
   clone(slots: readonly Slot[]): StateValue[] {
-    if (this.#kept.size === 0) return [];
+    return this.#kept.size === 0 ? [] : this.#clone(slots, new Map());
+  }
+
+  /** The same as it will be if the step under way counts. */
+  cloneProposed(slots: readonly Slot[]): StateValue[] {
+    return this.#kept.size + this.#proposed.size === 0 ? [] : this.#clone(slots, this.#proposed);
+  }
+
+  #clone(slots: readonly Slot[], first: ReadonlyMap<number, LocalState>): StateValue[] {
     return localTensors(slots).map((tensor) => {
-      const value = this.#kept.get(tensor.slot.index)?.[tensor.kind];
+      const { index } = tensor.slot;
+      const value = (first.get(index) ?? this.#kept.get(index))?.[tensor.kind];
       if (value === undefined) return zeroOf(tensor);
       return value instanceof tf.Tensor ? tf.clone(value) : value;
     });

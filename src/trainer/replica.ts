@@ -2,6 +2,7 @@
  * The trainer's copy of the training state: weights, optimizer state and bases, changed only by records.
  * Two replicas that started from the same snapshot and took the same records are equal.
  */
+import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs-core';
 import type { RunConfig } from '../config/schema.ts';
 import { compareNames, WeightsHasher } from '../files/weights-hash.ts';
@@ -172,6 +173,16 @@ export class Replica {
       this.weights.release(); // one at a time
     }
     return hasher.digest();
+  }
+
+  /** The hash of all bases, hexadecimal: equal where they are equal. */
+  basesSha256(): string {
+    const hash = createHash('sha256');
+    for (const { name, index } of this.#slots) {
+      const basis = this.#bases[index] ?? null;
+      if (basis !== null) hash.update(`${name}\0`).update(basis.dataSync<'float32'>());
+    }
+    return hash.digest('hex');
   }
 
   dispose(): void {

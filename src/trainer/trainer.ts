@@ -4,8 +4,10 @@
  */
 import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
+import { ConfigError } from '../errors.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
+import { momentsIn } from '../galore/slot.ts';
 import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
@@ -34,10 +36,12 @@ import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { LlamaModel } from './model/llama.ts';
-import type { Model } from './model/model.ts';
+import { addLosses, measureLoss, type LossSum, type Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
+import { OwnState, type OwnValues } from './own-state.ts';
 import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
+import { Site, siteFault } from './site.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepTimes } from './step-times.ts';
 import { StepWork, type StepOutput, type Work } from './step.ts';
@@ -61,6 +65,10 @@ class Trainer {
   readonly #engine: Engine;
   readonly #link: Link;
   #run: WelcomedRun | null = null;
+  /** With data of its own. */
+  #site: Site | null = null;
+  /** The site's sequences for the step that is assigned. */
+  #siteSequences: Sequences | null = null;
   #replica: Replica | null = null;
   #model: Model | null = null;
   /** Committed steps and records in the replica. */
@@ -69,6 +77,12 @@ class Trainer {
   /** The step whose hash was told on this connection; -1: none was. */
   #toldStep = -1;
   readonly #locals = new LocalStates();
+  /** With --state, where the run has anything to keep. */
+  #own: OwnState | null = null;
+  /** Of the bases there are; null: to be made when it is asked for. */
+  #basesSha256: string | null = null;
+  /** The last step that --state was given something of by this process; 0: none. */
+  #proposedStep = 0;
   #work: Work | null = null;
   /** Spent on the work so far. */
   #workSeconds = 0;
@@ -90,6 +104,7 @@ class Trainer {
       tls: options.tls,
       software: SOFTWARE,
       device: engine.device.description,
+      isAudited: options.onAudit !== undefined,
       logger: options.logger,
     });
   }
@@ -100,6 +115,7 @@ class Trainer {
     this.#options.signal.addEventListener('abort', leave, { once: true });
     try {
       for await (const event of this.#link.events()) {
+        await this.#readAhead(event);
         const startedMs = performance.now();
         const result = this.#handle(event);
         this.#times.worked(performance.now() - startedMs);
@@ -112,7 +128,37 @@ class Trainer {
       this.#upload?.cancel();
       this.#dropState();
       await this.#link.close();
+      await this.#site?.close();
+      this.#options.onAudit?.(this.#link.audit, this.#link.bytesSent);
     }
+  }
+
+  /** What the event needs of the site's data. */
+  async #readAhead(event: LinkEvent): Promise<void> {
+    if (event.type === 'connected') return this.#openSite(event.welcome);
+    if (event.type !== 'message' || this.#site === null) return;
+    const { message } = event;
+    if (message.kind === 'stepAssignment' && message.sequences === null) {
+      this.#siteSequences = await this.#site.sequencesOf(message.step, message.localExamples);
+    }
+    if (message.kind === 'evaluationAssignment' && message.sequences === null) {
+      await this.#evaluateOwn(message.step, this.#site);
+    }
+  }
+
+  /** @throws ConfigError if the run is none for this trainer; DataError for its data. Nothing is said of it to the coordinator. */
+  async #openSite(welcome: WelcomeMessage): Promise<void> {
+    const run = understand(welcome);
+    if ('fault' in run || this.#run?.runId === run.runId) return; // refused by #onConnected, or open already
+    const { site: options, logger } = this.#options;
+    const fault = siteFault(welcome, run.config.data.local, options !== undefined);
+    if (fault !== null) throw new ConfigError(fault);
+    await this.#site?.close();
+    this.#site = null;
+    if (options === undefined) return;
+    this.#site = await Site.open(run, welcome.site!, options);
+    for (const notice of this.#site.notices) logger.warn('site.data', {}, notice);
+    logger.info('site.data', {}, this.#site.description);
   }
 
   #handle(event: LinkEvent): TrainerResult | null {
@@ -194,10 +240,19 @@ class Trainer {
     this.#activity('ready');
   }
 
-  /** What a checkpoint has of this very trainer; without it everything that was held back is lost. */
+  /** What a checkpoint or --state has of this very trainer; without it everything that was held back is lost. */
   #restoreLocals(step: number, local: ReadonlyMap<string, StateArray>): void {
     const { slots } = this.#replica!;
-    if (!slots.some(hasLocalState) || step === 0) return;
+    const { stateDir, trainerId, logger } = this.#options;
+    this.#own = null;
+    this.#basesSha256 = null;
+    this.#proposedStep = 0;
+    if (!slots.some(hasLocalState)) return;
+    if (stateDir !== undefined) {
+      this.#own = new OwnState(stateDir, this.#run!.runId, trainerId, logger);
+      this.#own.load();
+    }
+    if (step === 0) return;
     const given = [...local].map(([name, values]) => ({
       name,
       codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
@@ -210,7 +265,35 @@ class Trainer {
       const text = `goes on with what it had kept of its gradients after step ${step}`;
       return this.#options.logger.info('trainer.feedback', { step }, text);
     }
-    this.#sayFeedbackIsLost(step, fault);
+    if (this.#own === null) return this.#sayFeedbackIsLost(step, fault);
+    const { countedStep } = this.#run!.snapshot ?? {};
+    const place = { step, countedStep, bases: this.#basesHash() };
+    this.#takeOwn(step, this.#own.atSnapshot(slots, place));
+  }
+
+  /** Goes on with what --state has, if it has it. Whether it said anything. */
+  #takeOwn(step: number, found: OwnValues | string | null): boolean {
+    if (found === null) return false;
+    if (typeof found === 'string') {
+      this.#sayFeedbackIsLost(step, found);
+      return true;
+    }
+    this.#locals.restore(this.#replica!.slots, found);
+    const text = `goes on with what it had kept for itself after step ${step} (${this.#own!.path})`;
+    this.#options.logger.info('trainer.feedback', { step }, text);
+    return true;
+  }
+
+  #basesHash(): string {
+    this.#basesSha256 ??= this.#running().replica.basesSha256();
+    return this.#basesSha256;
+  }
+
+  /** With --state: what is kept if the step counts, before anyone can count it. */
+  #proposeOwn({ task: { step }, tokens }: Work): void {
+    if (this.#own === null || tokens === 0) return;
+    this.#own.propose(this.#replica!.slots, step, this.#basesHash(), this.#locals);
+    this.#proposedStep = step;
   }
 
   #sayFeedbackIsLost(step: number, reason: string): void {
@@ -222,6 +305,7 @@ class Trainer {
     const { record, sequence, step } = commit;
     const { config, shape, replica } = this.#running();
     if (record.type === 'basis') {
+      this.#basesSha256 = null;
       const { moments } = config.method;
       const { betas } = config.optimizer;
       applyRecord(replica, { config, shape }, commit, tensors, (change) =>
@@ -237,10 +321,7 @@ class Trainer {
     applyRecord(replica, { config, shape }, commit, tensors);
     const { trainerId } = this.#options;
     const isCounted = record.members.some((member) => member.trainerId === trainerId);
-    if (!this.#locals.decide(step, isCounted)) {
-      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
-    }
-    this.#takeMeans(step, record.tokens, tensors);
+    this.#decideLocals(step, isCounted, record.tokens, tensors);
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -254,6 +335,24 @@ class Trainer {
     this.#activity(`step ${step} applied`);
     if (step % config.method.update_proj_gap === 0) this.#tellHash();
     this.#times.mark('appliedMs', nowMs());
+  }
+
+  /** What this trainer keeps is from now on that after the step. */
+  #decideLocals(step: number, isCounted: boolean, tokens: number, tensors: readonly AssembledTensor[]): void {
+    const { slots } = this.#running().replica;
+    const own = this.#own;
+    const isGood = this.#locals.decide(step, isCounted);
+    const found = own?.atRecord(slots, step, isCounted, this.#basesHash()) ?? null;
+    if (!this.#takeOwn(step, found) && !isGood && own?.isOfLaterStep(step) !== true) {
+      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
+    }
+    this.#takeMeans(step, tokens, tensors);
+    if (own === null || this.#proposedStep === 0) return;
+    if (slots.some((slot) => momentsIn(slot, step).length > 0)) {
+      own.keep(slots, step, this.#basesHash(), this.#locals);
+    } else if (this.#proposedStep === step) {
+      own.settle(isCounted);
+    }
   }
 
   /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
@@ -295,10 +394,12 @@ class Trainer {
     const { model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
-    if (sequences === null) return this.#link.spoiled(`step ${step} came without sequences`);
-    this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
+    const given = sequences ?? this.#siteSequences;
+    this.#siteSequences = null;
+    if (given === null) return this.#link.spoiled(`step ${step} came without sequences`);
+    this.#activity(`step ${step}: ${given.positions.length} sequences`);
     this.#times.mark('assignedMs', nowMs());
-    const work = this.#workOn(assignment, sequences);
+    const work = this.#workOn(assignment, given);
     this.#work = work;
     this.#timed(() => work.computeGradients(model));
     if (refreshSlots.length === 0) this.#contribute(work);
@@ -328,6 +429,7 @@ class Trainer {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),
       hyper: { ...hyperparametersOf(config), weightDecay: 0 },
       learningRateAt: (share: number) => learningRate(config.optimizer, step - 1 + share, config.steps),
+      proximalMu: config.local_steps.proximal_mu,
     };
     return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
   }
@@ -359,7 +461,9 @@ class Trainer {
     this.#timed(() => work.contributeHeld());
     this.#link.setActivity({ tokensPerSecond: work.tokens / this.#workSeconds });
     work.isAnswered = true;
-    this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
+    this.#proposeOwn(work);
+    const { tokens, lossSum } = work;
+    this.#link.send({ kind: 'contribution', step, tokens, ...(this.#site?.told(lossSum) ?? { lossSum }) });
     this.#times.mark('contributedMs', nowMs());
     this.#activity(`step ${step}: contribution sent`);
   }
@@ -368,16 +472,23 @@ class Trainer {
     const { config, model } = this.#running();
     if (step !== this.#step)
       return this.#link.spoiled(`step ${step} is to be evaluated at step ${this.#step}`);
-    if (sequences === null) return this.#link.spoiled('an evaluation came without sequences');
+    if (sequences === null) return; // see #evaluateOwn
     this.#activity(`evaluating after step ${step}`);
-    let lossSum = 0;
-    let tokens = 0;
-    for (const batch of toBatches(sequences, config.trainer.micro_batch)) {
-      const result = model.loss(batch);
-      lossSum += result.lossSum;
-      tokens += result.tokens;
+    const batches = toBatches(sequences, config.trainer.micro_batch);
+    this.#link.send({ kind: 'evaluation', step, ...measureLoss(model, batches) });
+  }
+
+  /** Of what the site has held out, which is read as it is measured. */
+  async #evaluateOwn(step: number, site: Site): Promise<void> {
+    if (step !== this.#step) return; // see #onEvaluationAssignment
+    const { config, model } = this.#running();
+    this.#activity(`evaluating after step ${step}`);
+    const parts: LossSum[] = [];
+    for await (const sequences of site.heldOut()) {
+      parts.push(measureLoss(model, toBatches(sequences, config.trainer.micro_batch)));
     }
-    this.#link.send({ kind: 'evaluation', step, lossSum, tokens });
+    const withheld = site.tellsLosses ? {} : { isLossWithheld: true as const };
+    this.#link.send({ kind: 'evaluation', step, ...addLosses(parts), ...withheld });
   }
 
   #onSnapshotRequest({ step, sequence, isLocalOnly }: SnapshotRequestMessage): void {

@@ -11,6 +11,7 @@ import { buildRunShape, type RunShape } from '../run-shape.ts';
 
 /** The run that a trainer is part of. */
 export interface WelcomedRun {
+  readonly runId: string;
   readonly config: RunConfig;
   readonly model: LlamaConfig;
   readonly shape: RunShape;
@@ -31,6 +32,7 @@ export function understand(welcome: WelcomeMessage): WelcomedRun | { readonly fa
 }
 
 function parsed({
+  runId,
   configJson,
   modelJson,
   snapshot,
@@ -38,7 +40,7 @@ function parsed({
   try {
     const config = JSON.parse(configJson) as RunConfig;
     const model = parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
-    return { config, model, shape: buildRunShape(config, model), snapshot };
+    return { runId, config, model, shape: buildRunShape(config, model), snapshot };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     return { fault: `the run cannot be understood here: ${reason}` };

@@ -95,6 +95,7 @@ async function startDesk(
         },
         session,
         [trainerId],
+        null,
       );
     };
     const send = (part: PartMessage): void => desk.acceptPart(session, part);

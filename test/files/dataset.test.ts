@@ -11,6 +11,7 @@ interface Wanted {
   readonly tokenizer?: Record<string, unknown>;
   readonly seqLen?: number;
   readonly cacheDir?: string;
+  readonly skipBadLines?: boolean;
 }
 
 /** Opens data with a cache of their own, and closes them with the test. `did` lists what was done. */
@@ -31,6 +32,7 @@ async function prepare(
     tokenizer,
     seqLen: wanted.seqLen ?? 8,
     cacheDir: wanted.cacheDir ?? temporaryFolder(t),
+    skipBadLines: wanted.skipBadLines ?? false,
     onProgress: (text, share) => {
       did.add(text);
       if (!(share >= 0 && share <= 1)) t.fail(`share ${share} of ${text}`);
@@ -368,4 +370,27 @@ test('a fault that was corrected is gone: refusals are not kept', async (t) => {
   await t.throwsAsync(prepare(t, wanted), { instanceOf: DataError });
   writeFileSync(join(folder, 'a.jsonl'), '{"text":"long enough now"}');
   t.is((await prepare(t, wanted)).trainTokens, 15);
+});
+
+test('lines that cannot be used are an error, or left out and counted, also from the cache', async (t) => {
+  const folder = temporaryFolder(t, {
+    'a.jsonl': '{"text":"first text"}\n{"text":7}\n{"text":"second text"}\n',
+    'b.jsonl': '{"prompt":"x"}\n',
+  });
+  const wanted = { data: { path: folder, validation_fraction: 0 }, cacheDir: temporaryFolder(t) };
+  await t.throwsAsync(prepare(t, wanted), { instanceOf: DataError, message: /line 2: "text" is a number/ });
+  for (const did of [3, 1]) {
+    const dataset = await prepare(t, { ...wanted, skipBadLines: true });
+    t.is(dataset.did.length, did);
+    t.is(dataset.trainTokens, 'first textsecond text'.length);
+    t.deepEqual(dataset.notices, [
+      'file 1 of 2: 1 line was left out: 1 with a "text" that is no text (line 2)',
+      'file 2 of 2: 1 line was left out: 1 with no "text" (line 1)',
+    ]);
+  }
+  await t.throwsAsync(prepare(t, wanted), { message: /line 2/ }, 'the cache without them is not for all');
+  const nothing = { ...wanted, data: { path: join(folder, 'b.jsonl') }, skipBadLines: true };
+  await t.throwsAsync(prepare(t, nothing), {
+    message: 'data.path holds no text at all; 1 line was left out: 1 with no "text" (line 1)',
+  });
 });

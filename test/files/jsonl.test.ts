@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { DataError } from '../../src/errors.ts';
-import { readJsonl, type JsonlRecord } from '../../src/files/jsonl.ts';
+import { readJsonl, type BadLine, type JsonlRecord } from '../../src/files/jsonl.ts';
 import { collect, temporaryFolder } from './temporary-folder.ts';
 
 const read = (t: ExecutionContext, content: string): Promise<JsonlRecord[]> =>
@@ -57,4 +57,21 @@ test('a line that cannot be used is refused with its number, what it holds and w
     });
     t.regex(error.message, message);
   }
+});
+
+test('lines that cannot be used are left out where someone is told of them', async (t) => {
+  const lines = ['{"text":"a"}', 'no json', '{"text":7}', '{"prompt":"b"}', '[]', '{"text":"c"}'];
+  const path = join(temporaryFolder(t, { 'a.jsonl': `${lines.join('\n')}\n` }), 'a.jsonl');
+  const bad: BadLine[] = [];
+  const records = await collect(readJsonl(path, { onBadLine: (line) => bad.push(line) }));
+  t.deepEqual(records, [
+    { type: 'text', text: 'a' },
+    { type: 'text', text: 'c' },
+  ]);
+  t.deepEqual(bad, [
+    { line: 2, fault: 'no JSON' },
+    { line: 3, fault: 'a "text" that is no text' },
+    { line: 4, fault: 'no "text"' },
+    { line: 5, fault: 'no JSON object' },
+  ]);
 });

@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { sequenceAt } from '../../src/files/order.ts';
+import { sequenceAt, siteOrder } from '../../src/files/order.ts';
 
 const epoch = (count: number, seed: number, number: number): number[] =>
   Array.from({ length: count }, (_, i) => sequenceAt(number * count + i, count, seed, 'shuffled'));
@@ -72,4 +72,29 @@ test('a position or count that makes no sense is refused', (t) => {
   for (const position of [-1, 0.5, Number.NaN, 2 ** 53]) {
     t.throws(() => sequenceAt(position, 4, 0, 'shuffled'), { instanceOf: RangeError });
   }
+});
+
+test('the steps of a site use each of its examples once an epoch, also across a step and with few examples', (t) => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 60 }),
+      fc.integer({ min: 1, max: 40 }),
+      fc.nat(0xffffffff),
+      (count, batch, seed) => {
+        const orderOf = siteOrder(seed, count);
+        const steps = Math.ceil((2 * count) / batch);
+        const used = Array.from({ length: steps }, (_, k) => orderOf(k, batch)).flat();
+        for (const start of [0, count]) {
+          const seen = used.slice(start, start + count).toSorted((a, b) => a - b);
+          if (!seen.every((index, i) => index === i)) return false;
+        }
+        return used.length === steps * batch;
+      },
+    ),
+    { numRuns: 60 },
+  );
+  const orderOf = siteOrder(7, 3);
+  t.is(orderOf(4, 8).length, 8);
+  t.deepEqual(orderOf(4, 8), siteOrder(7, 3)(4, 8), 'nothing has to be remembered');
+  t.notDeepEqual(siteOrder(7, 100)(0, 100), siteOrder(7, 100)(1, 100), 'epochs differ');
 });

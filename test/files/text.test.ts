@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import fc from 'fast-check';
 import { DataError } from '../../src/errors.ts';
-import { cutPieces, cutText, hashFile, readFailure, readText } from '../../src/files/text.ts';
+import { cutPieces, cutText, hashFile, readFailure, readLines, readText } from '../../src/files/text.ts';
 import { collect, temporaryFolder } from './temporary-folder.ts';
 
 const words = fc.array(
@@ -106,5 +106,29 @@ test('a file that is not what it was when it was hashed is refused', async (t) =
   t.deepEqual(await collect(readText(join(folder, 'a.txt'), sha256)), ['one']);
   await t.throwsAsync(collect(readText(join(folder, 'b.txt'), sha256)), {
     message: /changed while it was being read/,
+  });
+});
+
+test('lines keep their numbers over chunks and blocks, and one that is not UTF-8 does not hide the others', async (t) => {
+  const long = 'x'.repeat(1_500_000);
+  const bytes = Buffer.from(`\ufeffone\n\n${long}\ncaf\u00e9\r\nlast`);
+  const bad = Buffer.concat([bytes, Buffer.of(0xff), Buffer.from('\nend\n')]);
+  const folder = temporaryFolder(t, { 'good.txt': bytes, 'bad.txt': bad, 'empty.txt': '' });
+  const texts = ['one', '', long, 'caf\u00e9\r', 'last'];
+  const good = await collect(readLines(join(folder, 'good.txt'), 2_000_000));
+  t.deepEqual(
+    good,
+    texts.map((text, index) => ({ number: index + 1, text })),
+  );
+  const lines = await collect(readLines(join(folder, 'bad.txt'), 2_000_000));
+  t.deepEqual(lines.slice(0, 4), good.slice(0, 4));
+  t.deepEqual(lines.slice(4), [
+    { number: 5, invalidAt: bytes.length },
+    { number: 6, text: 'end' },
+  ]);
+  t.deepEqual(await collect(readLines(join(folder, 'empty.txt'), 10)), []);
+  await t.throwsAsync(collect(readLines(join(folder, 'good.txt'), 1_000_000)), {
+    instanceOf: DataError,
+    message: /line 3 has more than 1000000 bytes/,
   });
 });

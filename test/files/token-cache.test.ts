@@ -4,9 +4,9 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { DataError, OperatingError } from '../../src/errors.ts';
+import { removeCacheFolder } from '../../src/files/cache-folder.ts';
 import {
   openTokenCache,
-  removeTokenCache,
   writeTokenCache,
   type PartName,
   type TokenCacheContent,
@@ -197,7 +197,7 @@ test('a damaged cache is told and not opened, and can be written again', async (
     t.is(await open(cacheDir, reasons), null);
     t.is(reasons.length, 1);
     t.regex(reasons[0]!, reason);
-    await removeTokenCache(cacheDir, 'k');
+    await removeCacheFolder(cacheDir, 'k');
   }
   t.deepEqual(readdirSync(cacheDir), []);
 });

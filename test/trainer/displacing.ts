@@ -70,7 +70,8 @@ export function startOn(t: ExecutionContext, llama: LlamaConfig, config: RunConf
   ) => {
     const hyper = { ...hyperparametersOf(config), weightDecay: 0 };
     const learningRateAt = (share: number) => learningRate(config.optimizer, share, config.steps);
-    const given = { ...task, localBatches, hyper, learningRateAt, ...fields };
+    const proximalMu = config.local_steps.proximal_mu;
+    const given = { ...task, localBatches, hyper, learningRateAt, proximalMu, ...fields };
     step = given.step;
     return new DisplacementWork(given, replica, locals, output);
   };

@@ -22,9 +22,10 @@ type Asking = PhaseOf<'sketching'> | PhaseOf<'collecting'>;
 export function takeAnswer<P extends Asking>(
   draft: Draft,
   phase: P,
-  { trainerId, tokens, lossSum, norm }: Received,
+  { trainerId, tokens, lossSum, weight, norm }: Received,
 ): readonly [Draft, P] {
-  const newest = { trainerId, tokens, lossSum, ...(norm === undefined ? {} : { norm }) };
+  const told = { ...(weight === undefined ? {} : { weight }), ...(norm === undefined ? {} : { norm }) };
+  const newest = { trainerId, tokens, lossSum, ...told };
   const received = [...phase.received, newest].sort(byTrainerId);
   const deadlineMs = deadlineAfterAnswer(
     draft.state,

@@ -20,7 +20,7 @@ import {
   type PhaseOf,
 } from './draft.ts';
 import { refuseBreach, refuseWork } from './late.ts';
-import { shardAmongReady } from './pace.ts';
+import { shardAmong } from './pace.ts';
 import type { Effect, RunPlan, Shard } from './state.ts';
 import { deadlineAfterAnswer, deadlineMs, leaveBehind, quorumOf, whyOver, type Wait } from './step-policy.ts';
 
@@ -40,7 +40,7 @@ export function beginEvaluation(draft: Draft): Draft {
     return endStep(remark(draft, `the evaluation of step ${step} is left out: no trainer is ready`));
   }
   const heldOut = Array.from({ length: plan.evaluationSequences }, (_, i) => i);
-  const shards = shardAmongReady(draft.state, heldOut);
+  const shards = shardAmong(draft.state, members, heldOut);
   const evaluating = {
     phase: 'evaluating',
     step,

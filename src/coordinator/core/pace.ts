@@ -4,7 +4,7 @@
  * that connects anew, is measured again within a step. See docs/coordinator-core.md, "Sequences".
  */
 import { cutShards, shardEqually } from './assignment.ts';
-import { findTrainer, patchTrainer, readyTrainers, type Draft } from './draft.ts';
+import { findTrainer, patchTrainer, type Draft } from './draft.ts';
 import type { Observation, RunState, Shard } from './state.ts';
 
 /** Answers a trainer is judged by: the middle one of five is not moved by one odd step, nor by two. */
@@ -65,9 +65,12 @@ function observe(
   return patchTrainer(draft, trainerId, { asked: null, observed: join(trainer.observed, newest) });
 }
 
-/** Shares these positions out among the ready trainers, as the plan says; those with data of their own all take part. */
-export function shardAmongReady(state: RunState, positions: readonly number[]): readonly Shard[] {
-  const trainerIds = readyTrainers(state);
+/** Shares these positions out among trainers that are ready, as the plan says; those with data of their own get none. */
+export function shardAmong(
+  state: RunState,
+  trainerIds: readonly string[],
+  positions: readonly number[],
+): readonly Shard[] {
   if (state.plan.isLocal) return trainerIds.map((trainerId) => ({ trainerId, positions: [] }));
   if (!state.plan.isAdaptive) return shardEqually(positions, trainerIds);
   const paces = trainerIds.map((trainerId) =>

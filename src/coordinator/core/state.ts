@@ -34,6 +34,8 @@ export interface RunPlan extends GapPlan {
   /** How long a step waits for the others once a quorum has answered. */
   readonly graceMs: number;
   readonly heartbeatTimeoutMs: number;
+  /** Of the ready trainers so large a share takes part in a step (participation.ts); null: all. */
+  readonly participation: { readonly share: number; readonly seed: number } | null;
   /** 0 where every trainer computes on data of its own. */
   readonly batchSequences: number;
   /** Every trainer computes on data of its own: a step shares out no positions, an evaluation no sequences. */
@@ -111,6 +113,8 @@ export interface Received {
   readonly tokens: number;
   /** null: it keeps its losses to itself. */
   readonly lossSum: number | null;
+  /** What it counts by in the sum; left out: its tokens. */
+  readonly weight?: number;
   /** Of all its numbers, for its tokens; left out: not told. */
   readonly norm?: number;
   /** What its numbers are multiplied by; left out: 1. */
@@ -341,6 +345,8 @@ export type Event = { readonly nowMs: number } &
         readonly step: number;
         readonly tokens: number;
         readonly lossSum: number | null;
+        /** If that is not its tokens. */
+        readonly weight?: number;
         /** Of the numbers, if the run judges by it. */
         readonly norm?: number;
       }
@@ -405,6 +411,8 @@ export type Effect =
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
     }
+  /** The trainer is ready and has no part in the step: say so to it. */
+  | { readonly type: 'passOver'; readonly trainerId: string; readonly step: number }
   /** To every member of the step. Before it the shell sends the factors of the round before. */
   | {
       readonly type: 'requestSketches';

@@ -4,19 +4,21 @@
  */
 import { membersOf, takePositions } from './assignment.ts';
 import { callRoll } from './attendance.ts';
-import { emit, enter, patch, remark, type Draft, type PhaseOf } from './draft.ts';
-import { shardAmongReady, startClocks } from './pace.ts';
+import { emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
+import { shardAmong, startClocks } from './pace.ts';
+import { drawMembers } from './participation.ts';
 import { refreshSlots } from './refresh-schedule.ts';
 import { deadlineMs, FRUITLESS_PAUSE_MS, waitMs } from './step-policy.ts';
 import type { Effect, RunPlan, RunState, Shard } from './state.ts';
 
-/** Shares the next sequences out among the ready trainers and asks for the first results. */
+/** Shares the next sequences out among the step's members, who are ready, and asks for the first results. */
 export function startStep(draft: Draft): Draft {
   const { plan, cursor, refreshedStep } = draft.state;
   const step = draft.state.step + 1;
   const slots = refreshedStep === step ? [] : refreshSlots(plan, step, draft.state.bases);
   if (slots.length > 0 && isGenerated(plan)) return commitGenerated(draft, step, slots);
-  const shards = shardAmongReady(draft.state, takePositions(cursor, plan.batchSequences));
+  const { members, others } = drawMembers(plan, step, readyTrainers(draft.state));
+  const shards = shardAmong(draft.state, members, takePositions(cursor, plan.batchSequences));
   const assignments = shards.map(({ trainerId, positions }): Effect => ({
     type: 'assignStep',
     trainerId,
@@ -26,7 +28,8 @@ export function startStep(draft: Draft): Draft {
     waitMs: waitMs(draft.state),
   }));
   const begun = callRoll(patch(draft, { hasStarted: true }), step, membersOf(shards));
-  const assigned = emit(startClocks(begun, step, shards), ...assignments);
+  const passed = others.map((trainerId): Effect => ({ type: 'passOver', trainerId, step }));
+  const assigned = emit(startClocks(begun, step, shards), ...assignments, ...passed);
   return slots.length > 0
     ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);

@@ -137,6 +137,7 @@ const runDocument = z.object({
   seed: count,
   schedulePosition: count,
   members: z.array(z.string()),
+  counted: z.record(z.string(), count).optional(),
   created: z.string(),
 });
 
@@ -174,6 +175,8 @@ export interface RunJson {
   readonly schedulePosition: number;
   /** The trainers that took part in the last step, ascending. */
   readonly members: readonly string[];
+  /** The last step that counted each trainer; absent: not known. */
+  readonly counted?: Readonly<Record<string, number>> | undefined;
   /** When, as ISO 8601. */
   readonly created: string;
 }

@@ -11,6 +11,7 @@ export const PLAN: RunPlan = {
   quorum: 'all',
   graceMs: 2_000,
   heartbeatTimeoutMs: 30_000,
+  participation: null,
   batchSequences: 4,
   isLocal: false,
   isAdaptive: false,

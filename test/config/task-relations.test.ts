@@ -1,0 +1,62 @@
+import { testRules, type BrokenRule } from './rule-tests.ts';
+
+const CLASSIFY = 'task={type: sequence-classification, labels: [ham, spam]}';
+const BYTES = 'tokenizer.type=byte';
+
+const RULES: readonly BrokenRule[] = [
+  {
+    title: 'data of the trainers are not named in the run file',
+    broken: ['data.local=true', BYTES],
+    field: 'data.path',
+    words: /cannot be given with data\.local: every trainer names its own file \(galore trainer --data\)/,
+    mended: ['data={local: true}', BYTES],
+  },
+  {
+    title: 'no tokenizer is trained on data that stay where they are',
+    broken: ['data={local: true}'],
+    field: 'tokenizer.type',
+    words: /with data\.local it must be file or byte/,
+    mended: ['data={local: true}', BYTES],
+  },
+  {
+    title: 'to classify takes labels',
+    broken: ['task.type=sequence-classification', BYTES],
+    field: 'task.labels',
+    mended: [CLASSIFY, BYTES],
+  },
+  {
+    title: 'labels are for classification alone',
+    broken: ['task.labels=[a, b]'],
+    field: 'task.labels',
+    mended: [CLASSIFY, BYTES],
+  },
+  {
+    title: 'labels differ',
+    broken: ['task={type: sequence-classification, labels: [ham, spam, ham]}', BYTES],
+    field: 'task.labels',
+    words: /"ham" is there twice/,
+    mended: [CLASSIFY, BYTES],
+  },
+  {
+    title: 'no tokenizer is trained on labelled examples',
+    broken: [CLASSIFY],
+    field: 'tokenizer.type',
+    words: /with task\.type sequence-classification it must be file or byte/,
+    mended: [CLASSIFY, BYTES],
+  },
+  {
+    title: 'labelled examples are no plain text',
+    broken: [CLASSIFY, BYTES, 'data.format=text'],
+    field: 'data.format',
+    words: /it must be auto or jsonl/,
+    mended: [CLASSIFY, BYTES, 'data.format=jsonl'],
+  },
+  {
+    title: 'only sequences that travel must fit a message',
+    broken: ['seq_len=1000', 'batch_size=300'],
+    field: 'batch_size',
+    mended: ['seq_len=1000', 'batch_size=300', 'data={local: true}', BYTES],
+  },
+];
+
+testRules(RULES);
