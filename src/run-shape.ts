@@ -3,7 +3,7 @@
  * refresh, the sizes of everything that travels. Pure; its description is hashed for the handshake.
  */
 import type { RunConfig } from './config/schema.ts';
-import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
+import { modelTensors, targetParts, type ModelConfig } from './model/model-config.ts';
 import { hasRefreshRounds, methodPlan, type BasisSource, type MethodConfig } from './galore/method.ts';
 import {
   meanContributionBytes,
@@ -32,7 +32,7 @@ export interface RunShape {
 const DEFAULT_RANK = 'd/4';
 
 /** A rank of the configuration for a model: a number, or a share of its hidden size such as `d/8`. */
-export function rankFor(model: LlamaConfig, rank: number | string = DEFAULT_RANK): number {
+export function rankFor(model: ModelConfig, rank: number | string = DEFAULT_RANK): number {
   if (typeof rank === 'number') return rank;
   return Math.max(1, Math.round(model.hiddenSize / Number(rank.slice('d/'.length))));
 }
@@ -58,10 +58,10 @@ const NO_REFRESH: RefreshPlan = {
 type ShapeConfig = MethodConfig & Pick<RunConfig, 'wire' | 'batch_size' | 'seq_len'>;
 
 /** Builds the shape of a run. */
-export function buildRunShape(config: ShapeConfig, model: LlamaConfig): RunShape {
+export function buildRunShape(config: ShapeConfig, model: ModelConfig): RunShape {
   const { rank_budget: budget } = config.method;
   if (budget === undefined) return shapeAt(config, model, 1);
-  const dense = 4 * llamaTensors(model).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const dense = 4 * modelTensors(model).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   return withinBudget((factor) => shapeAt(config, model, factor), dense / budget, model.hiddenSize);
 }
 
@@ -78,7 +78,7 @@ function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hidden
 }
 
 /** The shape with all ranks of the configuration times `factor`. */
-function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
+function shapeAt(config: ShapeConfig, model: ModelConfig, factor: number): RunShape {
   const { method, wire } = config;
   const { policy, rule, plainRule, inner, isInnerReset, averaged, basis } = methodPlan(config);
   const rankOf = (rank: NonNullable<typeof method.rank>): number =>
@@ -88,7 +88,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     const contribution = group?.codec ?? wire.codec;
     return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
   };
-  const table = buildSlots(llamaTensors(model), {
+  const table = buildSlots(modelTensors(model), {
     policy,
     rule,
     plainRule,
@@ -97,7 +97,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     averaged,
     rank: rankOf(method.rank ?? DEFAULT_RANK),
     projType: method.proj_type,
-    targetModules: method.target_modules,
+    targetModules: targetParts(model, method.target_modules),
     weights: method.weights,
     feedback: method.feedback,
     buffers: { feedback: method.feedback_dtype, moment: method.moment_dtype },

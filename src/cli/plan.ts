@@ -65,7 +65,7 @@ export function registerPlanCommand(
 export async function planOfRun(config: RunConfig): Promise<TrafficPlan> {
   const model = await newModel(config, { vocabSize: vocabularyOf(config), eosId: null });
   const shape = buildRunShape(config, model);
-  checkTargets(config, shape);
+  checkTargets(config, shape, model);
   return trafficPlan(config, shape, config.coordinator.start_trainers);
 }
 

@@ -83,7 +83,7 @@ Examples:
   galore trainer ws://192.168.1.20:29400
   galore trainer wss://train.example.org --token-file token.txt --id garage-pc --threads 8
   GALORE_TOKEN=… galore trainer wss://192.168.1.20:29400 --ca cert.pem
-  galore trainer wss://train.example.org --token-file token.txt --data ./private.jsonl --id north --state ./state --audit
+  galore trainer wss://train.example.org --id north --data ./private.jsonl --state ./state --audit
 
 Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
   );

@@ -4,6 +4,7 @@
  */
 import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
+import { AGGREGATION_RELATIONS } from './aggregation-relations.ts';
 import { relationFault, type Fault } from './faults.ts';
 import { schemaAt } from './json-schema.ts';
 import { LOCAL_STEP_RULES } from './local-step-relations.ts';
@@ -241,6 +242,7 @@ const RULES: readonly Rule[] = [
   ...METHOD_RULES,
   ...POLICY_RULES,
   ...LOCAL_STEP_RULES,
+  ...AGGREGATION_RELATIONS,
   ...TASK_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),

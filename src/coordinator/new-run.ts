@@ -4,8 +4,10 @@ import type { RunConfig } from '../config/schema.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { openModelWeights } from '../files/model-weights.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
+import { classifierOf, isOutputKept } from '../model/classifier.ts';
 import { initialiseTensor } from '../model/initialise.ts';
-import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { llamaConfigFromFields } from '../model/llama-config.ts';
+import { isClassifier, modelTensors, type ModelConfig } from '../model/model-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import {
   beginCheckpoint,
@@ -17,13 +19,16 @@ import {
 /** Context length written into config.json when the sequences are not longer (the GaLore configurations'). */
 const DEFAULT_CONTEXT = 1024;
 
-/** The model of a new run: from a Hugging Face folder, or from the sizes in the configuration. */
+/**
+ * The model of a new run: from a Hugging Face folder, or from the sizes in the configuration.
+ * @throws ConfigError for a model that cannot do the task
+ */
 export async function newModel(
   config: RunConfig,
   tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosId'>,
-): Promise<LlamaConfig> {
+): Promise<ModelConfig> {
   const { path, ...fields } = config.model;
-  if (path !== undefined) return readModelConfig(path);
+  if (path !== undefined) return classifierOf(await readModelConfig(path), config, path);
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);
   const model = llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
   return { ...model, eosTokenId: tokenizer.eosId };
@@ -33,16 +38,17 @@ export async function newModel(
 export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
-  model: LlamaConfig,
+  model: ModelConfig,
   facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
   texts: CheckpointTexts,
+  onNotice: (text: string) => void = () => {},
 ): Promise<void> {
   const { path } = config.model;
-  const tensors = llamaTensors(model).map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
+  const tensors = modelTensors(model).map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
   const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
   try {
     if (path === undefined) await writeInitial(writer, model, config.seed);
-    else await copyWeights(writer, model, path);
+    else await copyWeights(writer, model, path, { seed: config.seed, onNotice });
     await writer.finish(firstFacts(config, facts));
   } catch (error) {
     await writer.abandon();
@@ -50,15 +56,21 @@ export async function writeFirstCheckpoint(
   }
 }
 
-async function writeInitial(writer: CheckpointWriter, model: LlamaConfig, seed: number): Promise<void> {
-  for (const [index, spec] of llamaTensors(model).entries()) {
+async function writeInitial(writer: CheckpointWriter, model: ModelConfig, seed: number): Promise<void> {
+  for (const [index, spec] of modelTensors(model).entries()) {
     await writer.write(index, 0, bytesOf(initialiseTensor(spec, model, seed)));
   }
 }
 
 /** Piece by piece: a tensor of any size needs a few MB. */
-async function copyWeights(writer: CheckpointWriter, model: LlamaConfig, path: string): Promise<void> {
-  await using weights = await openModelWeights(path, model);
+async function copyWeights(
+  writer: CheckpointWriter,
+  model: ModelConfig,
+  path: string,
+  { seed, onNotice }: { readonly seed: number; readonly onNotice: (text: string) => void },
+): Promise<void> {
+  const isOutputNew = isClassifier(model) && !isOutputKept(await readModelConfig(path), model);
+  await using weights = await openModelWeights(path, model, { newHead: { seed, isOutputNew }, onNotice });
   for (const [index, spec] of weights.specs.entries()) {
     for await (const { first, values } of weights.pieces(spec)) {
       await writer.write(index, first * values.BYTES_PER_ELEMENT, bytesOf(values));

@@ -13,7 +13,7 @@ import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '.
 import type { SiteFacts } from '../protocol/messages.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
-import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
+import { parseModelConfig, toConfigJson } from '../model/model-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
@@ -125,7 +125,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, tokenizer);
-  const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
+  const model = parseModelConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
   const shape = buildRunShape(config, model);
   const bases = await restoreBases(checkpoint.run, journal, schedulePlanOf(config), refreshedSlots(shape));
@@ -239,7 +239,7 @@ async function createRun(
   const { config } = options;
   const model = await newModel(config, tokenizer);
   checkVocabulary(tokenizer, model.vocabSize);
-  checkTargets(config, buildRunShape(config, model));
+  checkTargets(config, buildRunShape(config, model), model);
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
     runId,
@@ -249,10 +249,13 @@ async function createRun(
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
   const facts = { runId, ...(dataset === null ? {} : { epochSequences: dataset.train.count }) };
-  await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, {
-    configJson: JSON.stringify(toHuggingFace(model), null, 2),
+  const texts = {
+    configJson: JSON.stringify(toConfigJson(model), null, 2),
     ...(tokenizer.json === null ? {} : { tokenizerJson: tokenizer.json }),
-  });
+  };
+  await writeFirstCheckpoint(directory.checkpointsDir, config, model, facts, texts, (text) =>
+    options.onReport({ type: 'notice', text }),
+  );
   return directory;
 }
 

@@ -35,7 +35,7 @@ import { loadEngine, type Engine } from './engine/load.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
-import { LlamaModel } from './model/llama.ts';
+import { makeModel } from './model/make-model.ts';
 import { addLosses, measureLoss, type LossSum, type Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
 import { OwnState, type OwnValues } from './own-state.ts';
@@ -233,7 +233,7 @@ class Trainer {
     this.#replica = replicaOf(this.#run!, shared);
     this.#restoreLocals(step, local);
     const { recompute, loss_chunk: lossChunk } = config.trainer;
-    this.#model = new LlamaModel(model, this.#replica.weights, { recompute, lossChunk });
+    this.#model = makeModel(model, this.#replica.weights, { recompute, lossChunk });
     this.#step = step;
     this.#sequence = sequence;
     this.#link.applied(sequence);

@@ -144,6 +144,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       runTrainer: () => Promise.resolve({ code: 0, reason: 'the run has ended' }),
       evaluateModel: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
       continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),
+      predictClasses: () => Promise.resolve(),
       exportModel: () => Promise.resolve({ files: [], parameters: 0, hasTokenizer: true }),
       measureStep: () => Promise.reject(new Error('nothing is measured here')),
       follow: () => Promise.reject(new Error('nothing is followed here')),
