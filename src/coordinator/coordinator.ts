@@ -4,11 +4,12 @@
  */
 import { randomInt } from 'node:crypto';
 import { dirname } from 'node:path';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
 import { countedLabels, readSequences } from '../files/sequences.ts';
-import { collectWhenGrown, expectFrames } from '../heap.ts';
+import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
 import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
@@ -156,6 +157,7 @@ class Coordinator {
       dispatch,
       committedStep: () => this.#state.step,
       nowMs: clock.nowMs,
+      pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger: this.#peerLogger,
@@ -200,6 +202,7 @@ class Coordinator {
     });
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
+      collectGrownHeap();
       this.#dispatch({ type: 'ticked' });
     }, TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
@@ -291,6 +294,7 @@ class Coordinator {
       case 'abandonCheckpoint':
         return void this.#checkpoints.abandon();
       case 'closeConnection':
+        if (effect.reason === 'STATE_DIVERGED') this.#checkpoints.distrust();
         return this.#trainers.close(effect.trainerId, effect.reason, effect.text);
       case 'finishRun':
         return this.#end(effect.outcome);
@@ -454,7 +458,7 @@ class Coordinator {
       aggregation: this.#steps.notice,
       stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
-    collectWhenGrown(contributionBytes(this.#run.shape.sizes));
+    collectGrownFrames(contributionBytes(this.#run.shape.sizes));
     const nowMs = this.#clock.nowMs();
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });

@@ -79,6 +79,10 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
       return names.map((name) => ({ type: 'trainerSeen', trainerId: name, nowMs }));
     case 'lose':
       return [{ type: 'trainerLost', trainerId, reason: rest('the connection broke'), nowMs }];
+    case 'refuse': {
+      const reason = rest('its numbers do not fit');
+      return [{ type: 'trainerLost', trainerId, reason, isRefused: true, nowMs }];
+    }
     case 'sketch':
       return [{ type: 'sketchReceived', trainerId, step, round, tokens, ...norm, nowMs }];
     case 'factor': {
