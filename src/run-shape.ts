@@ -3,7 +3,7 @@
  * refresh, the sizes of everything that travels. Pure; its description is hashed for the handshake.
  */
 import type { RunConfig } from './config/schema.ts';
-import { llamaTensors, type LlamaConfig } from './model/llama-config.ts';
+import { modelTensors, targetParts, type ModelConfig } from './model/model-config.ts';
 import { hasRefreshRounds, methodPlan, type BasisSource, type MethodConfig } from './galore/method.ts';
 import {
   meanContributionBytes,
@@ -36,7 +36,7 @@ export interface RunShape {
 const DEFAULT_RANK = 'd/4';
 
 /** A rank of the configuration for a model: a number, or a share of its hidden size such as `d/8`. */
-export function rankFor(model: LlamaConfig, rank: number | string = DEFAULT_RANK): number {
+export function rankFor(model: ModelConfig, rank: number | string = DEFAULT_RANK): number {
   if (typeof rank === 'number') return rank;
   return Math.max(1, Math.round(model.hiddenSize / Number(rank.slice('d/'.length))));
 }
@@ -62,10 +62,10 @@ const NO_REFRESH: RefreshPlan = {
 type ShapeConfig = MethodConfig & Pick<RunConfig, 'wire' | 'batch_size' | 'seq_len'>;
 
 /** Builds the shape of a run. */
-export function buildRunShape(config: ShapeConfig, model: LlamaConfig): RunShape {
+export function buildRunShape(config: ShapeConfig, model: ModelConfig): RunShape {
   const { rank_budget: budget } = config.method;
   if (budget === undefined) return shapeAt(config, model, 1);
-  const dense = 4 * llamaTensors(model).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const dense = 4 * modelTensors(model).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   return withinBudget((factor) => shapeAt(config, model, factor), dense / budget, model.hiddenSize);
 }
 
@@ -82,7 +82,7 @@ function withinBudget(at: (factor: number) => RunShape, maxBytes: number, hidden
 }
 
 /** The shape with all ranks of the configuration times `factor`. */
-function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunShape {
+function shapeAt(config: ShapeConfig, model: ModelConfig, factor: number): RunShape {
   const { method, wire } = config;
   const { policy, rule, plainRule, inner, isInnerReset, averaged, basis, parametrisation } =
     methodPlan(config);
@@ -94,9 +94,13 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     return { contribution, update: group?.update_codec ?? group?.codec ?? wire.update_codec ?? wire.codec };
   };
   const rankForAll = rankOf(method.rank ?? DEFAULT_RANK);
+  const targetModules = targetParts(model, method.target_modules);
   const parameters = parameterTable(
-    llamaTensors(model),
-    parametrisationFor(parametrisation ?? 'identity', { method, rank: rankForAll }),
+    modelTensors(model),
+    parametrisationFor(parametrisation ?? 'identity', {
+      method: { ...method, target_modules: [...targetModules] },
+      rank: rankForAll,
+    }),
   );
   const table = buildSlots(parameters.parts, {
     policy,
@@ -107,7 +111,7 @@ function shapeAt(config: ShapeConfig, model: LlamaConfig, factor: number): RunSh
     averaged,
     rank: rankForAll,
     projType: method.proj_type,
-    targetModules: method.target_modules,
+    targetModules,
     weights: method.weights,
     feedback: method.feedback,
     buffers: { feedback: method.feedback_dtype, moment: method.moment_dtype },

@@ -4,8 +4,11 @@
  * length), ids and texts again where `texts` are.
  */
 import { readModelConfig } from '../../src/files/model-config.ts';
+import type { BertConfig } from '../../src/model/bert-config.ts';
+import { isClassifier } from '../../src/model/model-config.ts';
+import { UNKNOWN_CLASS } from '../../src/trainer/model/batch.ts';
 import { loadTokenizer } from '../../src/files/tokenizer.ts';
-import { openLlama } from '../../src/trainer/open-model.ts';
+import { openWeights, type WeightsFolder } from '../../src/trainer/open-model.ts';
 
 interface Question {
   readonly folder: string;
@@ -26,13 +29,32 @@ async function logitsOf({
   ids,
 }: Question): Promise<{ logits?: number[]; shape?: number[] }> {
   if (ids === undefined) return {};
-  using opened = await openLlama(
-    { path: folder, config: null, ...(adapter === undefined ? {} : { adapter }) },
-    await readModelConfig(folder),
-    1,
-  );
+  const config = await readModelConfig(folder);
+  const of = { path: folder, config: null, ...(adapter === undefined ? {} : { adapter }) };
+  if (isClassifier(config)) return classLogits(of, config, ids);
+  using opened = await openWeights(of, config, 1);
   const tokens = { ids: Int32Array.from(ids.flat()), sequences: ids.length, length: ids[0]?.length ?? 0 };
   const logits = opened.model.logits(tokens);
+  const answer = { logits: [...logits.dataSync<'float32'>()], shape: logits.shape };
+  logits.dispose();
+  return answer;
+}
+
+/** Rows are padded with −1 here. */
+async function classLogits(
+  folder: WeightsFolder,
+  config: BertConfig,
+  ids: readonly (readonly number[])[],
+): Promise<{ logits: number[]; shape: number[] }> {
+  using opened = await openWeights(folder, config, 1);
+  const [sequences, length] = [ids.length, ids[0]?.length ?? 0];
+  const batch = {
+    ids: Int32Array.from(ids.flat(), (id) => Math.max(0, id)),
+    classes: new Int32Array(sequences).fill(UNKNOWN_CLASS),
+    lengths: Int32Array.from(ids, (row) => row.filter((id) => id >= 0).length),
+    ...{ sequences, length },
+  };
+  const logits = opened.model.logits(batch);
   const answer = { logits: [...logits.dataSync<'float32'>()], shape: logits.shape };
   logits.dispose();
   return answer;

@@ -13,6 +13,7 @@ import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
 import type { EvaluateModel } from '../trainer/evaluate-model.ts';
 import type { Follow } from '../trainer/follower.ts';
 import type { OpenMadeWeights } from '../trainer/made-weights.ts';
+import type { PredictClasses } from '../trainer/predict-classes.ts';
 import type { MeasureStep } from '../trainer/measure-step.ts';
 import type { OutputStream } from './display.ts';
 import type { LaunchProcess } from './local-trainers.ts';
@@ -38,6 +39,7 @@ export interface Services {
   readonly runTrainer: RunTrainer;
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;
+  readonly predictClasses: PredictClasses;
   readonly exportModel: ExportModel;
   readonly exportAdapter: ExportAdapter;
   readonly openMadeWeights: OpenMadeWeights;

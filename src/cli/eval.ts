@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
 import { printable } from '../log.ts';
+import type { EvaluationResult } from '../trainer/evaluate-model.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
@@ -39,7 +40,8 @@ export function registerEvalCommand(
     .summary('measure the loss of a model on held-out text')
     .description(
       'Measures loss (nats per token) and perplexity. For a run directory the newest checkpoint is measured,\n' +
-        'and without --data on the text that the run held out.',
+        'and without --data on the text that the run held out. A classifier is measured on JSONL of {"text", "label"}:\n' +
+        'loss (nats per text) and accuracy.',
     )
     .option('--data <path>', 'text or JSONL file, or a folder of them; all of it is used')
     .option(
@@ -52,7 +54,7 @@ export function registerEvalCommand(
     .option('--batch-size <n>', 'sequences computed at once', wholeNumber(1), 8)
     .option('--threads <n>', 'CPU threads; default: all cores', wholeNumber(1, 1024))
     .addOption(deviceOption())
-    .option('--json', 'print one JSON object on one line: loss, perplexity, tokens, …')
+    .option('--json', 'print one JSON object on one line: loss, perplexity or accuracy, …')
     .addOption(debugOption())
     .addHelpText(
       'after',
@@ -60,7 +62,8 @@ export function registerEvalCommand(
 Examples:
   galore eval runs/sotu
   galore eval runs/sotu/checkpoints/step-000040 --data speeches/ --json
-  galore eval llama/ --data text.txt --seq-len 512`,
+  galore eval llama/ --data text.txt --seq-len 512
+  galore eval runs/spam --data mails.jsonl`,
     )
     .action(async (dir: string, flags: EvalFlags) => finish(await evaluate(context, dir, flags)));
 }
@@ -81,7 +84,7 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
       throw new ConfigError(`${dir} belongs to no run, so there is no held-out text: give --data PATH`);
     }
     const [device] = await context.services.ensureEngine(flags.device);
-    const { loss, perplexity, tokens, sequences } = await context.services.evaluateModel({
+    const measured = await context.services.evaluateModel({
       folder,
       dataPath: flags.data === undefined ? null : resolve(context.workingDir, flags.data),
       sequenceLength: flags.seqLen ?? folder.config?.seq_len ?? DEFAULT_SEQUENCE_LENGTH,
@@ -96,13 +99,27 @@ async function evaluate(context: CliContext, dir: string, flags: EvalFlags): Pro
     display.clear();
     const model = shownPath(context.workingDir, folder.path);
     const data = flags.data ?? 'held out';
+    const facts = shownFacts(measured);
     display.line(
       flags.json
-        ? JSON.stringify({ model, step: folder.step, data, loss, perplexity, tokens, sequences })
-        : `loss ${loss.toFixed(4)}  perplexity ${formatPerplexity(perplexity)}  tokens ${tokens}  sequences ${sequences}  ${model}`,
+        ? JSON.stringify({ model, step: folder.step, data, ...facts })
+        : `${sentenceOf(measured)}  ${model}`,
     );
     return EXIT_CODES.OK;
   } finally {
     display.clear();
   }
+}
+
+/** What is printed of a measurement: a classifier has texts and accuracy where others have tokens and perplexity. */
+function shownFacts({ loss, perplexity, accuracy, tokens, sequences }: EvaluationResult): object {
+  return accuracy === undefined
+    ? { loss, perplexity, tokens, sequences }
+    : { loss, accuracy, texts: sequences };
+}
+
+function sentenceOf({ loss, perplexity, accuracy, tokens, sequences }: EvaluationResult): string {
+  return accuracy === undefined
+    ? `loss ${loss.toFixed(4)}  perplexity ${formatPerplexity(perplexity)}  tokens ${tokens}  sequences ${sequences}`
+    : `loss ${loss.toFixed(4)}  accuracy ${accuracy.toFixed(4)}  texts ${sequences}`;
 }

@@ -194,7 +194,10 @@ class Run {
       this.#jsonOutput().info(`run.${summary.outcome}`, { ...summary, resume }, `run ${summary.outcome}`);
       return EXIT_CODES.OK;
     }
-    const generate = `${command} generate ${dir} --prompt "Once upon a time"`;
+    const isClassifier = this.#request.config.task.type === 'sequence-classification';
+    const generate = isClassifier
+      ? `${command} predict ${dir} "You have won"`
+      : `${command} generate ${dir} --prompt "Once upon a time"`;
     this.#display.close();
     for (const line of summaryLines(summary, { path: this.#shownPath, resume, generate }))
       this.#display.line(line);

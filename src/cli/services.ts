@@ -7,6 +7,7 @@ export const services: Services = {
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
+  predictClasses: async (request) => (await import('../trainer/predict-classes.ts')).predictClasses(request),
   exportModel: async (request) => (await import('../files/model-export.ts')).exportModel(request),
   exportAdapter: async (request) => (await import('../files/adapter-export.ts')).exportAdapter(request),
   openMadeWeights: async (...of) => (await import('../trainer/made-weights.ts')).openMadeWeightsHere(...of),

@@ -166,7 +166,8 @@ function whyItCarriesSums(read: FieldReader): string | null {
   );
   if (feedback !== undefined) return `feedback: ${String(feedback)}`;
   const isRounded =
-    read('wire.codec') === 'int4' || groups.some(({ codec, feedback: its }) => codec === 'int4' && its !== 'none');
+    read('wire.codec') === 'int4' ||
+    groups.some(({ codec, feedback: its }) => codec === 'int4' && its !== 'none');
   return isRounded ? 'codec int4, which has error feedback' : null;
 }
 

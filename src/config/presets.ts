@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import type { BasisSource } from '../galore/method.ts';
 import { LORA_SAVED, LORA_TARGETS } from '../galore/parametrisation/lora.ts';
-import { RELORA_SAVED, RELORA_TARGETS } from '../galore/parametrisation/relora.ts';
+import { RELORA_SAVED } from '../galore/parametrisation/relora.ts';
 import type { RunConfig, RunConfigInput } from './schema.ts';
 
 type Method = RunConfig['method'];
@@ -83,7 +83,7 @@ const METHOD_DEFAULTS: Readonly<Record<Method['name'], MethodDefaults>> = {
   'q-galore': { ...GALORE, optimizer: 'adamw-8bit', lazyThreshold: 0.4, weights: 'int8' },
   power: { ...GALORE, scale: 0.2 },
   lora: { ...GALORE, rank: 8, targets: LORA_TARGETS, saved: LORA_SAVED },
-  relora: { ...GALORE, targets: RELORA_TARGETS, saved: RELORA_SAVED },
+  relora: { ...GALORE, saved: RELORA_SAVED },
 };
 
 const SUMO_MOMENTUM = 0.95;

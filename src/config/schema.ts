@@ -4,7 +4,9 @@
  * out here and is filled in by presets.ts.
  */
 import { z } from 'zod';
+import { AGGREGATION_RULES } from '../galore/aggregate/tolerance.ts';
 import { RUN_PRESETS } from './run-presets.ts';
+import { POOLINGS } from '../model/pooling.ts';
 import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
 
 /** Counts travel as uint32. */
@@ -90,6 +92,12 @@ const task = z.strictObject({
     .max(10_000)
     .optional()
     .describe('For sequence-classification: the labels, in the order of their numbers'),
+  pooling: z
+    .enum(POOLINGS)
+    .optional()
+    .describe(
+      'For sequence-classification: what a text is told from, its first token (through a dense layer with tanh) or the mean of its tokens; default: as the folder says',
+    ),
 });
 
 const data = z.strictObject({
@@ -264,7 +272,7 @@ const method = z.strictObject({
     .min(1)
     .optional()
     .describe(
-      'Matrices whose name contains one of these are projected (add embed_tokens and lm_head for the rest), or with lora and relora get adapters; default: attn, mlp; for lora q_proj and v_proj of a Llama, query and value of a BERT, for relora all linear layers',
+      'Matrices whose name contains one of these are projected (add embed_tokens and lm_head for the rest), or with lora and relora get adapters; default: attn, mlp; for lora q_proj and v_proj of a Llama, query and value of a BERT',
     ),
   modules_to_save: z
     .array(z.string().min(1))
@@ -479,6 +487,35 @@ const wire = z.strictObject({
     ),
 });
 
+const aggregation = z.strictObject({
+  rule: z
+    .enum(AGGREGATION_RULES)
+    .default('mean')
+    .describe(
+      'How one contribution is made of those of all trainers; all but mean stand some that send garbage (docs/federated.md)',
+    ),
+  byzantine: z
+    .union([
+      count,
+      z
+        .string()
+        .regex(/^[1-9][0-9]?%$/, 'a number of trainers, or a share of them such as 25%, rounded down'),
+    ])
+    .default(1)
+    .describe(
+      'How many trainers of a step, or which share, may send garbage (f); for trimmed-mean, krum and multi-krum',
+    ),
+  clip_factor: z
+    .number()
+    .positive()
+    .max(1e6)
+    .default(1)
+    .describe(
+      'For centred-clipping: how far from the centre a trainer counts wholly, in median distances from it',
+    ),
+  clip_iterations: z.int().min(1).max(100).default(3).describe('For centred-clipping'),
+});
+
 const coordinator = z.strictObject({
   host: z
     .string()
@@ -507,7 +544,13 @@ const coordinator = z.strictObject({
     .describe(
       'What is done with a contribution whose norm is beyond outlier_factor times the median of its step: taken down to it, or left out',
     ),
-  outlier_factor: z.number().gt(1).max(1e6).default(10).describe('For outliers: clip and reject'),
+  outlier_factor: z
+    .number()
+    .gt(1)
+    .max(1e6)
+    .default(10)
+    .describe('For outliers: clip and reject, and for aggregation.rule: norm-filter'),
+  aggregation: aggregation.prefault({}),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),

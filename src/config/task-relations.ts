@@ -36,6 +36,20 @@ const labelsAreThere: Rule = (read) => {
   return relationFault('task.labels', labels, `the labels must differ; "${twice}" is there twice`);
 };
 
+/** A classifier is an encoder that somebody has trained; only a Llama can be made from sizes. */
+const classifierIsThere: Rule = (read) => {
+  const pooling = read('task.pooling');
+  const isWanted = read('task.type') === 'sequence-classification';
+  if (!isWanted && pooling !== undefined) {
+    return relationFault('task.pooling', pooling, 'only for task.type sequence-classification');
+  }
+  if (!isWanted || read('model.path') !== undefined) return null;
+  return missingFault(
+    'model.path',
+    'needed with task.type: sequence-classification: a BERT or RoBERTa folder',
+  );
+};
+
 /** Labelled examples are lines of JSONL, and no tokenizer is trained on them. */
 const examplesCanBeRead: Rule = (read) => {
   if (read('task.type') !== 'sequence-classification') return null;
@@ -55,5 +69,6 @@ export const TASK_RULES: readonly Rule[] = [
   dataIsSomewhere,
   sitesShareTokenizer,
   labelsAreThere,
+  classifierIsThere,
   examplesCanBeRead,
 ];

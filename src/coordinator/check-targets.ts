@@ -6,6 +6,7 @@ import type { RunConfig } from '../config/schema.ts';
 import { ConfigError, type ConfigFault } from '../errors.ts';
 import { methodPlan, type MethodConfig } from '../galore/method.ts';
 import { groupOf, matrixShape, sizeOf, travels, type Slot } from '../galore/slot.ts';
+import { targetParts, type ModelConfig } from '../model/model-config.ts';
 import { meanContributionBytes } from '../protocol/slot-sizes.ts';
 import type { RunShape } from '../run-shape.ts';
 
@@ -16,12 +17,13 @@ type Group = Method['param_groups'][number];
 export function checkTargets(
   config: MethodConfig,
   { slots, sizes, parameters }: Pick<RunShape, 'slots' | 'sizes' | 'parameters'>,
+  model: ModelConfig | null = null,
 ): void {
   const isCompressed = methodPlan(config).policy !== null;
   const { method } = config;
   const faults = [
     ...(parameters.parametrisation.faults?.(parameters.tensors) ?? []),
-    ...(isCompressed ? [...targetFaults(method, slots), ...rankFaults(method, slots)] : []),
+    ...(isCompressed ? [...targetFaults(method, slots, model), ...rankFaults(method, slots)] : []),
     ...method.param_groups.flatMap((group, index) => groupFaults(group, index, method, slots)),
     ...method.param_groups.flatMap((group, index) => rowSparseFaults(group, index, method, slots)),
     ...frozenFaults(slots),
@@ -32,15 +34,24 @@ export function checkTargets(
   throw new ConfigError(sentences.join('\n'), faults);
 }
 
-function targetFaults(method: Method, slots: readonly Slot[]): ConfigFault[] {
+function targetFaults(method: Method, slots: readonly Slot[], model: ModelConfig | null): ConfigFault[] {
   const names = slots.filter(({ shape }) => shape.length === 2).map(({ name }) => name);
-  return nameFaults('method.target_modules', 'matrix', method.target_modules, names);
+  const partsOf = (module: string): readonly string[] =>
+    model === null ? [module] : targetParts(model, [module]);
+  return nameFaults('method.target_modules', 'matrix', method.target_modules, names, partsOf);
 }
 
 /** Of the parts of names in one list. */
-function nameFaults(field: string, what: string, parts: readonly string[], names: readonly string[]) {
+function nameFaults(
+  field: string,
+  what: string,
+  parts: readonly string[],
+  names: readonly string[],
+  partsOf = (part: string): readonly string[] => [part],
+) {
   const known = namesToMatch(parts, names);
-  const unknown = parts.filter((part) => !known.some((name) => name.includes(part)));
+  const isKnown = (part: string): boolean => known.some((name) => name.includes(part));
+  const unknown = parts.filter((part) => !partsOf(part).some(isKnown));
   if (unknown.length === 0) return [];
   const tied = unknown.includes(OUTPUT)
     ? ' (embeddings are tied: embed_tokens is the output layer, too)'
@@ -58,7 +69,7 @@ function namesToMatch(parts: readonly string[], names: readonly string[]): reado
 }
 
 function isEmbedding(name: string): boolean {
-  return name.includes('embed_tokens');
+  return name.includes('embed_tokens') || name.includes('embeddings.word_embeddings');
 }
 
 function rankFaults({ rank, adaptive_rank: adaptive, param_groups }: Method, slots: readonly Slot[]) {
@@ -95,7 +106,7 @@ function rowSparseFaults(group: Group, index: number, method: Method, slots: rea
   const field = `method.param_groups[${index}].policy`;
   const own = slots.filter(({ name }) => groupOf(name, method.param_groups) === group);
   const others = modulesOf(own.filter((slot) => !isEmbedding(slot.name)).map(({ name }) => name));
-  const isTied = !slots.some(({ name }) => name.includes(OUTPUT));
+  const isTied = !slots.some(({ name }) => name.includes(OUTPUT) || name.includes('classifier'));
   const why =
     others.length > 0
       ? `its group matches ${others.join(', ')}, too: give them a group of their own`
@@ -134,6 +145,10 @@ function budgetFaults(
 /** `mlp.up_proj` for all the layers' `model.layers.3.mlp.up_proj.weight`. */
 function modulesOf(names: readonly string[]): readonly string[] {
   return [
-    ...new Set(names.map((name) => name.replace(/^model\.(layers\.\d+\.)?/, '').replace(/\.weight$/, ''))),
+    ...new Set(
+      names.map((name) =>
+        name.replace(/^(model|bert|roberta)\.((encoder\.)?layers?\.\d+\.)?/, '').replace(/\.weight$/, ''),
+      ),
+    ),
   ];
 }

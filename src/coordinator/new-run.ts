@@ -6,8 +6,10 @@ import { openModelWeights } from '../files/model-weights.ts';
 import { openPeftAdapter, type PeftAdapter } from '../files/peft-adapter.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
 import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
+import { classifierOf, isOutputKept } from '../model/classifier.ts';
 import { initialiseTensor } from '../model/initialise.ts';
-import { llamaConfigFromFields, llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { llamaConfigFromFields } from '../model/llama-config.ts';
+import { isClassifier, modelTensors, type ModelConfig } from '../model/model-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { checkAdapter } from './check-adapter.ts';
 import {
@@ -20,13 +22,16 @@ import {
 /** Context length written into config.json when the sequences are not longer (the GaLore configurations'). */
 const DEFAULT_CONTEXT = 1024;
 
-/** The model of a new run: from a Hugging Face folder, or from the sizes in the configuration. */
+/**
+ * The model of a new run: from a Hugging Face folder, or from the sizes in the configuration.
+ * @throws ConfigError for a model that cannot do the task
+ */
 export async function newModel(
   config: RunConfig,
   tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosId'>,
-): Promise<LlamaConfig> {
+): Promise<ModelConfig> {
   const { path, adapter: _, ...fields } = config.model;
-  if (path !== undefined) return readModelConfig(path);
+  if (path !== undefined) return classifierOf(await readModelConfig(path), config, path);
   const maxPositionEmbeddings = Math.max(DEFAULT_CONTEXT, config.seq_len);
   const model = llamaConfigFromFields(fields, { vocabSize: tokenizer.vocabSize, maxPositionEmbeddings });
   return { ...model, eosTokenId: tokenizer.eosId };
@@ -36,10 +41,10 @@ export async function newModel(
 export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
-  model: LlamaConfig,
-  table: ParameterTable,
+  { model, table }: { readonly model: ModelConfig; readonly table: ParameterTable },
   facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
   texts: CheckpointTexts,
+  onNotice: (text: string) => void = () => {},
 ): Promise<void> {
   const { path } = config.model;
   const { parametrisation, parts } = table;
@@ -47,10 +52,10 @@ export async function writeFirstCheckpoint(
   const tensors = parts.map(({ name, shape }) => ({ name: `weights/${name}`, shape }));
   const writer = await beginCheckpoint(checkpointsDir, 0, tensors, texts);
   const indexOf = new Map(parts.map(({ name }, index) => [name, index]));
-  const own = new Set(llamaTensors(model).map(({ name }) => name));
+  const own = new Set(modelTensors(model).map(({ name }) => name));
   try {
     if (path === undefined) await writeInitial(writer, indexOf, model, config.seed);
-    else await copyWeights(writer, indexOf, model, path);
+    else await copyWeights(writer, indexOf, model, path, { seed: config.seed, onNotice });
     for (const [index, part] of parts.entries()) {
       const isInAdapter = adapter?.has(part) ?? false;
       if (own.has(part.name) && !isInAdapter) continue;
@@ -86,10 +91,10 @@ type PartIndex = ReadonlyMap<string, number>;
 async function writeInitial(
   writer: CheckpointWriter,
   indexOf: PartIndex,
-  model: LlamaConfig,
+  model: ModelConfig,
   seed: number,
 ): Promise<void> {
-  for (const spec of llamaTensors(model)) {
+  for (const spec of modelTensors(model)) {
     await writer.write(indexOf.get(spec.name)!, 0, bytesOf(initialiseTensor(spec, model, seed)));
   }
 }
@@ -98,10 +103,12 @@ async function writeInitial(
 async function copyWeights(
   writer: CheckpointWriter,
   indexOf: PartIndex,
-  model: LlamaConfig,
+  model: ModelConfig,
   path: string,
+  { seed, onNotice }: { readonly seed: number; readonly onNotice: (text: string) => void },
 ): Promise<void> {
-  await using weights = await openModelWeights(path, model);
+  const isOutputNew = isClassifier(model) && !isOutputKept(await readModelConfig(path), model);
+  await using weights = await openModelWeights(path, model, { newHead: { seed, isOutputNew }, onNotice });
   for (const spec of weights.specs) {
     for await (const { first, values } of weights.pieces(spec)) {
       await writer.write(indexOf.get(spec.name)!, first * values.BYTES_PER_ELEMENT, bytesOf(values));

@@ -13,7 +13,7 @@ import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '.
 import type { SiteFacts } from '../protocol/messages.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
-import { parseLlamaConfig, toHuggingFace } from '../model/llama-config.ts';
+import { parseModelConfig, toConfigJson } from '../model/model-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
@@ -31,6 +31,7 @@ import {
   removeCheckpointLeftovers,
   type CheckpointTexts,
   type OpenCheckpoint,
+  type VerifiedStamps,
   type RunFacts,
 } from './store/checkpoint.ts';
 import { Journal } from './store/journal.ts';
@@ -65,6 +66,8 @@ export interface PreparedRun {
   /** The newest good checkpoint with the journal on top of it. */
   readonly start: StartPoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
+  /** Of the checkpoints that were read back for this. */
+  readonly verified: VerifiedStamps;
   close(): Promise<void>;
   /** After close: takes back what this start has written, so that one that failed can be tried again. */
   undo(): Promise<void>;
@@ -110,7 +113,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const run = directory === null ? await createRun(options, { dataset, tokenizer }, closers) : directory;
   const { checkpointsDir } = run;
   await removeCheckpointLeftovers(checkpointsDir);
-  const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice);
+  const verified: VerifiedStamps = new Map();
+  const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice, verified);
   if (checkpoint === null) {
     throw new CheckpointError(
       run.path,
@@ -121,7 +125,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const { modelJson, texts } = await readTexts(checkpoint, tokenizer);
-  const model = parseLlamaConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
+  const model = parseModelConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
   const shape = buildRunShape(config, model);
   const bases = await restoreBases(checkpoint.run, journal, schedulePlanOf(config), refreshedSlots(shape));
@@ -172,6 +176,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     texts,
     start,
     newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
+    verified,
     close: () => closers.closeAll(),
     undo: () => closers.undo(),
   };
@@ -235,7 +240,7 @@ async function createRun(
   const model = await newModel(config, tokenizer);
   checkVocabulary(tokenizer, model.vocabSize);
   const shape = buildRunShape(config, model);
-  checkTargets(config, shape);
+  checkTargets(config, shape, model);
   await (await openAdapterOf(config, shape.parameters))?.[Symbol.asyncDispose]();
   const runId = randomUUID();
   const directory = await createRunDirectory(config.dir, {
@@ -246,10 +251,14 @@ async function createRun(
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
   const facts = { runId, ...(dataset === null ? {} : { epochSequences: dataset.train.count }) };
-  await writeFirstCheckpoint(directory.checkpointsDir, config, model, shape.parameters, facts, {
-    configJson: JSON.stringify(toHuggingFace(model), null, 2),
+  const texts = {
+    configJson: JSON.stringify(toConfigJson(model), null, 2),
     ...(tokenizer.json === null ? {} : { tokenizerJson: tokenizer.json }),
-  });
+  };
+  const weights = { model, table: shape.parameters };
+  await writeFirstCheckpoint(directory.checkpointsDir, config, weights, facts, texts, (text) =>
+    options.onReport({ type: 'notice', text }),
+  );
   return directory;
 }
 

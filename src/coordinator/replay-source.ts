@@ -4,7 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
-import { parseLlamaConfig } from '../model/llama-config.ts';
+import { parseModelConfig } from '../model/model-config.ts';
 import type { WelcomeMessage } from '../protocol/messages.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { buildRunShape } from '../run-shape.ts';
@@ -119,7 +119,7 @@ async function sourceOf(
 ): Promise<ReplaySource> {
   const modelJson = await checkpoint.readText(CONFIG_FILE);
   if (modelJson === null) throw new CheckpointError(checkpoint.path, `${checkpoint.path} has no config.json`);
-  const model = parseLlamaConfig(JSON.parse(modelJson), `${checkpoint.path}/${CONFIG_FILE}`);
+  const model = parseModelConfig(JSON.parse(modelJson), `${checkpoint.path}/${CONFIG_FILE}`);
   const welcome: WelcomeMessage = {
     kind: 'welcome',
     protocolVersion: PROTOCOL_VERSIONS[0] ?? 0,

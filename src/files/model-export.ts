@@ -6,9 +6,12 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ConfigError, DataError } from '../errors.ts';
 import { sizeOf, type TensorSpec } from '../galore/slot.ts';
-import { toHuggingFace, type HuggingFaceDtype } from '../model/llama-config.ts';
+import type { HuggingFaceDtype } from '../model/llama-config.ts';
+import { longestText } from '../model/bert-config.ts';
+import { isClassifier, toConfigJson } from '../model/model-config.ts';
 import { writeSynced } from './atomic.ts';
 import { convertFromFloat32, FLOAT_BYTES, GREATEST, type StoredDtype } from './float-conversion.ts';
+import { autoMapOf, MEAN_POOLING_FILE, meanPoolingCode } from './mean-pooling-code.ts';
 import { readModelConfigFile, type ModelConfigFile } from './model-config.ts';
 import { INDEX_FILE, WEIGHTS_FILE } from './model-folder.ts';
 import { openModelWeights, type ModelWeights } from './model-weights.ts';
@@ -16,7 +19,7 @@ import { tensorBytes } from './safetensors-header.ts';
 import { createSafetensors } from './safetensors.ts';
 import { readSmallFile } from './small-file.ts';
 import { explaining } from './system-error.ts';
-import { loadTokenizer, tokenizerConfigJson } from './tokenizer.ts';
+import { encoderTokenizerConfigJson, loadTokenizer, tokenizerConfigJson } from './tokenizer.ts';
 import { writeFolder, type WrittenFile } from './written-folder.ts';
 
 /** What is to be written, and where. */
@@ -97,7 +100,7 @@ export const exportModel: ExportModel = async (request) => {
 };
 
 function isModelFile(name: string): boolean {
-  const names: readonly string[] = [CONFIG_FILE, INDEX_FILE, ...COPIED_FILES];
+  const names: readonly string[] = [CONFIG_FILE, INDEX_FILE, MEAN_POOLING_FILE, ...COPIED_FILES];
   return names.includes(name) || SHARD_NAME.test(name);
 }
 
@@ -214,14 +217,26 @@ async function writeDocuments(
     copied.add(name);
   }
   const tokenIds = tokenIdsOf(json);
-  await writeText(folder, CONFIG_FILE, { ...toHuggingFace(config, HUGGING_FACE_DTYPE[dtype]), ...tokenIds });
+  const code = isClassifier(config) ? autoMapOf(config) : {};
+  await writeText(folder, CONFIG_FILE, {
+    ...toConfigJson(config, HUGGING_FACE_DTYPE[dtype]),
+    ...code,
+    ...tokenIds,
+  });
+  if (isClassifier(config) && config.pooling === 'mean') {
+    const path = join(folder, MEAN_POOLING_FILE);
+    await explaining(`write ${path}`, writeSynced(path, meanPoolingCode(config)));
+  }
   const { bosTokenId: bos, eosTokenId: eos } = config;
-  if (!copied.has(GENERATION_FILE) && (bos ?? eos) !== null) {
+  if (!isClassifier(config) && !copied.has(GENERATION_FILE) && (bos ?? eos) !== null) {
     const generation = { _from_model_config: true, bos_token_id: bos, eos_token_id: eos, ...tokenIds };
     await writeText(folder, GENERATION_FILE, generation);
   }
   if (copied.has(TOKENIZER_FILE) && !copied.has(TOKENIZER_CONFIG_FILE)) {
-    const text = tokenizerConfigJson(loadTokenizer(from), config);
+    const tokenizer = loadTokenizer(from);
+    const text = isClassifier(config)
+      ? encoderTokenizerConfigJson(tokenizer, longestText(config))
+      : tokenizerConfigJson(tokenizer, config);
     const path = join(folder, TOKENIZER_CONFIG_FILE);
     await explaining(`write ${path}`, writeSynced(path, text));
   }

@@ -4,7 +4,16 @@
  * wait: the thread that computes. Only the owner may read it: it was made from a site's data.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, fchmodSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fchmodSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { DataError } from '../errors.ts';
 import { buildHeader, parseHeader, parseHeaderLength, PREFIX_BYTES } from './safetensors-header.ts';
@@ -102,7 +111,7 @@ function moveSynced(from: string, to: string): void {
 }
 
 function writeWhole(file: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(file, bytes, done);
+  for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done);
 }
 
 function hashOf(pieces: readonly Uint8Array[]): string {

@@ -114,6 +114,31 @@ export interface TokenFacts {
   readonly maxPositionEmbeddings: number;
 }
 
+/** Tokens of encoders, by the names transformers has for them. */
+const ENCODER_TOKENS = {
+  cls_token: ['[CLS]', '<s>'],
+  sep_token: ['[SEP]', '</s>'],
+  pad_token: ['[PAD]', '<pad>'],
+  unk_token: ['[UNK]', '<unk>'],
+  mask_token: ['[MASK]', '<mask>'],
+} as const;
+
+/** As `tokenizerConfigJson`, for an encoder, whose texts are padded; `longest` is that of a text in tokens. */
+export function encoderTokenizerConfigJson(tokenizer: Tokenizer, longest: number): string {
+  const added = (JSON.parse(tokenizer.json ?? '{}') as TokenizerJson).added_tokens ?? [];
+  const known = new Set(added.map(({ content }) => content));
+  const tokens = Object.entries(ENCODER_TOKENS).flatMap(([name, contents]) =>
+    contents.filter((content) => known.has(content)).map((content) => [name, content] as const),
+  );
+  const config = {
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    clean_up_tokenization_spaces: false,
+    model_max_length: longest,
+    ...Object.fromEntries(tokens),
+  };
+  return `${JSON.stringify(config, null, 2)}\n`;
+}
+
 /** tokenizer_config.json to write beside tokenizer.json, so that transformers' AutoTokenizer loads the folder. */
 export function tokenizerConfigJson(tokenizer: Tokenizer, model?: TokenFacts): string {
   const token = (name: string, id: number | null): Record<string, string> => {

@@ -4,11 +4,22 @@
  */
 import { z } from 'zod';
 import type { RunConfigInput } from '../config/schema.ts';
-import { ConfigError, DataError, type ConfigFault } from '../errors.ts';
+import type { ConfigFault } from '../errors.ts';
 import { sizeOf, type TensorSpec } from '../galore/slot.ts';
+import {
+  configError,
+  GREATEST_SIZES,
+  modelTypeOf,
+  schemaFaults,
+  shownValue,
+  sizeFaults,
+  unknownFamily,
+  unusable,
+} from './config-faults.ts';
 
 /** The architecture of one Llama; everything that decides shapes and arithmetic. */
 export interface LlamaConfig {
+  readonly modelType: 'llama';
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly intermediateSize: number;
@@ -87,6 +98,7 @@ export function llamaConfigFromFields(fields: ModelFields, defaults: ModelDefaul
     fields.num_hidden_layers ?? named?.[3] ?? 0,
   ];
   const config: LlamaConfig = {
+    modelType: 'llama',
     vocabSize: fields.vocab_size ?? defaults.vocabSize,
     hiddenSize,
     intermediateSize,
@@ -107,21 +119,10 @@ export function llamaConfigFromFields(fields: ModelFields, defaults: ModelDefaul
   return config;
 }
 
-/** Greatest sizes; several times those of the largest Llamas, small enough to count and list tensors with. */
-const GREATEST_SIZES = {
-  vocab_size: 2 ** 24,
-  hidden_size: 2 ** 18,
-  intermediate_size: 2 ** 20,
-  num_hidden_layers: 4096,
-  num_attention_heads: 4096,
-  num_key_value_heads: 4096,
-  head_dim: 2 ** 14,
-} as const;
-
 /** Limits, and relations between the fields, that must hold whichever way the configuration came about. */
 export function relationFaults(config: LlamaConfig): ConfigFault[] {
   const { hiddenSize, numAttentionHeads: heads, numKeyValueHeads: keyValueHeads, headDim } = config;
-  const faults = sizeFaults(config);
+  const faults = llamaSizeFaults(config);
   if (!Number.isInteger(headDim)) {
     faults.push({
       field: 'hidden_size',
@@ -148,8 +149,8 @@ export function relationFaults(config: LlamaConfig): ConfigFault[] {
   return faults;
 }
 
-function sizeFaults(config: LlamaConfig): ConfigFault[] {
-  const sizes: Readonly<Record<keyof typeof GREATEST_SIZES, number>> = {
+function llamaSizeFaults(config: LlamaConfig): ConfigFault[] {
+  return sizeFaults({
     vocab_size: config.vocabSize,
     hidden_size: config.hiddenSize,
     intermediate_size: config.intermediateSize,
@@ -158,10 +159,6 @@ function sizeFaults(config: LlamaConfig): ConfigFault[] {
     num_key_value_heads: config.numKeyValueHeads,
     // A head that follows from a width that is too large is no second mistake.
     head_dim: config.hiddenSize > GREATEST_SIZES.hidden_size ? 0 : config.headDim,
-  };
-  return Object.entries(GREATEST_SIZES).flatMap(([field, greatest]) => {
-    const value = sizes[field as keyof typeof sizes];
-    return value <= greatest ? [] : [{ field, value: String(value), allowed: `at most ${greatest}` }];
   });
 }
 
@@ -246,7 +243,7 @@ type HuggingFaceConfig = z.output<typeof huggingFaceSchema>;
  * Families whose mathematics is a Llama's once nothing below is refused. The fields named are those whose
  * default in that family is another than a Llama's: there the file must say.
  */
-const FAMILIES: Readonly<Record<string, readonly string[]>> = {
+export const LLAMA_FAMILIES: Readonly<Record<string, readonly string[]>> = {
   llama: [],
   mistral: ['num_key_value_heads', 'sliding_window', 'max_position_embeddings'],
 };
@@ -259,28 +256,23 @@ const FAMILIES: Readonly<Record<string, readonly string[]>> = {
  */
 export function parseLlamaConfig(json: unknown, path: string): LlamaConfig {
   const modelType = modelTypeOf(json);
-  if (typeof json !== 'object' || json === null || !Object.hasOwn(FAMILIES, modelType)) {
-    const shown = modelType.startsWith('missing') ? modelType : JSON.stringify(modelType.slice(0, 100));
-    const allowed = Object.keys(FAMILIES).map((family) => `"${family}"`);
-    throw new DataError(path, `${path}: model_type is ${shown}; allowed: ${allowed.join(' or ')}`);
+  if (typeof json !== 'object' || json === null || !Object.hasOwn(LLAMA_FAMILIES, modelType)) {
+    throw unknownFamily(path, modelType, Object.keys(LLAMA_FAMILIES));
   }
-  const unsaid = (FAMILIES[modelType] ?? []).filter((field) => !(field in json));
+  const unsaid = (LLAMA_FAMILIES[modelType] ?? []).filter((field) => !(field in json));
   const parsed = huggingFaceSchema.safeParse(json);
   if (!parsed.success || unsaid.length > 0) {
-    const faults = parsed.error?.issues.map(({ path: at, message }) => ({
-      field: at.join('.'),
-      value: shownValue(at.reduce<unknown>(fieldOf, json)),
-      allowed: message,
-    }));
+    const faults = schemaFaults(json, parsed.error?.issues ?? []);
     const silent = unsaid.map((field) => ({
       field,
       value: 'missing',
       allowed: `to be there where model_type is "${modelType}"`,
     }));
-    throw unusable(path, [...(faults ?? []), ...silent]);
+    throw unusable(path, 'Llama', [...faults, ...silent]);
   }
   const fields = parsed.data;
   const config: LlamaConfig = {
+    modelType: 'llama',
     vocabSize: fields.vocab_size,
     hiddenSize: fields.hidden_size,
     intermediateSize: fields.intermediate_size,
@@ -298,7 +290,7 @@ export function parseLlamaConfig(json: unknown, path: string): LlamaConfig {
     eosTokenId: (Array.isArray(fields.eos_token_id) ? fields.eos_token_id[0] : fields.eos_token_id) ?? null,
   };
   const faults = [...unsupportedFeatures(fields, config), ...relationFaults(config)];
-  if (faults.length > 0) throw unusable(path, faults);
+  if (faults.length > 0) throw unusable(path, 'Llama', faults);
   return config;
 }
 
@@ -342,12 +334,6 @@ export function toHuggingFace(
   };
 }
 
-function modelTypeOf(json: unknown): string {
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) return 'missing (not a JSON object)';
-  if (!('model_type' in json)) return 'missing';
-  return typeof json.model_type === 'string' ? json.model_type : shownValue(json.model_type);
-}
-
 /** What a config.json may ask for that this Llama does not do. */
 function unsupportedFeatures(fields: HuggingFaceConfig, config: LlamaConfig): ConfigFault[] {
   const faults: ConfigFault[] = [];
@@ -383,28 +369,4 @@ function unsupportedFeatures(fields: HuggingFaceConfig, config: LlamaConfig): Co
     });
   }
   return faults;
-}
-
-function fieldOf(value: unknown, key: PropertyKey): unknown {
-  return typeof value === 'object' && value !== null
-    ? (value as Record<PropertyKey, unknown>)[key]
-    : undefined;
-}
-
-/** A value as JSON, cut to a length that fits into a message. */
-function shownValue(value: unknown): string {
-  const text = value === undefined ? 'missing' : JSON.stringify(value);
-  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
-}
-
-function unusable(path: string, faults: readonly ConfigFault[]): DataError {
-  return new DataError(path, `${path}: not a Llama that can be used:\n${listFaults(faults)}`);
-}
-
-function configError(faults: readonly ConfigFault[]): ConfigError {
-  return new ConfigError(`the model cannot be built:\n${listFaults(faults)}`, faults);
-}
-
-function listFaults(faults: readonly ConfigFault[]): string {
-  return faults.map(({ field, value, allowed }) => `  ${field}: is ${value}; allowed: ${allowed}`).join('\n');
 }

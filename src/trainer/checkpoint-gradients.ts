@@ -7,7 +7,7 @@ import { numbersOf } from '../galore/product.ts';
 import { toBatches } from './batches.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { GradientPair } from './measure-refresh.ts';
-import { openModel, type ModelFolder } from './open-model.ts';
+import { openLanguageModel, type ModelFolder } from './open-model.ts';
 
 /** Which gradients. */
 export interface CheckpointGradientsRequest {
@@ -31,7 +31,7 @@ const BATCH_SEQUENCES = 16;
 export async function checkpointGradients(
   request: CheckpointGradientsRequest,
 ): Promise<readonly GradientPair[]> {
-  using opened = await openModel(request.folder, request.threads);
+  using opened = await openLanguageModel(request.folder, request.threads);
   const dataset = await openDataset(request);
   try {
     if (dataset.train.count < 2 * BATCH_SEQUENCES) {

@@ -6,7 +6,7 @@ import { TextPieces } from '../files/text-pieces.ts';
 import { generate } from './model/generate.ts';
 import type { LlamaModel } from './model/llama.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
-import { openModel, type ModelFolder } from './open-model.ts';
+import { openLanguageModel, type ModelFolder } from './open-model.ts';
 
 /** The beginning, and how to go on. */
 export interface ContinuationRequest {
@@ -36,7 +36,7 @@ export type ContinueText = (request: ContinuationRequest) => Promise<Continuatio
 
 export const continueText: ContinueText = async (request) => {
   const { prompt, maxTokens, signal, onText } = request;
-  using opened = await openModel(request.folder, request.threads, request.device);
+  using opened = await openLanguageModel(request.folder, request.threads, request.device);
   const { model, tokenizer } = opened;
   const ids = promptIds(tokenizer, model, prompt);
   const pieces = new TextPieces(tokenizer, onText);

@@ -11,9 +11,9 @@ import {
 } from '../files/dataset.ts';
 import { readSequences } from '../files/sequences.ts';
 import { toBatches } from './batches.ts';
-import type { LlamaModel } from './model/llama.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
-import { openModel, type ModelFolder } from './open-model.ts';
+import { isClassifier } from '../model/model-config.ts';
+import { openModel, type AnyModel, type ModelFolder } from './open-model.ts';
 
 /** What is to be measured. */
 export interface EvaluationRequest {
@@ -33,8 +33,11 @@ export interface EvaluationRequest {
 
 /** What came of it. */
 export interface EvaluationResult {
-  readonly loss: number; // nats per token
+  readonly loss: number; // nats per token, or per text of a classifier
   readonly perplexity: number;
+  /** Share of texts whose class was told; of a classifier alone. */
+  readonly accuracy?: number;
+  /** Or texts of a classifier. */
   readonly tokens: number;
   readonly sequences: number;
 }
@@ -45,7 +48,8 @@ export type EvaluateModel = (request: EvaluationRequest) => Promise<EvaluationRe
 export const evaluateModel: EvaluateModel = async (request) => {
   const { folder, onNotice } = request;
   using opened = await openModel(folder, request.threads, request.device);
-  const dataset = await openDataset(request);
+  const { config } = opened.model;
+  const dataset = await openDataset(request, isClassifier(config) ? config.labels : undefined);
   try {
     for (const text of dataset.notices) onNotice(text);
     if (dataset.tokenizer.json !== opened.tokenizer.json) {
@@ -66,14 +70,13 @@ export const evaluateModel: EvaluateModel = async (request) => {
   }
 };
 
-function openDataset(request: EvaluationRequest): Promise<Dataset> {
+function openDataset(request: EvaluationRequest, labels: readonly string[] | undefined): Promise<Dataset> {
   const { folder, dataPath, cacheDir, onProgress } = request;
-  const options = { seqLen: request.sequenceLength, onProgress };
+  const options = { seqLen: request.sequenceLength, labels, onProgress };
   if (dataPath === null && folder.config !== null) {
-    const { data, tokenizer, task } = folder.config;
+    const { data, tokenizer } = folder.config;
     return prepareDataset({
       ...options,
-      labels: task.labels,
       data: dataOptions(data),
       tokenizer,
       cacheDir: data.cache_dir ?? join(cacheDir, 'tokens'),
@@ -88,13 +91,12 @@ function openDataset(request: EvaluationRequest): Promise<Dataset> {
 }
 
 async function measure(
-  model: LlamaModel,
+  model: AnyModel,
   source: SequenceSource,
   { maxSequences, batchSequences, sequenceLength, onProgress }: EvaluationRequest,
 ): Promise<EvaluationResult> {
   const count = maxSequences === 0 ? source.count : Math.min(maxSequences, source.count);
-  let lossSum = 0;
-  let tokens = 0;
+  let [lossSum, tokens, correct] = [0, 0, 0];
   for (let start = 0; start < count; start += batchSequences) {
     onProgress('measuring', start / count);
     const indices = Array.from({ length: Math.min(batchSequences, count - start) }, (_, i) => start + i);
@@ -103,9 +105,11 @@ async function measure(
       const part = model.loss(batch);
       lossSum += part.lossSum;
       tokens += part.tokens;
+      correct += part.correct ?? 0;
     }
     await setImmediate(); // the engine blocks: let signals in
   }
   const loss = lossSum / tokens;
-  return { loss, perplexity: Math.exp(loss), tokens, sequences: count };
+  const accuracy = isClassifier(model.config) ? { accuracy: correct / tokens } : {};
+  return { loss, perplexity: Math.exp(loss), ...accuracy, tokens, sequences: count };
 }

@@ -9,11 +9,11 @@ import { loraOptionsOf, openPeftAdapter } from '../files/peft-adapter.ts';
 import { lora } from '../galore/parametrisation/lora.ts';
 import { parameterTable, type ParameterTable } from '../galore/parametrisation/parametrisation.ts';
 import type { TensorSpec } from '../galore/slot.ts';
-import { llamaTensors, type LlamaConfig } from '../model/llama-config.ts';
+import { modelTensors, type ModelConfig } from '../model/model-config.ts';
 import { buildRunShape } from '../run-shape.ts';
 import { loadEngine } from './engine/load.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
-import type { ModelFolder } from './open-model.ts';
+import type { WeightsFolder } from './open-model.ts';
 import { inputOf } from './parameters.ts';
 
 /** Reads tensors by their names. */
@@ -21,10 +21,10 @@ type Read = (spec: TensorSpec) => Promise<Float32Array>;
 
 /** Opens them, checked. @throws DataError for a folder or adapter that cannot be used, ConfigError for two adapters */
 export async function openMadeWeights(
-  { path, config: run, adapter }: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
-  model: LlamaConfig,
+  { path, config: run, adapter }: WeightsFolder,
+  model: ModelConfig,
 ): Promise<ModelWeights> {
-  const own = llamaTensors(model);
+  const own = modelTensors(model);
   const table = run === null ? null : buildRunShape(run, model).parameters;
   if (table === null || table.made.size === 0) {
     const base = await openModelWeights(path, model);
@@ -51,8 +51,8 @@ async function adapted(base: ModelWeights, dir: string): Promise<ModelWeights> {
 
 /** The same with the engine, which must be installed, loaded for it. @throws EngineError, and as `openMadeWeights` */
 export type OpenMadeWeights = (
-  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
-  model: LlamaConfig,
+  folder: WeightsFolder,
+  model: ModelConfig,
   threads: number,
   device: ReadyDevice | undefined,
 ) => Promise<ModelWeights>;

@@ -8,11 +8,13 @@ import type { RunConfig } from '../config/schema.ts';
 import { DataError } from '../errors.ts';
 import { readModelConfig } from '../files/model-config.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
-import type { LlamaConfig } from '../model/llama-config.ts';
+import { isClassifier, type ModelConfig } from '../model/model-config.ts';
 import { openMadeWeights } from './made-weights.ts';
 import { loadEngine } from './engine/load.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
-import { LlamaModel } from './model/llama.ts';
+import type { BertModel } from './model/bert.ts';
+import type { LlamaModel } from './model/llama.ts';
+import { makeModel, type ModelOf } from './model/make-model.ts';
 import { WeightStore, type WeightValues } from './model/weights.ts';
 
 /** A folder with config.json and weights, and the run it belongs to where there is one. */
@@ -27,12 +29,18 @@ export interface ModelFolder {
   readonly adapter?: string;
 }
 
+/** What of it the weights come from. */
+export type WeightsFolder = Pick<ModelFolder, 'path' | 'config' | 'adapter'>;
+
 /** A tokenizer named on the command line: the bytes of UTF-8, or a tokenizer.json or its folder. */
 export type GivenTokenizer = { readonly type: 'byte' } | { readonly type: 'file'; readonly path: string };
 
+/** A model of any family. */
+export type AnyModel = LlamaModel | BertModel;
+
 /** A model that can be used until it is disposed. */
-export interface OpenModel extends Disposable {
-  readonly model: LlamaModel;
+export interface OpenModel<M extends AnyModel = AnyModel> extends Disposable {
+  readonly model: M;
   readonly tokenizer: Tokenizer;
 }
 
@@ -43,21 +51,57 @@ export async function openModel(
   device?: ReadyDevice,
 ): Promise<OpenModel> {
   const config = await readModelConfig(folder.path);
-  const tokenizer = tokenizerOf(folder);
-  checkVocabulary(tokenizer, config.vocabSize);
-  return { ...(await openLlama(folder, config, threads, device)), tokenizer };
+  const tokenizer = tokenizerFor(folder, config);
+  return { ...(await openWeights(folder, config, threads, device)), tokenizer };
 }
 
-/** The same without a tokenizer. */
-export async function openLlama(
-  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
-  config: LlamaConfig,
+/** The same for a model that continues texts. @throws DataError for another */
+export async function openLanguageModel(
+  folder: ModelFolder,
   threads: number,
   device?: ReadyDevice,
-): Promise<Omit<OpenModel, 'tokenizer'>> {
+): Promise<OpenModel<LlamaModel>> {
+  const config = await readModelConfig(folder.path);
+  if (isClassifier(config)) {
+    const reason = 'it tells classes of texts and continues none: galore predict';
+    throw new DataError(folder.path, `${folder.path} holds a classifier (${config.modelType}): ${reason}`);
+  }
+  const tokenizer = tokenizerFor(folder, config);
+  return { ...(await openWeights(folder, config, threads, device)), tokenizer };
+}
+
+/** The same for a model that tells classes. @throws DataError for another */
+export async function openClassifier(
+  folder: ModelFolder,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<OpenModel<BertModel>> {
+  const config = await readModelConfig(folder.path);
+  if (!isClassifier(config)) {
+    const reason = 'it continues texts and tells no classes: galore generate';
+    throw new DataError(folder.path, `${folder.path} holds a Llama: ${reason}`);
+  }
+  const tokenizer = tokenizerFor(folder, config);
+  return { ...(await openWeights(folder, config, threads, device)), tokenizer };
+}
+
+/** The tokenizer of `folder`, which must fit its model. */
+function tokenizerFor(folder: ModelFolder, config: ModelConfig): Tokenizer {
+  const tokenizer = tokenizerOf(folder);
+  checkVocabulary(tokenizer, config.vocabSize);
+  return tokenizer;
+}
+
+/** A model without a tokenizer. */
+export async function openWeights<C extends ModelConfig>(
+  folder: WeightsFolder,
+  config: C,
+  threads: number,
+  device?: ReadyDevice,
+): Promise<Omit<OpenModel<ModelOf<C>>, 'tokenizer'>> {
   await loadEngine({ precision: 'f32', threads, device });
   const weights = await WeightStore.fromStream(readWeights(folder, config));
-  const model = new LlamaModel(config, weights, { recompute: false, lossChunk: 0 });
+  const model = makeModel(config, weights, { recompute: false, lossChunk: 0 });
   return { model, [Symbol.dispose]: () => weights.dispose() };
 }
 
@@ -72,8 +116,8 @@ function tokenizerOf({ path, tokenizer }: ModelFolder): Tokenizer {
 }
 
 async function* readWeights(
-  folder: Pick<ModelFolder, 'path' | 'config' | 'adapter'>,
-  config: LlamaConfig,
+  folder: WeightsFolder,
+  config: ModelConfig,
 ): AsyncGenerator<WeightValues, void, void> {
   await using source = await openMadeWeights(folder, config);
   for (const spec of source.specs) yield { ...spec, values: await source.read(spec) };

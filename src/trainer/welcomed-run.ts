@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { RunConfig } from '../config/schema.ts';
 import { describeSlots, withRanks } from '../galore/slot.ts';
 import { LOCAL_PREFIX, stateFault } from '../galore/state-table.ts';
-import { parseLlamaConfig, type LlamaConfig } from '../model/llama-config.ts';
+import { parseModelConfig, type ModelConfig } from '../model/model-config.ts';
 import { isSameDigest } from '../protocol/digest.ts';
 import type { WelcomeMessage } from '../protocol/messages.ts';
 import { ranksIn } from '../protocol/slot-sizes.ts';
@@ -13,7 +13,7 @@ import { buildRunShape, type RunShape } from '../run-shape.ts';
 export interface WelcomedRun {
   readonly runId: string;
   readonly config: RunConfig;
-  readonly model: LlamaConfig;
+  readonly model: ModelConfig;
   readonly shape: RunShape;
   /** Of the snapshot that follows; null: none does. */
   readonly snapshot: WelcomeMessage['snapshot'];
@@ -39,7 +39,7 @@ function parsed({
 }: WelcomeMessage): WelcomedRun | { readonly fault: string } {
   try {
     const config = JSON.parse(configJson) as RunConfig;
-    const model = parseLlamaConfig(JSON.parse(modelJson), 'the model of the run');
+    const model = parseModelConfig(JSON.parse(modelJson), 'the model of the run');
     return { runId, config, model, shape: buildRunShape(config, model), snapshot };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);

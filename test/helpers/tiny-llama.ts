@@ -10,6 +10,7 @@ import { WeightStore } from '../../src/trainer/model/weights.ts';
 /** Two layers, grouped queries, an untied head; any field can be given. */
 export function tinyConfig(fields: Partial<LlamaConfig> = {}): LlamaConfig {
   return {
+    modelType: 'llama',
     vocabSize: 19,
     hiddenSize: 16,
     intermediateSize: 24,

@@ -40,6 +40,7 @@ test('fields override the size they come with', (t) => {
     DEFAULTS,
   );
   t.deepEqual(config, {
+    modelType: 'llama',
     vocabSize: 257,
     hiddenSize: 96,
     intermediateSize: 352,
@@ -118,6 +119,7 @@ test('tensors are in Hugging Face names, shapes and order', (t) => {
 
 test('a config.json without optional keys takes the defaults of transformers', (t) => {
   t.deepEqual(parseLlamaConfig(MINIMAL, 'config.json'), {
+    modelType: 'llama',
     vocabSize: 67,
     hiddenSize: 40,
     intermediateSize: 72,

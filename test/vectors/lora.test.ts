@@ -15,6 +15,7 @@ import { relora } from '../../src/galore/parametrisation/relora.ts';
 import { pruned, quantile } from '../../src/galore/optimizer/prune.ts';
 import { product } from '../../src/galore/product.ts';
 import { buildSlots } from '../../src/galore/slot.ts';
+import type { LlamaConfig } from '../../src/model/llama-config.ts';
 import { openMadeWeights } from '../../src/trainer/made-weights.ts';
 import { IGNORED_LABEL, type TokenBatch } from '../../src/trainer/model/batch.ts';
 import { LlamaModel } from '../../src/trainer/model/llama.ts';
@@ -84,7 +85,7 @@ for (const golding of golden?.cases ?? []) {
   const [base, adapter] = [join(VECTORS, golding.base_dir), join(VECTORS, golding.adapter_dir)];
 
   test.serial(`${name}: without the adapter, with it and merged the logits and losses are those of peft`, async (t) => {
-    const config = await readModelConfig(base);
+    const config = (await readModelConfig(base)) as LlamaConfig;
     const ways = [
       [{ path: base, config: null }, golding.logits_base, golding.loss_base],
       [{ path: base, config: null, adapter }, golding.logits_adapter, golding.loss_adapter],
@@ -106,7 +107,7 @@ for (const golding of golden?.cases ?? []) {
   });
 
   test.serial(`${name}: the merged matrices are those of peft, all others stay as they are`, async (t) => {
-    const config = await readModelConfig(base);
+    const config = (await readModelConfig(base)) as LlamaConfig;
     const merged = readSafetensors(join(adapter, 'merged.safetensors'));
     const before = readSafetensors(join(base, 'model.safetensors'));
     await using weights = await openMadeWeights({ path: base, config: null, adapter }, config);
@@ -121,7 +122,7 @@ for (const golding of golden?.cases ?? []) {
   });
 
   test.serial(`${name}: adapters alone have gradients, and they are those of peft`, async (t) => {
-    const config = await readModelConfig(base);
+    const config = (await readModelConfig(base)) as LlamaConfig;
     await using own = await openModelWeights(base, config);
     await using opened = await openPeftAdapter(adapter, own.specs);
     t.is(opened.rank, golding.r);

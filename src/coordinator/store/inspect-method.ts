@@ -11,7 +11,7 @@ import { systemErrorCode } from '../../files/system-error.ts';
 import { methodPlan, type BasisSource } from '../../galore/method.ts';
 import type { RuleName } from '../../galore/optimizer/rule-state.ts';
 import { hasBasis, sizeOf, travels } from '../../galore/slot.ts';
-import { parseLlamaConfig } from '../../model/llama-config.ts';
+import { parseModelConfig } from '../../model/model-config.ts';
 import { buildRunShape } from '../../run-shape.ts';
 import { CONFIG_FILE, MAX_DOCUMENT_BYTES, TENSOR_FILES, WEIGHTS_FILE } from './checkpoint-format.ts';
 
@@ -50,7 +50,7 @@ export interface InspectedMethod {
 export async function inspectMethod(configYaml: string, path: string): Promise<InspectedMethod | null> {
   try {
     const config = parseRunConfig(configYaml, 'run.yaml', { workingDir: '/', homeDir: '/' });
-    const model = parseLlamaConfig(JSON.parse(await readText(path, CONFIG_FILE)), CONFIG_FILE);
+    const model = parseModelConfig(JSON.parse(await readText(path, CONFIG_FILE)), CONFIG_FILE);
     const { slots } = buildRunShape(config, model);
     const { basis, rule, plainRule, inner } = methodPlan(config);
     return {

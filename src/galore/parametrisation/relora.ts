@@ -6,11 +6,7 @@
 import { kaimingUniform, lora, LORA_SAVED, loraFaults, type LoraOptions } from './lora.ts';
 import type { Parametrisation, ParametrisationOptions } from './parametrisation.ts';
 
-/** As in the paper every linear layer of a Llama or a BERT has an adapter, and all the rest is trained whole. */
-export const RELORA_TARGETS: readonly string[] = [
-  ...['self_attn', 'mlp'],
-  ...['attention', 'intermediate', 'output.dense'],
-];
+/** As in the paper what has no adapter is trained whole, unless the configuration says otherwise. */
 export const RELORA_SAVED: readonly string[] = [
   ...LORA_SAVED,
   ...['embed', 'norm', 'lm_head', 'LayerNorm', 'pooler', 'bias'],
@@ -29,7 +25,7 @@ export function relora(options: ReloraOptions): Parametrisation {
   const { peft: _, ...adapters } = lora(options);
   return {
     ...adapters,
-    faults: (tensors) => loraFaults(tensors, options.method, options.rank, RELORA_TARGETS, RELORA_SAVED),
+    faults: (tensors) => loraFaults(tensors, options.method, options.rank, [], RELORA_SAVED),
     renewal: {
       prunedShare,
       times,

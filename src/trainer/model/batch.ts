@@ -21,11 +21,16 @@ export interface TokenBatch extends Tokens {
 
 /** Sequences of which each has one label. */
 export interface ClassBatch extends Tokens {
-  /** Indices into the task's labels. */
+  /** Indices into the task's labels; `UNKNOWN_CLASS`: there is no loss. */
   readonly classes: Int32Array; // [sequences]
-  /** Tokens of each sequence; behind them there is padding. */
+  /** Tokens of each sequence, at least one; behind them there is padding, which is not looked at. */
   readonly lengths: Int32Array; // [sequences]
+  /** The type of each token; absent: 0 for all. */
+  readonly types?: Int32Array; // [sequences · length]
 }
+
+/** The class of a sequence that is to be told. */
+export const UNKNOWN_CLASS = -1;
 
 /** What a batch has a loss for: its positions with a label, or its sequences. */
 export function targetsOf(batch: Batch): number {
@@ -52,6 +57,31 @@ export function checkBatch(batch: Batch, vocabSize: number): asserts batch is To
     throw new TensorShapeError(`${batch.labels.length} labels for ${batch.ids.length} token ids`);
   }
   checkRange(batch.labels, vocabSize, 'label', IGNORED_LABEL);
+}
+
+/** @throws as `checkTokens`, for classes, types and lengths too */
+export function checkClassBatch(
+  batch: Batch,
+  model: { readonly vocabSize: number; readonly typeVocabSize: number; readonly labels: readonly string[] },
+): asserts batch is ClassBatch {
+  if (!('classes' in batch)) throw new TensorShapeError('a classifier was given sequences without classes');
+  checkTokens(batch, model.vocabSize);
+  const { classes, lengths, types, sequences, ids, length } = batch;
+  if (classes.length !== sequences || lengths.length !== sequences) {
+    throw new TensorShapeError(
+      `${classes.length} classes and ${lengths.length} lengths for ${sequences} sequences`,
+    );
+  }
+  if (types !== undefined && types.length !== ids.length) {
+    throw new TensorShapeError(`${types.length} token types for ${ids.length} token ids`);
+  }
+  const count = model.labels.length;
+  const none = classes.findIndex((value) => (value < 0 || value >= count) && value !== UNKNOWN_CLASS);
+  if (none >= 0) throw new RangeError(`class ${classes[none]} of sequence ${none} is none of ${count}`);
+  const other = types?.findIndex((value) => value < 0 || value >= model.typeVocabSize) ?? -1;
+  if (other >= 0) throw new RangeError(`token type ${types![other]} at position ${other} is unknown`);
+  const at = lengths.findIndex((value) => value < 1 || value > length);
+  if (at >= 0) throw new RangeError(`sequence ${at} has ${lengths[at]} tokens in a row of ${length}`);
 }
 
 /** The positions that have a loss, ascending. */

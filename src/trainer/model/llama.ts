@@ -10,7 +10,8 @@ import { TensorShapeError } from '../../errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
 import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
 import type { KeyValueCache } from './key-value-cache.ts';
-import type { LossSum, Model, OnGradient } from './model.ts';
+import { handOut } from './layers/emit.ts';
+import type { LossSum, Model, ModelOptions, OnGradient, Wants } from './model.ts';
 import { causalMask, type CausalMask } from './layers/causal-mask.ts';
 import {
   decoderLayerBackward,
@@ -31,12 +32,9 @@ import type { WeightStore } from './weights.ts';
 export type { Batch, TokenBatch, Tokens } from './batch.ts';
 export type { LossSum, OnGradient } from './model.ts';
 
-export interface LlamaOptions {
-  /** Keep only the input of each layer and compute its intermediates again in backward. */
-  readonly recompute: boolean;
-  /** Rows of the logits computed at once; 0: all. */
-  readonly lossChunk: number;
-}
+export type LlamaOptions = ModelOptions;
+
+const EMBEDDING = 'model.embed_tokens.weight';
 
 /** A Llama over weights it does not own. */
 export class LlamaModel implements Model {
@@ -65,10 +63,18 @@ export class LlamaModel implements Model {
    * loss sum for every weight: head, final norm, layers from the last to the first, embedding. With tied
    * embeddings there is one gradient for both uses, which comes last.
    */
-  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient): LossSum {
+  forwardBackward(
+    batch: Batch,
+    gradientScale: number,
+    onGradient: OnGradient,
+    wants: Wants = () => true,
+  ): LossSum {
     checkBatch(batch, this.config.vocabSize);
     const { numHiddenLayers, tieWordEmbeddings, vocabSize } = this.config;
-    const emit = (name: string, gradient: tf.Tensor): void => handOut(onGradient, name, gradient);
+    const emit = (name: string, gradient: tf.Tensor): void => {
+      if (wants(name)) handOut(onGradient, name, gradient);
+      else gradient.dispose();
+    };
     using scope = new TensorScope();
     const keep = this.#options.recompute ? 'inputs' : 'intermediates';
     const { context, ids, x, kept } = this.#forward(batch, keep, scope);
@@ -91,13 +97,15 @@ export class LlamaModel implements Model {
       scope.free(saved);
       dx = scope.hold(dInput);
     }
+    const done = { lossSum: sumOf(losses), tokens: rows.length };
+    if (!wants(EMBEDDING)) return done;
     const dEmbedding = tf.tidy(() => {
       const gradient = embeddingBackward(ids, dx, vocabSize);
       return tieWordEmbeddings ? tf.add(gradient, dHead) : gradient;
     });
     if (tieWordEmbeddings) scope.free(dHead); // otherwise the callback's
-    emit('model.embed_tokens.weight', dEmbedding);
-    return { lossSum: sumOf(losses), tokens: rows.length };
+    emit(EMBEDDING, dEmbedding);
+    return done;
   }
 
   /** The loss of a batch, without gradients. */
@@ -251,7 +259,7 @@ export class LlamaModel implements Model {
   }
 
   #embedding(): tf.Tensor2D {
-    return this.#weight('model.embed_tokens.weight');
+    return this.#weight(EMBEDDING);
   }
 
   #normWeight(): tf.Tensor1D {
@@ -292,14 +300,6 @@ interface Constants {
   readonly length: number;
   readonly rotary: RotaryTables;
   readonly mask: CausalMask;
-}
-
-function handOut(onGradient: OnGradient, name: string, gradient: tf.Tensor): void {
-  try {
-    onGradient(name, gradient);
-  } finally {
-    if (!gradient.kept) gradient.dispose();
-  }
 }
 
 function pickRows(x: tf.Tensor2D, rows: Int32Array): tf.Tensor2D {

@@ -1,7 +1,17 @@
 /** What a trainer needs of a model, whatever its family. */
 import type * as tf from '@tensorflow/tfjs-core';
 import type { Batch } from './batch.ts';
+import type { Wants } from './layers/emit.ts';
 import type { WeightStore } from './weights.ts';
+
+export type { Wants } from './layers/emit.ts';
+
+export interface ModelOptions {
+  /** Keep only the input of each layer and compute its intermediates again in backward. */
+  readonly recompute: boolean;
+  /** Rows of the logits computed at once; 0: all. Of models with a logit for each token of a vocabulary. */
+  readonly lossChunk: number;
+}
 
 /** The loss summed over everything that has one, and how much that is. */
 export interface LossSum {
@@ -28,10 +38,27 @@ export interface Model {
 
   /**
    * Runs forward and backward once; `onGradient` receives the gradient of `gradientScale` times the loss sum for
-   * every weight, from the output to the input.
+   * every weight that `wants` names (default: all), from the output to the input. What nobody wants is not computed
+   * where that is simple.
    */
-  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient): LossSum;
+  forwardBackward(batch: Batch, gradientScale: number, onGradient: OnGradient, wants?: Wants): LossSum;
 
   /** The loss of a batch, without gradients. */
   loss(batch: Batch): LossSum;
+}
+
+/** The loss of all batches together, without gradients. */
+export function measureLoss(model: Model, batches: readonly Batch[]): LossSum {
+  return addLosses(batches.map((batch) => model.loss(batch)));
+}
+
+export function addLosses(parts: readonly LossSum[]): LossSum {
+  const sumOf = (amount: (part: LossSum) => number): number =>
+    parts.reduce((sum, part) => sum + amount(part), 0);
+  const isClassified = parts.some(({ correct }) => correct !== undefined);
+  return {
+    lossSum: sumOf(({ lossSum }) => lossSum),
+    tokens: sumOf(({ tokens }) => tokens),
+    ...(isClassified ? { correct: sumOf(({ correct = 0 }) => correct) } : {}),
+  };
 }

@@ -72,7 +72,7 @@ export function crossEntropy(logits: tf.Tensor2D, labels: Int32Array): CrossEntr
 /** e = exp(s + mask − row maximum), a factor, and its row sums. */
 export function softmaxParts(
   scores: tf.Tensor4D, // [B, K, R, keys], a factor
-  mask: tf.Tensor2D, // [R, keys]
+  mask: tf.Tensor2D | tf.Tensor3D, // [R, keys], or the last dimensions of the scores if there are more
 ): { exponentials: tf.Tensor4D; sums: tf.Tensor4D } {
   return tf.tidy(() => {
     if (isKnown(PASS_KERNELS.softmax)) {
@@ -169,6 +169,71 @@ export function rmsNormGradient(
     const difference = tf.tidy(() => tf.sub(tf.mul(dy, weight), tf.mul(unit, along)));
     const dx: tf.Tensor2D = tf.mul(difference, inverse);
     return { dx, dWeight };
+  });
+}
+
+/** x̂ = (x − mean) / sqrt(variance + eps) of each row, i = 1 / sqrt(variance + eps), and y = x̂·w + b. */
+export function layerNorm(
+  x: tf.Tensor2D, // [N, D]
+  weight: tf.Tensor1D, // [D]
+  bias: tf.Tensor1D, // [D]
+  eps: number,
+): { y: tf.Tensor2D; unit: tf.Tensor2D; inverse: tf.Tensor2D } {
+  return tf.tidy(() => {
+    const centred: tf.Tensor2D = tf.tidy(() => tf.sub(x, tf.mean(x, -1, true)));
+    const inverse: tf.Tensor2D = tf.tidy(() => tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), eps)));
+    const unit: tf.Tensor2D = tf.mul(centred, inverse);
+    const y: tf.Tensor2D = tf.tidy(() => tf.add(tf.mul(unit, weight), bias));
+    return { y, unit, inverse };
+  });
+}
+
+/** With g = dy·w: dx = i·(g − mean(g) − x̂·mean(g·x̂)), dw and db, the sums over rows of dy·x̂ and of dy. */
+export function layerNormGradient(
+  dy: tf.Tensor2D, // [N, D]
+  unit: tf.Tensor2D, // [N, D], x̂
+  weight: tf.Tensor1D, // [D]
+  inverse: tf.Tensor2D, // [N, 1]
+): { dx: tf.Tensor2D; dWeight: tf.Tensor1D; dBias: tf.Tensor1D } {
+  return tf.tidy(() => {
+    const g = tf.mul(dy, weight); // [N, D]
+    const [dWeight, along] = tf.tidy(() => {
+      const product = tf.mul(dy, unit); // [N, D]
+      return [tf.sum(product, 0), tf.mean(tf.mul(product, weight), -1, true)];
+    }) as [tf.Tensor1D, tf.Tensor2D]; // [D], [N, 1]
+    const difference = tf.tidy(() => tf.sub(tf.sub(g, tf.mean(g, -1, true)), tf.mul(unit, along)));
+    g.dispose();
+    return { dx: tf.mul(difference, inverse) as tf.Tensor2D, dWeight, dBias: tf.sum<tf.Tensor1D>(dy, 0) };
+  });
+}
+
+/** gelu(x + b), a factor, with gelu(h) = h·Φ(h) and Φ(h) = (1 + erf(h/√2)) / 2. */
+export function gelu(
+  x: tf.Tensor2D, // [N, F], a factor
+  bias: tf.Tensor1D, // [F]
+): tf.Tensor2D {
+  return tf.tidy(() => {
+    const h = tf.add(numbersOf(x), bias);
+    const half = tf.tidy(() => tf.mul(h, 0.5));
+    const error = tf.tidy(() => tf.erf(tf.mul(h, Math.SQRT1_2)));
+    h.dispose();
+    return factorOf(tf.add(tf.mul(half, error), half) as tf.Tensor2D);
+  });
+}
+
+/** dx = da·(Φ(h) + h·φ(h)) with h = x + b and φ the density of the normal distribution; not a factor. */
+export function geluGradient(
+  dActivation: tf.Tensor2D, // [N, F], a factor
+  x: tf.Tensor2D, // [N, F], a factor
+  bias: tf.Tensor1D, // [F]
+): tf.Tensor2D {
+  return tf.tidy(() => {
+    const h = tf.add(numbersOf(x), bias);
+    const below = tf.tidy(() => tf.mul(tf.add(tf.erf(tf.mul(h, Math.SQRT1_2)), 1), 0.5)); // Φ(h)
+    const density = tf.tidy(() => tf.mul(tf.exp(tf.mul(tf.square(h), -0.5)), 1 / Math.sqrt(2 * Math.PI)));
+    const slope = tf.tidy(() => tf.add(below, tf.mul(h, density)));
+    tf.dispose([h, below, density]);
+    return tf.mul(numbersOf(dActivation), slope);
   });
 }
 
