@@ -134,8 +134,8 @@ export class DisplacementWork implements Work {
     const tokens = tokensOf(batches);
     batches.forEach((batch, position) => {
       const isLast = position === batches.length - 1;
-      const onGradient = this.#replica.gradients((slot, gradient) => take(slot, gradient, isLast));
-      const { lossSum } = model.forwardBackward(batch, 1 / tokens, onGradient);
+      const { onGradient, wants } = this.#replica.gradients((slot, gradient) => take(slot, gradient, isLast));
+      const { lossSum } = model.forwardBackward(batch, 1 / tokens, onGradient, wants);
       this.#lossSum += lossSum;
     });
   }

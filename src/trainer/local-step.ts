@@ -93,12 +93,17 @@ export class LocalStep {
     const tokens = targetsOf(batch);
     const held = new Map<string, tf.Tensor>();
     const slots = [...this.#slots.values()];
-    const onGradient = slotGradients(this.#parameters, slots, this.#model.weights, ({ name }, gradient) => {
-      tf.keep(gradient);
-      if (this.#updates === 'per-layer') this.#apply(name, gradient, hyper);
-      else held.set(name, gradient);
-    });
-    const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, onGradient);
+    const { onGradient, wants } = slotGradients(
+      this.#parameters,
+      slots,
+      this.#model.weights,
+      ({ name }, gradient) => {
+        tf.keep(gradient);
+        if (this.#updates === 'per-layer') this.#apply(name, gradient, hyper);
+        else held.set(name, gradient);
+      },
+    );
+    const { lossSum } = this.#model.forwardBackward(batch, 1 / tokens, onGradient, wants);
     for (const [name, gradient] of held) this.#apply(name, tf.clone(gradient), hyper);
     this.#locals.decide(this.#step, true);
     tf.dispose([...held.values()]);

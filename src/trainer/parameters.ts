@@ -11,7 +11,7 @@ import type {
 } from '../galore/parametrisation/parametrisation.ts';
 import { product } from '../galore/product.ts';
 import { travels, type Slot } from '../galore/slot.ts';
-import type { OnGradient } from './model/model.ts';
+import type { OnGradient, Wants } from './model/model.ts';
 import type { WeightMaker, WeightStore } from './model/weights.ts';
 
 const ENGINE: Engine = { tf, product };
@@ -31,8 +31,14 @@ export function inputOf(made: MadeTensor, partOf: (name: string) => tf.Tensor): 
   return { made, values: made.parts.map(({ name }) => partOf(name)), engine: ENGINE };
 }
 
+/** What a model's backward pass is called with: `forwardBackward(batch, scale, onGradient, wants)`. */
+export interface GradientTaker {
+  readonly onGradient: OnGradient;
+  readonly wants: Wants;
+}
+
 /**
- * A callback for a model's backward pass that hands on the gradient of each slot that is trained, once, and whole:
+ * For one backward pass, in which it hands on the gradient of each slot that is trained, once, and whole:
  * of a part of several tensors when the last of them has come. What holds for gradients of the model holds for
  * these: they may be factors, and go when `take` returns unless it keeps them.
  */
@@ -41,14 +47,16 @@ export function slotGradients(
   slots: readonly Slot[],
   weights: WeightStore,
   take: (slot: Slot, gradient: tf.Tensor) => void,
-): OnGradient {
-  const slotsByName = new Map(slots.map((slot) => [slot.name, slot]));
+): GradientTaker {
+  const slotsByName = new Map(slots.filter(travels).map((slot) => [slot.name, slot]));
   const sums = new SharedGradients(table);
-  return (name, gradient) => {
+  const wants = (name: string): boolean =>
+    (table?.made.get(name)?.parts ?? [{ name }]).some((part) => slotsByName.has(part.name));
+  const onGradient: OnGradient = (name, gradient) => {
     const made = table?.made.get(name);
     if (made === undefined) {
       const slot = slotsByName.get(name);
-      if (slot !== undefined && travels(slot)) take(slot, gradient);
+      if (slot !== undefined) take(slot, gradient);
       return;
     }
     // All before the first is taken: a slot may be updated at once.
@@ -61,10 +69,11 @@ export function slotGradients(
       const whole = own === null ? null : sums.add(part.name, own);
       if (whole === null) return;
       const slot = slotsByName.get(part.name);
-      if (slot !== undefined && travels(slot)) take(slot, whole);
+      if (slot !== undefined) take(slot, whole);
       if (!whole.kept) whole.dispose();
     });
   };
+  return { onGradient, wants };
 }
 
 /** Sums of the gradients of parts that several tensors are made of. */

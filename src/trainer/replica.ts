@@ -32,9 +32,8 @@ import { stateFault, stateTensors, type StateTensor } from '../galore/state-tabl
 import { advanceSlot } from './advance-slot.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
-import { inputOf, slotGradients, weightMaker } from './parameters.ts';
+import { inputOf, slotGradients, weightMaker, type GradientTaker } from './parameters.ts';
 import { tensorOfCopy } from './tensor-of-copy.ts';
-import type { OnGradient } from './model/model.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
@@ -117,8 +116,8 @@ export class Replica {
     return this.#states[slot.index]!;
   }
 
-  /** A callback for the model's backward pass; `take` gets the gradients of slots that are trained (parameters.ts). */
-  gradients(take: (slot: Slot, gradient: tf.Tensor) => void): OnGradient {
+  /** What the model's backward pass is called with; `take` gets the gradients of slots that are trained (parameters.ts). */
+  gradients(take: (slot: Slot, gradient: tf.Tensor) => void): GradientTaker {
     return slotGradients(this.#parameters, this.#slots, this.weights, take);
   }
 

@@ -107,10 +107,10 @@ export class StepWork implements Work {
     if (this.tokens === 0) return;
     if (this.task.isDelayed === true) this.#sendKept();
     this.task.batches.forEach((batch, position) => {
-      const onGradient = this.#replica.gradients((slot, gradient) =>
+      const { onGradient, wants } = this.#replica.gradients((slot, gradient) =>
         this.#takeGradient(slot, gradient, position),
       );
-      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, onGradient);
+      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, onGradient, wants);
       this.#lossSum += lossSum;
     });
   }

@@ -139,14 +139,12 @@ for (const golding of golden?.cases ?? []) {
     const batch = batchOf(golding);
     const before = tf.memory().numTensors;
     const gradients = new Map<string, ArrayLike<number>>();
-    const { lossSum, tokens } = model.forwardBackward(
-      batch,
-      1 / batch.labels.filter((label) => label !== IGNORED_LABEL).length,
-      slotGradients(table, slots, store, (slot, gradient) => {
-        t.deepEqual(gradient.shape, [...slot.shape]);
-        gradients.set(slot.name, gradient.dataSync());
-      }),
-    );
+    const { onGradient, wants } = slotGradients(table, slots, store, (slot, gradient) => {
+      t.deepEqual(gradient.shape, [...slot.shape]);
+      gradients.set(slot.name, gradient.dataSync());
+    });
+    const scale = 1 / batch.labels.filter((label) => label !== IGNORED_LABEL).length;
+    const { lossSum, tokens } = model.forwardBackward(batch, scale, onGradient, wants);
     t.is(tf.memory().numTensors, before);
     assertClose(t, [lossSum / tokens], [golding.loss_adapter], tolerance.loss, 'loss');
     const want = [...readSafetensors(join(adapter, 'grads.safetensors'))].map(

@@ -80,7 +80,13 @@ export class LlamaModel implements Model {
     const { context, ids, x, kept } = this.#forward(batch, keep, scope);
 
     const rows = unmaskedRows(batch.labels);
-    const { losses, dHead, dNorm, ...head } = this.#head(x, batch.labels, rows, gradientScale);
+    const { losses, dHead, dNorm, ...head } = this.#head(
+      x,
+      batch.labels,
+      rows,
+      gradientScale,
+      wants(this.#headName),
+    );
     for (const tensor of [losses, dHead, dNorm]) scope.hold(tensor);
     let dx = scope.hold(head.dx);
     scope.free(x);
@@ -90,8 +96,11 @@ export class LlamaModel implements Model {
     for (let layer = numHiddenLayers - 1; layer >= 0; layer--) {
       const weights = this.#layer(layer);
       const saved = this.#savedOf(kept[layer], weights, context, scope);
-      const dInput = decoderLayerBackward(dx, weights, context, saved, (name, gradient) =>
-        emit(`model.layers.${layer}.${name}`, gradient),
+      const fullName = (name: string): string => `model.layers.${layer}.${name}`;
+      const dInput = decoderLayerBackward(
+        ...([dx, weights, context, saved] as const),
+        (name, gradient) => emit(fullName(name), gradient),
+        (name) => wants(fullName(name)),
       );
       scope.free(dx);
       scope.free(saved);
@@ -192,7 +201,13 @@ export class LlamaModel implements Model {
   }
 
   /** Final norm, head and loss, forward and backward, over the rows that have a loss. */
-  #head(x: tf.Tensor2D, labels: Int32Array, rows: Int32Array, gradientScale: number): HeadGradients {
+  #head(
+    x: tf.Tensor2D,
+    labels: Int32Array,
+    rows: Int32Array,
+    gradientScale: number,
+    isWeightWanted: boolean,
+  ): HeadGradients {
     return tf.tidy(() => {
       if (rows.length === 0) {
         return {
@@ -209,6 +224,7 @@ export class LlamaModel implements Model {
         pickLabels(labels, rows),
         this.#options.lossChunk,
         gradientScale,
+        isWeightWanted,
       );
       const back = rmsNormBackward(dHidden, this.#normWeight(), norm.saved);
       return { losses, dx: unpickRows(back.dx, rows, labels.length), dNorm: back.dWeight, dHead: dWeight };
@@ -267,7 +283,11 @@ export class LlamaModel implements Model {
   }
 
   #headWeight(): tf.Tensor2D {
-    return this.config.tieWordEmbeddings ? this.#embedding() : this.#weight('lm_head.weight');
+    return this.#weight(this.#headName);
+  }
+
+  get #headName(): string {
+    return this.config.tieWordEmbeddings ? EMBEDDING : 'lm_head.weight';
   }
 
   /** Shapes were checked by the constructor and cannot change. */

@@ -13,7 +13,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { factorOf, product, productFactor } from '../../../galore/product.ts';
 import { softmaxGradient, softmaxParts } from '../passes.ts';
 import { TensorScope } from '../tensor-scope.ts';
-import type { Emit } from './emit.ts';
+import type { Emit, Wants } from './emit.ts';
 import { rotateBackward, rotateForward } from './rotary.ts';
 
 export interface AttentionWeights {
@@ -110,6 +110,9 @@ export function attend(
   });
 }
 
+/** The weights whose gradients come from one product. */
+const INPUTS = ['self_attn.q_proj.weight', 'self_attn.k_proj.weight', 'self_attn.v_proj.weight'];
+
 /**
  * Hands out the four weight gradients and returns dh. With dô = do / z and δ = row sums of dô·o:
  *
@@ -122,14 +125,16 @@ export function attentionBackward(
   tables: AttentionTables,
   saved: AttentionSaved,
   emit: Emit,
+  wants: Wants = () => true,
 ): tf.Tensor2D {
   const { keyValueHeads, heads, headDim } = shape;
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
   const dAttended = scope.hold(tf.tidy(() => splitHeads(product(dOutput, weights.output), shape)));
-  const dOutputWeight = productFactor(dOutput, saved.merged, true);
+  if (wants('self_attn.o_proj.weight')) {
+    emit('self_attn.o_proj.weight', productFactor(dOutput, saved.merged, true));
+  }
   scope.free(dOutput);
-  emit('self_attn.o_proj.weight', dOutputWeight);
   const dRows = scope.hold(
     tf.tidy(() => {
       const { dQuery, dKey, dValue } = attendBackward(dAttended, saved);
@@ -140,6 +145,7 @@ export function attentionBackward(
   ); // [N, (H + 2K)·headDim]
   scope.free(dAttended);
   const dInput: tf.Tensor2D = scope.hold(tf.tidy(() => product(dRows, stackWeights(weights)))); // [N, D]
+  if (!INPUTS.some(wants)) return scope.release(dInput);
   const widths = [heads * headDim, keyValueHeads * headDim, keyValueHeads * headDim];
   const [dQueryWeight, dKeyWeight, dValueWeight] = tf.tidy(() =>
     tf.split(product(dRows, saved.input, true), widths, 0),

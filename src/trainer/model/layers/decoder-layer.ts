@@ -17,7 +17,7 @@ import {
   type AttentionTables,
   type AttentionWeights,
 } from './attention.ts';
-import type { Emit } from './emit.ts';
+import type { Emit, Wants } from './emit.ts';
 import { rmsNormBackward, rmsNormForward, type RmsNormSaved } from './rms-norm.ts';
 import {
   swigluActivate,
@@ -103,9 +103,10 @@ export function decoderLayerBackward(
   context: DecoderContext,
   saved: DecoderLayerSaved,
   emit: Emit,
+  wants: Wants = () => true,
 ): tf.Tensor2D {
   using scope = new TensorScope();
-  const dSecond = scope.hold(swigluBackward(dy, weights.mlp, saved.mlp, emit));
+  const dSecond = scope.hold(swigluBackward(dy, weights.mlp, saved.mlp, emit, wants));
   tf.dispose(saved.mlp);
   const second = rmsNormBackward(dSecond, weights.postAttentionNorm, saved.postAttentionNorm);
   scope.free(dSecond);
@@ -114,7 +115,15 @@ export function decoderLayerBackward(
   const dMiddle: tf.Tensor2D = scope.hold(tf.add(dy, second.dx));
   scope.free(second.dx);
   const dFirst = scope.hold(
-    attentionBackward(dMiddle, weights.attention, context.shape, context.tables, saved.attention, emit),
+    attentionBackward(
+      dMiddle,
+      weights.attention,
+      context.shape,
+      context.tables,
+      saved.attention,
+      emit,
+      wants,
+    ),
   );
   const first = rmsNormBackward(dFirst, weights.inputNorm, saved.inputNorm);
   scope.hold(first.dx);

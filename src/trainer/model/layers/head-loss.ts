@@ -41,13 +41,14 @@ export function headLoss(
   });
 }
 
-/** As `headLoss`, with the gradients. */
+/** As `headLoss`, with the gradients; that of the weight is empty, [0, D], if it is not wanted. */
 export function headLossAndGradients(
   hidden: tf.Tensor2D, // [N, D]
   weight: tf.Tensor2D, // [V, D]
   labels: Int32Array, // [N]
   chunk: number,
   gradientScale: number,
+  isWeightWanted = true,
 ): HeadResult {
   return tf.tidy(() => {
     const losses: tf.Tensor1D[] = [];
@@ -55,12 +56,18 @@ export function headLossAndGradients(
     let dWeight: tf.Tensor2D | undefined;
     const weightFactor = factorOf(weight);
     for (const { start, part } of chunksOf(labels, chunk)) {
-      const result = chunkGradients(rowsOf(hidden, start, part.length), weightFactor, part, gradientScale);
+      const result = chunkGradients(
+        rowsOf(hidden, start, part.length),
+        weightFactor,
+        part,
+        gradientScale,
+        isWeightWanted,
+      );
       losses.push(result.losses);
       dHidden.push(result.dHidden);
       const before: tf.Tensor2D | undefined = dWeight;
-      dWeight = before === undefined ? result.dWeight : tf.add(before, result.dWeight);
-      if (before !== undefined) tf.dispose([before, result.dWeight]);
+      dWeight = before === undefined || !isWeightWanted ? result.dWeight : tf.add(before, result.dWeight);
+      if (before !== undefined) tf.dispose(isWeightWanted ? [before, result.dWeight] : [before]);
     }
     if (dWeight === undefined) throw new RangeError('the loss of no rows was asked for');
     return { losses: joinRows(losses), dHidden: joinRows(dHidden), dWeight };
@@ -72,12 +79,15 @@ function chunkGradients(
   weight: tf.Tensor2D, // [V, D], a factor
   labels: Int32Array, // [C]
   gradientScale: number,
+  isWeightWanted: boolean,
 ): HeadResult {
   return tf.tidy(() => {
     const { numerators, sums, losses } = fromHidden(hidden, weight, labels);
     const factor = tf.div<tf.Tensor2D>(gradientScale, sums); // [C, 1]
     const dHidden: tf.Tensor2D = tf.mul(product(numerators, weight), factor);
-    const dWeight: tf.Tensor2D = product(numerators, tf.mul(hidden, factor), true);
+    const dWeight: tf.Tensor2D = isWeightWanted
+      ? product(numerators, tf.mul(hidden, factor), true)
+      : tf.zeros([0, hidden.shape[1]]);
     return { losses, dHidden, dWeight };
   });
 }

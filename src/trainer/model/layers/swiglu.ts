@@ -7,7 +7,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { factorOf, product, productFactor } from '../../../galore/product.ts';
 import { swiglu, swigluGradient } from '../passes.ts';
 import { TensorScope } from '../tensor-scope.ts';
-import type { Emit } from './emit.ts';
+import type { Emit, Wants } from './emit.ts';
 
 export interface SwigluWeights {
   readonly gate: tf.Tensor2D; // [F, D]
@@ -41,7 +41,7 @@ export function swigluOutput(saved: SwigluSaved, weights: SwigluWeights): tf.Ten
 }
 
 /**
- * Hands out the three weight gradients and returns dh.
+ * Hands out the weight gradients that are wanted and returns dh.
  *
  *   da = dy·Wdown,  du = da·silu(g),  dg = da·u·silu'(g)
  */
@@ -50,20 +50,22 @@ export function swigluBackward(
   weights: SwigluWeights,
   saved: SwigluSaved,
   emit: Emit,
+  wants: Wants = () => true,
 ): tf.Tensor2D {
   const { input, gate, up, activation } = saved;
   using scope = new TensorScope();
   const dOutput = scope.hold(factorOf(dy));
   const dActivation = scope.hold(productFactor(dOutput, weights.down)); // [N, F]
-  const dDownWeight = productFactor(dOutput, activation, true);
+  if (wants('mlp.down_proj.weight')) {
+    emit('mlp.down_proj.weight', productFactor(dOutput, activation, true));
+  }
   scope.free(dOutput);
-  emit('mlp.down_proj.weight', dDownWeight);
   const { dGate, dUp } = scope.hold(swigluGradient(dActivation, gate, up)); // [N, F] each
   scope.free(dActivation);
   const dInput: tf.Tensor2D = scope.hold(
     tf.tidy(() => tf.add(product(dUp, weights.up), product(dGate, weights.gate))),
   ); // [N, D]
-  emit('mlp.up_proj.weight', productFactor(dUp, input, true));
-  emit('mlp.gate_proj.weight', productFactor(dGate, input, true));
+  if (wants('mlp.up_proj.weight')) emit('mlp.up_proj.weight', productFactor(dUp, input, true));
+  if (wants('mlp.gate_proj.weight')) emit('mlp.gate_proj.weight', productFactor(dGate, input, true));
   return scope.release(dInput);
 }
