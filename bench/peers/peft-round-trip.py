@@ -17,7 +17,8 @@ import numpy
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig,
+                          BertForSequenceClassification, LlamaConfig, LlamaForCausalLM)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -96,6 +97,34 @@ def from_theirs(work):
         check(f"peft to ours: {name}, merged", worst <= 1e-6, f"every weight within {worst:.1e}")
 
 
+def classifier(work):
+    """A BERT with two classes: an adapter of peft here, and one of a run here in peft."""
+    torch.manual_seed(3)
+    base, adapter = work / "bert", work / "bert-adapter"
+    BertForSequenceClassification(BertConfig(vocab_size=257, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+                                             intermediate_size=128, max_position_embeddings=64)).save_pretrained(base)
+    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base),
+                           LoraConfig(r=4, lora_alpha=8, task_type="SEQ_CLS"))
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "lora_B" in key or "modules_to_save" in key:
+                value.normal_(0, 0.1)
+    model.save_pretrained(adapter)
+    compare("peft to ours: BERT", base, model, adapter)
+    corpus, config, run, out = (work / name for name in ("mails.jsonl", "bert.yaml", "bert-run", "bert-ours"))
+    corpus.write_text("".join(json.dumps({"text": f"{i * 7919 % 1000} citizens", "label": ["ham", "spam"][i % 2]}) + "\n"
+                              for i in range(60)))
+    config.write_text(json.dumps({"name": "trip", "model": {"path": str(base)}, "data": {"path": str(corpus)},
+                                  "task": {"type": "sequence-classification", "labels": ["ham", "spam"]},
+                                  "tokenizer": {"type": "byte"}, "seq_len": 24, "batch_size": 4, "steps": 3,
+                                  "method": {"name": "lora", "rank": 4}, "optimizer": {"lr": 0.01},
+                                  "coordinator": {"port": 0}, "evaluation": {"every": 0}}))
+    galore("train", config, "--dir", run, "--trainers", 1)
+    galore("export", run, out)
+    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base), out)
+    compare("ours to peft: BERT", base, model, out)
+
+
 def run_config(work, base, method, **more):
     corpus = work / "corpus.txt"
     corpus.write_text("".join(f"Line {i}: the state of the Union, {i * 7919 % 1000} citizens.\n" for i in range(300)))
@@ -135,5 +164,6 @@ def from_ours(work):
 with tempfile.TemporaryDirectory() as folder:
     from_theirs(pathlib.Path(folder))
     from_ours(pathlib.Path(folder))
+    classifier(pathlib.Path(folder))
 print(f"{failures} failed")
 sys.exit(failures > 0)
