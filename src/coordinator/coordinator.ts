@@ -14,6 +14,7 @@ import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
@@ -89,6 +90,8 @@ class Coordinator {
   readonly #logNote: ChangeLogger;
   readonly #logWaiting: ChangeLogger;
   readonly #logPause: ChangeLogger;
+  readonly #logChoice: ChangeLogger;
+  readonly #logShortage: ChangeLogger;
   readonly #facts: Fact[] = [];
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
@@ -126,6 +129,8 @@ class Coordinator {
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(this.#peerLogger, 'run.waiting');
     this.#logPause = createChangeLogger(logger, 'run.paused', 'warn');
+    this.#logChoice = createChangeLogger(this.#peerLogger, 'aggregation.choice');
+    this.#logShortage = createChangeLogger(this.#peerLogger, 'aggregation.shortage', 'warn');
     const logFull = createChangeLogger(logger, 'staging.full', 'warn');
     this.#spillFile = new SpillFile(dirname(run.checkpointsDir), logFull);
     const earlyUpdate = {
@@ -260,7 +265,8 @@ class Coordinator {
         this.#outliers = effect.outliers ?? [];
         this.#outliers.forEach((outlier) => this.#logOutlier(effect.step, outlier));
         this.#attendance = effect.attendance;
-        return this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
+        this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
+        return this.#logAggregation();
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
       case 'retryRecord':
@@ -385,6 +391,13 @@ class Coordinator {
     this.#peerLogger.warn('trainer.outlier', { trainer: trainerId, step, norm, median, action }, text);
   }
 
+  #logAggregation(): void {
+    const { notice } = this.#steps;
+    if (notice === null) return;
+    this.#logChoice(describeChoice(notice));
+    this.#logShortage(describeShortage(notice));
+  }
+
   #nextPlace(step: number): RecordPlace {
     const sequence = this.#state.sequence + 1;
     return { sequence, step, previousDigest: this.#run.journal.digestOf(sequence - 1) ?? FIRST_DIGEST };
@@ -438,6 +451,7 @@ class Coordinator {
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
       outliers: this.#outliers,
+      aggregation: this.#steps.notice,
       stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
     collectWhenGrown(contributionBytes(this.#run.shape.sizes));

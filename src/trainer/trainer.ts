@@ -278,8 +278,8 @@ class Trainer {
       this.#sayFeedbackIsLost(step, found);
       return true;
     }
-    this.#locals.restore(this.#replica!.slots, found);
-    const text = `goes on with what it had kept for itself after step ${step} (${this.#own!.path})`;
+    this.#locals.restore(this.#replica!.slots, found.values);
+    const text = `goes on with what it had kept for itself after step ${found.step} (${this.#own!.path})`;
     this.#options.logger.info('trainer.feedback', { step }, text);
     return true;
   }

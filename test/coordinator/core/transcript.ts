@@ -46,6 +46,8 @@ function openRun(words: readonly string[]): RunState {
     else if (field === 'returned') target['cursor'] = { ...(target['cursor'] as Cursor), returned: value };
     else if (field === 'outliers')
       target[field] = { action: text.split(':')[0], factor: Number(text.split(':')[1]) };
+    else if (field === 'participation')
+      target[field] = { share: Number(text.split(':')[0]), seed: Number(text.split(':')[1]) };
     else if (field in target) target[field] = value;
     else throw new Error(`the plan has no ${name}`);
   }
