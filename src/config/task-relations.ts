@@ -57,10 +57,22 @@ const examplesAreJsonl: Rule = (read) => {
   return relationFault('data.format', 'text', rule);
 };
 
+/** Their numbers are those of the tokens that a site has. */
+const noRowsOfSites: Rule = (read) => {
+  if (read('data.local') !== true) return null;
+  const groups = (read('method.param_groups') ?? []) as readonly { readonly policy?: unknown }[];
+  const index = groups.findIndex(({ policy }) => policy === 'row-sparse');
+  if (index < 0) return null;
+  const rule =
+    'not with data.local: the rows that travel name the tokens of a site; frozen tells nothing of them';
+  return relationFault(`method.param_groups[${index}].policy`, 'row-sparse', rule);
+};
+
 export const TASK_RULES: readonly Rule[] = [
   dataIsSomewhere,
   sitesShareTokenizer,
   labelsAreThere,
   classifierIsThere,
   examplesAreJsonl,
+  noRowsOfSites,
 ];

@@ -20,6 +20,17 @@ const RULES: readonly BrokenRule[] = [
     mended: ['data={local: true}', BYTES],
   },
   {
+    title: 'rows that travel would name the tokens of a site',
+    broken: [
+      'data={local: true}',
+      BYTES,
+      'method.param_groups=[{match: [embed_tokens], policy: row-sparse}]',
+    ],
+    field: 'method.param_groups[0].policy',
+    words: /name the tokens of a site; frozen tells nothing of them/,
+    mended: ['data={local: true}', BYTES, 'method.param_groups=[{match: [embed_tokens], policy: frozen}]'],
+  },
+  {
     title: 'to classify takes labels',
     broken: [BERT, 'task.type=sequence-classification', BYTES],
     field: 'task.labels',
