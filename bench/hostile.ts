@@ -2,14 +2,19 @@
  * A coordinator with two honest trainers under a flood of hostile messages: does it stay up, does its memory stay
  * what it was, and do the honest ones go on as before?
  *
- *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--quiet-seconds 30] [--warm-up 600]
- *         [--seed 1] [--json]
+ *     node dist/bench/hostile.js [--messages 1000000] [--rate 2000] [--warm-up 240] [--control N]
+ *         [--quiet-seconds 30] [--seed 1] [--json]
  *
  * Real processes on 127.0.0.1, with a tiny model and the default limits. On Linux the honest trainers have one core to
  * themselves; the coordinator has the other, on which the attackers run at idle priority (taskset, chrt), before, during and after
  * alike: they take what the coordinator leaves, as if they were on other machines, and what is measured is what it
- * does about them. In the warm-up (steps) code is compiled and buffers are made. The attackers send changed copies of
- * what a real trainer has sent in a run of the same kind, at a stated rate, from 8 addresses of loopback.
+ * does about them. The attackers send changed copies of what a real trainer has sent in a run of the same kind, at a
+ * stated rate, from 8 addresses of loopback.
+ *
+ * A process that has just been started grows for some minutes without any attack, while V8 compiles what is called
+ * often. So there is a warm-up (seconds), and then a control phase, as long as the attack (or `--control` seconds),
+ * in which the same is measured without one: `rssControlGrowth` says how level the memory is by itself. "Before" is the
+ * end of that phase.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -37,18 +42,22 @@ const { values: options } = parseArgs({
     messages: { type: 'string', default: '1000000' },
     rate: { type: 'string', default: '2000' },
     'quiet-seconds': { type: 'string', default: '30' },
-    'warm-up': { type: 'string', default: '600' },
+    'warm-up': { type: 'string', default: '240' },
+    control: { type: 'string' },
     seed: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   },
 });
-const [messages, rate, quietSeconds, warmUpSteps, seed] = (
+const [messages, rate, quietSeconds, warmUpSeconds, seed] = (
   ['messages', 'rate', 'quiet-seconds', 'warm-up', 'seed'] as const
-).map((name) => {
-  const value = Number(options[name]);
-  if (!(value >= 1)) throw new Error(`--${name} is ${options[name]}; it must be a number from 1 on`);
+).map((name) => numberOf(name, options[name])) as [number, number, number, number, number];
+const controlSeconds = numberOf('control', options.control ?? String(Math.ceil(messages / rate)));
+
+function numberOf(name: string, text: string): number {
+  const value = Number(text);
+  if (!(value >= 1)) throw new Error(`--${name} is ${text}; it must be a number from 1 on`);
   return value;
-}) as [number, number, number, number, number];
+}
 
 function configOf(steps: number, coordinator: object): object {
   return {
@@ -133,7 +142,9 @@ async function measure(frames: readonly Uint8Array[]) {
     const text = await readFile(join(dir, 'metrics.jsonl'), 'utf8').catch(() => '');
     return text.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line) as StepLine]));
   };
-  while ((await stepsSoFar()).length < warmUpSteps) await alive(coordinator, 500);
+  while ((await stepsSoFar()).length < 1) await alive(coordinator, 500);
+  say(`warm-up: ${warmUpSeconds} s`);
+  await alive(coordinator, 1_000 * warmUpSeconds);
 
   const pid = coordinator.child.pid!;
   const marks: number[] = [];
@@ -141,10 +152,11 @@ async function measure(frames: readonly Uint8Array[]) {
   const cpu = (): number => cpuSecondsOf(pid);
 
   await mark();
-  say('before');
+  say(`control: ${controlSeconds} s without an attack`);
   const cpu0 = cpu();
-  const before = await quietly(coordinator, pid);
+  const control = await quietly(coordinator, pid, controlSeconds);
   const cpu1 = cpu();
+  const rssBefore = median(control.slice(-quietSeconds));
   await mark();
   const logBytes = coordinator.text().length;
   say(`during: ${messages} messages at ${rate} a second`);
@@ -168,7 +180,7 @@ async function measure(frames: readonly Uint8Array[]) {
   const cpu3 = cpu();
   await mark();
   say('after');
-  const after = await quietly(coordinator, pid);
+  const rssAfter = median(await quietly(coordinator, pid, quietSeconds));
   const cpu4 = cpu();
   await mark();
   const reconnects = trainers.flatMap(({ text }) =>
@@ -188,7 +200,7 @@ async function measure(frames: readonly Uint8Array[]) {
     return { steps: seconds.length, median: median(seconds), mean: mean(seconds) };
   };
   const [calm, stormy, calmAgain] = [times(0, 1), times(1, 2), times(3, 4)];
-  const idleShare = (cpu1 - cpu0 + (cpu4 - cpu3)) / (2 * quietSeconds);
+  const idleShare = (cpu1 - cpu0 + (cpu4 - cpu3)) / (controlSeconds + quietSeconds);
   return {
     messages: attack.messages,
     connections: attack.connections,
@@ -197,11 +209,14 @@ async function measure(frames: readonly Uint8Array[]) {
     isPinned: CAN_PIN,
     scenarios: attack.scenarios,
     closings: attack.closings,
-    rssBefore: before.rss,
-    rssDuring: [0.2, 0.4, 0.6, 0.8].map((share) => rss[Math.floor(share * rss.length)]),
+    rssControl: fifths(control),
+    rssControlGrowth: rssBefore / median(control.slice(0, quietSeconds)) - 1,
+    rssBefore,
+    rssDuring: fifths(rss),
     rssHighest: Math.max(...rss),
-    rssAfter: after.rss,
-    rssGrowth: after.rss / before.rss - 1,
+    rssAfter,
+    rssGrowth: rssAfter / rssBefore - 1,
+    rssHighestGrowth: Math.max(...rss) / rssBefore - 1,
     stepsBefore: calm.steps,
     stepsDuring: stormy.steps,
     stepsAfter: calmAgain.steps,
@@ -222,14 +237,24 @@ async function measure(frames: readonly Uint8Array[]) {
   };
 }
 
-/** Nothing happens but the training; the memory is the median of what it was meanwhile. */
-async function quietly(coordinator: ReturnType<typeof run>, pid: number): Promise<{ readonly rss: number }> {
+/** Nothing happens but the training: the memory, second by second. */
+async function quietly(
+  coordinator: ReturnType<typeof run>,
+  pid: number,
+  seconds: number,
+): Promise<readonly number[]> {
   const rss: number[] = [];
-  for (let i = 0; i < quietSeconds; i++) {
+  for (let i = 0; i < seconds; i++) {
     await alive(coordinator, 1_000);
     rss.push(rssOf(pid));
   }
-  return { rss: median(rss) };
+  return rss;
+}
+
+/** The median of each fifth of a time. */
+function fifths(values: readonly number[]): readonly number[] {
+  const edges = [0, 1, 2, 3, 4, 5].map((fifth) => Math.floor((fifth * values.length) / 5));
+  return edges.slice(1).map((end, i) => median(values.slice(edges[i], end)));
 }
 
 /** Waits, unless the process ends. */

@@ -7,7 +7,9 @@
  * On a machine of its own the one that joins would take no processor time from the others: here it runs at idle
  * priority (chrt -i), which makes it later and leaves the others what is theirs. Steps are compared between the
  * same two trainers: the `before` last ones before it connects, and those committed until its first contribution.
+ * Told apart from that is the processor time that the join costs the coordinator, beyond that of its steps.
  */
+import { readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -52,6 +54,10 @@ interface Round {
   readonly stepsWhile: number;
   /** From when it was let in to the commit of the first step that counts it. */
   readonly secondsToFirstContribution: number;
+  /** Processor time of the coordinator. */
+  readonly coordinatorSecondsAStep: number;
+  /** From when it was let in, without that of the steps. */
+  readonly coordinatorSecondsOfJoin: number;
 }
 
 async function measure(round: number): Promise<Round> {
@@ -78,6 +84,8 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
   let joinedMs = 0;
   let countedMs = 0;
   let joinedStep = 0;
+  /** Of the coordinator: at the end of the warm-up, when the third is started, let in, and counted. */
+  const cpu = { warm: 0, before: 0, joined: 0, counted: 0 };
   const launch = (
     command: readonly string[],
     args: readonly string[],
@@ -106,12 +114,18 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
   try {
     launch(inside(hub), ['coordinator', file, '--log-json', '--log-level', 'info'], (text) => {
       const line = JSON.parse(text.startsWith('{') ? text : '{}') as Record<string, unknown>;
-      if (line['event'] === 'trainer.joined' && line['trainer'] === 't3') joinedMs = performance.now();
+      if (line['event'] === 'trainer.joined' && line['trainer'] === 't3') {
+        [joinedMs, cpu.joined] = [performance.now(), coordinatorCpu(dir)];
+      }
       if (line['event'] !== 'run.step') return;
-      if (line['step'] === WARM_UP_STEPS + before) trainer(2, 'chrt', '-i', '0');
+      if (line['step'] === WARM_UP_STEPS) cpu.warm = coordinatorCpu(dir);
+      if (line['step'] === WARM_UP_STEPS + before) {
+        cpu.before = coordinatorCpu(dir);
+        trainer(2, 'chrt', '-i', '0');
+      }
       if (joinedMs > 0 && joinedStep === 0) joinedStep = Number(line['step']);
       if (line['trainers'] !== 3) return;
-      countedMs = performance.now();
+      [countedMs, cpu.counted] = [performance.now(), coordinatorCpu(dir)];
       done.resolve();
     });
     trainer(0);
@@ -131,13 +145,23 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
   const while_ = secondsOf(({ step }) => step >= joinedStep);
   const stepBefore = median(secondsOf(({ step }) => step > WARM_UP_STEPS && step <= WARM_UP_STEPS + before));
   const stepWhile = median(while_);
+  const coordinatorSecondsAStep = (cpu.before - cpu.warm) / before;
   return {
+    coordinatorSecondsAStep,
+    coordinatorSecondsOfJoin: cpu.counted - cpu.joined - while_.length * coordinatorSecondsAStep,
     stepBefore,
     stepWhile,
     slowdown: stepWhile / stepBefore - 1,
     stepsWhile: while_.length,
     secondsToFirstContribution: (countedMs - joinedMs) / 1000,
   };
+}
+
+/** User and system, in seconds: the lock of the run's folder names the process. */
+function coordinatorCpu(dir: string): number {
+  const { pid } = JSON.parse(readFileSync(join(dir, 'lock'), 'utf8')) as { pid: number };
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100; // clock ticks
 }
 
 function configOf(dir: string): object {
@@ -159,9 +183,11 @@ for (let round = 1; round <= Number(options.rounds); round++) {
   results.push(result);
   if (options.json) continue;
   const { stepBefore, stepWhile, slowdown, stepsWhile, secondsToFirstContribution: first } = result;
+  const { coordinatorSecondsAStep: aStep, coordinatorSecondsOfJoin: ofJoin } = result;
   const steps = `${stepBefore.toFixed(2)} s a step before, ${stepWhile.toFixed(2)} s while (${stepsWhile} steps)`;
   process.stdout.write(
-    `${steps}: ${(100 * slowdown).toFixed(1)} % slower; first contribution after ${first.toFixed(1)} s\n`,
+    `${steps}: ${(100 * slowdown).toFixed(1)} % slower; first contribution after ${first.toFixed(1)} s; ` +
+      `processor time of the coordinator ${aStep.toFixed(2)} s a step, ${ofJoin.toFixed(2)} s for the join\n`,
   );
 }
 if (options.json) process.stdout.write(`${JSON.stringify({ ...options, rounds: results })}\n`);

@@ -1,5 +1,6 @@
 /** `galore bench`: a group of commands that measure this machine; each is in a file of its own. */
 import type { Command } from 'commander';
+import { registerBenchAggregateCommand } from './bench-aggregate.ts';
 import { registerBenchCodecCommand } from './bench-codec.ts';
 import { registerBenchCoordinatorCommand } from './bench-coordinator.ts';
 import { registerBenchMemoryCommand } from './bench-memory.ts';
@@ -15,6 +16,7 @@ export function registerBenchCommand(
   finish: (code: number) => void,
 ): void {
   const group = program.command('bench').description('measure what this machine can do');
+  registerBenchAggregateCommand(group, context, finish);
   registerBenchCodecCommand(group, context, finish);
   registerBenchCoordinatorCommand(group, context, finish);
   registerBenchMemoryCommand(group, context, finish);

@@ -127,7 +127,7 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
   const { preset, method, wire } = config;
   return [
     `method:   ${method.name}, codec ${wire.codec}${preset === undefined ? '' : `, preset ${preset}`}`,
-    `run:      ${plan.steps} steps${ofHow(localSteps)}, ${plan.trainers} trainers; below: one trainer in the mean step`,
+    `run:      ${plan.steps} steps${ofHow(localSteps)}, ${plan.trainers} trainers${ofWhom(config)} in the mean step`,
     '',
     ...table([['policy', 'tensors', 'parameters', 'rank', 'sends', 'receives'], ...rows]),
     ...(policies.some(({ policy }) => policy === 'row-sparse') ? ROWS_ARE_FEWER : []),
@@ -142,6 +142,12 @@ function asLines(config: RunConfig, plan: TrafficPlan, rates: PlannedBytes): str
 /** With local steps a step is several. */
 function perOptimizerStep({ total, localSteps }: TrafficPlan): PlannedBytes {
   return { up: total.up / localSteps, down: total.down / localSteps };
+}
+
+/** With participation a trainer that has no part in a step only receives. */
+function ofWhom({ local_steps: { participation } }: RunConfig): string {
+  if (participation === 1) return '; below: one trainer';
+  return `, ${Number((100 * participation).toPrecision(3))} % of them in a step; below: one that takes part,`;
 }
 
 function ofHow(localSteps: number): string {

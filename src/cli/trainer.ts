@@ -8,12 +8,14 @@ import { readPemFiles, type PemPaths } from '../files/pem.ts';
 import { explaining } from '../files/system-error.ts';
 import { createLogger, printable } from '../log.ts';
 import { isLoopback } from '../loopback.ts';
+import type { AuditRow } from '../trainer/audit.ts';
 import type { Precision } from '../trainer/engine/device.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { joinToken } from './join-token.ts';
 import { onInterrupt } from './interrupts.ts';
+import { addSiteOptions, auditLines, siteOf, type SiteFlags } from './site-flags.ts';
 import {
   addOutputOptions,
   deviceOption,
@@ -22,7 +24,7 @@ import {
   type OutputOptions,
 } from './options.ts';
 
-interface TrainerFlags extends OutputOptions {
+interface TrainerFlags extends OutputOptions, SiteFlags {
   readonly id?: string;
   readonly run: string;
   readonly token?: string;
@@ -73,6 +75,7 @@ export function registerTrainerCommand(
     .addOption(deviceOption())
     .addOption(precisionOption())
     .option('--quiet', 'no status line');
+  addSiteOptions(command);
   addOutputOptions(command, 'info').addHelpText(
     'after',
     `
@@ -80,6 +83,7 @@ Examples:
   galore trainer ws://192.168.1.20:29400
   galore trainer wss://train.example.org --token-file token.txt --id garage-pc --threads 8
   GALORE_TOKEN=… galore trainer wss://192.168.1.20:29400 --ca cert.pem
+  galore trainer wss://train.example.org --id north --data ./private.jsonl --state ./state --audit
 
 Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
   );
@@ -99,6 +103,11 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   const token = await joinToken(context, flags, logger);
   const tls = await certificatesFor(url, context, flags);
   const stateDir = await stateDirFor(context, flags);
+  const site = siteOf(context, flags, display);
+  const onAudit = (rows: readonly AuditRow[], socketBytes: number): void => {
+    display.close();
+    for (const line of auditLines(rows, socketBytes)) display.line(line);
+  };
   if (token !== '' && isOpenWire(url)) {
     logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
   }
@@ -125,7 +134,9 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       runName: flags.run,
       token,
       tls,
-      stateDir,
+      ...(stateDir === undefined ? {} : { stateDir }),
+      ...(site === undefined ? {} : { site }),
+      ...(flags.audit === undefined ? {} : { onAudit }),
       threads: flags.threads ?? context.cores,
       device,
       precision: flags.precision,

@@ -4,6 +4,7 @@
  */
 import { defaultDecaySteps } from '../galore/schedule.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
+import { AGGREGATION_RELATIONS } from './aggregation-relations.ts';
 import { relationFault, type Fault } from './faults.ts';
 import { schemaAt } from './json-schema.ts';
 import { LOCAL_STEP_RULES } from './local-step-relations.ts';
@@ -187,6 +188,21 @@ const phasesFitTheRun: Rule = (read) => {
   return relationFault('optimizer.schedule.warmup_steps', warmup, rule);
 };
 
+/** Where sites have their own data, `batch_size` is that of each. */
+const everyoneHasASequence: Rule = (read) => {
+  const start = numberAt(read, 'coordinator.start_trainers');
+  const batch = numberAt(read, 'batch_size');
+  const localSteps = numberAt(read, 'local_steps.count') ?? 1;
+  if (start === undefined || batch === undefined || read('data.local') === true) return null;
+  if (start <= batch * localSteps) return null;
+  const most =
+    localSteps === 1
+      ? `batch_size (${batch})`
+      : `batch_size (${batch}) times local_steps.count (${localSteps})`;
+  const rule = `it must be at most ${most}: every trainer needs at least one sequence of a step`;
+  return relationFault('coordinator.start_trainers', start, rule);
+};
+
 const localTrainersFit: Rule = (read) => {
   const start = numberAt(read, 'coordinator.start_trainers');
   const local = numberAt(read, 'coordinator.local_trainers');
@@ -241,6 +257,7 @@ const RULES: readonly Rule[] = [
   ...METHOD_RULES,
   ...POLICY_RULES,
   ...LOCAL_STEP_RULES,
+  ...AGGREGATION_RELATIONS,
   ...TASK_RULES,
   exactNeedsNoSketch('method.refresh.power_iterations'),
   exactNeedsNoSketch('method.refresh.oversample'),
@@ -260,6 +277,6 @@ const RULES: readonly Rule[] = [
     'each of them needs a connection, and another one when it comes back',
   ),
   localConnectionsFit,
-  atMost('coordinator.start_trainers', 'batch_size', 'every trainer needs at least one sequence of a step'),
+  everyoneHasASequence,
   stepFitsAMessage,
 ];

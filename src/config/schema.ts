@@ -4,6 +4,7 @@
  * out here and is filled in by presets.ts.
  */
 import { z } from 'zod';
+import { AGGREGATION_RULES } from '../galore/aggregate/tolerance.ts';
 import { RUN_PRESETS } from './run-presets.ts';
 import { POOLINGS } from '../model/pooling.ts';
 import { DEVICE_PATTERN, DEVICE_WORDS, type DeviceWish } from '../device-name.ts';
@@ -448,6 +449,35 @@ const wire = z.strictObject({
     ),
 });
 
+const aggregation = z.strictObject({
+  rule: z
+    .enum(AGGREGATION_RULES)
+    .default('mean')
+    .describe(
+      'How one contribution is made of those of all trainers; all but mean stand some that send garbage (docs/federated.md)',
+    ),
+  byzantine: z
+    .union([
+      count,
+      z
+        .string()
+        .regex(/^[1-9][0-9]?%$/, 'a number of trainers, or a share of them such as 25%, rounded down'),
+    ])
+    .default(1)
+    .describe(
+      'How many trainers of a step, or which share, may send garbage (f); for trimmed-mean, krum and multi-krum',
+    ),
+  clip_factor: z
+    .number()
+    .positive()
+    .max(1e6)
+    .default(1)
+    .describe(
+      'For centred-clipping: how far from the centre a trainer counts wholly, in median distances from it',
+    ),
+  clip_iterations: z.int().min(1).max(100).default(3).describe('For centred-clipping'),
+});
+
 const coordinator = z.strictObject({
   host: z
     .string()
@@ -476,7 +506,13 @@ const coordinator = z.strictObject({
     .describe(
       'What is done with a contribution whose norm is beyond outlier_factor times the median of its step: taken down to it, or left out',
     ),
-  outlier_factor: z.number().gt(1).max(1e6).default(10).describe('For outliers: clip and reject'),
+  outlier_factor: z
+    .number()
+    .gt(1)
+    .max(1e6)
+    .default(10)
+    .describe('For outliers: clip and reject, and for aggregation.rule: norm-filter'),
+  aggregation: aggregation.prefault({}),
   step_deadline_ms: millisecondsOrZero
     .default(600_000)
     .describe('How long a step waits for a slow trainer; 0: for ever'),

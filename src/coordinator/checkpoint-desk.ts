@@ -29,6 +29,7 @@ import {
   readRunFacts,
   type CheckpointInfo,
   type OpenCheckpoint,
+  type VerifiedStamps,
 } from './store/checkpoint.ts';
 import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
 
@@ -57,13 +58,16 @@ export class CheckpointDesk {
   #newest: NewestCheckpoint;
   #failure: { readonly step: number; readonly text: string } | null = null;
 
-  /** Steps of the checkpoints that were read back and are whole. */
-  readonly #verified = new Set<number>();
+  /** Checkpoints that were read back and are whole. */
+  readonly #verified: VerifiedStamps;
+  /** Ends when nobody opens a checkpoint any more. */
+  #opening: Promise<unknown> = Promise.resolve();
 
   constructor(run: PreparedRun, around: CheckpointSurroundings) {
     this.#run = run;
     this.#around = around;
     this.#newest = run.newestCheckpoint;
+    this.#verified = run.verified;
   }
 
   /** The newest checkpoint on disk. */
@@ -113,11 +117,18 @@ export class CheckpointDesk {
     for (;;) {
       const { path } = this.#newest;
       try {
-        return await openNewestCheckpoint(this.#run.checkpointsDir, () => {});
+        return await this.#inTurn(() =>
+          openNewestCheckpoint(this.#run.checkpointsDir, () => {}, this.#verified),
+        );
       } catch (error) {
         if (this.#newest.path === path) throw error;
       }
     }
+  }
+
+  /** Somebody's weights are not what they should be: whoever joins next gets nothing that was not read back anew. */
+  distrust(): void {
+    this.#verified.clear();
   }
 
   /**
@@ -131,7 +142,8 @@ export class CheckpointDesk {
     try {
       for (const step of (await listCheckpointSteps(checkpointsDir)).toReversed()) {
         const { sequence } = await readRunFacts(checkpointsDir, step);
-        if (sequence === progress.sequence) return await openCheckpoint(checkpointsDir, step);
+        if (sequence !== progress.sequence) continue;
+        return await this.#inTurn(() => openCheckpoint(checkpointsDir, step, this.#verified));
       }
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
@@ -241,8 +253,7 @@ export class CheckpointDesk {
   async #verify(step: number): Promise<void> {
     const { checkpointsDir } = this.#run;
     try {
-      await verifyCheckpoint(checkpointsDir, step);
-      this.#verified.add(step);
+      await verifyCheckpoint(checkpointsDir, step, this.#verified);
     } catch (error) {
       await removeCheckpoint(checkpointsDir, step).catch(() => {});
       throw error;
@@ -258,6 +269,13 @@ export class CheckpointDesk {
     } finally {
       if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
     }
+  }
+
+  /** One after the other: what was read back for one is not read again for the next. */
+  #inTurn<T>(open: () => Promise<T>): Promise<T> {
+    const opened = this.#opening.then(open);
+    this.#opening = opened.catch(() => {});
+    return opened;
   }
 
   /** What cannot be deleted now goes when the run is opened next. */

@@ -4,16 +4,18 @@
  */
 import { randomInt } from 'node:crypto';
 import { dirname } from 'node:path';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
 import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
 import { countedLabels, readSequences } from '../files/sequences.ts';
-import { collectWhenGrown, expectFrames } from '../heap.ts';
+import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
 import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
 import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
 import { advance, initialState } from './core/advance.ts';
@@ -89,6 +91,8 @@ class Coordinator {
   readonly #logNote: ChangeLogger;
   readonly #logWaiting: ChangeLogger;
   readonly #logPause: ChangeLogger;
+  readonly #logChoice: ChangeLogger;
+  readonly #logShortage: ChangeLogger;
   readonly #facts: Fact[] = [];
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
@@ -126,6 +130,8 @@ class Coordinator {
     this.#logNote = createChangeLogger(logger, 'run.note', 'debug');
     this.#logWaiting = createChangeLogger(this.#peerLogger, 'run.waiting');
     this.#logPause = createChangeLogger(logger, 'run.paused', 'warn');
+    this.#logChoice = createChangeLogger(this.#peerLogger, 'aggregation.choice');
+    this.#logShortage = createChangeLogger(this.#peerLogger, 'aggregation.shortage', 'warn');
     const logFull = createChangeLogger(logger, 'staging.full', 'warn');
     this.#spillFile = new SpillFile(dirname(run.checkpointsDir), logFull);
     const earlyUpdate = {
@@ -151,6 +157,7 @@ class Coordinator {
       dispatch,
       committedStep: () => this.#state.step,
       nowMs: clock.nowMs,
+      pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
       logger: this.#peerLogger,
@@ -195,6 +202,7 @@ class Coordinator {
     });
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
+      collectGrownHeap();
       this.#dispatch({ type: 'ticked' });
     }, TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
@@ -260,7 +268,8 @@ class Coordinator {
         this.#outliers = effect.outliers ?? [];
         this.#outliers.forEach((outlier) => this.#logOutlier(effect.step, outlier));
         this.#attendance = effect.attendance;
-        return this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
+        this.#commit(effect.step, (place) => this.#steps.sealUpdate(place, effect));
+        return this.#logAggregation();
       case 'announceRecord':
         return this.#announceRecord(effect.sequence);
       case 'retryRecord':
@@ -285,6 +294,7 @@ class Coordinator {
       case 'abandonCheckpoint':
         return void this.#checkpoints.abandon();
       case 'closeConnection':
+        if (effect.reason === 'STATE_DIVERGED') this.#checkpoints.distrust();
         return this.#trainers.close(effect.trainerId, effect.reason, effect.text);
       case 'finishRun':
         return this.#end(effect.outcome);
@@ -385,6 +395,13 @@ class Coordinator {
     this.#peerLogger.warn('trainer.outlier', { trainer: trainerId, step, norm, median, action }, text);
   }
 
+  #logAggregation(): void {
+    const { notice } = this.#steps;
+    if (notice === null) return;
+    this.#logChoice(describeChoice(notice));
+    this.#logShortage(describeShortage(notice));
+  }
+
   #nextPlace(step: number): RecordPlace {
     const sequence = this.#state.sequence + 1;
     return { sequence, step, previousDigest: this.#run.journal.digestOf(sequence - 1) ?? FIRST_DIGEST };
@@ -438,9 +455,10 @@ class Coordinator {
       sizes: this.#trainers.sizes(),
       traffic: this.#traffic.take(),
       outliers: this.#outliers,
+      aggregation: this.#steps.notice,
       stateHash: this.#state.agreed?.step === step - 1 ? this.#state.agreed : null,
     };
-    collectWhenGrown(contributionBytes(this.#run.shape.sizes));
+    collectGrownFrames(contributionBytes(this.#run.shape.sizes));
     const nowMs = this.#clock.nowMs();
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
     if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });

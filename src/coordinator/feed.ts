@@ -1,13 +1,16 @@
 /**
  * Brings one trainer's state up to the journal's head: the snapshot if it needs one, then every later
- * record, read back from disk, until there is none left to send. From then on it is fed live.
+ * record, read back from disk, until there is none left to send. From then on it is fed live. What the others are
+ * sent goes first (feed-gate.ts).
  */
 import type { Connection } from './connection.ts';
+import type { FeedGate } from './feed-gate.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
 import type { Journal } from './store/journal.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { MAX_PART_BYTES } from '../protocol/limits.ts';
 import type { SnapshotHeader } from '../protocol/messages.ts';
+import { partFrame } from '../protocol/part-frame.ts';
 
 /** What a trainer is to be sent. */
 export interface FeedPlan {
@@ -27,18 +30,19 @@ export async function feedTrainer(
   connection: Pick<Connection, 'sendBulk'>,
   plan: FeedPlan,
   journal: Pick<Journal, 'nextSequence' | 'readRecord'>,
+  gate: Pick<FeedGate, 'pace'>,
   onLive: (sequence: number) => void,
 ): Promise<void> {
   const { snapshot } = plan;
   if (snapshot !== null) {
     try {
-      await connection.sendBulk(snapshotFrames(snapshot, plan.firstTensor));
+      await connection.sendBulk(gate.pace(snapshotFrames(snapshot, plan.firstTensor)));
     } finally {
       await snapshot.close();
     }
   }
   let next = plan.nextSequence;
-  while (next < journal.nextSequence) await connection.sendBulk(journal.readRecord(next++));
+  while (next < journal.nextSequence) await connection.sendBulk(gate.pace(journal.readRecord(next++)));
   onLive(next - 1);
 }
 
@@ -65,18 +69,11 @@ export async function* snapshotFrames(snapshot: OpenCheckpoint, firstTensor = 0)
   for (const [index, tensor] of tensors.entries()) {
     if (index < firstTensor) continue;
     for (let offset = 0; offset < tensor.totalBytes; offset += MAX_PART_BYTES) {
+      const header = { stream: 'snapshot', step, round: 0, tensor: index, codec: tensor.dtype } as const;
       const length = Math.min(MAX_PART_BYTES, tensor.totalBytes - offset);
-      yield encodeEnvelope({
-        kind: 'part',
-        stream: 'snapshot',
-        step,
-        round: 0,
-        tensor: index,
-        codec: tensor.dtype,
-        offset,
-        totalBytes: tensor.totalBytes,
-        payload: await snapshot.read(index, offset, length),
-      });
+      const { frame, payload } = partFrame({ ...header, offset, totalBytes: tensor.totalBytes }, length);
+      await snapshot.readInto(index, offset, payload);
+      yield frame;
     }
   }
   const end = { step, sequence: run.sequence, digest: digestOf(run), tensors: [] };

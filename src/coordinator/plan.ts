@@ -4,7 +4,7 @@ import { hasRefreshRounds, isGenerated } from '../galore/method.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { hasBasis } from '../galore/slot.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
-import type { GapPlan, RunPlan } from './core/state.ts';
+import type { GapPlan, OutlierPlan, RunPlan } from './core/state.ts';
 
 /** @param validationSequences held-out sequences there are; 0: none */
 export function planOf(config: RunConfig, shape: RunShape, validationSequences: number): RunPlan {
@@ -35,11 +35,15 @@ export function planOf(config: RunConfig, shape: RunShape, validationSequences: 
     checkpointEvery: checkpoint.every,
     hashEvery: method.update_proj_gap,
     hasLocalState: shape.slots.some(hasLocalState),
-    outliers:
-      coordinator.outliers === 'accept'
-        ? null
-        : { action: coordinator.outliers, factor: coordinator.outlier_factor },
+    outliers: outlierPlanOf(config),
   };
+}
+
+/** What is done about norms; the rule norm-filter is `outliers: reject` by another name. */
+export function outlierPlanOf({ coordinator }: Pick<RunConfig, 'coordinator'>): OutlierPlan | null {
+  const { outliers, outlier_factor: factor, aggregation } = coordinator;
+  const action = aggregation.rule === 'norm-filter' ? 'reject' : outliers;
+  return action === 'accept' ? null : { action, factor };
 }
 
 /** What decides in which steps a slot is refreshed. */

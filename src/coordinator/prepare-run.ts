@@ -31,6 +31,7 @@ import {
   removeCheckpointLeftovers,
   type CheckpointTexts,
   type OpenCheckpoint,
+  type VerifiedStamps,
   type RunFacts,
 } from './store/checkpoint.ts';
 import { Journal } from './store/journal.ts';
@@ -65,6 +66,8 @@ export interface PreparedRun {
   /** The newest good checkpoint with the journal on top of it. */
   readonly start: StartPoint;
   readonly newestCheckpoint: { readonly step: number; readonly path: string; readonly weightsSha256: string };
+  /** Of the checkpoints that were read back for this. */
+  readonly verified: VerifiedStamps;
   close(): Promise<void>;
   /** After close: takes back what this start has written, so that one that failed can be tried again. */
   undo(): Promise<void>;
@@ -110,7 +113,8 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const run = directory === null ? await createRun(options, { dataset, tokenizer }, closers) : directory;
   const { checkpointsDir } = run;
   await removeCheckpointLeftovers(checkpointsDir);
-  const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice);
+  const verified: VerifiedStamps = new Map();
+  const checkpoint = await openNewestCheckpoint(checkpointsDir, onNotice, verified);
   if (checkpoint === null) {
     throw new CheckpointError(
       run.path,
@@ -172,6 +176,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     texts,
     start,
     newestCheckpoint: { step, path, weightsSha256: manifest.weightsSha256 },
+    verified,
     close: () => closers.closeAll(),
     undo: () => closers.undo(),
   };

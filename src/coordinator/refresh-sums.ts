@@ -4,14 +4,16 @@
  */
 import { bytesOf } from '../array-bytes.ts';
 import { squaredNormOfSum, sumEncoded, type EncodedPart } from '../galore/aggregate/mean.ts';
+import { MEAN, type Aggregation } from '../galore/aggregate/rules.ts';
 import { codecFor } from '../galore/codec/codec.ts';
 import { BASIS_TOLERANCE, checkBasis, FACTOR_TOLERANCE } from '../galore/projection/check.ts';
 import { sketchPlan, type RefreshPlan } from '../galore/projection/sketch.ts';
 import { basisRows, basisShape, keepsError, type ProjectedSlot, type Slot } from '../galore/slot.ts';
 import { derive } from '../random.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import { chooseTrainers, onlyOf, type ComparedTensor } from './choose-trainers.ts';
 import type { FactorJob } from './core/state.ts';
-import type { WeightedTensors } from './update-sums.ts';
+import { encodedPart, type WeightedTensors } from './update-sums.ts';
 import type { StagedTensor } from './staging.ts';
 
 /** A factor as a trainer sent it. */
@@ -60,11 +62,21 @@ export class RefreshSums {
 
   /**
    * Sums the sketches of the round; contributions ascending by trainer id, weights sum to one. Sketches of what a slot
-   * keeps are parts of a sum, like what it sends: theirs count as they are.
+   * keeps are parts of a sum, like what it sends: theirs count as they are. A robust rule is that of the contributions,
+   * and works on each round by itself: a rule that chooses trainers chooses them by all sketches of the round.
    */
-  sum(slots: readonly number[], sketches: readonly WeightedTensors[]): void {
+  sum(slots: readonly number[], sketches: readonly WeightedTensors[], aggregation: Aggregation = MEAN): void {
+    const chosen = chooseTrainers(aggregation, sketches.length, this.#compared(slots, sketches));
+    const counted = chosen === null ? sketches : onlyOf(sketches, chosen);
+    const rule = aggregation.by === 'slot' ? aggregation.rule(sketches.length) : undefined;
     for (const index of this.active(slots)) {
-      this.#sums.set(index, sumEncoded(this.#partsOf(index, sketches), this.#countOf(index)).sum);
+      this.#sums.set(index, sumEncoded(this.#partsOf(index, counted), this.#countOf(index), rule).sum);
+    }
+  }
+
+  *#compared(slots: readonly number[], sketches: readonly WeightedTensors[]): Generator<ComparedTensor> {
+    for (const index of this.active(slots)) {
+      yield { parts: this.#partsOf(index, sketches), count: this.#countOf(index) };
     }
   }
 
@@ -80,11 +92,10 @@ export class RefreshSums {
   }
 
   #partsOf(index: number, sketches: readonly WeightedTensors[]): EncodedPart[] {
-    const codec = codecFor('f32');
     const isPart = keepsError(this.#slots[index]!);
-    return sketches.flatMap(({ weight, scale = 1, tensors }) => {
-      const tensor = tensors.get(index);
-      return tensor === undefined ? [] : [{ bytes: tensor.bytes, codec, weight: isPart ? scale : weight }];
+    return sketches.flatMap((sketch) => {
+      const tensor = sketch.tensors.get(index);
+      return tensor === undefined ? [] : [encodedPart(tensor, sketch, isPart)];
     });
   }
 

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import type { UpdateRecord } from '../protocol/messages.ts';
+import type { AggregationNotice } from './aggregation-notice.ts';
 import type { RunReport, Validation } from './api.ts';
 import type { Outlier } from './core/outliers.ts';
 import type { AgreedHash, Effect, EvaluationPart } from './core/state.ts';
@@ -41,6 +42,8 @@ export interface StepSizes {
   readonly stateHash: AgreedHash | null;
   /** Contributions that were clipped or left out for their norms. */
   readonly outliers: readonly Outlier[];
+  /** Null: every member counts by its tokens. */
+  readonly aggregation: AggregationNotice | null;
 }
 
 export class RunMetrics {
@@ -109,7 +112,7 @@ export class RunMetrics {
     sizes: StepSizes,
     nowMs: number,
   ): void {
-    const { stateHash, outliers, ...told } = sizes;
+    const { stateHash, outliers, aggregation, ...told } = sizes;
     const seconds = (nowMs - this.#lastMs) / 1000;
     this.#lastMs = nowMs;
     const bytesUp = totals.bytesReceived - this.#lastTotals.bytesReceived;
@@ -139,6 +142,7 @@ export class RunMetrics {
       ...told,
       ...(stateHash === null ? {} : { stateHash }),
       ...(outliers.length === 0 ? {} : { outliers }),
+      ...(aggregation === null ? {} : { aggregation }),
     });
     this.#averageSeconds =
       this.#averageSeconds === null || step <= 2

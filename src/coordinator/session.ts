@@ -74,6 +74,11 @@ export class Session {
     this.enqueue(() => void this.connection.sendBulk(frames));
   }
 
+  /** It takes part in steps, and something it is to get waits for its socket. */
+  get hasLiveBacklog(): boolean {
+    return this.isUpToDate && this.connection.isOpen && this.connection.unsentBytes > 0;
+  }
+
   /** True when it has applied everything that was fed to it and gets every new record live. */
   get isUpToDate(): boolean {
     return this.liveSequence !== null && this.readySequence >= this.liveSequence;

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
+import { aggregationOf, type Aggregation } from '../galore/aggregate/rules.ts';
 import { isGenerated } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { hasBasis, payloadNumbers, travels, withRanks, type Slot } from '../galore/slot.ts';
@@ -13,13 +14,17 @@ import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } f
 import { splitIntoParts } from '../protocol/parts.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
+import { aggregationNotice, type AggregationNotice } from './aggregation-notice.ts';
+import { chooseTrainers, onlyOf } from './choose-trainers.ts';
 import type { Effect, Received } from './core/state.ts';
 import { EarlySums, type ExpectedMember } from './early-sums.ts';
+import { outlierPlanOf } from './plan.ts';
 import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
 import type { SpillFile } from './spill-file.ts';
 import { Staging, type StagedStream } from './staging.ts';
 import {
+  comparedSlots,
   contributionNorm,
   sealUpdate,
   UpdateSums,
@@ -65,6 +70,8 @@ export class StepDesk {
   readonly #staging: Staging;
   readonly #refresh: RefreshSums;
   readonly #allSlots: readonly number[];
+  readonly #aggregation: Aggregation;
+  #notice: AggregationNotice | null = null;
   #step = 0;
   #round = 0;
   /** Slots of the refresh under way. */
@@ -90,11 +97,14 @@ export class StepDesk {
     earlyUpdate: EarlyUpdate | null = null,
     spillFile: SpillFile | null = null,
   ) {
-    // What a contribution is multiplied by is known when all of all of them is here, or when it says what it weighs.
-    const isScaled = config.optimizer.max_grad_norm !== undefined || config.coordinator.outliers !== 'accept';
-    const isWeighedLate = isDeclared(config.local_steps.weighting);
-    this.#earlyUpdate = isScaled || isWeighedLate ? null : earlyUpdate;
     this.#config = config;
+    this.#aggregation = aggregationOf(config.coordinator.aggregation);
+    // What a contribution is multiplied by is known when all of all of them is here, and so is who is chosen; or when
+    // it says what it weighs.
+    const isScaled = config.optimizer.max_grad_norm !== undefined || this.#judgesNorms;
+    const isLate =
+      isScaled || this.#aggregation.by === 'distance' || isDeclared(config.local_steps.weighting);
+    this.#earlyUpdate = isLate ? null : earlyUpdate;
     this.#shape = shape;
     this.#slots = shape.slots;
     const maxBytes = config.coordinator.staging_memory * MIB;
@@ -178,7 +188,7 @@ export class StepDesk {
   /** Sums the sketches of the round. */
   sumSketches({ weights }: EffectOf<'sumSketches'>): void {
     const slots = this.#refresh.active(this.#refreshSlots);
-    this.#refresh.sum(this.#refreshSlots, this.#weighted(weights, 'sketch', slots));
+    this.#refresh.sum(this.#refreshSlots, this.#weighted(weights, 'sketch', slots), this.#aggregation);
   }
 
   /** Notes who factorises what; returns the slots and the frames of their sums. */
@@ -294,15 +304,30 @@ export class StepDesk {
     const early = this.#early;
     if (early?.isOf(place.sequence, facts.received) && early.sums.count === this.#allSlots.length) {
       this.#early = null;
+      this.#note(facts.received, null);
       return early.sums.seal(facts);
     }
     this.#withdraw();
+    const contributions = this.#weighted(received, 'contribution', this.#allSlots);
+    const compared = comparedSlots(this.#slots, step, contributions);
+    const chosen = chooseTrainers(this.#aggregation, contributions.length, compared);
+    this.#note(facts.received, chosen);
     return sealUpdate(place, {
       ...facts,
-      ...this.#sumOptions(),
+      ...this.#sumOptions(contributions.length),
       maxGradNorm: this.#config.optimizer.max_grad_norm,
-      contributions: this.#weighted(received, 'contribution', this.#allSlots),
+      contributions: chosen === null ? contributions : onlyOf(contributions, chosen),
     });
+  }
+
+  /** What the rule made of the members of the newest update; null: they all count by their tokens. */
+  get notice(): AggregationNotice | null {
+    return this.#notice;
+  }
+
+  #note(received: readonly Received[], chosen: readonly number[] | null): void {
+    const members = received.map(({ trainerId }) => trainerId);
+    this.#notice = aggregationNotice(this.#config.coordinator.aggregation, members, chosen);
   }
 
   /** Sums what every member has delivered, and sends it ahead of the record. */
@@ -327,7 +352,7 @@ export class StepDesk {
     if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
     const counted = members.filter(({ tokens }) => tokens > 0);
     if (counted.length === 0) return null;
-    const sums = new UpdateSums(channel.place(this.#step), this.#sumOptions());
+    const sums = new UpdateSums(channel.place(this.#step), this.#sumOptions(counted.length));
     return new EarlySums(sums, counted, (trainerId) => this.#staging.take(trainerId, 'contribution', []));
   }
 
@@ -338,8 +363,9 @@ export class StepDesk {
     if (sums !== undefined && sums.count > 0) this.#earlyUpdate?.withdraw(sums.place.step);
   }
 
-  #sumOptions(): SumOptions {
-    return { slots: this.#slots, codecs: this.#shape.codecs, seed: this.#config.seed };
+  #sumOptions(members: number): SumOptions {
+    const rule = this.#aggregation.by === 'slot' ? this.#aggregation.rule(members) : undefined;
+    return { slots: this.#slots, codecs: this.#shape.codecs, seed: this.#config.seed, rule };
   }
 
   #newBasis(index: number, { bytes, similarity }: Offer): NewBasis {
@@ -375,7 +401,7 @@ export class StepDesk {
   }
 
   get #judgesNorms(): boolean {
-    return this.#config.coordinator.outliers !== 'accept';
+    return outlierPlanOf(this.#config) !== null;
   }
 
   /** Of a whole step, that its tokens are. */

@@ -5,7 +5,7 @@
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import type { CloseReason } from '../protocol/close-codes.ts';
+import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message, SnapshotProgress } from '../protocol/messages.ts';
 import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
@@ -15,6 +15,7 @@ import type { Dispatch } from './dispatch.ts';
 import type { Doorkeeper } from './doorkeeper.ts';
 import type { EvaluationDesk } from './evaluation-desk.ts';
 import { feedTrainer, snapshotHeader } from './feed.ts';
+import { FeedGate } from './feed-gate.ts';
 import type { PreparedRun } from './prepare-run.ts';
 import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
@@ -44,6 +45,8 @@ export interface TrainerSurroundings {
   readonly onFailure: (error: unknown) => void;
   /** Monotonic. */
   readonly nowMs: () => number;
+  /** See GateSurroundings. */
+  readonly pause: (durationMs: number) => Promise<void>;
   readonly logger: Logger;
 }
 
@@ -60,6 +63,7 @@ export class TrainerDesk {
   /** By token. Each costs the reading of a checkpoint, or of records. */
   readonly #joins: RateLimiter;
   readonly #sizes = new Map<string, TrainerSizes>();
+  readonly #gate: FeedGate;
 
   constructor(run: PreparedRun, around: TrainerSurroundings) {
     this.#run = run;
@@ -67,6 +71,8 @@ export class TrainerDesk {
     const { limits, max_trainers: maxTrainers } = run.config.coordinator;
     const rate = { burst: Math.max(maxTrainers, LEAST_BURST), perSecond: limits.joins_per_second };
     this.#joins = new RateLimiter(rate, around.nowMs);
+    const isBusy = (): boolean => [...this.#sessions.values()].some(({ hasLiveBacklog }) => hasLiveBacklog);
+    this.#gate = new FeedGate({ isBusy, nowMs: around.nowMs, pause: around.pause });
   }
 
   get(trainerId: string): Session | undefined {
@@ -97,7 +103,8 @@ export class TrainerDesk {
     this.#forget(trainerId);
     const text = `${reason || 'the connection ended'} (${code})`;
     this.#around.logger.info('trainer.lost', { trainer: trainerId, code }, `${trainerId} left: ${text}`);
-    this.#around.dispatch({ type: 'trainerLost', trainerId, reason: text });
+    const isRefused = code === CLOSE_CODES.INVALID_CONTRIBUTION.code;
+    this.#around.dispatch({ type: 'trainerLost', trainerId, reason: isRefused ? reason : text, isRefused });
   }
 
   /** Closes a trainer's connection; nothing more is reported of it. */
@@ -245,7 +252,7 @@ export class TrainerDesk {
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     const plan = { snapshot, firstTensor, nextSequence };
-    await feedTrainer(session.connection, plan, journal, (sequence) => {
+    await feedTrainer(session.connection, plan, journal, this.#gate, (sequence) => {
       session.liveSequence = sequence;
     });
     this.#reportReady(session);

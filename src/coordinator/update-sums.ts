@@ -1,8 +1,15 @@
 /**
  * The record of an update, put together slot by slot: contributions are summed in the order of the trainers
- * given, in f64, and each sum is encoded once.
+ * given, in f64, or what a robust rule makes of them in the place of the sum, and each is encoded once.
  */
-import { clipFactor, encodeSum, squaredNormOfSum, type EncodedPart } from '../galore/aggregate/mean.ts';
+import {
+  clipFactor,
+  encodeSum,
+  meanRule,
+  squaredNormOfSum,
+  type EncodedPart,
+} from '../galore/aggregate/mean.ts';
+import type { SlotRule } from '../galore/aggregate/rule.ts';
 import { sumRows } from '../galore/aggregate/sum-rows.ts';
 import { encodeRows } from '../galore/rows.ts';
 import { codecFor, codecOfPayload } from '../galore/codec/codec.ts';
@@ -20,6 +27,7 @@ import { encodeEnvelope } from '../protocol/envelope.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
 import type { SlotCodecs } from '../protocol/slot-sizes.ts';
 import { derive } from '../random.ts';
+import type { ComparedTensor } from './choose-trainers.ts';
 import type { Cursor, Received, Shard } from './core/state.ts';
 import { seal, type RecordPlace, type SealedRecord } from './records.ts';
 import type { StagedTensor } from './staging.ts';
@@ -40,6 +48,8 @@ export interface SumOptions {
   /** By slot index. */
   readonly codecs: readonly SlotCodecs[];
   readonly seed: number;
+  /** What is made of the contributions of a slot; left out: their sum. */
+  readonly rule?: SlotRule | undefined;
 }
 
 /** What the Commit of an update says beside its numbers. */
@@ -91,7 +101,7 @@ export class UpdateSums {
 
   /** Sums and encodes a slot: sum p_i x_i with its share p_i (exact by linearity), times `factor`. */
   add(index: number, contributions: readonly WeightedTensors[], factor: number = 1): void {
-    const { slots, codecs, seed } = this.#options;
+    const { slots, codecs, seed, rule } = this.#options;
     const { step } = this.place;
     const slot = slots[index]!;
     const count = tensorLength(slot, step);
@@ -106,7 +116,8 @@ export class UpdateSums {
       this.#squares.set(index, squaredNorm);
     } else {
       const writer = codecFor(codec).writer(count, key, this.#scratchOf(codecFor(codec).encodedBytes(count)));
-      this.#squares.set(index, encodeSum(parts, count, writer, factor, sizeOf(payloadShape(slot, step))));
+      const normed = sizeOf(payloadShape(slot, step));
+      this.#squares.set(index, encodeSum(parts, count, writer, factor, normed, rule));
       bytes = writer.bytes;
     }
     const header = { stream: 'update', step, round: 0, tensor: index, codec } as const;
@@ -156,10 +167,10 @@ function lossOf(received: readonly Received[]): number | null {
 
 /** Sums all slots at once, in the order in which the first trainer sent them, and seals the record. */
 export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord {
-  const { slots, contributions, maxGradNorm } = input;
+  const { slots, contributions, maxGradNorm, rule } = input;
   // Clipping needs the norm of all slots first and so sums twice.
   const clip =
-    maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, place.step, contributions), maxGradNorm);
+    maxGradNorm === undefined ? 1 : clipFactor(normOf(slots, place.step, contributions, rule), maxGradNorm);
   const sums = new UpdateSums(place, input);
   for (const index of slotOrder(slots, contributions)) sums.add(index, contributions, clip);
   return sums.seal(input);
@@ -187,22 +198,56 @@ export function contributionNorm(
 }
 
 /** Norm of the summed contributions of all slots together. */
-function normOf(slots: readonly Slot[], step: number, contributions: readonly WeightedTensors[]): number {
+function normOf(
+  slots: readonly Slot[],
+  step: number,
+  contributions: readonly WeightedTensors[],
+  rule: SlotRule = meanRule,
+): number {
   const squares = slots.map((slot) => {
     const parts = partsOf(slot, contributions);
     if (slot.policy === 'row-sparse') return sumRows(slot, parts).squaredNorm;
-    return squaredNormOfSum(parts, tensorLength(slot, step));
+    return squaredNormOfSum(parts, tensorLength(slot, step), rule);
   });
   return Math.sqrt(squares.reduce((total, square) => total + square, 0));
 }
 
+/** What the trainers sent for the slots that travel, a slot at a time. */
+export function* comparedSlots(
+  slots: readonly Slot[],
+  step: number,
+  contributions: readonly WeightedTensors[],
+): Generator<ComparedTensor> {
+  for (const slot of slots.filter(travels)) {
+    yield { parts: partsOf(slot, contributions), count: tensorLength(slot, step) };
+  }
+}
+
 /** What the trainers sent for one slot. */
 function partsOf(slot: Slot, contributions: readonly WeightedTensors[]): EncodedPart[] {
-  return contributions.flatMap(({ weight, scale = 1, tensors }) => {
-    const tensor = tensors.get(slot.index);
+  return contributions.flatMap((contribution) => {
+    const tensor = contribution.tensors.get(slot.index);
     if (tensor === undefined) return [];
-    return [
-      { bytes: tensor.bytes, codec: codecFor(tensor.codec), weight: carriesSums(slot) ? scale : weight },
-    ];
+    return [encodedPart(tensor, contribution, carriesSums(slot))];
   });
+}
+
+/**
+ * One trainer's tensor for any rule. Parts of a sum are divided by the trainer's share of the tokens before they are
+ * compared with others: that makes means of them, and the mean of these is the sum.
+ * @param isPart of a sum; otherwise it is a mean over the trainer's tokens
+ */
+export function encodedPart(
+  { bytes, codec }: StagedTensor,
+  { weight, scale = 1 }: WeightedTensors,
+  isPart: boolean,
+): EncodedPart {
+  const share = weight / scale;
+  return {
+    bytes,
+    codec: codecFor(codec),
+    weight: isPart ? scale : weight,
+    share,
+    scale: isPart ? scale / share : scale,
+  };
 }

@@ -93,7 +93,7 @@ export async function explainWriteFailure<T>(path: string, write: () => Promise<
     const code = (error as NodeJS.ErrnoException).code ?? String(error);
     const reason = code === 'ENOSPC' ? 'the disk is full' : code === 'EACCES' ? 'permission denied' : code;
     throw new OperatingError(
-      `the token cache ${path} cannot be written: ${reason}; data.cache_dir names another place for it`,
+      `the token cache ${path} cannot be written: ${reason}; data.cache_dir or GALORE_CACHE_DIR names another place for it`,
       { cause: error },
     );
   }

@@ -3,6 +3,7 @@
  * length. Which they are says the `post_processor` of tokenizer.json; without one there are none.
  */
 import { DataError } from '../errors.ts';
+import { cutText } from './text.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /** Encodes texts for a classifier. */
@@ -23,6 +24,8 @@ interface Frame {
 
 type Json = Readonly<Record<string, unknown>>;
 
+/** More than nearly all texts have, so that their first piece is enough. */
+const CHARACTERS_PER_TOKEN = 16;
 const NO_FRAME: Frame = { prefix: [], suffix: [] };
 /** Tokens that fill up in published tokenizers. */
 const KNOWN_PAD_TOKENS = ['[PAD]', '<pad>'];
@@ -37,11 +40,22 @@ export function exampleEncoder(tokenizer: Tokenizer): ExampleEncoder {
     padId,
     specialTokens,
     encode(text, maxLength) {
-      const inner = tokenizer.encode(text).subarray(0, Math.max(0, maxLength - specialTokens));
+      const inner = encodeStart(tokenizer, text, Math.max(0, maxLength - specialTokens));
       const ids = Int32Array.of(...prefix, ...inner, ...suffix);
       return ids.length > 0 ? ids : Int32Array.of(padId); // a mean over no tokens is no number
     },
   };
+}
+
+/** The first ids of a text. What is far behind them is not tokenised: a text may be a book. */
+function encodeStart(tokenizer: Tokenizer, text: string, count: number): number[] {
+  const ids: number[] = [];
+  if (count === 0) return ids;
+  for (const piece of cutText(text, CHARACTERS_PER_TOKEN * count)) {
+    for (const id of tokenizer.encode(piece)) ids.push(id);
+    if (ids.length >= count) break;
+  }
+  return ids.slice(0, count);
 }
 
 function frameOf(processor: Json | null | undefined): Frame {

@@ -45,6 +45,8 @@ export interface TensorSource {
 /** An open safetensors file. */
 export interface SafetensorsFile extends TensorSource {
   readonly path: string;
+  /** As `readBytes`, into memory that is there: as many as `target` has. */
+  readBytesInto(name: string, offset: number, target: Uint8Array): Promise<void>;
 }
 
 /** A safetensors file being written. */
@@ -136,6 +138,12 @@ class OpenSafetensors implements SafetensorsFile {
     const { start, end } = this.#entry(name);
     checkRange(name, offset, length, end - start);
     return await readAt(this.#handle, this.path, this.#dataStart + start + offset, length);
+  }
+
+  async readBytesInto(name: string, offset: number, target: Uint8Array): Promise<void> {
+    const { start, end } = this.#entry(name);
+    checkRange(name, offset, target.length, end - start);
+    await readInto(this.#handle, this.path, target, this.#dataStart + start + offset);
   }
 
   async readFloat32(name: string): Promise<Float32Array> {

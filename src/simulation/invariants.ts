@@ -22,8 +22,8 @@ export interface Invariants {
   recordWritten(record: SimulatedRecord, committed: CommittedStep | null): void;
   /** All trainers have the same weights after the same record. */
   stateReached(trainerId: string, sequence: number, weights: Fingerprint): void;
-  /** The same step draws the same members of the same trainers, also after the coordinator began anew. */
-  membersDrawn(step: number, readyIds: readonly string[], members: readonly string[]): void;
+  /** The same try of a step draws the same members of the same trainers, also after the coordinator began anew. */
+  membersDrawn(step: number, attempts: number, readyIds: readonly string[], members: readonly string[]): void;
   /** What a trainer keeps lacks none of the steps that counted it, up to this one, since it began with zeros. */
   localKept(trainerId: string, step: number, local: LocalSteps): void;
 }
@@ -72,8 +72,8 @@ export function createInvariants(expectedWeights: (sequence: number) => Fingerpr
         }
       }
     },
-    membersDrawn(at, readyIds, members) {
-      const key = `${at} of ${readyIds.join()}`;
+    membersDrawn(at, attempts, readyIds, members) {
+      const key = `${at}, try ${attempts + 1}, of ${readyIds.join()}`;
       const before = drawn.get(key);
       drawn.set(key, members.join());
       if (before !== undefined && before !== members.join()) {

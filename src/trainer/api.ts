@@ -2,6 +2,8 @@
 import type { Precision } from './engine/device.ts';
 import type { PemPaths } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
+import type { AuditRow } from './audit.ts';
+import type { SiteOptions } from './site.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 
 /** What a trainer needs to take part in a run. */
@@ -14,6 +16,10 @@ export interface TrainerOptions {
   readonly token: string;
   /** PEM files for wss://: `ca` to trust in place of the system's authorities, `cert` and `key` to show. */
   readonly tls?: PemPaths | undefined;
+  /** The trainer's own data; left out: it trains on what the coordinator hands out. */
+  readonly site?: SiteOptions | undefined;
+  /** Told at the end of everything that has left. */
+  readonly onAudit?: ((rows: readonly AuditRow[], socketBytes: number) => void) | undefined;
   readonly threads: number;
   /** Where to compute. Default: what loadEngine takes by itself. */
   readonly device?: ReadyDevice | undefined;

@@ -27,12 +27,15 @@ export interface LineHandlers {
   onFlushed(bytes: number): void;
   /** A tensor that was given to the outbox and is not needed there any more. */
   onFramed(bytes: Uint8Array): void;
+  /** A frame that is given to the socket. */
+  onSent(frame: Uint8Array): void;
 }
 
 export class Line {
   readonly connection: number;
   readonly outbox: Outbox;
   readonly #webSocket: WebSocket;
+  readonly #onSent: (frame: Uint8Array) => void;
   #socket: Socket | null = null;
   #error: ConnectError | null = null;
   #heardBytes = 0;
@@ -65,7 +68,9 @@ export class Line {
       webSocket,
       (bytes) => handlers.onFlushed(bytes),
       (bytes) => handlers.onFramed(bytes),
+      (frame) => handlers.onSent(frame),
     );
+    this.#onSent = (frame) => handlers.onSent(frame);
     webSocket.on('upgrade', (response) => (this.#socket = response.socket));
     webSocket.on('open', () => handlers.onOpen(this));
     webSocket.on('message', (data: RawData, isBinary: boolean) =>
@@ -113,7 +118,9 @@ export class Line {
     if (webSocket.readyState === WebSocket.CONNECTING) webSocket.terminate();
     if (webSocket.readyState !== WebSocket.OPEN) return;
     const { code } = CLOSE_CODES[reason];
-    webSocket.send(encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) }));
+    const goodbye = encodeEnvelope({ kind: 'goodbye', code, reason: text.slice(0, MAX_GOODBYE_LENGTH) });
+    this.#onSent(goodbye);
+    webSocket.send(goodbye);
     webSocket.resume(); // else the answer to our close frame is never read
     webSocket.close(code, cutText(text, MAX_CLOSE_TEXT_BYTES));
   }

@@ -29,6 +29,7 @@ import type {
 import type { AssembledTensor, TensorHeader } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import { MAX_NAME_LENGTH, TRAINER_ID_PATTERN } from '../protocol/limits.ts';
+import type { AuditRow } from './audit.ts';
 import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 export interface LinkOptions {
@@ -50,6 +51,8 @@ export interface LinkOptions {
   readonly handshakeTimeoutMs?: number;
   /** Handed over and not yet taken by `events`: beyond it the socket is not read. Default 512 MiB. */
   readonly maxUndeliveredBytes?: number;
+  /** Whether what leaves is counted by kind, see `audit`. */
+  readonly isAudited?: boolean;
   readonly logger: Logger;
 }
 
@@ -126,6 +129,7 @@ export class Link {
   #wake: (() => void) | null = null;
   #failure: Error | null = null;
   #hasEnded = false;
+  #audit: readonly AuditRow[] = [];
   /** The connection of the last `connected` event taken. */
   #connection = 0;
   /** The number of the last snapshot or record taken. */
@@ -147,6 +151,7 @@ export class Link {
       schemaHash: options.schemaHash ?? new Uint8Array(0),
       handshakeTimeoutMs: options.handshakeTimeoutMs ?? 10_000,
       maxUndeliveredBytes: options.maxUndeliveredBytes ?? 512 * 1024 * 1024,
+      isAudited: options.isAudited ?? false,
       traffic: this.#traffic,
     };
     this.#worker = new Worker(new URL('./network-thread.js', import.meta.url), {
@@ -248,6 +253,11 @@ export class Link {
     });
   }
 
+  /** Everything that has left by kind of message; known when `closed` has come, empty unless it was asked for. */
+  get audit(): readonly AuditRow[] {
+    return this.#audit;
+  }
+
   /** As counted by the sockets since the start, at most a tenth of a second old. */
   get bytesSent(): number {
     return this.#traffic[0] ?? 0;
@@ -281,6 +291,9 @@ export class Link {
         this.#queue.push(message);
         if (message.event.type === 'closed') this.#end(null);
         this.#wake?.();
+        return;
+      case 'audit':
+        this.#audit = message.rows;
         return;
       case 'flushed':
         this.#unsentBytes -= message.bytes;

@@ -27,6 +27,7 @@ import type {
   SessionState,
   SessionTransition,
 } from './core/session.ts';
+import { Audit } from './audit.ts';
 import { Inbox, type InboxItem } from './inbox.ts';
 import type { Activity, LinkEvent } from './link.ts';
 import { Line } from './line.ts';
@@ -61,6 +62,7 @@ class NetworkThread {
   #applied: { readonly item: number; readonly sequence: number } | null = null;
   #undeliveredBytes = 0;
   #hasEnded = false;
+  readonly #audit: Audit | null;
   /** As they could last be read. */
   #tls: PemTexts = {};
 
@@ -70,6 +72,7 @@ class NetworkThread {
     onEnd: () => void,
   ) {
     this.#options = options;
+    this.#audit = options.isAudited ? new Audit() : null;
     this.#post = post;
     this.#onEnd = onEnd;
     this.#ticker = setInterval(() => this.#tick(), TICK_INTERVAL_MS);
@@ -200,6 +203,7 @@ class NetworkThread {
       onClose: (line, code, text) => this.#closed(line, code, text),
       onFlushed: (bytes) => this.#post({ type: 'flushed', bytes }, []),
       onFramed: (bytes) => this.#pool.give([bytes], this.#payloadBytes()),
+      onSent: (frame) => this.#audit?.note(frame),
     });
     this.#openLines.add(this.#line);
   }
@@ -238,6 +242,7 @@ class NetworkThread {
     this.#hasEnded = true;
     clearInterval(this.#ticker);
     const { code, mayRetry } = CLOSE_CODES[phase.reason];
+    if (this.#audit !== null) this.#post({ type: 'audit', rows: this.#audit.rows }, []);
     this.#emit({ type: 'closed', reason: phase.reason, code, text: phase.text, mayRetry });
     this.#onEnd();
   }

@@ -27,6 +27,7 @@ export class Outbox {
   readonly #webSocket: WebSocket;
   readonly #onFlushed: (tensorBytes: number) => void;
   readonly #onFramed: (bytes: Uint8Array) => void;
+  readonly #onSent: (frame: Uint8Array) => void;
   readonly #ordered: QueueItem[] = [];
   readonly #snapshot: QueueItem[] = [];
   /** Handed to the socket and not yet taken by the operating system. */
@@ -37,22 +38,27 @@ export class Outbox {
   /**
    * @param onFlushed told of tensor bytes that left, or were dropped by `close`
    * @param onFramed gets the bytes of a tensor that are not needed any more: all frames of it are made
+   * @param onSent sees every frame that is given to the socket
    */
   constructor(
     webSocket: WebSocket,
     onFlushed: (tensorBytes: number) => void,
     onFramed: (bytes: Uint8Array) => void = () => {},
+    onSent: (frame: Uint8Array) => void = () => {},
   ) {
     this.#webSocket = webSocket;
     this.#onFlushed = onFlushed;
     this.#onFramed = onFramed;
+    this.#onSent = onSent;
   }
 
   /** Queues a message; the checksum of a Contribution is filled in when its turn comes. */
   send(message: Message): void {
     if (this.#isClosed) return;
     if (MESSAGE_RULES[message.kind].mayOvertake) {
-      this.#webSocket.send(encodeEnvelope(message));
+      const frame = encodeEnvelope(message);
+      this.#onSent(frame);
+      this.#webSocket.send(frame);
       return;
     }
     const lane = message.kind === 'snapshotEnd' ? this.#snapshot : this.#ordered;
@@ -120,6 +126,7 @@ export class Outbox {
       const { frame, tensorBytes } = next.value;
       item.remainingBytes -= tensorBytes;
       this.#inSocketBytes += tensorBytes;
+      this.#onSent(frame);
       this.#webSocket.send(frame, () => this.#flushed(tensorBytes));
     }
   }

@@ -25,8 +25,13 @@ export interface SnapshotPlace {
   readonly bases: string;
 }
 
-/** By name in the table of local tensors. */
-export type OwnValues = ReadonlyMap<string, StateArray>;
+/** What was found. */
+export interface OwnValues {
+  /** The step after which it was kept. */
+  readonly step: number;
+  /** By name in the table of local tensors. */
+  readonly values: ReadonlyMap<string, StateArray>;
+}
 
 export class OwnState {
   /** Where it is, for people. */
@@ -57,7 +62,7 @@ export class OwnState {
   /** What was kept when the snapshot was made, or why that is not known, in words; null: nothing is to be said. */
   atSnapshot(slots: readonly Slot[], { step, countedStep, bases }: SnapshotPlace): OwnValues | string | null {
     if (this.isOfLaterStep(step)) return null;
-    if (this.#kept === null && this.#next === null) return `there is no ${this.path}`;
+    if (this.#kept === null && this.#next === null) return `there is no sound ${this.path}`;
     if (countedStep === undefined) return 'the coordinator does not say which step counted this trainer last';
     if (countedStep === 0) return null;
     // Means of moments may have come after the last step that counted it.
@@ -143,12 +148,11 @@ export class OwnState {
     }));
     const fault = localFault(slots, given);
     if (fault !== null) return fault;
-    return new Map(
-      tensors.map(({ name, dtype, bytes }) => [
-        name,
-        dtype === 'F32' ? floatsOf(bytes as Uint8Array<ArrayBuffer>) : bytes,
-      ]),
-    );
+    const values = tensors.map(({ name, dtype, bytes }) => {
+      const array = dtype === 'F32' ? floatsOf(bytes as Uint8Array<ArrayBuffer>) : bytes;
+      return [name, array] as const;
+    });
+    return { step, values: new Map(values) };
   }
 
   #read(path: string): StoredState | null {

@@ -4,6 +4,7 @@ import type { LogFields, LogLevel } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { TensorHeader } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { AuditRow } from './audit.ts';
 import type { Activity, LinkEvent, OutgoingMessage } from './link.ts';
 
 /** What the network thread is started with. */
@@ -19,6 +20,8 @@ export interface ThreadOptions {
   readonly schemaHash: Uint8Array;
   readonly handshakeTimeoutMs: number;
   readonly maxUndeliveredBytes: number;
+  /** Whether what leaves is counted by kind. */
+  readonly isAudited: boolean;
   /** Bytes sent and received on all sockets so far; written by the thread only. */
   readonly traffic: Float64Array;
 }
@@ -59,6 +62,8 @@ export type FromThread =
       readonly item: number;
       readonly bytes: number;
     }
+  /** All that has left, before the last event. */
+  | { readonly type: 'audit'; readonly rows: readonly AuditRow[] }
   /** Bytes given to sendTensor that are sent, or dropped. */
   | { readonly type: 'flushed'; readonly bytes: number }
   | {

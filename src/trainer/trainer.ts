@@ -4,6 +4,7 @@
  */
 import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
+import { ConfigError } from '../errors.ts';
 import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { momentsIn } from '../galore/slot.ts';
@@ -35,11 +36,12 @@ import { hyperparametersOf } from './hyperparameters.ts';
 import { LocalStates } from './local-states.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { makeModel } from './model/make-model.ts';
-import type { Model } from './model/model.ts';
+import { addLosses, measureLoss, type LossSum, type Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
 import { OwnState, type OwnValues } from './own-state.ts';
 import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
+import { Site, siteFault } from './site.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
 import { StepTimes } from './step-times.ts';
 import { StepWork, type StepOutput, type Work } from './step.ts';
@@ -63,6 +65,10 @@ class Trainer {
   readonly #engine: Engine;
   readonly #link: Link;
   #run: WelcomedRun | null = null;
+  /** With data of its own. */
+  #site: Site | null = null;
+  /** The site's sequences for the step that is assigned. */
+  #siteSequences: Sequences | null = null;
   #replica: Replica | null = null;
   #model: Model | null = null;
   /** Committed steps and records in the replica. */
@@ -98,6 +104,7 @@ class Trainer {
       tls: options.tls,
       software: SOFTWARE,
       device: engine.device.description,
+      isAudited: options.onAudit !== undefined,
       logger: options.logger,
     });
   }
@@ -108,6 +115,7 @@ class Trainer {
     this.#options.signal.addEventListener('abort', leave, { once: true });
     try {
       for await (const event of this.#link.events()) {
+        await this.#readAhead(event);
         const startedMs = performance.now();
         const result = this.#handle(event);
         this.#times.worked(performance.now() - startedMs);
@@ -120,7 +128,37 @@ class Trainer {
       this.#upload?.cancel();
       this.#dropState();
       await this.#link.close();
+      await this.#site?.close();
+      this.#options.onAudit?.(this.#link.audit, this.#link.bytesSent);
     }
+  }
+
+  /** What the event needs of the site's data. */
+  async #readAhead(event: LinkEvent): Promise<void> {
+    if (event.type === 'connected') return this.#openSite(event.welcome);
+    if (event.type !== 'message' || this.#site === null) return;
+    const { message } = event;
+    if (message.kind === 'stepAssignment' && message.sequences === null) {
+      this.#siteSequences = await this.#site.sequencesOf(message.step, message.localExamples);
+    }
+    if (message.kind === 'evaluationAssignment' && message.sequences === null) {
+      await this.#evaluateOwn(message.step, this.#site);
+    }
+  }
+
+  /** @throws ConfigError if the run is none for this trainer; DataError for its data. Nothing is said of it to the coordinator. */
+  async #openSite(welcome: WelcomeMessage): Promise<void> {
+    const run = understand(welcome);
+    if ('fault' in run || this.#run?.runId === run.runId) return; // refused by #onConnected, or open already
+    const { site: options, logger } = this.#options;
+    const fault = siteFault(welcome, run.config.data.local, options !== undefined);
+    if (fault !== null) throw new ConfigError(fault);
+    await this.#site?.close();
+    this.#site = null;
+    if (options === undefined) return;
+    this.#site = await Site.open(run, welcome.site!, options);
+    for (const notice of this.#site.notices) logger.warn('site.data', {}, notice);
+    logger.info('site.data', {}, this.#site.description);
   }
 
   #handle(event: LinkEvent): TrainerResult | null {
@@ -240,8 +278,8 @@ class Trainer {
       this.#sayFeedbackIsLost(step, found);
       return true;
     }
-    this.#locals.restore(this.#replica!.slots, found);
-    const text = `goes on with what it had kept for itself after step ${step} (${this.#own!.path})`;
+    this.#locals.restore(this.#replica!.slots, found.values);
+    const text = `goes on with what it had kept for itself after step ${found.step} (${this.#own!.path})`;
     this.#options.logger.info('trainer.feedback', { step }, text);
     return true;
   }
@@ -356,10 +394,12 @@ class Trainer {
     const { model } = this.#running();
     this.#dropWork();
     if (step !== this.#step + 1) return this.#link.spoiled(`step ${step} was assigned at step ${this.#step}`);
-    if (sequences === null) return this.#link.spoiled(`step ${step} came without sequences`);
-    this.#activity(`step ${step}: ${sequences.positions.length} sequences`);
+    const given = sequences ?? this.#siteSequences;
+    this.#siteSequences = null;
+    if (given === null) return this.#link.spoiled(`step ${step} came without sequences`);
+    this.#activity(`step ${step}: ${given.positions.length} sequences`);
     this.#times.mark('assignedMs', nowMs());
-    const work = this.#workOn(assignment, sequences);
+    const work = this.#workOn(assignment, given);
     this.#work = work;
     this.#timed(() => work.computeGradients(model));
     if (refreshSlots.length === 0) this.#contribute(work);
@@ -422,7 +462,8 @@ class Trainer {
     this.#link.setActivity({ tokensPerSecond: work.tokens / this.#workSeconds });
     work.isAnswered = true;
     this.#proposeOwn(work);
-    this.#link.send({ kind: 'contribution', step, tokens: work.tokens, lossSum: work.lossSum });
+    const { tokens, lossSum } = work;
+    this.#link.send({ kind: 'contribution', step, tokens, ...(this.#site?.told(lossSum) ?? { lossSum }) });
     this.#times.mark('contributedMs', nowMs());
     this.#activity(`step ${step}: contribution sent`);
   }
@@ -431,16 +472,23 @@ class Trainer {
     const { config, model } = this.#running();
     if (step !== this.#step)
       return this.#link.spoiled(`step ${step} is to be evaluated at step ${this.#step}`);
-    if (sequences === null) return this.#link.spoiled('an evaluation came without sequences');
+    if (sequences === null) return; // see #evaluateOwn
     this.#activity(`evaluating after step ${step}`);
-    let [lossSum, tokens, correct] = [0, 0, 0];
-    for (const batch of toBatches(sequences, config.trainer.micro_batch)) {
-      const result = model.loss(batch);
-      lossSum += result.lossSum;
-      tokens += result.tokens;
-      correct += result.correct ?? 0;
+    const batches = toBatches(sequences, config.trainer.micro_batch);
+    this.#link.send({ kind: 'evaluation', step, ...measureLoss(model, batches) });
+  }
+
+  /** Of what the site has held out, which is read as it is measured. */
+  async #evaluateOwn(step: number, site: Site): Promise<void> {
+    if (step !== this.#step) return; // see #onEvaluationAssignment
+    const { config, model } = this.#running();
+    this.#activity(`evaluating after step ${step}`);
+    const parts: LossSum[] = [];
+    for await (const sequences of site.heldOut()) {
+      parts.push(measureLoss(model, toBatches(sequences, config.trainer.micro_batch)));
     }
-    this.#link.send({ kind: 'evaluation', step, lossSum, tokens, correct });
+    const withheld = site.tellsLosses ? {} : { isLossWithheld: true as const };
+    this.#link.send({ kind: 'evaluation', step, ...addLosses(parts), ...withheld });
   }
 
   #onSnapshotRequest({ step, sequence, isLocalOnly }: SnapshotRequestMessage): void {

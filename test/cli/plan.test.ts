@@ -56,3 +56,16 @@ test('galore plan refuses what a run would refuse', async (t) => {
   t.is(await run('plan', 'p.yaml', '--bandwidth', 'fast'), 2);
   t.regex(err.text, /such as 100mbit/);
 });
+
+test('galore plan says whose bytes they are where not all trainers take part in a step', async (t) => {
+  const { dir, out, err, run } = world(t);
+  writeFileSync(join(dir, 'p.yaml'), 'name: p\nmodel: 9m\ndata: {path: none}\nsteps: 10\n');
+  t.is(await run('plan', 'p.yaml', '--trainers', '3'), 0, err.text);
+  t.regex(out.text, /10 steps, 3 trainers; below: one trainer in the mean step/);
+  t.is(
+    await run('plan', 'p.yaml', '--trainers', '3', '--set', 'local_steps.participation=0.55'),
+    0,
+    err.text,
+  );
+  t.regex(out.text, /3 trainers, 55 % of them in a step; below: one that takes part, in the mean step/);
+});

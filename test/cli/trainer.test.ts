@@ -1,5 +1,5 @@
 import test from 'ava';
-import { writeFileSync } from 'node:fs';
+import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { defaultTrainerId } from '../../src/cli/trainer.ts';
 import { deferred } from '../../src/deferred.ts';
@@ -207,4 +207,15 @@ test('the files for TLS are looked at before anything is done with them', async 
     t.is(await w.run('trainer', ...args), 2);
     t.regex(w.err.text, said);
   }
+});
+
+test('a folder for what the trainer keeps is made, and needs a name that stays', async (t) => {
+  const w = joining(t);
+  t.is(await w.run('trainer', 'ws://127.0.0.1:1', '--state', 'kept'), 2);
+  t.regex(w.err.text, /--state needs --id: by it a trainer that is started again finds what it has kept/);
+  void w.run('trainer', 'ws://127.0.0.1:1', '--state', 'site/kept', '--id', 'a');
+  const path = join(w.dir, 'site', 'kept');
+  t.is((await w.options).stateDir, path);
+  t.true(statSync(path).isDirectory());
+  if (process.platform !== 'win32') t.is(statSync(path).mode & 0o777, 0o700);
 });

@@ -6,6 +6,7 @@ import { MINIMAL, resolve } from './parse.ts';
 import { testRules, type BrokenRule } from './rule-tests.ts';
 
 const H = 'local_steps.count=8';
+const SITES = ['data={local: true}', 'tokenizer.type=byte'];
 
 const RULES: readonly BrokenRule[] = [
   {
@@ -129,6 +130,55 @@ const RULES: readonly BrokenRule[] = [
     mended: [H, 'local_steps.moments=averaged', 'optimizer={name: sgd, momentum: 0.9}'],
   },
   {
+    title: 'fresh moments need local steps',
+    broken: ['local_steps.moments=reset'],
+    field: 'local_steps.moments',
+    words: /used only with local_steps\.count above 1/,
+    mended: [H, 'local_steps.moments=reset'],
+  },
+  {
+    title: 'the proximal term needs local steps',
+    broken: ['local_steps.proximal_mu=0.1'],
+    field: 'local_steps.proximal_mu',
+    words: /used only with local_steps\.count above 1/,
+    mended: [H, 'local_steps.proximal_mu=0.1'],
+  },
+  {
+    title: 'the proximal term needs distances',
+    broken: [H, 'local_steps.proximal_mu=0.1', 'method.basis=gaussian'],
+    field: 'local_steps.proximal_mu',
+    words: /must be 0 with gaussian bases, which are not orthonormal/,
+    mended: [H, 'local_steps.proximal_mu=0.1', 'method.basis=random'],
+  },
+  {
+    title: 'examples are counted where they are',
+    broken: ['local_steps.weighting=examples'],
+    field: 'local_steps.weighting',
+    words: /targets or equal \(or left out\) without data\.local: .* no sites with so many examples/,
+    mended: [...SITES, 'local_steps.weighting=examples'],
+  },
+  {
+    title: 'power sums what is weighted by targets',
+    broken: ['method.name=power', 'local_steps.weighting=equal'],
+    field: 'local_steps.weighting',
+    words: /must be targets \(or left out\) with power: those contributions are parts of a sum/,
+    mended: ['method.name=power', 'local_steps.weighting=targets'],
+  },
+  {
+    title: 'so does feedback',
+    broken: ['method.param_groups=[{match: [mlp], feedback: payload}]', 'local_steps.weighting=equal'],
+    field: 'local_steps.weighting',
+    words: /with feedback: payload/,
+    mended: ['local_steps.weighting=equal'],
+  },
+  {
+    title: 'sites cannot know what part of a sum is theirs',
+    broken: [...SITES, 'wire.codec=int4'],
+    field: 'data.local',
+    words: /must be false with codec int4, which has error feedback/,
+    mended: [...SITES, 'wire.codec=int8'],
+  },
+  {
     title: 'the sequences of all local steps travel in one message',
     broken: [H, 'seq_len=1000', 'batch_size=100'],
     field: 'batch_size',
@@ -177,4 +227,10 @@ test('a run that goes on keeps its local steps', (t) => {
     error.message,
     /local_steps\.count is 4; it stays 8: a step of the journal is so many optimizer steps/,
   );
+});
+
+test('contributions count by targets where the coordinator has the data, and by examples where sites have', (t) => {
+  t.is(resolve(MINIMAL).local_steps.weighting, 'targets');
+  t.is(resolve(MINIMAL, ...SITES).local_steps.weighting, 'examples');
+  t.is(resolve(MINIMAL, ...SITES, 'local_steps.weighting=equal').local_steps.weighting, 'equal');
 });

@@ -46,6 +46,7 @@ async function startDesk(
     runId: 'r',
     journal,
     newestCheckpoint,
+    verified: new Map<number, string>(),
   };
   const facts: Fact[] = [];
   const awaited = new Set<string>();
@@ -207,8 +208,8 @@ test('a trainer can join while the newest checkpoint is replaced by a newer one'
       return `look ${looks}`;
     },
   };
-  const run = { config, shape, checkpointsDir, newestCheckpoint } as unknown as PreparedRun;
-  const checkpoint = await new CheckpointDesk(run, IDLE).openNewest();
+  const run = { config, shape, checkpointsDir, newestCheckpoint, verified: new Map() };
+  const checkpoint = await new CheckpointDesk(run as unknown as PreparedRun, IDLE).openNewest();
   t.is(checkpoint?.step, 2);
   await checkpoint?.close();
 });

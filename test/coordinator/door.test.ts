@@ -36,6 +36,7 @@ async function refusal(
       onFrame: () => {},
       onFlushed: () => {},
       onFramed: () => {},
+      onSent: () => {},
       onClose: (_line, code, text) => resolve({ code, text }),
     });
   });

@@ -30,6 +30,29 @@ test('numbers and losses that would not be finite in a sum end their sender, and
   t.deepEqual(record.type === 'update' && record.members.map(({ trainerId }) => trainerId), ['a']);
 });
 
+test('a trainer alone in a run whose results are refused three times is told why it stays out', async (t) => {
+  const { url } = await startRun(t, ['coordinator.start_trainers=1']);
+  for (let i = 0; i < 3; i++) {
+    const { trainer, contribution } = await joinRun(t, url, 'wrong');
+    await next(trainer, 'stepAssignment');
+    for (const part of contribution(1, MAX_F32)) trainer.send(part);
+    t.is((await trainer.closed).code, CLOSE_CODES.INVALID_CONTRIBUTION.code);
+  }
+  const again = await connectRaw(t, url);
+  again.send({ ...HELLO, trainerId: 'wrong' });
+  const { code, reason } = await next(again, 'goodbye');
+  t.is(code, CLOSE_CODES.LIMIT_EXCEEDED.code);
+  t.false(CLOSE_CODES.LIMIT_EXCEEDED.mayRetry);
+  t.regex(reason, /^3 of its results for step 1 were refused, the last one because number 0 of \d+ is 3\.4/);
+  // The run waits for somebody else, and does the step with it.
+  const { trainer, contribution } = await joinRun(t, url, 'right');
+  await next(trainer, 'stepAssignment');
+  const parts = contribution(1, 1);
+  for (const part of parts) trainer.send(part);
+  finish(trainer, 1, parts);
+  t.is((await next(trainer, 'commit')).step, 1);
+});
+
 test('one who joins again and again is sent away for a while, with a code that may be tried again', async (t) => {
   const { url } = await startRun(t, ['coordinator.limits={joins_per_second: 0.001}']);
   const codes: number[] = [];

@@ -14,6 +14,7 @@ test('a text stands between the special tokens of its tokenizer, and only its ow
   t.deepEqual([...encoder.encode('Buy now buyer', 5)], [2, 4, 5, 4, 3]);
   t.deepEqual([...encoder.encode('Buy now buyer', 3)], [2, 4, 3]);
   t.deepEqual([...encoder.encode('', 64)], [2, 3]);
+  t.deepEqual([...encoder.encode('now', 2)], [2, 3]);
 });
 
 test('every way to write the special tokens down gives the same ids', (t) => {
@@ -59,4 +60,20 @@ test('the padding of the file decides which token fills up', (t) => {
 test('a post-processor that is not known is refused by its name', (t) => {
   const tokenizer = { ...byteTokenizer(), json: '{"post_processor":{"type":"Strange"}}' };
   t.throws(() => exampleEncoder(tokenizer), { instanceOf: DataError, message: /post_processor "Strange"/ });
+});
+
+test('only the begin of a long text is tokenised, and that as if it were the whole', (t) => {
+  let length = 0;
+  const words = wordTokenizer(WORDS);
+  const encoder = exampleEncoder({
+    ...words,
+    encode: (text) => {
+      length += text.length;
+      return words.encode(text);
+    },
+  });
+  const start = `buy ${'longword'.repeat(8)} now buyer`;
+  const ids = encoder.encode(`${start} ${'now '.repeat(100_000)}`, 7);
+  t.deepEqual([...ids], [2, 4, 1, 5, 4, 6, 3]);
+  t.true(length < 500, String(length));
 });

@@ -25,6 +25,7 @@ export interface Metric {
     readonly assigned: readonly string[];
     readonly delivered: readonly string[];
     readonly late?: readonly string[];
+    readonly weights?: readonly number[];
   };
   readonly waitSeconds: number;
   readonly stateHash?: { readonly step: number; readonly weightsSha256: string; readonly trainers: number };

@@ -1,52 +1,37 @@
 /** Local steps through the code of a trainer, and what the others make of them. */
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 import { sumEncoded } from '../../src/galore/aggregate/mean.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { carriesSums, hasBasis, payloadShape, sizeOf } from '../../src/galore/slot.ts';
 import { localTensors } from '../../src/galore/state-table.ts';
 import { unmaskedRows, type TokenBatch } from '../../src/trainer/model/batch.ts';
-import { hyperparametersOf } from '../../src/trainer/hyperparameters.ts';
 import { tinyRun } from '../coordinator/tiny-run.ts';
 import { tf, type Tensor } from '../galore/tensors.ts';
 import { tinyBatch, tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
-import { bases, commit, MODEL, startOn, startTrainer, type Sent, type Trainer } from './displacing.ts';
+import {
+  bases,
+  commit,
+  MODEL,
+  startOn,
+  startTrainer,
+  trainedAlone,
+  weightsOf,
+  type Sent,
+  type Trainer,
+} from './displacing.ts';
 
 const { LocalStates } = await import('../../src/trainer/local-states.ts');
-const { LocalStep } = await import('../../src/trainer/local-step.ts');
 const { Replica } = await import('../../src/trainer/replica.ts');
 const { StepWork } = await import('../../src/trainer/step.ts');
 const { LlamaModel } = await import('../../src/trainer/model/llama.ts');
-const { WeightStore } = await import('../../src/trainer/model/weights.ts');
 
 const CARRY = { moments: 'transport', betas: [0.9, 0.99] } as const;
-
-function weightsOf(weights: InstanceType<typeof Replica>['weights']): Map<string, Float32Array> {
-  return new Map(weights.names().map((name) => [name, weights.get(name).dataSync().slice() as Float32Array]));
-}
 
 const BATCHES = Array.from({ length: 6 }, (_, i) => tinyBatch(MODEL, 1 + (i % 2), 7, 10 + i));
 const [FIRST, SECOND] = [
   BATCHES.slice(0, 3).map((batch) => [batch]),
   BATCHES.slice(3).map((batch) => [batch]),
 ];
-
-/** The weights after training on these batches alone, by the rules of a run without local steps. */
-function trainedAlone(t: ExecutionContext, batches: readonly TokenBatch[], settings: readonly string[]) {
-  const { config, shape } = tinyRun(...settings);
-  const values = tinyWeights(MODEL);
-  const weights = WeightStore.fromArrays(
-    shape.slots.map((slot) => ({ ...slot, values: values.get(slot.name)!.slice() })),
-  );
-  t.teardown(() => weights.dispose());
-  const model = new LlamaModel(MODEL, weights, { recompute: false, lossChunk: 0 });
-  const local = new LocalStep(model, shape.slots, {
-    ...hyperparametersOf(config),
-    learningRate: config.optimizer.lr,
-  });
-  for (const batch of batches) local.run(batch);
-  local.dispose();
-  return weightsOf(weights);
-}
 
 for (const settings of [
   [],

@@ -16,9 +16,10 @@ import { tinyConfig, tinyWeights } from '../helpers/tiny-llama.ts';
 
 const { DisplacementWork } = await import('../../src/trainer/displacement-work.ts');
 const { LocalStates } = await import('../../src/trainer/local-states.ts');
-const { standInBasis } = await import('../../src/trainer/local-step.ts');
+const { LocalStep, standInBasis } = await import('../../src/trainer/local-step.ts');
 const { Replica } = await import('../../src/trainer/replica.ts');
 const { LlamaModel } = await import('../../src/trainer/model/llama.ts');
+const { WeightStore } = await import('../../src/trainer/model/weights.ts');
 
 export const MODEL = tinyConfig();
 /** What a trainer sends in a step. */
@@ -91,17 +92,22 @@ export function startOn(t: ExecutionContext, llama: LlamaConfig, config: RunConf
 export type Trainer = ReturnType<typeof startTrainer>;
 export type Contribution = ReturnType<ReturnType<typeof startTrainer>['run']>;
 
-/** Applies the sum of contributions as the record of a step would, to what the trainer keeps for itself, too. */
+/**
+ * Applies the sum of contributions as the record of a step would, to what the trainer keeps for itself, too.
+ * @param shares of the sum; left out: by tokens
+ */
 export function commit(
   { replica, locals, config }: Pick<Trainer, 'replica' | 'locals' | 'config'>,
   step: number,
   parts: readonly Contribution[],
+  shares?: readonly number[],
 ): void {
   const tokens = parts.reduce((sum, part) => sum + part.tokens, 0);
   const tensors = replica.slots.map((slot) => {
-    const given = parts.map((part) => {
+    const given = parts.map((part, i) => {
       const { codec, bytes } = part.contribution.get(slot.index)!;
-      return { bytes, codec: codecFor(codec), weight: carriesSums(slot) ? 1 : part.tokens / tokens };
+      const weight = shares?.[i] ?? part.tokens / tokens;
+      return { bytes, codec: codecFor(codec), weight: carriesSums(slot) ? 1 : weight };
     });
     const { sum } = sumEncoded(given, tensorLength(slot, step));
     return [slot.index, { codec: 'f32' as const, bytes: new Uint8Array(sum.buffer) }] as const;
@@ -110,4 +116,30 @@ export function commit(
   const options = { betas: config.optimizer.betas, localSteps: config.local_steps.count };
   replica.applyUpdate(step, 0.01, new Map(tensors));
   locals.takeMeans(replica.slots, step, new Map(tensors), share, options);
+}
+
+export function weightsOf(weights: InstanceType<typeof Replica>['weights']): Map<string, Float32Array> {
+  return new Map(weights.names().map((name) => [name, weights.get(name).dataSync().slice() as Float32Array]));
+}
+
+/** The weights after training on these batches alone, by the rules of a run without local steps. */
+export function trainedAlone(
+  t: ExecutionContext,
+  batches: readonly TokenBatch[],
+  settings: readonly string[],
+) {
+  const { config, shape } = tinyRun(...settings);
+  const values = tinyWeights(MODEL);
+  const weights = WeightStore.fromArrays(
+    shape.slots.map((slot) => ({ ...slot, values: values.get(slot.name)!.slice() })),
+  );
+  t.teardown(() => weights.dispose());
+  const model = new LlamaModel(MODEL, weights, { recompute: false, lossChunk: 0 });
+  const local = new LocalStep(model, shape.slots, {
+    ...hyperparametersOf(config),
+    learningRate: config.optimizer.lr,
+  });
+  for (const batch of batches) local.run(batch);
+  local.dispose();
+  return weightsOf(weights);
 }

@@ -127,7 +127,13 @@ async function joinFrom(dir: string): Promise<State> {
     nextSequence,
     readRecord: () => Promise.reject(new Error('there is no record')) as never,
   };
-  await feedTrainer({ sendBulk }, { snapshot: checkpoint, firstTensor: 0, nextSequence }, journal, () => {});
+  await feedTrainer(
+    { sendBulk },
+    { snapshot: checkpoint, firstTensor: 0, nextSequence },
+    journal,
+    { pace: (frames) => frames as AsyncGenerator<Uint8Array> },
+    () => {},
+  );
   return state;
 }
 

@@ -31,6 +31,7 @@ import { abandonEvaluation, advanceEvaluating } from './evaluation.ts';
 import { advanceFinishing, endRun, settleFinishing } from './finishing.ts';
 import { acceptReady, admit, dropSilent, markSeen, remove } from './membership.ts';
 import { advanceFactorising, advanceSketching } from './refresh.ts';
+import { exclusionOf, noteRefusal } from './refusals.ts';
 import type { Cursor, Event, RunPlan, RunState, SlotBasis, Transition } from './state.ts';
 import { abandonStep } from './stepping.ts';
 import { advanceWaiting, settleWaiting } from './waiting.ts';
@@ -71,6 +72,7 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     hashes: null,
     agreed: null,
     hasTied: false,
+    refusals: [],
   };
 }
 
@@ -95,14 +97,18 @@ function route(draft: Draft, event: Event): Draft {
     case 'trainerJoined': {
       const isReplaced = findTrainer(state, event.trainerId) !== undefined;
       const cleared = isReplaced ? lose(draft, event.trainerId, 'it connected anew') : draft;
+      const exclusion = exclusionOf(state, event.trainerId);
+      if (exclusion !== null) return expel(cleared, event.trainerId, 'LIMIT_EXCEEDED', exclusion);
       return admit(cleared, event.trainerId);
     }
     case 'trainerReady':
       return acceptReady(draft, event);
     case 'trainerSeen':
       return draft;
-    case 'trainerLost':
-      return lose(draft, event.trainerId, event.reason);
+    case 'trainerLost': {
+      const { trainerId, reason, isRefused = false } = event;
+      return lose(isRefused ? noteRefusal(draft, trainerId, reason) : draft, trainerId, reason);
+    }
     case 'stateHashReceived':
       return receiveHash(draft, event);
     case 'snapshotProgressed':
@@ -173,7 +179,8 @@ function loseExpelled(draft: Draft): Draft {
     const [expulsion, ...expelled] = next.expelled;
     if (expulsion === undefined) return next;
     next = emit({ ...next, expelled }, { type: 'closeConnection', ...expulsion });
-    const { trainerId } = expulsion;
+    const { trainerId, reason, text } = expulsion;
+    if (reason === 'INVALID_CONTRIBUTION') next = noteRefusal(next, trainerId, text);
     if (findTrainer(next.state, trainerId) !== undefined) next = lose(next, trainerId, null);
   }
 }

@@ -21,6 +21,7 @@ import { beginEvaluation } from './evaluation.ts';
 import { foldBases, foldNorms } from './refresh-schedule.ts';
 import { isMember, refuseBreach, refuseWork } from './late.ts';
 import { pauseAfter, pauseNote, RECORD_GAPS } from './pause.ts';
+import { forgetRefusals } from './refusals.ts';
 import { abandonStep, enterCollecting, isGenerated } from './stepping.ts';
 
 export function advanceCommitting(draft: Draft, phase: PhaseOf<'committing'>, event: PhaseEvent): Draft {
@@ -70,7 +71,8 @@ function committed(
   if (phase.kind === 'update') {
     const { cursor } = phase;
     const known = foldNorms(state.bases, norms);
-    return beginEvaluation(announceUpdate(patch(announced, { step, cursor, bases: known, attempts: 0 })));
+    const done = forgetRefusals(patch(announced, { step, cursor, bases: known, attempts: 0 }));
+    return beginEvaluation(announceUpdate(done));
   }
   const known = foldBases(state.bases, step, bases, state.plan);
   const refreshed = patch(announced, { refreshedStep: step, bases: known });

@@ -3,10 +3,8 @@
  * border (clip) or left out (reject). Pure. With fewer than three there is no telling who is the odd one out, and
  * nobody is judged. See docs/security.md, "Hostile peers".
  */
+import { normBorder } from '../../galore/aggregate/norm-filter.ts';
 import type { OutlierPlan, Received } from './state.ts';
-
-/** Below this many a median says nothing. */
-export const LEAST_JUDGES = 3;
 
 /** One whose norm was too large. */
 export interface Outlier {
@@ -24,13 +22,13 @@ export interface Judgement {
 
 /** @param received those with tokens, in any order; one without a norm is not judged */
 export function judgeNorms(plan: OutlierPlan | null, received: readonly Received[]): Judgement {
-  const norms = received.flatMap(({ norm }) => (norm === undefined ? [] : [norm])).sort((a, b) => a - b);
-  if (plan === null || norms.length < LEAST_JUDGES) return { kept: received, outliers: [] };
-  const median = norms[Math.floor((norms.length - 1) / 2)]!; // of an even number the lower one
-  const most = plan.factor * median;
+  const norms = received.flatMap(({ norm }) => norm ?? []);
+  const border = plan === null ? null : normBorder(norms, plan.factor);
+  if (plan === null || border === null) return { kept: received, outliers: [] };
   const { action } = plan;
+  const { median, most } = border;
   const outliers = received.flatMap(({ trainerId, norm = 0 }): Outlier[] =>
-    norm > most && median > 0 ? [{ trainerId, norm, median, action }] : [],
+    norm > most ? [{ trainerId, norm, median, action }] : [],
   );
   const isOutlier = new Set(outliers.map(({ trainerId }) => trainerId));
   const kept = received.flatMap((each): Received[] => {

@@ -1,7 +1,8 @@
 /**
  * Who of the ready trainers takes part in a step, where not all do (partial participation, McMahan et al., arXiv
- * 1602.05629, whose C is the share). Pure: of the seed, the step and the ids alone, so that a run that resumes, or
- * begins a step anew with the same trainers, draws the same ones.
+ * 1602.05629, whose C is the share). Pure: of the seed, the step, how many tries of it came to nothing, and the ids, so that
+ * a run that resumes draws the same ones. After a try in which nobody was in time or had a token others are drawn: those
+ * who were would have no more the next time.
  */
 import { derive, randomUint32 } from '../../random.ts';
 import type { RunPlan } from './state.ts';
@@ -13,6 +14,7 @@ const ROUNDING = 1e-9;
 export function drawMembers(
   { participation, minTrainers }: Pick<RunPlan, 'participation' | 'minTrainers'>,
   step: number,
+  attempts: number,
   readyIds: readonly string[],
 ): { readonly members: readonly string[]; readonly others: readonly string[] } {
   if (participation === null) return { members: readyIds, others: [] };
@@ -20,7 +22,7 @@ export function drawMembers(
   const count = Math.max(1, minTrainers, Math.ceil(share * readyIds.length - ROUNDING));
   const lots = readyIds.map((trainerId) => ({
     trainerId,
-    lot: randomUint32(derive(seed, 'participation', step, trainerId), 0),
+    lot: randomUint32(derive(seed, 'participation', step, attempts, trainerId), 0),
   }));
   // Of equal lots the lower id's counts: the sort keeps their order.
   const drawn = new Set(

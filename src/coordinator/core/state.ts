@@ -249,6 +249,14 @@ export interface HashReport {
   readonly weightsSha256: string;
 }
 
+/** Results of one trainer that were refused. */
+export interface Refusal {
+  readonly trainerId: string;
+  readonly count: number;
+  /** Of the last one, in words. */
+  readonly reason: string;
+}
+
 /** Everything the coordinator knows. */
 export interface RunState {
   readonly plan: RunPlan;
@@ -294,6 +302,8 @@ export interface RunState {
   readonly agreed: AgreedHash | null;
   /** At the last comparison that came to anything there was no majority, and all were made to begin anew. */
   readonly hasTied: boolean;
+  /** Results refused since the last committed step, by trainer (see refusals.ts). */
+  readonly refusals: readonly Refusal[];
 }
 
 /** Facts, in the past tense. Every one carries the time it was seen. */
@@ -306,7 +316,13 @@ export type Event = { readonly nowMs: number } &
     /** A heartbeat or any other sign of life. */
     | { readonly type: 'trainerSeen'; readonly trainerId: string }
     /** Its connection ended. */
-    | { readonly type: 'trainerLost'; readonly trainerId: string; readonly reason: string }
+    | {
+        readonly type: 'trainerLost';
+        readonly trainerId: string;
+        readonly reason: string;
+        /** For a result that was refused (INVALID_CONTRIBUTION): `reason` says what was wrong with it. */
+        readonly isRefused?: boolean;
+      }
     | {
         readonly type: 'sketchReceived';
         readonly trainerId: string;

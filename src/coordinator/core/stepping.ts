@@ -17,7 +17,7 @@ export function startStep(draft: Draft): Draft {
   const step = draft.state.step + 1;
   const slots = refreshedStep === step ? [] : refreshSlots(plan, step, draft.state.bases);
   if (slots.length > 0 && isGenerated(plan)) return commitGenerated(draft, step, slots);
-  const { members, others } = drawMembers(plan, step, readyTrainers(draft.state));
+  const { members, others } = drawMembers(plan, step, draft.state.attempts, readyTrainers(draft.state));
   const shards = shardAmong(draft.state, members, takePositions(cursor, plan.batchSequences));
   const assignments = shards.map(({ trainerId, positions }): Effect => ({
     type: 'assignStep',
@@ -109,9 +109,11 @@ const ABANDON_TEXTS = {
  * can. If nobody was in time it gets more time then; if nobody had a token it is put off a little.
  */
 export function abandonStep(draft: Draft, step: number, cause: AbandonCause): Draft {
-  const { nowMs } = draft.state;
+  const { nowMs, plan } = draft.state;
   const notBeforeMs = cause === 'fruitless' ? nowMs + FRUITLESS_PAUSE_MS : null;
-  const attempts = draft.state.attempts + (cause === 'late' ? 1 : 0);
+  // With all of them nothing but membership can make a difference, and no more time is needed.
+  const isTry = cause === 'late' || (cause === 'fruitless' && plan.participation !== null);
+  const attempts = draft.state.attempts + (isTry ? 1 : 0);
   const abandoned = patch(draft, { attempts, phase: { phase: 'waiting', notBeforeMs } });
   return remark(
     emit(abandoned, { type: 'discardStaged', step }),

@@ -4,6 +4,7 @@
 import { readyTrainers, remark, shellFault, type Draft, type PhaseEvent, type PhaseOf } from './draft.ts';
 import { enterFinishing } from './finishing.ts';
 import { refuseWork } from './late.ts';
+import { describeExclusions } from './refusals.ts';
 import { decideStart, limitPatience } from './step-policy.ts';
 import { startStep } from './stepping.ts';
 
@@ -38,5 +39,5 @@ export function settleWaiting(draft: Draft): Draft {
   }
   const limited = limitPatience(draft);
   const { canStart, note } = decideStart(limited.state);
-  return canStart ? startStep(limited) : remark(limited, note);
+  return canStart ? startStep(limited) : remark(limited, `${note}${describeExclusions(limited.state)}`);
 }

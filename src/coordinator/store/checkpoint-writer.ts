@@ -272,11 +272,14 @@ async function hashWeightsFile(path: string): Promise<string> {
 /** The weights' hash (weights-hash.ts) of all tensors of an open file, in hexadecimal. */
 export async function hashWeightsIn(file: SafetensorsFile): Promise<string> {
   const hasher = new WeightsHasher();
+  const bytes = new Uint8Array(PIECE_BYTES);
   for (const name of [...file.tensors.keys()].sort(compareNames)) {
     const { start, end } = file.tensors.get(name) as { start: number; end: number };
     hasher.begin(name);
-    for (let offset = 0; offset < end - start; offset += PIECE_BYTES) {
-      hasher.update(await file.readBytes(name, offset, Math.min(PIECE_BYTES, end - start - offset)));
+    for (let offset = 0; offset < end - start; offset += bytes.length) {
+      const piece = bytes.subarray(0, Math.min(bytes.length, end - start - offset));
+      await file.readBytesInto(name, offset, piece);
+      hasher.update(piece);
     }
   }
   return Buffer.from(hasher.digest()).toString('hex');

@@ -54,6 +54,9 @@ export interface CheckpointTensor extends StateTensor {
   readonly totalBytes: number;
 }
 
+/** Stamps of checkpoints that were read back and are whole, by step. */
+export type VerifiedStamps = Map<number, string>;
+
 /** A checkpoint whose files all have the hashes its manifest states. */
 export interface OpenCheckpoint {
   /** The folder; it loads in Hugging Face transformers. */
@@ -61,11 +64,15 @@ export interface OpenCheckpoint {
   readonly step: number;
   readonly run: RunJson;
   readonly manifest: Manifest;
+  /** Says which files these are, and when they were written to last; other bytes come with another stamp. */
+  readonly stamp: string;
   /** Weights, moments, bases; each group ascending by name. Then what `includeFeedback` has added. */
   readonly tensors: readonly CheckpointTensor[];
   /** Adds to `tensors` what a trainer kept of its gradients, `local/KIND/NAME`, if the checkpoint has any of it. */
   includeFeedback(trainerId: string): Promise<void>;
-  /** Bytes of tensor number `tensorIndex`, in memory of their own. */
+  /** Fills `target` with bytes of tensor number `tensorIndex` from `offset` on. */
+  readInto(tensorIndex: number, offset: number, target: Uint8Array): Promise<void>;
+  /** The same, in memory of their own. */
   read(tensorIndex: number, offset: number, length: number): Promise<Uint8Array>;
   /** A text of the folder; null when the checkpoint has none of that name. */
   readText(name: CheckpointText): Promise<string | null>;
@@ -86,18 +93,19 @@ export async function listCheckpointSteps(checkpointsDir: string): Promise<numbe
 
 /**
  * Opens the newest checkpoint that is whole; null when there are none. `onNotice` is told of each
- * damaged one that was passed over.
+ * damaged one that was passed over. `verified`: see openCheckpoint.
  * @throws CheckpointError when there are checkpoints and every one is damaged.
  */
 export async function openNewestCheckpoint(
   checkpointsDir: string,
   onNotice: (text: string) => void,
+  verified: VerifiedStamps = new Map(),
 ): Promise<OpenCheckpoint | null> {
   const steps = await listCheckpointSteps(checkpointsDir);
   const faults: string[] = [];
   for (const step of steps.toReversed()) {
     try {
-      return await openCheckpoint(checkpointsDir, step);
+      return await openCheckpoint(checkpointsDir, step, verified);
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
       faults.push(error.message);
@@ -112,36 +120,61 @@ export async function openNewestCheckpoint(
 }
 
 /**
- * Opens the checkpoint of `step` after checking every file against the manifest.
+ * Opens the checkpoint of `step` after checking every file against the manifest. One whose stamp is in `verified` is
+ * not read for that once more; one that was read is added.
  * @throws CheckpointError that says what is wrong with it.
  */
-export async function openCheckpoint(checkpointsDir: string, step: number): Promise<OpenCheckpoint> {
+export async function openCheckpoint(
+  checkpointsDir: string,
+  step: number,
+  verified: VerifiedStamps = new Map(),
+): Promise<OpenCheckpoint> {
   const path = join(checkpointsDir, checkpointName(step));
   const { manifest, run } = await readDocuments(path, step);
+  const stamp = await stampFiles(path, Object.keys(manifest.files));
+  const isKnown = verified.get(step) === stamp;
+  if (!isKnown) await checkHashes(path, manifest);
+  const files: SafetensorsFile[] = [];
+  try {
+    for (const name of TENSOR_FILES) {
+      if (Object.hasOwn(manifest.files, name)) files.push(await openTensorFile(path, name));
+    }
+    const checkpoint = new VerifiedCheckpoint({ path, run, manifest, stamp }, files);
+    if (!isKnown) await checkWeights(path, manifest, files[0] as SafetensorsFile);
+    verified.set(step, stamp);
+    return checkpoint;
+  } catch (error) {
+    for (const file of files) await file.close();
+    throw error;
+  }
+}
+
+/** Which files these are, how long, and when they were written to last. */
+async function stampFiles(path: string, names: readonly string[]): Promise<string> {
+  const stamps: string[] = [];
+  for (const name of [MANIFEST_FILE, ...names]) {
+    const of = await readingPart(path, name, stat(join(path, name), { bigint: true }));
+    stamps.push(`${name} ${of.ino} ${of.size} ${of.mtimeNs} ${of.ctimeNs}`);
+  }
+  return stamps.join('\n');
+}
+
+/** @throws CheckpointError naming the file whose bytes are not what the manifest says */
+async function checkHashes(path: string, manifest: Manifest): Promise<void> {
   for (const [name, stated] of Object.entries(manifest.files)) {
     const { sha256 } = await readingPart(path, name, hashFile(join(path, name)));
     if (sha256 !== stated.sha256) {
       throw damaged(path, `${name} has SHA-256 ${sha256}, the manifest says ${stated.sha256}`);
     }
   }
-  const files: SafetensorsFile[] = [];
-  try {
-    for (const name of TENSOR_FILES) {
-      if (Object.hasOwn(manifest.files, name)) files.push(await openTensorFile(path, name));
-    }
-    const checkpoint = new VerifiedCheckpoint(path, run, manifest, files);
-    const weightsSha256 = await hashWeightsIn(files[0] as SafetensorsFile);
-    if (weightsSha256 !== manifest.weightsSha256) {
-      throw damaged(
-        path,
-        `its weights have the hash ${weightsSha256}, the manifest says ${manifest.weightsSha256}`,
-      );
-    }
-    return checkpoint;
-  } catch (error) {
-    for (const file of files) await file.close();
-    throw error;
-  }
+}
+
+/** @throws CheckpointError if the weights are not those that the manifest names */
+async function checkWeights(path: string, manifest: Manifest, file: SafetensorsFile): Promise<void> {
+  const weightsSha256 = await hashWeightsIn(file);
+  if (weightsSha256 === manifest.weightsSha256) return;
+  const stated = `the manifest says ${manifest.weightsSha256}`;
+  throw damaged(path, `its weights have the hash ${weightsSha256}, ${stated}`);
 }
 
 /**
@@ -168,36 +201,40 @@ export async function readRunFacts(checkpointsDir: string, step: number): Promis
 }
 
 /**
- * Reads the checkpoint of `step` back, all of it, and compares it with its manifest.
+ * Reads the checkpoint of `step` back, all of it unless it is in `verified`, and compares it with its manifest.
  * @throws CheckpointError that says what is wrong with it.
  */
-export async function verifyCheckpoint(checkpointsDir: string, step: number): Promise<void> {
-  await (await openCheckpoint(checkpointsDir, step)).close();
+export async function verifyCheckpoint(
+  checkpointsDir: string,
+  step: number,
+  verified: VerifiedStamps,
+): Promise<void> {
+  await (await openCheckpoint(checkpointsDir, step, verified)).close();
 }
 
 /**
  * Deletes all but the newest `keep` checkpoints; those that are damaged do not count and go with the old
- * ones. `verified` are steps of checkpoints that were read back before; what is read back here is added, for
+ * ones. What is not in `verified` is read back and added, for
  * nothing is deleted that only one which nobody has looked at could replace. Returns what is kept, ascending:
  * the journal is needed from the first one's sequence on.
  */
 export async function pruneCheckpoints(
   checkpointsDir: string,
   keep: number,
-  verified: Set<number> = new Set(),
+  verified: VerifiedStamps = new Map(),
 ): Promise<CheckpointInfo[]> {
   if (!(keep >= 1)) throw new RangeError(`at least one checkpoint is kept, not ${keep}`);
   const steps = await listCheckpointSteps(checkpointsDir);
   const kept: CheckpointInfo[] = [];
   for (const step of steps.toReversed()) {
     if (kept.length === keep) {
+      verified.delete(step);
       await removeCheckpoint(checkpointsDir, step);
       continue;
     }
     try {
-      if (!verified.has(step)) await verifyCheckpoint(checkpointsDir, step);
+      await verifyCheckpoint(checkpointsDir, step, verified);
       kept.unshift(await describeCheckpoint(checkpointsDir, step));
-      verified.add(step);
     } catch (error) {
       if (!(error instanceof CheckpointError)) throw error;
     }
@@ -271,27 +308,32 @@ class VerifiedCheckpoint implements OpenCheckpoint {
   readonly step: number;
   readonly run: RunJson;
   readonly manifest: Manifest;
+  readonly stamp: string;
   readonly tensors: CheckpointTensor[];
   readonly #files: SafetensorsFile[];
   readonly #places = new Map<string, { readonly file: SafetensorsFile; readonly name: string }>();
 
-  constructor(path: string, run: RunJson, manifest: Manifest, files: SafetensorsFile[]) {
+  constructor(
+    { path, run, manifest, stamp }: Pick<OpenCheckpoint, 'path' | 'run' | 'manifest' | 'stamp'>,
+    files: SafetensorsFile[],
+  ) {
     this.path = path;
     this.step = run.step;
     this.run = run;
     this.manifest = manifest;
+    this.stamp = stamp;
     this.#files = files;
     this.tensors = sortTensors(files.flatMap((file) => this.#addFile(file)));
   }
 
+  async readInto(tensorIndex: number, offset: number, target: Uint8Array): Promise<void> {
+    const { file, name } = this.#placeOf(tensorIndex);
+    await file.readBytesInto(name, offset, target);
+  }
+
   async read(tensorIndex: number, offset: number, length: number): Promise<Uint8Array> {
-    const place = this.#places.get(this.tensors[tensorIndex]?.name ?? '');
-    if (place === undefined) {
-      throw new RangeError(
-        `the checkpoint has ${this.tensors.length} tensors, number ${tensorIndex} is not one of them`,
-      );
-    }
-    return await place.file.readBytes(place.name, offset, length);
+    const { file, name } = this.#placeOf(tensorIndex);
+    return await file.readBytes(name, offset, length);
   }
 
   async includeFeedback(trainerId: string): Promise<void> {
@@ -315,6 +357,13 @@ class VerifiedCheckpoint implements OpenCheckpoint {
 
   async close(): Promise<void> {
     for (const file of this.#files) await file.close();
+  }
+
+  #placeOf(tensorIndex: number): { readonly file: SafetensorsFile; readonly name: string } {
+    const place = this.#places.get(this.tensors[tensorIndex]?.name ?? '');
+    if (place !== undefined) return place;
+    const count = this.tensors.length;
+    throw new RangeError(`the checkpoint has ${count} tensors, number ${tensorIndex} is not one of them`);
   }
 
   #addFile(file: SafetensorsFile): CheckpointTensor[] {

@@ -1,17 +1,21 @@
 /**
  * The weighted sum of encoded tensors: sum p_i x_i with p_i = c_i / C, which by linearity is the
  * projected gradient of the pooled batch. In f64 and in the order given, so that the result does not
- * depend on who was first. Plain arrays; no tensors.
+ * depend on who was first. Other rules (rules.ts) go through the same loop. Plain arrays; no tensors.
  */
 import type { TensorCodec } from '../codec/codec.ts';
 import { chunk, CHUNK, groupsOf, kernels } from '../codec/kernels.ts';
 import type { TensorWriter } from '../codec/tensor-codec.ts';
+import type { OpenedPart, SlotRule } from './rule.ts';
 
-/** One trainer's share. The caller gives them in ascending trainer id. */
+/** One trainer's tensor. The caller gives them in ascending trainer id. */
 export interface EncodedPart {
   readonly bytes: Uint8Array;
   readonly codec: TensorCodec;
   readonly weight: number;
+  /** For other rules than the mean, as in `OpenedPart`; left out: the weight, and 1. */
+  readonly share?: number;
+  readonly scale?: number;
 }
 
 /** The sum rounded to f32, and its squared norm before rounding. */
@@ -20,15 +24,36 @@ export interface EncodedSum {
   readonly squaredNorm: number;
 }
 
+/** Each trainer counts by its tokens: one that sends garbage counts for its part, however large its numbers are. */
+export const meanRule: SlotRule = {
+  open: (parts) => (start) => {
+    chunk.sums.fill(0);
+    for (const { reader, weight } of parts) reader.accumulate(start, weight);
+  },
+};
+
+/** Opens the parts. @throws ProtocolError for one of a wrong length or with impossible scales */
+export function openParts(parts: readonly EncodedPart[], count: number): readonly OpenedPart[] {
+  return parts.map(({ bytes, codec, weight, share = weight, scale = 1 }) => {
+    if (!Number.isFinite(weight)) throw new RangeError(`a weight of the sum is ${weight}`);
+    return { reader: codec.open(bytes, count), weight, share, scale };
+  });
+}
+
 /**
- * Sums `parts` of `count` numbers each; without parts the sum is zero.
+ * Sums `parts` of `count` numbers each, or what `rule` makes of them; without parts the sum is zero.
  * @throws ProtocolError for a part with a wrong length or numbers that are not finite.
  */
-export function sumEncoded(parts: readonly EncodedPart[], count: number): EncodedSum {
+export function sumEncoded(
+  parts: readonly EncodedPart[],
+  count: number,
+  rule: SlotRule = meanRule,
+): EncodedSum {
   const sum = new Float32Array(count);
-  const squaredNorm = forChunks(parts, count, (start, length) => {
+  const visit = (start: number, length: number): void => {
     sum.set(chunk.values.subarray(0, length), start);
-  });
+  };
+  const squaredNorm = forChunks(parts, count, visit, count, rule);
   return { sum, squaredNorm };
 }
 
@@ -44,18 +69,23 @@ export function encodeSum(
   writer: TensorWriter,
   factor: number = 1,
   normed: number = count,
+  rule: SlotRule = meanRule,
 ): number {
   const { values } = chunk;
   const visit = (start: number, length: number): void => {
     if (factor !== 1) for (let i = 0; i < length; i++) values[i] = values[i]! * factor;
     writer.write(start, length);
   };
-  return forChunks(parts, count, visit, normed);
+  return forChunks(parts, count, visit, normed, rule);
 }
 
 /** The squared norm of the sum of `parts`. @throws ProtocolError as `sumEncoded` */
-export function squaredNormOfSum(parts: readonly EncodedPart[], count: number): number {
-  return forChunks(parts, count, () => {});
+export function squaredNormOfSum(
+  parts: readonly EncodedPart[],
+  count: number,
+  rule: SlotRule = meanRule,
+): number {
+  return forChunks(parts, count, () => {}, count, rule);
 }
 
 /** Calls `visit` with the sum of each chunk, as f32 in `chunk.values`; returns the squared norm of the first `normed` numbers. */
@@ -63,17 +93,14 @@ function forChunks(
   parts: readonly EncodedPart[],
   count: number,
   visit: (start: number, length: number) => void,
-  normed: number = count,
+  normed: number,
+  rule: SlotRule,
 ): number {
-  for (const { weight } of parts) {
-    if (!Number.isFinite(weight)) throw new RangeError(`a weight of the sum is ${weight}`);
-  }
-  const readers = parts.map(({ bytes, codec }) => codec.open(bytes, count));
+  const sumChunk = (parts.length === 0 ? meanRule : rule).open(openParts(parts, count), count);
   let squaredNorm = 0;
   for (let start = 0; start < count; start += CHUNK) {
     const length = Math.min(CHUNK, count - start);
-    chunk.sums.fill(0);
-    readers.forEach((reader, i) => reader.accumulate(start, parts[i]!.weight));
+    sumChunk(start, length);
     const square = kernels.round(groupsOf(length));
     if (start + length <= normed) squaredNorm += square;
     else squaredNorm += squaredNormOf(chunk.values.subarray(0, Math.max(0, normed - start)));

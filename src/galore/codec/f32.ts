@@ -48,9 +48,11 @@ function write(count: number, _key: RandomKey, into?: Uint8Array): TensorWriter 
 
 function open(bytes: Uint8Array, count: number): TensorReader {
   checkLength(bytes, count);
+  let numbers: Float32Array | null = null;
   return {
     read(start, end, out) {
-      out.set(aligned(bytes, count).subarray(start, end));
+      numbers ??= aligned(bytes, count); // may be a copy
+      out.set(numbers.subarray(start, end));
     },
     accumulate(start, weight) {
       const length = Math.min(CHUNK, count - start);

@@ -41,7 +41,7 @@ export function instantiate(
   const bodies = functions.map(({ locals, body }) =>
     sized([...list(locals.map((type) => [1, TYPE_BYTES[type]])), ...body, 0x0b]),
   );
-  const bytes = Uint8Array.of(
+  const bytes = Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
     ...section(1, types),
     ...section(
@@ -51,7 +51,7 @@ export function instantiate(
     ...section(5, [[0x01, ...unsigned(pages), ...unsigned(pages)]]),
     ...section(7, [[...text('memory'), 0x02, 0x00], ...exports]),
     ...section(10, bodies),
-  );
+  ]);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes));
   return instance.exports as ReturnType<typeof instantiate>;
 }
@@ -172,13 +172,23 @@ export const op = {
     maxS: simd(0xb8),
     truncSatF64x2: simd(0xfc),
   },
-  f32x4: { splat: simd(0x13), mul: simd(0xe6), convertI32x4S: simd(0xfa), demoteF64x2: simd(0x5e) },
+  f32x4: {
+    splat: simd(0x13),
+    sub: simd(0xe5),
+    mul: simd(0xe6),
+    /** Of (a, b): b < a ? b : a, and a < b ? b : a. */
+    pmin: simd(0xea),
+    pmax: simd(0xeb),
+    convertI32x4S: simd(0xfa),
+    demoteF64x2: simd(0x5e),
+  },
   f64x2: {
     splat: simd(0x14),
     extractLane: (lane: number): Code => [...simd(0x21), lane],
     promoteLowF32x4: simd(0x5f),
     floor: simd(0x75),
     add: simd(0xf0),
+    sub: simd(0xf1),
     mul: simd(0xf2),
     div: simd(0xf3),
     convertLowI32x4S: simd(0xfe),

@@ -46,3 +46,19 @@ export interface Model {
   /** The loss of a batch, without gradients. */
   loss(batch: Batch): LossSum;
 }
+
+/** The loss of all batches together, without gradients. */
+export function measureLoss(model: Model, batches: readonly Batch[]): LossSum {
+  return addLosses(batches.map((batch) => model.loss(batch)));
+}
+
+export function addLosses(parts: readonly LossSum[]): LossSum {
+  const sumOf = (amount: (part: LossSum) => number): number =>
+    parts.reduce((sum, part) => sum + amount(part), 0);
+  const isClassified = parts.some(({ correct }) => correct !== undefined);
+  return {
+    lossSum: sumOf(({ lossSum }) => lossSum),
+    tokens: sumOf(({ tokens }) => tokens),
+    ...(isClassified ? { correct: sumOf(({ correct = 0 }) => correct) } : {}),
+  };
+}

@@ -88,6 +88,7 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
   'trainerSeen z, unknown': { type: 'trainerSeen', trainerId: 'z' },
   'trainerLost a, has answered': { type: 'trainerLost', trainerId: 'a', reason: 'cut' },
   'trainerLost b, awaited': { type: 'trainerLost', trainerId: 'b', reason: 'cut' },
+  'trainerLost b, refused': { type: 'trainerLost', trainerId: 'b', reason: 'NaN', isRefused: true },
   'trainerLost c, not in the step': { type: 'trainerLost', trainerId: 'c', reason: 'cut' },
   'trainerLost z, unknown': { type: 'trainerLost', trainerId: 'z', reason: 'cut' },
   'sketchReceived b, awaited': { type: 'sketchReceived', trainerId: 'b', step: 2, round: 2, tokens: 9 },
@@ -161,6 +162,7 @@ const GRID = `
   trainerSeen z, unknown             x x x x x x x x x i
   trainerLost a, has answered        + + + + + + + + + i
   trainerLost b, awaited             + + + + + + + + + i
+  trainerLost b, refused             + + + + + + + + + i
   trainerLost c, not in the step     + + + + + + + + + i
   trainerLost z, unknown             i i i i i i i i i i
   sketchReceived b, awaited          r + i i i i i x r i

@@ -46,6 +46,8 @@ function openRun(words: readonly string[]): RunState {
     else if (field === 'returned') target['cursor'] = { ...(target['cursor'] as Cursor), returned: value };
     else if (field === 'outliers')
       target[field] = { action: text.split(':')[0], factor: Number(text.split(':')[1]) };
+    else if (field === 'participation')
+      target[field] = { share: Number(text.split(':')[0]), seed: Number(text.split(':')[1]) };
     else if (field in target) target[field] = value;
     else throw new Error(`the plan has no ${name}`);
   }
@@ -77,6 +79,10 @@ function readEvents(state: RunState, verb: string, words: readonly string[]): re
       return names.map((name) => ({ type: 'trainerSeen', trainerId: name, nowMs }));
     case 'lose':
       return [{ type: 'trainerLost', trainerId, reason: rest('the connection broke'), nowMs }];
+    case 'refuse': {
+      const reason = rest('its numbers do not fit');
+      return [{ type: 'trainerLost', trainerId, reason, isRefused: true, nowMs }];
+    }
     case 'sketch':
       return [{ type: 'sketchReceived', trainerId, step, round, tokens, ...norm, nowMs }];
     case 'factor': {
