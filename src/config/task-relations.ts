@@ -50,19 +50,11 @@ const classifierIsThere: Rule = (read) => {
   );
 };
 
-/** Labelled examples are lines of JSONL, and no tokenizer is trained on them. */
-const examplesCanBeRead: Rule = (read) => {
-  if (read('task.type') !== 'sequence-classification') return null;
-  if (read('data.format') === 'text') {
-    return relationFault(
-      'data.format',
-      'text',
-      'with task.type sequence-classification it must be auto or jsonl',
-    );
-  }
-  if (read('tokenizer.type') !== 'bpe') return null;
-  const rule = 'with task.type sequence-classification it must be file or byte';
-  return relationFault('tokenizer.type', 'bpe', rule);
+/** Labelled examples are lines of JSONL. */
+const examplesAreJsonl: Rule = (read) => {
+  if (read('task.type') !== 'sequence-classification' || read('data.format') !== 'text') return null;
+  const rule = 'with task.type sequence-classification it must be auto or jsonl';
+  return relationFault('data.format', 'text', rule);
 };
 
 export const TASK_RULES: readonly Rule[] = [
@@ -70,5 +62,5 @@ export const TASK_RULES: readonly Rule[] = [
   sitesShareTokenizer,
   labelsAreThere,
   classifierIsThere,
-  examplesCanBeRead,
+  examplesAreJsonl,
 ];

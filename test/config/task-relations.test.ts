@@ -1,5 +1,6 @@
 import { testRules, type BrokenRule } from './rule-tests.ts';
 
+const BERT = 'model={path: bert}';
 const CLASSIFY = 'task={type: sequence-classification, labels: [ham, spam]}';
 const BYTES = 'tokenizer.type=byte';
 
@@ -20,36 +21,29 @@ const RULES: readonly BrokenRule[] = [
   },
   {
     title: 'to classify takes labels',
-    broken: ['task.type=sequence-classification', BYTES],
+    broken: [BERT, 'task.type=sequence-classification', BYTES],
     field: 'task.labels',
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labels are for classification alone',
     broken: ['task.labels=[a, b]'],
     field: 'task.labels',
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labels differ',
-    broken: ['task={type: sequence-classification, labels: [ham, spam, ham]}', BYTES],
+    broken: [BERT, 'task={type: sequence-classification, labels: [ham, spam, ham]}', BYTES],
     field: 'task.labels',
     words: /"ham" is there twice/,
-    mended: [CLASSIFY, BYTES],
-  },
-  {
-    title: 'no tokenizer is trained on labelled examples',
-    broken: [CLASSIFY],
-    field: 'tokenizer.type',
-    words: /with task\.type sequence-classification it must be file or byte/,
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labelled examples are no plain text',
-    broken: [CLASSIFY, BYTES, 'data.format=text'],
+    broken: [BERT, CLASSIFY, BYTES, 'data.format=text'],
     field: 'data.format',
     words: /it must be auto or jsonl/,
-    mended: [CLASSIFY, BYTES, 'data.format=jsonl'],
+    mended: [BERT, CLASSIFY, BYTES, 'data.format=jsonl'],
   },
   {
     title: 'only sequences that travel must fit a message',
