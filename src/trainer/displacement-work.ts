@@ -134,11 +134,16 @@ export class DisplacementWork implements Work {
     const tokens = tokensOf(batches);
     const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     batches.forEach((batch, position) => {
-      const { lossSum } = model.forwardBackward(batch, 1 / tokens, (name, gradient) => {
-        const slot = slotsByName.get(name);
-        const isLast = position === batches.length - 1;
-        if (slot !== undefined && travels(slot)) take(slot, gradient, isLast);
-      });
+      const { lossSum } = model.forwardBackward(
+        batch,
+        1 / tokens,
+        (name, gradient) => {
+          const slot = slotsByName.get(name);
+          const isLast = position === batches.length - 1;
+          if (slot !== undefined && travels(slot)) take(slot, gradient, isLast);
+        },
+        this.#replica.wants,
+      );
       this.#lossSum += lossSum;
     });
   }

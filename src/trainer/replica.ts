@@ -31,6 +31,8 @@ import { hyperparametersOf } from './hyperparameters.ts';
 import { Int8Weight } from './int8-weight.ts';
 import { tensorOfCopy } from './tensor-of-copy.ts';
 import { WeightStore, type SourcedWeight, type WeightValues } from './model/weights.ts';
+import type { Wants } from './model/model.ts';
+import { wantsOf } from './wanted.ts';
 
 /** A tensor of a snapshot, by its dtype in the state table. */
 export type StateArray = Float32Array | Uint8Array;
@@ -89,6 +91,11 @@ export class Replica {
   /** The slots, at the ranks of their bases. */
   get slots(): readonly Slot[] {
     return this.#slots;
+  }
+
+  /** Whether a slot needs the gradient of the model's weight of that name. */
+  get wants(): Wants {
+    return wantsOf(this.#slots);
   }
 
   /** The basis of a projected slot; it exists from the first refresh on. */

@@ -108,10 +108,15 @@ export class StepWork implements Work {
     if (this.task.isDelayed === true) this.#sendKept();
     const slotsByName = new Map(this.#replica.slots.map((slot) => [slot.name, slot]));
     this.task.batches.forEach((batch, position) => {
-      const { lossSum } = model.forwardBackward(batch, 1 / this.tokens, (name, gradient) => {
-        const slot = slotsByName.get(name);
-        if (slot !== undefined) this.#takeGradient(slot, gradient, position);
-      });
+      const { lossSum } = model.forwardBackward(
+        batch,
+        1 / this.tokens,
+        (name, gradient) => {
+          const slot = slotsByName.get(name);
+          if (slot !== undefined) this.#takeGradient(slot, gradient, position);
+        },
+        this.#replica.wants,
+      );
       this.#lossSum += lossSum;
     });
   }
