@@ -49,6 +49,18 @@ export function stepSequences({
   return batch * local.count;
 }
 
+/** What a step has a loss for at most: tokens to predict, or sequences to be classified. With data of the trainers, of each of them. */
+export function stepTargets(
+  config: Pick<RunConfig, 'batch_size' | 'local_steps' | 'seq_len' | 'task'>,
+): number {
+  return stepSequences(config) * targetsOfSequence(config);
+}
+
+/** What a sequence has a loss for at most. */
+export function targetsOfSequence({ task, seq_len: seqLen }: Pick<RunConfig, 'seq_len' | 'task'>): number {
+  return task.type === 'sequence-classification' ? 1 : seqLen;
+}
+
 /** Columns of signs from which cosine columns are chosen: energies are known within sqrt(2/32), a quarter. */
 const DCT_COLUMNS = 32;
 

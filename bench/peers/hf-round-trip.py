@@ -2,7 +2,7 @@
 
 Run by hf-round-trip.sh, which makes an environment with torch and transformers. Prints a line for each check
 and ends with 1 if one failed. Nothing is downloaded: every model and tokenizer is made here.
-`--tokenizers FILE` writes test/vectors/tokenizers.json instead.
+`--tokenizers FILE` writes test/vectors/tokenizers.json instead; `--classifiers` compares classifiers alone.
 """
 import json
 import os
@@ -16,7 +16,9 @@ import numpy
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig,
+from transformers import (AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig,
+                          BertForSequenceClassification, BertModel, RobertaConfig,
+                          RobertaForSequenceClassification, LlamaConfig, LlamaForCausalLM, MistralConfig,
                           MistralForCausalLM, PreTrainedTokenizerFast)
 
 transformers.logging.set_verbosity_error()
@@ -144,6 +146,77 @@ def from_theirs(work):
         compare_logits("  and with the older layout of config.json", folder, model)
 
 
+def compare_classes(name, folder, model, pad):
+    """Logits of texts of several lengths in one batch."""
+    rows = token_rows(model.config.vocab_size - 4, 4, 20)
+    lengths = [20, 7, 1, 13]
+    ids = torch.tensor([[4 + id if at < length else pad for at, id in enumerate(row)] for row, length in zip(rows, lengths)])
+    mask = torch.tensor([[int(at < length) for at in range(20)] for length in lengths])
+    with torch.no_grad():
+        theirs = model.float().eval()(input_ids=ids, attention_mask=mask).logits.numpy()
+    answer = ours(folder, ids=torch.where(mask == 1, ids, -1).tolist())
+    worst = float(numpy.abs(theirs - numpy.array(answer["logits"], "float32").reshape(answer["shape"])).max())
+    check(name, worst <= TOLERANCE, f"logits within {worst:.1e} (size up to {numpy.abs(theirs).max():.2f})")
+
+
+def classifiers(work):
+    """Encoders that transformers writes: read, exported again, and trained on with a new head."""
+    small = dict(vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4,
+                 max_position_embeddings=64, initializer_range=0.2)
+    labels = dict(id2label={0: "ham", 1: "spam", 2: "egg"}, label2id={"ham": 0, "spam": 1, "egg": 2})
+    cases = [
+        ("BERT, 3 classes, f32", BertForSequenceClassification, BertConfig(**small, **labels), torch.float32, "5GB", 0),
+        ("BERT, 2 classes, bf16, sharded", BertForSequenceClassification, BertConfig(**small), torch.bfloat16, "60KB", 0),
+        ("RoBERTa, 3 classes, f32", RobertaForSequenceClassification,
+         RobertaConfig(**small, **labels, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5), torch.float32, "5GB", 1),
+    ]
+    for number, (name, kind, config, dtype, size, pad) in enumerate(cases):
+        torch.manual_seed(number)
+        folder, again = work / f"classes-{number}", work / f"classes-again-{number}"
+        kind(config).to(dtype).save_pretrained(folder, max_shard_size=size)
+        model = kind.from_pretrained(folder, dtype=torch.float32)
+        compare_classes(f"transformers to ours: {name}", folder, model, pad)
+        galore("export", folder, again)
+        loaded = AutoModelForSequenceClassification.from_pretrained(again, dtype=torch.float32)
+        same = all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+        check("  and exported as f32 again", same and loaded.config.id2label == model.config.id2label,
+              "every weight has the same bits, the classes their names")
+    # A bare encoder with a tokenizer, trained for three steps each way of pooling.
+    words = sorted({word for text in ("win money now", "meet here at noon") for word in text.split()})
+    vocab = {token: id for id, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    base = work / "encoder"
+    BertModel(BertConfig(**small)).save_pretrained(base)
+    tokenizer.save(str(base / "tokenizer.json"))
+    data = work / "mails.jsonl"
+    data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for _ in range(20)
+                            for text, label in (("win money now", "spam"), ("meet here at noon", "ham"))))
+    for pooling in ("cls", "mean"):
+        run, out, config = work / f"classified-{pooling}", work / f"classified-out-{pooling}", work / "classify.yaml"
+        config.write_text(json.dumps({
+            "name": "trip", "model": {"path": str(base)}, "data": {"path": str(data), "validation_fraction": 0},
+            "task": {"type": "sequence-classification", "labels": ["ham", "spam"], "pooling": pooling},
+            "tokenizer": {"type": "file", "path": str(base)}, "seq_len": 16, "batch_size": 4, "steps": 3,
+            "optimizer": {"lr": 0.01}, "coordinator": {"port": 0}, "evaluation": {"every": 0}}))
+        galore("train", config, "--dir", run, "--trainers", 1)
+        galore("export", run, out)
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            out, trust_remote_code=pooling == "mean", output_loading_info=True)
+        clean = not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+        check(f"ours to transformers: classifier with pooling {pooling}", clean, "nothing missing or unexpected")
+        compare_classes("  and its logits", out, loaded, 0)
+        texts = ["win money now", "meet here at noon", "now"]
+        fast = AutoTokenizer.from_pretrained(out)
+        with torch.no_grad():
+            theirs = loaded(**fast(texts, padding=True, return_tensors="pt")).logits.softmax(-1)[:, 1].tolist()
+        told = [json.loads(line)["probabilities"]["spam"] for line in galore("predict", out, *texts, "--json").splitlines()]
+        worst = max(abs(a - b) for a, b in zip(theirs, told))
+        check("  and galore predict against AutoTokenizer with padding", worst <= 1e-5, f"probabilities within {worst:.1e}")
+
+
 def tokenizer_kinds():
     """Made here in the way of the published ones."""
     corpus = TEXT + ["the state of the union don't stop 123 4567 café naïve <0x0A>"] * 20
@@ -209,8 +282,10 @@ if sys.argv[1:2] == ["--tokenizers"]:
     sys.exit()
 with tempfile.TemporaryDirectory() as name:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, tolerance {TOLERANCE}")
-    from_ours(pathlib.Path(name))
-    from_theirs(pathlib.Path(name))
-    tokenizers(pathlib.Path(name))
+    if "--classifiers" not in sys.argv:
+        from_ours(pathlib.Path(name))
+        from_theirs(pathlib.Path(name))
+        tokenizers(pathlib.Path(name))
+    classifiers(pathlib.Path(name))
 print("all checks passed" if failures == 0 else f"{failures} checks failed")
 sys.exit(failures > 0)

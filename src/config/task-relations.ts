@@ -50,19 +50,22 @@ const classifierIsThere: Rule = (read) => {
   );
 };
 
-/** Labelled examples are lines of JSONL, and no tokenizer is trained on them. */
-const examplesCanBeRead: Rule = (read) => {
-  if (read('task.type') !== 'sequence-classification') return null;
-  if (read('data.format') === 'text') {
-    return relationFault(
-      'data.format',
-      'text',
-      'with task.type sequence-classification it must be auto or jsonl',
-    );
-  }
-  if (read('tokenizer.type') !== 'bpe') return null;
-  const rule = 'with task.type sequence-classification it must be file or byte';
-  return relationFault('tokenizer.type', 'bpe', rule);
+/** Labelled examples are lines of JSONL. */
+const examplesAreJsonl: Rule = (read) => {
+  if (read('task.type') !== 'sequence-classification' || read('data.format') !== 'text') return null;
+  const rule = 'with task.type sequence-classification it must be auto or jsonl';
+  return relationFault('data.format', 'text', rule);
+};
+
+/** Their numbers are those of the tokens that a site has. */
+const noRowsOfSites: Rule = (read) => {
+  if (read('data.local') !== true) return null;
+  const groups = (read('method.param_groups') ?? []) as readonly { readonly policy?: unknown }[];
+  const index = groups.findIndex(({ policy }) => policy === 'row-sparse');
+  if (index < 0) return null;
+  const rule =
+    'not with data.local: the rows that travel name the tokens of a site; frozen tells nothing of them';
+  return relationFault(`method.param_groups[${index}].policy`, 'row-sparse', rule);
 };
 
 export const TASK_RULES: readonly Rule[] = [
@@ -70,5 +73,6 @@ export const TASK_RULES: readonly Rule[] = [
   sitesShareTokenizer,
   labelsAreThere,
   classifierIsThere,
-  examplesCanBeRead,
+  examplesAreJsonl,
+  noRowsOfSites,
 ];

@@ -14,7 +14,7 @@ import { encodeEnvelope } from '../protocol/envelope.ts';
 import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
-import { stepSequences, type RunShape } from '../run-shape.ts';
+import { stepTargets, targetsOfSequence, type RunShape } from '../run-shape.ts';
 import { aggregationNotice, type AggregationNotice } from './aggregation-notice.ts';
 import { chooseTrainers, onlyOf } from './choose-trainers.ts';
 import type { Effect, Received } from './core/state.ts';
@@ -147,9 +147,9 @@ export class StepDesk {
     }
     this.#awaitsBases = refreshSlots.length > 0;
     this.#staging.flush(flushSlots);
-    const { data, seq_len: seqLen } = this.#config;
-    const sequences = data.local ? stepSequences(this.#config) : positions.length;
-    const mostTokens = sequences * seqLen;
+    const mostTokens = this.#config.data.local
+      ? stepTargets(this.#config)
+      : positions.length * targetsOfSequence(this.#config);
     this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null });
   }
 
@@ -407,7 +407,7 @@ export class StepDesk {
 
   /** Of a whole step, that its tokens are. */
   #shareOf(tokens: number): number {
-    return tokens / (stepSequences(this.#config) * this.#config.seq_len);
+    return tokens / stepTargets(this.#config);
   }
 
   /** Those with tokens, each with its share of the sum, in the order given. */

@@ -62,7 +62,9 @@ export async function openModelWeights(
     }
     const added = specs.filter(({ name }) => !names.has(name));
     if (added.length > 0) {
-      onNotice(`new weights, made from the seed: ${listed(added.map(({ name }) => name))}; ${dir} has none`);
+      onNotice(
+        `new weights, made from the seed: ${listed(added.map(({ name }) => name))}; ${dir} has none for these classes`,
+      );
     }
     const make = (spec: TensorSpec): Float32Array => initialiseTensor(spec, config, newHead?.seed ?? 0);
     return new OpenModelWeights(dir, specs, names, source, make);

@@ -13,6 +13,7 @@ import { product } from '../galore/product.ts';
 import { travels, type Slot } from '../galore/slot.ts';
 import type { OnGradient, Wants } from './model/model.ts';
 import type { WeightMaker, WeightStore } from './model/weights.ts';
+import { wantsOf } from './wanted.ts';
 
 const ENGINE: Engine = { tf, product };
 
@@ -21,7 +22,7 @@ export function weightMaker(table: ParameterTable): WeightMaker | null {
   const { made, parametrisation } = table;
   if (made.size === 0) return null;
   return {
-    makes: (name) => made.has(name),
+    shapeOf: (name) => made.get(name)?.tensor.shape ?? null,
     make: (name, partOf) => parametrisation.materialise(inputOf(made.get(name)!, partOf)),
   };
 }
@@ -50,8 +51,7 @@ export function slotGradients(
 ): GradientTaker {
   const slotsByName = new Map(slots.filter(travels).map((slot) => [slot.name, slot]));
   const sums = new SharedGradients(table);
-  const wants = (name: string): boolean =>
-    (table?.made.get(name)?.parts ?? [{ name }]).some((part) => slotsByName.has(part.name));
+  const wants = wantsOf(slots, (name) => table?.made.get(name)?.parts.map((part) => part.name) ?? [name]);
   const onGradient: OnGradient = (name, gradient) => {
     const made = table?.made.get(name);
     if (made === undefined) {

@@ -26,7 +26,7 @@ import type {
 } from '../protocol/messages.ts';
 import type { AssembledTensor } from '../protocol/parts.ts';
 import { collectWhenGrown } from '../heap.ts';
-import { stepSequences, type RunShape } from '../run-shape.ts';
+import { stepTargets, type RunShape } from '../run-shape.ts';
 import type { TrainerOptions, TrainerResult } from './api.ts';
 import { applyRecord, replicaOf, stateArrayOf } from './apply-record.ts';
 import { toBatches, toLocalBatches } from './batches.ts';
@@ -362,7 +362,7 @@ class Trainer {
   /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
   #takeMeans(step: number, tokens: number, tensors: readonly AssembledTensor[]): void {
     const { config, replica } = this.#running();
-    const share = tokens / (stepSequences(config) * config.seq_len);
+    const share = tokens / stepTargets(config);
     const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
     const options = { betas: config.optimizer.betas, localSteps: config.local_steps.count };
     this.#locals.takeMeans(replica.slots, step, bySlot, share, options);
@@ -420,7 +420,7 @@ class Trainer {
       refreshSlots,
       flushSlots,
       codecs: shape.codecs,
-      stepTokens: stepSequences(config) * config.seq_len,
+      stepTokens: stepTargets(config),
       refresh: shape.refresh,
       slots: shape.slots,
     };

@@ -37,6 +37,7 @@ const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
   ],
   resume: [/<dir>/, /--steps <n>/, /--trainers <k>/, /--set <field=value>/, /may change/],
   eval: [/<dir>/, /--data <path>/, /--tokenizer <path>/, /--json/],
+  predict: [/<dir>/, /\[text\.\.\.\]/, /--file <path>/, /--tokenizer <path>/, /--seq-len <n>/, /--json/],
   export: [/<dir>/, /<out>/, /--dtype <type>/, /--step <n>/, /--max-shard-size <size>/, /5GB/, /--force/],
   replay: [/<dir>/, /--from <step>/, /--to <step>/, /--threads <n>/, /--json/],
   chaos: [

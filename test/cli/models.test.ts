@@ -104,6 +104,16 @@ test('eval --json prints one object', async (t) => {
   });
 });
 
+test('eval of a classifier tells accuracy where others have perplexity', async (t) => {
+  const measured = { ...EVALUATION, accuracy: 0.75, tokens: 4 };
+  const w = await withRun(t, { services: { evaluateModel: () => Promise.resolve(measured) } });
+  t.is(await w.run('eval', 'kept'), 0);
+  t.is(w.out.text, 'loss 2.0000  accuracy 0.7500  texts 4  kept/checkpoints/step-000010\n');
+  t.is(await w.run('eval', 'kept', '--json'), 0);
+  const facts = JSON.parse(w.out.text.split('\n')[1]!) as object;
+  t.deepEqual(Object.keys(facts), ['model', 'step', 'data', 'loss', 'accuracy', 'texts']);
+});
+
 test('eval leaves no status line behind on a terminal', async (t) => {
   const w = await withRun(t, {
     out: new FakeStream(true, 80),

@@ -1,5 +1,6 @@
 import { testRules, type BrokenRule } from './rule-tests.ts';
 
+const BERT = 'model={path: bert}';
 const CLASSIFY = 'task={type: sequence-classification, labels: [ham, spam]}';
 const BYTES = 'tokenizer.type=byte';
 
@@ -19,37 +20,41 @@ const RULES: readonly BrokenRule[] = [
     mended: ['data={local: true}', BYTES],
   },
   {
+    title: 'rows that travel would name the tokens of a site',
+    broken: [
+      'data={local: true}',
+      BYTES,
+      'method.param_groups=[{match: [embed_tokens], policy: row-sparse}]',
+    ],
+    field: 'method.param_groups[0].policy',
+    words: /name the tokens of a site; frozen tells nothing of them/,
+    mended: ['data={local: true}', BYTES, 'method.param_groups=[{match: [embed_tokens], policy: frozen}]'],
+  },
+  {
     title: 'to classify takes labels',
-    broken: ['task.type=sequence-classification', BYTES],
+    broken: [BERT, 'task.type=sequence-classification', BYTES],
     field: 'task.labels',
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labels are for classification alone',
     broken: ['task.labels=[a, b]'],
     field: 'task.labels',
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labels differ',
-    broken: ['task={type: sequence-classification, labels: [ham, spam, ham]}', BYTES],
+    broken: [BERT, 'task={type: sequence-classification, labels: [ham, spam, ham]}', BYTES],
     field: 'task.labels',
     words: /"ham" is there twice/,
-    mended: [CLASSIFY, BYTES],
-  },
-  {
-    title: 'no tokenizer is trained on labelled examples',
-    broken: [CLASSIFY],
-    field: 'tokenizer.type',
-    words: /with task\.type sequence-classification it must be file or byte/,
-    mended: [CLASSIFY, BYTES],
+    mended: [BERT, CLASSIFY, BYTES],
   },
   {
     title: 'labelled examples are no plain text',
-    broken: [CLASSIFY, BYTES, 'data.format=text'],
+    broken: [BERT, CLASSIFY, BYTES, 'data.format=text'],
     field: 'data.format',
     words: /it must be auto or jsonl/,
-    mended: [CLASSIFY, BYTES, 'data.format=jsonl'],
+    mended: [BERT, CLASSIFY, BYTES, 'data.format=jsonl'],
   },
   {
     title: 'only sequences that travel must fit a message',

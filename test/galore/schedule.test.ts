@@ -75,3 +75,18 @@ test('the rate is above zero at the first step, never above lr, and falls after 
   );
   t.pass();
 });
+
+test('after every restart the rate rises to where the schedule is by then', (t) => {
+  // ReLoRA's cosine_restarts, first warm-up 2, restarts every 10 of 40 steps, warm-up 4 after each.
+  const cosine = options({ type: 'cosine', warmup_steps: 2, min_lr_ratio: 0 });
+  const restarts = { every: 10, warmupSteps: 4 };
+  const at = (index: number): number => learningRate(cosine, index, 40, restarts);
+  const plain = (index: number): number => learningRate(cosine, index, 40);
+  for (const index of [0, 1, 2, 5, 9, 14, 19, 24, 29, 39]) t.is(at(index), plain(index), `index ${index}`);
+  for (const start of [10, 20, 30]) {
+    const risen = plain(start + 4);
+    const want = [1, 1, 2, 3].map((since) => (risen * since) / 4); // the first would be 0, and train nothing
+    want.forEach((rate, since) => t.true(Math.abs(at(start + since) - rate) < 1e-15, `${start} + ${since}`));
+  }
+  t.true(Math.abs(at(12.5) - (plain(14) * 2.5) / 4) < 1e-15, 'local steps are between');
+});

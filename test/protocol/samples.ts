@@ -59,7 +59,7 @@ export const SAMPLES: readonly Sample[] = [
       schemaHash: digest(4),
       heartbeatIntervalMs: 5000,
       heartbeatTimeoutMs: 30_000,
-      snapshot: { step: 12, sequence: 14, tensors, digest: digest(5), firstTensor: 1 },
+      snapshot: { step: 12, sequence: 14, tensors, digest: digest(5), firstTensor: 1, countedStep: 9 },
       site: { tokenizer: Uint8Array.from([31, 139, 8]), tokenizerSha256: digest(6), baseSha256: digest(7) },
     },
   },

@@ -97,7 +97,7 @@ function countOf({ codec, totalBytes }: PartMessage): number {
 
 /** Starts a proxy before the coordinator at `url`; a trainer that is given its address sends garbage. */
 export async function garbageProxy(
-  t: ExecutionContext,
+  t: Pick<ExecutionContext, 'teardown'>,
   url: string,
   kind: Garbage,
 ): Promise<{ readonly url: string; readonly replaced: () => number }> {

@@ -58,6 +58,7 @@ test('a store makes weights of its parts until they are released, and then of wh
   store.makeWith(weightMaker(table));
   t.deepEqual([...store.get('b').dataSync()], [3, 30]);
   t.is(store.get('b'), store.get('b'));
+  t.deepEqual(store.shapeOf('b'), [2]);
   t.deepEqual([...store.part('shared').dataSync()], [1, 10]);
   store.set('shared', tf.tensor1d([2, 20]));
   t.deepEqual([...store.get('b').dataSync()], [3, 30], 'good until the release');

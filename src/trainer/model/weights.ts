@@ -25,8 +25,9 @@ export interface SourcedWeight {
 
 /** Makes weights of the model that are none of the store's own. */
 export interface WeightMaker {
-  makes(name: string): boolean;
-  /** A new tensor of the shape of the store's own of that name, made of others. */
+  /** Of a weight that it makes; null: it does not. */
+  shapeOf(name: string): readonly number[] | null;
+  /** A new tensor of that shape, made of the store's own. */
   make(name: string, partOf: (name: string) => tf.Tensor): tf.Tensor;
 }
 
@@ -112,7 +113,7 @@ export class WeightStore {
    * until the next `release`, whatever becomes of what it was made of.
    */
   get(name: string): tf.Tensor {
-    if (this.#maker?.makes(name) !== true) return this.part(name);
+    if (this.#maker === null || this.#maker.shapeOf(name) === null) return this.part(name);
     const before = this.#made.get(name);
     if (before !== undefined) return before;
     const made = tf.keep(this.#maker.make(name, (part) => this.part(part)));
@@ -136,8 +137,12 @@ export class WeightStore {
     return this.#sources.get(name) ?? null;
   }
 
-  /** Without making a tensor. */
+  /** Of the model's, without making a tensor. */
   shapeOf(name: string): readonly number[] {
+    return this.#maker?.shapeOf(name) ?? this.#shapeOfPart(name);
+  }
+
+  #shapeOfPart(name: string): readonly number[] {
     const shape = this.#shapes.get(name);
     if (shape === undefined) throw new TensorShapeError(`the model has no weight named ${name}`);
     return shape;
@@ -155,7 +160,7 @@ export class WeightStore {
 
   /** Puts `weight` in the place of its own of that name, whose tensor is disposed. The store owns it from then on. */
   set(name: string, weight: tf.Tensor | WeightSource): void {
-    const shape = this.shapeOf(name);
+    const shape = this.#shapeOfPart(name);
     if (shape.join() !== weight.shape.join()) {
       throw new TensorShapeError(`${name} is [${shape.join(', ')}], not [${weight.shape.join(', ')}]`);
     }

@@ -4,11 +4,16 @@ import '@tensorflow/tfjs-node-gpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { attend } from '../../../../src/trainer/model/layers/attention.ts';
 import { causalMask } from '../../../../src/trainer/model/layers/causal-mask.ts';
+import { classLoss } from '../../../../src/trainer/model/layers/classification-head.ts';
 import { embeddingBackward, embeddingForward } from '../../../../src/trainer/model/layers/embedding.ts';
 import { headLoss, headLossAndGradients } from '../../../../src/trainer/model/layers/head-loss.ts';
+import { layerNormBackward, layerNormForward } from '../../../../src/trainer/model/layers/layer-norm.ts';
+import { gatherRows, pack, spread } from '../../../../src/trainer/model/layers/packing.ts';
 import { rmsNormBackward, rmsNormForward } from '../../../../src/trainer/model/layers/rms-norm.ts';
 import { rotateBackward, rotateForward, rotaryTables } from '../../../../src/trainer/model/layers/rotary.ts';
 import { swigluActivate, swigluBackward, swigluOutput } from '../../../../src/trainer/model/layers/swiglu.ts';
+import { gelu, geluGradient } from '../../../../src/trainer/model/passes.ts';
+import { TensorScope } from '../../../../src/trainer/model/tensor-scope.ts';
 import { tinyConfig } from '../../../helpers/tiny-llama.ts';
 
 function near(got: tf.Tensor, want: readonly number[]): boolean {
@@ -174,4 +179,62 @@ layerTest('a loss of a thousand nats is exact and its gradient finite', (t) => {
   const { losses, dWeight } = headLossAndGradients(tf.tensor2d([[1]]), weight, Int32Array.of(0), 0, 1);
   t.true(near(losses, [1000]));
   t.true(near(dWeight, [-1, 1]));
+});
+
+layerTest('LayerNorm takes mean and deviation away, then multiplies and adds', (t) => {
+  // x = [1, 5]: mean 3, variance 4, plus eps 5 = 9: x̂ = [-2/3, 2/3]
+  const weights = { weight: tf.tensor1d([3, 6]), bias: tf.tensor1d([10, 20]) };
+  const { y, saved } = layerNormForward(tf.tensor2d([[1, 5]]), weights, 5);
+  t.true(near(y, [8, 24]));
+  // dy = [1, 0]: g = [3, 0], mean(g) = 1.5, mean(g·x̂) = -1; dx = (g - 1.5 + x̂) / 3; dw = [-2/3, 0]; db = dy
+  const { dx, dWeight, dBias } = layerNormBackward(tf.tensor2d([[1, 0]]), weights.weight, saved);
+  t.true(near(dx, [(1.5 - 2 / 3) / 3, (-1.5 + 2 / 3) / 3]));
+  t.true(near(dWeight, [-2 / 3, 0]));
+  t.true(near(dBias, [1, 0]));
+});
+
+layerTest('GELU is x times the share of the normal distribution below it', (t) => {
+  // Φ(1) = 0.8413447461, φ(1) = 0.2419707245; the bias brings x to -1, 0 and 1
+  const [x, bias] = [tf.tensor2d([[-2, 0, 5]]), tf.tensor1d([1, 0, -4])];
+  t.true(near(gelu(x, bias), [-(1 - 0.8413447461), 0, 0.8413447461]));
+  const dx = geluGradient(tf.tensor2d([[1, 2, 10]]), x, bias);
+  t.true(near(dx.div(10), [(0.1586552539 - 0.2419707245) / 10, 0.1, 0.8413447461 + 0.2419707245]));
+});
+
+layerTest('packing leaves padding out and puts zeros back in its place', (t) => {
+  using scope = new TensorScope();
+  const texts = {
+    ids: Int32Array.of(7, 8, 0, 9, 0, 0),
+    lengths: Int32Array.of(2, 1),
+    sequences: 2,
+    length: 3,
+  };
+  const { packing, tokens } = pack({ ...texts, types: Int32Array.of(0, 1, 1, 0, 1, 1) }, scope);
+  t.deepEqual(tokens, {
+    ids: Int32Array.of(7, 8, 9),
+    positions: Int32Array.of(0, 1, 0),
+    types: Int32Array.of(0, 1, 0),
+  });
+  t.deepEqual([packing.rows, packing.length], [3, 2]);
+  const hidden = -Infinity;
+  t.deepEqual([...packing.mask.dataSync()], [0, 0, 0, 0, 0, hidden, 0, hidden]);
+  const rows = tf.tensor2d([[1, 2], [3, 4], [5, 6]]); // prettier-ignore
+  const places = spread(rows, packing);
+  t.deepEqual([...places.dataSync()], [1, 2, 3, 4, 5, 6, 0, 0]);
+  t.deepEqual([...gatherRows(places, packing).dataSync()], [1, 2, 3, 4, 5, 6]);
+  // Without padding nothing is moved, and types that are all 0 need not be looked up.
+  const full = pack({ ...texts, lengths: Int32Array.of(3, 3), types: new Int32Array(6) }, scope);
+  t.is(full.tokens.types, null);
+  t.is(spread(rows, full.packing), rows);
+});
+
+test('the loss of classes is the logarithm of their share; of equal logits the first counts', (t) => {
+  // shares 1/4 and 3/4 of the first text; the second is unknown; the third has equal logits
+  const logits = Float32Array.of(0, Math.log(3), 5, 5, 1, 1);
+  const { lossSum, texts, correct, dLogits } = classLoss(logits, Int32Array.of(1, -1, 0), 0.5);
+  t.true(Math.abs(lossSum - (Math.log(4 / 3) + Math.log(2))) < 1e-6);
+  t.deepEqual([texts, correct], [2, 2]);
+  const want = [0.125, -0.125, 0, 0, -0.25, 0.25];
+  t.true(want.every((value, i) => Math.abs(value - dLogits[i]!) < 1e-6));
+  t.is(classLoss(Float32Array.of(1, 1), Int32Array.of(1), 1).correct, 0);
 });
