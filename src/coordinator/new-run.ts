@@ -39,7 +39,7 @@ export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
   model: ModelConfig,
-  facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
+  facts: FirstFacts,
   texts: CheckpointTexts,
   onNotice: (text: string) => void = () => {},
 ): Promise<void> {
@@ -78,7 +78,10 @@ async function copyWeights(
   }
 }
 
-function firstFacts({ name, seed }: RunConfig, facts: Pick<RunFacts, 'runId' | 'epochSequences'>): RunFacts {
+/** What is known of a run before its first step. */
+type FirstFacts = Pick<RunFacts, 'runId' | 'epochSequences' | 'baseSha256'>;
+
+function firstFacts({ name, seed }: RunConfig, facts: FirstFacts): RunFacts {
   return {
     ...facts,
     name,
