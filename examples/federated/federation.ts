@@ -19,11 +19,11 @@ export const METHODS: Readonly<Record<string, object>> = {
       target_modules: ['query', 'key', 'value', 'dense'],
       param_groups: [{ match: ['embeddings'], policy: 'frozen' }],
     },
-    optimizer: { lr: 1e-3 },
+    optimizer: { lr: 1e-3, schedule: { type: 'cosine' } },
   },
   lora: {
     method: { name: 'lora', rank: 16, lora_alpha: 32, target_modules: ['query', 'key', 'value', 'dense'] },
-    optimizer: { lr: 1e-3 },
+    optimizer: { lr: 1e-3, schedule: { type: 'cosine' } },
   },
 };
 
@@ -96,7 +96,7 @@ export async function trainFederated(
   });
   coordinator.catch(url.reject);
   const address = await url.promise;
-  const addresses = await Promise.all(mails.sites.map((_, i) => urlOf?.(address, i) ?? address));
+  const addresses = await Promise.all(mails.sites.map(async (_, i) => urlOf?.(address, i) ?? address));
   const trainers = mails.sites.map(({ path }, i) =>
     galore(['trainer', addresses[i]!, '--id', `site-${i + 1}`, '--data', path, '--threads', '1']),
   );

@@ -14,6 +14,7 @@ export interface SiteFlags {
   readonly data?: string;
   readonly share: Sharing;
   readonly tokenizer?: string;
+  readonly base?: string;
   readonly skipBadLines?: true;
   readonly audit?: true;
 }
@@ -30,15 +31,23 @@ export function addSiteOptions(command: Command): Command {
         .default('losses'),
     )
     .option('--tokenizer <file>', 'your copy of the tokenizer of the run: it ends here if they differ')
+    .option(
+      '--base <dir>',
+      'your copy of the model folder that the run began with: it ends here if they differ',
+    )
     .option('--skip-bad-lines', 'leave out lines of your data that cannot be read, and count them')
     .option('--audit', 'print at the end every kind of message that has left, its bytes and what it held');
 }
 
 /** What the flags say of the trainer's own data; undefined: it has none. @throws ConfigError */
 export function siteOf(context: CliContext, flags: SiteFlags, display: Display): SiteOptions | undefined {
-  const { data, tokenizer } = flags;
+  const { data, tokenizer, base } = flags;
   if (data === undefined) {
-    const given = [tokenizer && '--tokenizer', flags.skipBadLines && '--skip-bad-lines'].find(Boolean);
+    const given = [
+      tokenizer && '--tokenizer',
+      base && '--base',
+      flags.skipBadLines && '--skip-bad-lines',
+    ].find(Boolean);
     if (given === undefined && flags.share === 'losses') return undefined;
     throw new ConfigError(`${given ?? '--share'} is about your own data: it goes with --data FILE`);
   }
@@ -47,6 +56,7 @@ export function siteOf(context: CliContext, flags: SiteFlags, display: Display):
     cacheDir: join(context.environment.cacheDir, 'site-tokens'),
     skipsBadLines: flags.skipBadLines ?? false,
     shares: flags.share,
+    ...(base === undefined ? {} : { base: resolve(context.workingDir, base) }),
     ...(tokenizer === undefined ? {} : { tokenizer: resolve(context.workingDir, tokenizer) }),
     onProgress: (text, share) => display.status(progressLine({ type: 'progress', text, share })),
   };

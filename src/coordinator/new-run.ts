@@ -42,7 +42,7 @@ export async function writeFirstCheckpoint(
   checkpointsDir: string,
   config: RunConfig,
   { model, table }: { readonly model: ModelConfig; readonly table: ParameterTable },
-  facts: Pick<RunFacts, 'runId' | 'epochSequences'>,
+  facts: FirstFacts,
   texts: CheckpointTexts,
   onNotice: (text: string) => void = () => {},
 ): Promise<void> {
@@ -116,7 +116,10 @@ async function copyWeights(
   }
 }
 
-function firstFacts({ name, seed }: RunConfig, facts: Pick<RunFacts, 'runId' | 'epochSequences'>): RunFacts {
+/** What is known of a run before its first step. */
+type FirstFacts = Pick<RunFacts, 'runId' | 'epochSequences' | 'baseSha256'>;
+
+function firstFacts({ name, seed }: RunConfig, facts: FirstFacts): RunFacts {
   return {
     ...facts,
     name,

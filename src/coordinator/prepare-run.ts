@@ -8,6 +8,7 @@ import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
+import { baseHash } from '../files/base-hash.ts';
 import { dataOptions, prepareDataset, type Dataset } from '../files/dataset.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { SiteFacts } from '../protocol/messages.ts';
@@ -55,7 +56,7 @@ export interface PreparedRun {
   readonly journal: Journal;
   /** Null where every trainer has data of its own. */
   readonly dataset: Dataset | null;
-  /** The hash of the weights of step 0; empty: of an older run that did not note it. */
+  /** The hash of the model folder that the run began with, where trainers may ask for it; else empty. */
   readonly baseSha256: string;
   /** What trainers with data of their own are told; null: they have none. */
   readonly site: SiteFacts | null;
@@ -143,7 +144,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     );
   }
   const { path, step, manifest } = checkpoint;
-  const baseSha256 = step === 0 ? manifest.weightsSha256 : (checkpoint.run.baseSha256 ?? '');
+  const { baseSha256 = '' } = checkpoint.run;
   await checkpoint.close();
   const metrics = await MetricsLog.open(run.metricsPath, start.step);
   closers.add(() => metrics.close());
@@ -250,7 +251,14 @@ async function createRun(
   });
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
-  const facts = { runId, ...(dataset === null ? {} : { epochSequences: dataset.train.count }) };
+  const { path } = config.model;
+  const facts = {
+    runId,
+    ...(dataset === null ? {} : { epochSequences: dataset.train.count }),
+    ...(config.data.local && path !== undefined
+      ? { baseSha256: await baseHash(path, model, config.seed) }
+      : {}),
+  };
   const texts = {
     configJson: JSON.stringify(toConfigJson(model), null, 2),
     ...(tokenizer.json === null ? {} : { tokenizerJson: tokenizer.json }),

@@ -8,7 +8,7 @@ export const MAX_TOKENIZER_BYTES = 512 * 1024;
 
 /**
  * @param tokenizerJson undefined: the bytes themselves are the tokens
- * @param baseSha256 of the weights of step 0, in hexadecimal
+ * @param baseSha256 of the model folder that the run began with, in hexadecimal; empty: it began with none
  */
 export function siteFacts(tokenizerJson: string | undefined, baseSha256: string): SiteFacts {
   const json = tokenizerJson ?? '';

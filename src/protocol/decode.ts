@@ -358,7 +358,7 @@ function siteFacts(body: galore.v1.SiteFacts.$Properties): SiteFacts {
   return {
     tokenizer: plainView(body.tokenizer ?? new Uint8Array(0)),
     tokenizerSha256: checkOptionalDigest(body.tokenizerSha256 ?? new Uint8Array(0), 'site.tokenizer_sha256'),
-    baseSha256: checkDigest(body.baseSha256 ?? new Uint8Array(0), 'site.base_sha256'),
+    baseSha256: checkOptionalDigest(body.baseSha256 ?? new Uint8Array(0), 'site.base_sha256'),
   };
 }
 

@@ -156,7 +156,7 @@ export interface SiteFacts {
   readonly tokenizer: Uint8Array;
   /** Of tokenizer.json, 32 bytes; empty: the bytes themselves are the tokens. */
   readonly tokenizerSha256: Uint8Array;
-  /** The hash of the weights of step 0, 32 bytes. */
+  /** The hash of the model folder that the run began with, 32 bytes; empty: it began with none. */
   readonly baseSha256: Uint8Array;
 }
 

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError } from '../errors.ts';
+import { baseHash } from '../files/base-hash.ts';
 import type { OnProgress } from '../files/dataset.ts';
 import { byteTokenizer, loadTokenizer, parseTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { Sequences, SiteFacts, WelcomeMessage } from '../protocol/messages.ts';
@@ -24,6 +25,8 @@ export interface SiteOptions {
   readonly shares: Sharing;
   /** A tokenizer.json, or its folder, that the run's must be equal to; needed where the run's is too long to be sent. */
   readonly tokenizer?: string | undefined;
+  /** The model folder that the run must have begun with. */
+  readonly base?: string | undefined;
   readonly onProgress: OnProgress;
 }
 
@@ -57,6 +60,7 @@ export class Site {
         `--share is nothing, but the run weights sites by ${config.local_steps.weighting} (local_steps.weighting): it needs counts`,
       );
     }
+    await checkBase(run, facts, options.base);
     const data = await openSiteData({
       path: options.data,
       task: config.task,
@@ -128,6 +132,23 @@ export function siteFault(welcome: WelcomeMessage, isLocal: boolean, hasData: bo
     return `run ${welcome.runName} hands out its own data (data.local is false): --data would not be used; leave it out`;
   }
   return null;
+}
+
+async function checkBase(
+  { config, model }: WelcomedRun,
+  facts: SiteFacts,
+  base: string | undefined,
+): Promise<void> {
+  if (base === undefined) return;
+  if (facts.baseSha256.length === 0) {
+    throw new ConfigError(`the run began with weights made from its seed, not with ${base} (--base)`);
+  }
+  const wanted = Buffer.from(facts.baseSha256).toString('hex');
+  const found = await baseHash(base, model, config.seed);
+  if (found === wanted) return;
+  throw new ConfigError(
+    `the run began with other weights (SHA-256 ${wanted}) than those of ${base} (SHA-256 ${found}; --base)`,
+  );
 }
 
 /** The run's tokenizer, which must be the site's own if it has named one. */
