@@ -715,13 +715,7 @@ export interface RunConfig extends Omit<RunConfigInput, 'method' | 'optimizer' |
   readonly method: Omit<
     Filled<
       RunConfigInput['method'],
-      | 'moments'
-      | 'scale'
-      | 'basis'
-      | 'limiter'
-      | 'weights'
-      | 'target_modules'
-      | 'modules_to_save'
+      'moments' | 'scale' | 'basis' | 'limiter' | 'weights' | 'target_modules' | 'modules_to_save'
     >,
     'refresh' | 'rank'
   > & {
