@@ -5,7 +5,8 @@
  *     sudo node dist/bench/join.js [--model 60m] [--preset wan] [--rate 100mbit] [--before 10] [--rounds 3] [--json]
  *
  * On a machine of its own the one that joins would take no processor time from the others: here it runs at idle
- * priority (chrt -i), which makes it later and leaves the others what is theirs. Steps are compared between the
+ * priority (chrt -i), which makes it later and leaves the others what is theirs, but for caches and memory: so there is a phase in which
+ * a bystander does such work (`galore bench step`, at the same priority) and has no part in the run. Steps are compared between the
  * same two trainers: the `before` last ones before it connects, and those committed until its first contribution.
  * Told apart from that is the processor time that the join costs the coordinator, beyond that of its steps.
  */
@@ -49,8 +50,12 @@ interface Round {
   /** Medians, in seconds. */
   readonly stepBefore: number;
   readonly stepWhile: number;
-  /** Of the median. */
+  /** While the same work as the third one's is done at idle priority by a process that has no part in the run. */
+  readonly stepBeside: number;
+  /** Of the median; beside the bystander; and of the join over that. */
   readonly slowdown: number;
+  readonly slowdownBeside: number;
+  readonly slowdownOfJoin: number;
   readonly stepsWhile: number;
   /** From when it was let in to the commit of the first step that counts it. */
   readonly secondsToFirstContribution: number;
@@ -81,6 +86,8 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
   await writeFile(file, JSON.stringify(configOf(dir)));
   const processes: { handle: ChildProcessHandle; ended: Promise<void> }[] = [];
   const done = deferred<void>();
+  /** Computes as the third will, and has no part in the run. */
+  const bystanders: ChildProcessHandle[] = [];
   let joinedMs = 0;
   let countedMs = 0;
   let joinedStep = 0;
@@ -121,6 +128,11 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
       if (line['step'] === WARM_UP_STEPS) cpu.warm = coordinatorCpu(dir);
       if (line['step'] === WARM_UP_STEPS + before) {
         cpu.before = coordinatorCpu(dir);
+        const work = ['bench', 'step', '--model', options.model, '--threads', '1', '--steps', '1000'];
+        bystanders.push(launcherBy(['chrt', '-i', '0'])(work, { onLine: () => {}, onExit: () => {} }));
+      }
+      if (line['step'] === WARM_UP_STEPS + 2 * before) {
+        for (const bystander of bystanders) bystander.kill('SIGKILL');
         trainer(2, 'chrt', '-i', '0');
       }
       if (joinedMs > 0 && joinedStep === 0) joinedStep = Number(line['step']);
@@ -132,6 +144,7 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
     trainer(1);
     await done.promise;
   } finally {
+    for (const bystander of bystanders) bystander.kill('SIGKILL');
     for (const { handle } of processes) handle.kill('SIGKILL');
     await Promise.all(processes.map(({ ended }) => ended));
   }
@@ -145,13 +158,18 @@ async function join3({ hub, spokes }: StarNetwork, scratch: string): Promise<Rou
   const while_ = secondsOf(({ step }) => step >= joinedStep);
   const stepBefore = median(secondsOf(({ step }) => step > WARM_UP_STEPS && step <= WARM_UP_STEPS + before));
   const stepWhile = median(while_);
+  const last = WARM_UP_STEPS + 2 * before;
+  const stepBeside = median(secondsOf(({ step }) => step > last - before && step <= last));
   const coordinatorSecondsAStep = (cpu.before - cpu.warm) / before;
   return {
     coordinatorSecondsAStep,
     coordinatorSecondsOfJoin: cpu.counted - cpu.joined - while_.length * coordinatorSecondsAStep,
     stepBefore,
     stepWhile,
+    stepBeside,
     slowdown: stepWhile / stepBefore - 1,
+    slowdownBeside: stepBeside / stepBefore - 1,
+    slowdownOfJoin: stepWhile / stepBeside - 1,
     stepsWhile: while_.length,
     secondsToFirstContribution: (countedMs - joinedMs) / 1000,
   };
@@ -186,7 +204,7 @@ for (let round = 1; round <= Number(options.rounds); round++) {
   const { coordinatorSecondsAStep: aStep, coordinatorSecondsOfJoin: ofJoin } = result;
   const steps = `${stepBefore.toFixed(2)} s a step before, ${stepWhile.toFixed(2)} s while (${stepsWhile} steps)`;
   process.stdout.write(
-    `${steps}: ${(100 * slowdown).toFixed(1)} % slower; first contribution after ${first.toFixed(1)} s; ` +
+    `${steps}: ${(100 * slowdown).toFixed(1)} % slower (${(100 * result.slowdownBeside).toFixed(1)} % beside a bystander); first contribution after ${first.toFixed(1)} s; ` +
       `processor time of the coordinator ${aStep.toFixed(2)} s a step, ${ofJoin.toFixed(2)} s for the join\n`,
   );
 }
