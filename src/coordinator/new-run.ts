@@ -1,15 +1,15 @@
 /** What only a new run needs: its model, and the checkpoint of step 0 with the first weights. */
 import { bytesOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
+import { openBaseWeights } from '../files/base-weights.ts';
 import { readModelConfig } from '../files/model-config.ts';
-import { openModelWeights } from '../files/model-weights.ts';
 import { openPeftAdapter, type PeftAdapter } from '../files/peft-adapter.ts';
 import type { Tokenizer } from '../files/tokenizer.ts';
 import type { ParameterTable } from '../galore/parametrisation/parametrisation.ts';
-import { classifierOf, isOutputKept } from '../model/classifier.ts';
+import { classifierOf } from '../model/classifier.ts';
 import { initialiseTensor } from '../model/initialise.ts';
 import { llamaConfigFromFields } from '../model/llama-config.ts';
-import { isClassifier, modelTensors, type ModelConfig } from '../model/model-config.ts';
+import { modelTensors, type ModelConfig } from '../model/model-config.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { checkAdapter } from './check-adapter.ts';
 import {
@@ -107,8 +107,7 @@ async function copyWeights(
   path: string,
   { seed, onNotice }: { readonly seed: number; readonly onNotice: (text: string) => void },
 ): Promise<void> {
-  const isOutputNew = isClassifier(model) && !isOutputKept(await readModelConfig(path), model);
-  await using weights = await openModelWeights(path, model, { newHead: { seed, isOutputNew }, onNotice });
+  await using weights = await openBaseWeights(path, model, seed, onNotice);
   for (const spec of weights.specs) {
     for await (const { first, values } of weights.pieces(spec)) {
       await writer.write(indexOf.get(spec.name)!, first * values.BYTES_PER_ELEMENT, bytesOf(values));

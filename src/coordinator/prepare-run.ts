@@ -8,7 +8,7 @@ import { resolvedYaml } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
-import { baseHash } from '../files/base-hash.ts';
+import { baseHash } from '../files/base-weights.ts';
 import { dataOptions, prepareDataset, type Dataset } from '../files/dataset.ts';
 import { byteTokenizer, checkVocabulary, loadTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { SiteFacts } from '../protocol/messages.ts';

@@ -13,10 +13,10 @@ export const MAX_TOKENIZER_BYTES = 512 * 1024;
 export function siteFacts(tokenizerJson: string | undefined, baseSha256: string): SiteFacts {
   const json = tokenizerJson ?? '';
   const zipped = json === '' ? new Uint8Array(0) : new Uint8Array(gzipSync(json, { level: 9 }));
-  const sha256 = json === '' ? '' : createHash('sha256').update(json).digest('hex');
   return {
     tokenizer: zipped.length <= MAX_TOKENIZER_BYTES ? zipped : new Uint8Array(0),
-    tokenizerSha256: new Uint8Array(Buffer.from(sha256, 'hex')),
+    tokenizerSha256:
+      json === '' ? new Uint8Array(0) : new Uint8Array(createHash('sha256').update(json).digest()),
     baseSha256: new Uint8Array(Buffer.from(baseSha256, 'hex')),
   };
 }

@@ -13,6 +13,7 @@ import { readSequences } from '../files/sequences.ts';
 import { toBatches } from './batches.ts';
 import type { ReadyDevice } from './engine/ready-device.ts';
 import { isClassifier } from '../model/model-config.ts';
+import { addLosses, measureLoss, type LossSum } from './model/model.ts';
 import { openModel, type AnyModel, type ModelFolder } from './open-model.ts';
 
 /** What is to be measured. */
@@ -96,19 +97,15 @@ async function measure(
   { maxSequences, batchSequences, sequenceLength, onProgress }: EvaluationRequest,
 ): Promise<EvaluationResult> {
   const count = maxSequences === 0 ? source.count : Math.min(maxSequences, source.count);
-  let [lossSum, tokens, correct] = [0, 0, 0];
+  const parts: LossSum[] = [];
   for (let start = 0; start < count; start += batchSequences) {
     onProgress('measuring', start / count);
     const indices = Array.from({ length: Math.min(batchSequences, count - start) }, (_, i) => start + i);
     const sequences = await readSequences(source, indices, indices, sequenceLength);
-    for (const batch of toBatches(sequences, batchSequences)) {
-      const part = model.loss(batch);
-      lossSum += part.lossSum;
-      tokens += part.tokens;
-      correct += part.correct ?? 0;
-    }
+    parts.push(measureLoss(model, toBatches(sequences, batchSequences)));
     await setImmediate(); // the engine blocks: let signals in
   }
+  const { lossSum, tokens, correct = 0 } = addLosses(parts);
   const loss = lossSum / tokens;
   const accuracy = isClassifier(model.config) ? { accuracy: correct / tokens } : {};
   return { loss, perplexity: Math.exp(loss), ...accuracy, tokens, sequences: count };

@@ -77,12 +77,7 @@ export class Replica {
     options: ReplicaOptions,
     parameters: ParameterTable | null = null,
   ) {
-    const given = [...state].map(([name, values]) => ({
-      name,
-      codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
-      totalBytes: values.byteLength,
-    }));
-    const fault = stateFault(slots, given, 0);
+    const fault = stateFault(slots, tensorsGiven(state), 0);
     if (fault !== null) throw new RangeError(fault);
     this.#slots = [...slots];
     this.#options = options;
@@ -293,6 +288,17 @@ export class Replica {
         return this.#states[slot.index]![kind]!;
     }
   }
+}
+
+/** What the arrays of a snapshot are, to be compared with the state table. */
+export function tensorsGiven(
+  arrays: ReadonlyMap<string, StateArray>,
+): readonly { readonly name: string; readonly codec: 'u8' | 'f32'; readonly totalBytes: number }[] {
+  return [...arrays].map(([name, values]) => ({
+    name,
+    codec: values instanceof Uint8Array ? 'u8' : 'f32',
+    totalBytes: values.byteLength,
+  }));
 }
 
 /** A weight of the state; one that is to be int8 and has no codes yet, before the first step, gets the nearest. */

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { gunzipSync } from 'node:zlib';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError } from '../errors.ts';
-import { baseHash } from '../files/base-hash.ts';
+import { baseHash } from '../files/base-weights.ts';
 import type { OnProgress } from '../files/dataset.ts';
 import { byteTokenizer, loadTokenizer, parseTokenizer, type Tokenizer } from '../files/tokenizer.ts';
 import type { Sequences, SiteFacts, WelcomeMessage } from '../protocol/messages.ts';

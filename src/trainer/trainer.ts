@@ -40,7 +40,7 @@ import { makeModel } from './model/make-model.ts';
 import { addLosses, measureLoss, type LossSum, type Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
 import { OwnState, type OwnValues } from './own-state.ts';
-import type { Replica, StateArray } from './replica.ts';
+import { tensorsGiven, type Replica, type StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { Site, siteFault } from './site.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
@@ -134,9 +134,9 @@ class Trainer {
     }
   }
 
-  /** What the event needs of the site's data. */
+  /** What is done before an event is handled: its run is understood, and what it needs of the site's data is read. */
   async #readAhead(event: LinkEvent): Promise<void> {
-    if (event.type === 'connected') return this.#openSite(event.welcome);
+    if (event.type === 'connected') return this.#onConnected(event.welcome);
     if (event.type !== 'message' || this.#site === null) return;
     const { message } = event;
     if (message.kind === 'stepAssignment' && message.sequences === null) {
@@ -148,9 +148,8 @@ class Trainer {
   }
 
   /** @throws ConfigError if the run is none for this trainer; DataError for its data. Nothing is said of it to the coordinator. */
-  async #openSite(welcome: WelcomeMessage): Promise<void> {
-    const run = understand(welcome);
-    if ('fault' in run || this.#run?.runId === run.runId) return; // refused by #onConnected, or open already
+  async #openSite(run: WelcomedRun, welcome: WelcomeMessage): Promise<void> {
+    if (this.#run?.runId === run.runId) return; // it is open already
     const { site: options, logger } = this.#options;
     const fault = siteFault(welcome, run.config.data.local, options !== undefined);
     if (fault !== null) throw new ConfigError(fault);
@@ -165,8 +164,7 @@ class Trainer {
   #handle(event: LinkEvent): TrainerResult | null {
     switch (event.type) {
       case 'connected':
-        this.#onConnected(event.welcome);
-        return null;
+        return null; // see #readAhead
       case 'tensor':
         this.#onTensor(event.tensor);
         return null;
@@ -195,9 +193,10 @@ class Trainer {
 
   // ---- state ----
 
-  #onConnected(welcome: WelcomeMessage): void {
+  async #onConnected(welcome: WelcomeMessage): Promise<void> {
     const run = understand(welcome);
     if ('fault' in run) return this.#link.refuse('SCHEMA_MISMATCH', run.fault);
+    await this.#openSite(run, welcome);
     this.#dropWork();
     this.#toldStep = -1;
     this.#run = run;
@@ -254,11 +253,7 @@ class Trainer {
       this.#own.load();
     }
     if (step === 0) return;
-    const given = [...local].map(([name, values]) => ({
-      name,
-      codec: values instanceof Uint8Array ? ('u8' as const) : ('f32' as const),
-      totalBytes: values.byteLength,
-    }));
+    const given = tensorsGiven(local);
     const fault =
       given.length === 0 ? `no checkpoint of step ${step} has any of it` : localFault(slots, given);
     if (fault === null) {

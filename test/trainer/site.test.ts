@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { RunConfig } from '../../src/config/schema.ts';
 import { siteFacts } from '../../src/coordinator/site-facts.ts';
-import { baseHash } from '../../src/files/base-hash.ts';
+import { baseHash } from '../../src/files/base-weights.ts';
 import { parseModelConfig, type ModelConfig } from '../../src/model/model-config.ts';
 import { buildRunShape } from '../../src/run-shape.ts';
 import { Site, type SiteOptions } from '../../src/trainer/site.ts';

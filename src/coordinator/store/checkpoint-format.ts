@@ -168,7 +168,7 @@ export interface RunJson {
   readonly cursor: { readonly next: number; readonly returned: readonly number[] };
   /** Sequences of an epoch: epoch e (from 0) has the positions from e times this on. */
   readonly epochSequences?: number | undefined;
-  /** The hash of the model folder that the run began with, where trainers compare it with their own (files/base-hash.ts). */
+  /** The hash of the model folder that the run began with, where trainers compare it with their own (files/base-weights.ts). */
   readonly baseSha256?: string | undefined;
   readonly seed: number;
   /** The next step's learning rate is schedule(schedulePosition). */

@@ -5,7 +5,6 @@
  */
 import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
-import { TensorShapeError } from '../../errors.ts';
 import { bertTensors, headNames, longestText, type BertConfig } from '../../model/bert-config.ts';
 import { checkClassBatch, type Batch, type ClassBatch } from './batch.ts';
 import {
@@ -29,6 +28,7 @@ import {
   type EncoderLayerSaved,
   type EncoderLayerWeights,
 } from './layers/encoder-layer.ts';
+import { forwardLayers, savedOf, type Keep, type KeptLayer } from './layer-stack.ts';
 import { handOut } from './layers/emit.ts';
 import type { LayerNormSaved, LayerNormWeights } from './layers/layer-norm.ts';
 import type { LinearWeights } from './layers/linear.ts';
@@ -46,14 +46,7 @@ export class BertModel implements Model {
 
   /** @throws TensorShapeError if `weights` lacks a tensor of the model or has it in another shape */
   constructor(config: BertConfig, weights: WeightStore, options: ModelOptions) {
-    for (const { name, shape } of bertTensors(config)) {
-      const actual = weights.shapeOf(name);
-      if (actual.join() !== shape.join()) {
-        throw new TensorShapeError(
-          `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
-        );
-      }
-    }
+    weights.requireShapes(bertTensors(config));
     this.config = config;
     this.weights = weights;
     this.#options = options;
@@ -94,7 +87,9 @@ export class BertModel implements Model {
     scope.free(x);
     for (let layer = numHiddenLayers - 1; layer >= Math.max(0, end); layer--) {
       const weights = this.#layer(layer);
-      const own = this.#savedOf(kept[layer], weights, context, scope);
+      const recompute = (input: tf.Tensor2D) =>
+        tf.tidy(() => encoderLayerForward(input, weights, context).saved);
+      const own = savedOf(kept[layer], recompute, scope);
       const { wants: wantsOwn, emit } = below(`${modelType}.encoder.layer.${layer}.`);
       const dInput = encoderLayerBackward(dx, weights, context, own, wantsOwn, emit);
       scope.free(dx);
@@ -150,23 +145,14 @@ export class BertModel implements Model {
     const { numAttentionHeads: heads, layerNormEps: eps, numHiddenLayers } = this.config;
     const context: EncoderContext = { heads, eps, packing };
     const begin = encoderEmbeddingForward(tokens, this.#embedding(), eps);
-    let x = scope.hold(begin.y); // [N, D]
+    scope.hold(begin.y); // [N, D]
     scope.hold(begin.saved);
     if (keep === 'nothing') scope.free(begin.saved);
-    const kept: KeptLayer[] = [];
-    for (let layer = 0; layer < numHiddenLayers; layer++) {
-      const input = x;
+    const layerAt = (layer: number) => {
       const weights = this.#layer(layer);
-      if (keep === 'intermediates') {
-        const { y, saved } = encoderLayerForward(input, weights, context);
-        kept.push({ saved: scope.hold(saved) });
-        x = scope.hold(y);
-      } else {
-        if (keep === 'inputs') kept.push({ input });
-        x = scope.hold(tf.tidy(() => encoderLayerForward(input, weights, context).y));
-      }
-      if (keep !== 'inputs') scope.free(input);
-    }
+      return (input: tf.Tensor2D) => encoderLayerForward(input, weights, context);
+    };
+    const { x, kept } = forwardLayers(begin.y, numHiddenLayers, layerAt, keep, scope);
     return { context, tokens, x, kept, embedding: keep === 'nothing' ? null : begin.saved };
   }
 
@@ -180,19 +166,6 @@ export class BertModel implements Model {
   #checkLength(length: number): void {
     const most = longestText(this.config);
     if (length > most) throw new RangeError(`a text has ${length} tokens; the model has ${most} positions`);
-  }
-
-  #savedOf(
-    kept: KeptLayer | undefined,
-    weights: EncoderLayerWeights,
-    context: EncoderContext,
-    scope: TensorScope,
-  ): EncoderLayerSaved {
-    assert(kept !== undefined);
-    if ('saved' in kept) return kept.saved;
-    const saved = scope.hold(tf.tidy(() => encoderLayerForward(kept.input, weights, context).saved));
-    scope.free(kept.input);
-    return saved;
   }
 
   /** The lowest layer that has a weight whose gradient is wanted; −1: the embedding has; Infinity: only the head. */
@@ -261,14 +234,10 @@ export class BertModel implements Model {
   }
 }
 
-/** What forward keeps of a layer for backward. */
-type Keep = 'nothing' | 'inputs' | 'intermediates';
-type KeptLayer = { readonly input: tf.Tensor2D } | { readonly saved: EncoderLayerSaved };
-
 interface ForwardResult {
   readonly context: EncoderContext;
   readonly tokens: PackedTokens;
   readonly x: tf.Tensor2D; // [N, D], the last layer's output
-  readonly kept: readonly KeptLayer[];
+  readonly kept: readonly KeptLayer<EncoderLayerSaved>[];
   readonly embedding: LayerNormSaved | null;
 }

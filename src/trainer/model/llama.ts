@@ -3,10 +3,8 @@
  * embedding and hands out each weight gradient as soon as it is known, so that at most one layer's
  * gradients exist at a time. Works on whatever engine tfjs-core has been given.
  */
-import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
 import { product } from '../../galore/product.ts';
-import { TensorShapeError } from '../../errors.ts';
 import { llamaTensors, type LlamaConfig } from '../../model/llama-config.ts';
 import { checkBatch, checkTokens, unmaskedRows, type Batch, type Tokens } from './batch.ts';
 import type { KeyValueCache } from './key-value-cache.ts';
@@ -22,6 +20,7 @@ import {
   type DecoderLayerSaved,
   type DecoderLayerWeights,
 } from './layers/decoder-layer.ts';
+import { forwardLayers, savedOf, type Keep, type KeptLayer } from './layer-stack.ts';
 import { embeddingBackward, embeddingForward } from './layers/embedding.ts';
 import { headLoss, headLossAndGradients } from './layers/head-loss.ts';
 import { rmsNormBackward, rmsNormForward } from './layers/rms-norm.ts';
@@ -45,14 +44,7 @@ export class LlamaModel implements Model {
 
   /** @throws TensorShapeError if `weights` lacks a tensor of the model or has it in another shape */
   constructor(config: LlamaConfig, weights: WeightStore, options: LlamaOptions) {
-    for (const { name, shape } of llamaTensors(config)) {
-      const actual = weights.shapeOf(name);
-      if (actual.join() !== shape.join()) {
-        throw new TensorShapeError(
-          `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
-        );
-      }
-    }
+    weights.requireShapes(llamaTensors(config));
     this.config = config;
     this.weights = weights;
     this.#options = options;
@@ -95,7 +87,8 @@ export class LlamaModel implements Model {
 
     for (let layer = numHiddenLayers - 1; layer >= 0; layer--) {
       const weights = this.#layer(layer);
-      const saved = this.#savedOf(kept[layer], weights, context, scope);
+      const recompute = (input: tf.Tensor2D) => decoderLayerRecompute(input, weights, context);
+      const saved = savedOf(kept[layer], recompute, scope);
       const fullName = (name: string): string => `model.layers.${layer}.${name}`;
       const dInput = decoderLayerBackward(
         ...([dx, weights, context, saved] as const),
@@ -169,35 +162,13 @@ export class LlamaModel implements Model {
   #forward(tokens: Tokens, keep: Keep, scope: TensorScope): ForwardResult {
     const context = this.#context(tokens, 0, scope);
     const ids = scope.hold(tf.tensor1d(tokens.ids, 'int32'));
-    const kept: KeptLayer[] = [];
-    let x = scope.hold(embeddingForward(ids, this.#embedding())); // [N, D]
-    for (let layer = 0; layer < this.config.numHiddenLayers; layer++) {
-      const input = x;
+    const embedded = scope.hold(embeddingForward(ids, this.#embedding())); // [N, D]
+    const layerAt = (layer: number) => {
       const weights = this.#layer(layer);
-      if (keep === 'intermediates') {
-        const { y, saved } = decoderLayerForward(input, weights, context);
-        kept.push({ saved: scope.hold(saved) });
-        x = scope.hold(y);
-      } else {
-        if (keep === 'inputs') kept.push({ input });
-        x = scope.hold(tf.tidy(() => decoderLayerForward(input, weights, context).y));
-      }
-      if (keep !== 'inputs') scope.free(input);
-    }
+      return (input: tf.Tensor2D) => decoderLayerForward(input, weights, context);
+    };
+    const { x, kept } = forwardLayers(embedded, this.config.numHiddenLayers, layerAt, keep, scope);
     return { context, ids, x, kept };
-  }
-
-  #savedOf(
-    kept: KeptLayer | undefined,
-    weights: DecoderLayerWeights,
-    context: DecoderContext,
-    scope: TensorScope,
-  ): DecoderLayerSaved {
-    assert(kept !== undefined);
-    if ('saved' in kept) return kept.saved;
-    const saved = scope.hold(decoderLayerRecompute(kept.input, weights, context));
-    scope.free(kept.input);
-    return saved;
   }
 
   /** Final norm, head and loss, forward and backward, over the rows that have a loss. */
@@ -296,15 +267,11 @@ export class LlamaModel implements Model {
   }
 }
 
-/** What forward keeps of a layer for backward. */
-type Keep = 'nothing' | 'inputs' | 'intermediates';
-type KeptLayer = { readonly input: tf.Tensor2D } | { readonly saved: DecoderLayerSaved };
-
 interface ForwardResult {
   readonly context: DecoderContext;
   readonly ids: tf.Tensor1D; // [N]
   readonly x: tf.Tensor2D; // [N, D], the last layer's output
-  readonly kept: readonly KeptLayer[];
+  readonly kept: readonly KeptLayer<DecoderLayerSaved>[];
 }
 
 interface HeadGradients {

@@ -137,6 +137,18 @@ export class WeightStore {
     return this.#sources.get(name) ?? null;
   }
 
+  /** @throws TensorShapeError if one of these tensors is not there or has another shape */
+  requireShapes(tensors: readonly TensorSpec[]): void {
+    for (const { name, shape } of tensors) {
+      const actual = this.shapeOf(name);
+      if (actual.join() !== shape.join()) {
+        throw new TensorShapeError(
+          `${name} is [${actual.join(', ')}]; the model needs [${shape.join(', ')}]`,
+        );
+      }
+    }
+  }
+
   /** Of the model's, without making a tensor. */
   shapeOf(name: string): readonly number[] {
     return this.#maker?.shapeOf(name) ?? this.#shapeOfPart(name);
