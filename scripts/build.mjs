@@ -76,7 +76,8 @@ function removeLeftovers(root) {
   }
   if (!existsSync(join(root, '.setup'))) return;
   for (const name of readdirSync(join(root, '.setup'))) {
-    if (/^(generated|vendor)-/.test(name)) rmSync(join(root, '.setup', name), { recursive: true, force: true });
+    if (/^(generated|vendor)-/.test(name))
+      rmSync(join(root, '.setup', name), { recursive: true, force: true });
   }
 }
 

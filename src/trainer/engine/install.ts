@@ -167,7 +167,9 @@ async function findWork(plan: Plan): Promise<Work> {
 
 function isLinked({ packageDir, engineDir, release }: Plan): boolean | Promise<boolean> {
   if (!needsLink(packageDir)) return true;
-  return release.variant === 'cpu' ? isPlaced(packageDir, join(engineDir, 'napi-v8')) : isOccupied(packageDir);
+  return release.variant === 'cpu'
+    ? isPlaced(packageDir, join(engineDir, 'napi-v8'))
+    : isOccupied(packageDir);
 }
 
 function isNothing(work: Work): boolean {
