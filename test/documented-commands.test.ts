@@ -42,7 +42,11 @@ function codeOf(markdown: string): readonly string[] {
 }
 
 function callsIn(file: string, code: string): readonly Call[] {
-  const lines = code.replace(/\\\n\s*/g, ' ').split('\n');
+  // To other programs the word is a name.
+  const lines = code
+    .replace(/\\\n\s*/g, ' ')
+    .split('\n')
+    .filter((line) => !/^\s*(kubectl|useradd|install) /.test(line));
   return lines.flatMap((line) => {
     const calls = line.matchAll(
       /(?:^|[\s"'`(=/])(?<!-n )(?:galore|galore\.js)(?= +[a-z-])((?:(?! #| \||[;&>)`]).)*)/g,

@@ -18,6 +18,7 @@ import test, { type ExecutionContext } from 'ava';
 import { parseAllDocuments } from 'yaml';
 import { loadRunConfig } from '../../src/config/load.ts';
 import { readPemFiles } from '../../src/files/pem.ts';
+import { rowOf } from '#scripts/sizing';
 
 const run = promisify(execFile);
 const ROOT = join(import.meta.dirname, '..', '..', '..');
@@ -240,4 +241,14 @@ test('the proxy passes WebSockets on', (t) => {
   ]) {
     t.true(proxy.includes(line), line);
   }
+});
+
+test('the table of sizes is what galore plan says', async (t) => {
+  const cells = (row: string): readonly string[] => row.split('|').map((cell) => cell.trim());
+  const rows = read('README.md').split('\n').map(cells);
+  const wanted = cells(await rowOf('60m', 'wan'));
+  t.deepEqual(
+    rows.find(([, name]) => name === wanted[1]),
+    wanted,
+  );
 });
