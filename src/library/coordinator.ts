@@ -92,8 +92,8 @@ export class Coordinator implements AsyncIterable<RunReport> {
     { stopAtStep, cacheDir, logger }: CoordinatorSettings,
   ): Promise<Coordinator> {
     const reports = new Backlog<RunReport>();
-    const { startCoordinator } = await import('../coordinator/coordinator.ts');
-    const running = await startCoordinator({
+    const { services } = await import('../cli/services.ts');
+    const running = await services.startCoordinator({
       config,
       mode,
       cacheDir: cacheDir ?? readEnvironment().cacheDir,
