@@ -64,7 +64,7 @@ export class Coordinator implements AsyncIterable<RunReport> {
    * Begins a new run in `dir` (default: runs/NAME), and listens.
    * @throws ConfigError with every fault; DataError, CheckpointError (there is a run already), OperatingError
    */
-  static start({ config, ...settings }: NewRunSettings): Promise<Coordinator> {
+  static async start({ config, ...settings }: NewRunSettings): Promise<Coordinator> {
     const options = loadOptions(settings);
     const resolved =
       typeof config === 'string'
@@ -77,7 +77,7 @@ export class Coordinator implements AsyncIterable<RunReport> {
    * Goes on with the run in the directory, as far as it was committed.
    * @throws ConfigError if there is none, or `set` changes what a run cannot change; otherwise as `start`
    */
-  static resume(dir: string, settings: CoordinatorSettings = {}): Promise<Coordinator> {
+  static async resume(dir: string, settings: CoordinatorSettings = {}): Promise<Coordinator> {
     const place = { dir: resolve(dir) };
     const file = resolve(dir, 'run.yaml');
     const saved = loadRunConfig(file, loadOptions({ set: place }));

@@ -48,10 +48,14 @@ const kustomization = yaml(read('kustomization.yaml'))[0]!;
 const objects = kustomization['resources']!.flatMap((path) => yaml(read(path)));
 const ofKind = (kind: string): readonly Node[] => objects.filter((object) => object['kind'] === kind);
 const nameOf = (object: Node): string => object['metadata']!['name']!;
+/** What Kubernetes itself says of a pod of a StatefulSet. */
+const POD_NAME = 'statefulset.kubernetes.io/pod-name';
 /** Whether the labels of some pods are those that are looked for. */
 const selects = (selector: Node, pods: Node): boolean =>
-  Object.entries(selector).every(
-    ([name, value]) => pods['spec']!['template']!['metadata']!['labels']![name] === value,
+  Object.entries(selector).every(([name, value]) =>
+    name === POD_NAME
+      ? /^(.*)-\d$/.exec(value)?.[1] === nameOf(pods)
+      : pods['spec']!['template']!['metadata']!['labels']![name] === value,
   );
 
 test('the run file of deploy/ is a run', (t) => {
