@@ -14,7 +14,7 @@ import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Lo
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
-import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import type { CoordinatorOptions, RunningCoordinator, RunReport, RunSummary } from './api.ts';
 import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
@@ -36,7 +36,7 @@ import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
-import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
+import { describePassing, isPassing } from './store/full-disk.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -114,7 +114,8 @@ class Coordinator {
     this.#doorkeeper = doorkeeper;
     this.#options = options;
     const { config, shape, dataset, metrics, evaluations } = run;
-    const { logger, onReport } = options;
+    const { logger } = options;
+    const onReport = (report: RunReport): void => this.#report(report);
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
     this.#state = initialState(plan, {
@@ -200,6 +201,7 @@ class Coordinator {
         this.#options.logger.info('certificates.renewed', {}, 'new certificates are in use');
       },
     });
+    this.#followLease();
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
       collectGrownHeap();
@@ -213,6 +215,24 @@ class Coordinator {
       finished: this.#finished.promise,
       stop: () => this.#dispatch({ type: 'stopRequested' }),
     };
+  }
+
+  /** Without the lease nothing can be committed any more: another coordinator does that. */
+  #followLease(): void {
+    const { lease, store } = this.#run.authority;
+    const end = (): void => this.#fail(lease.lost.reason);
+    if (lease.lost.aborted) return end();
+    lease.lost.addEventListener('abort', end, { once: true });
+    // Who looks for the leader finds the address; that it is late by a renewal is no harm.
+    lease.setAddress(this.#server.url).catch(() => {});
+    store.publish({ type: 'leader', step: this.#state.step, epoch: lease.epoch, address: this.#server.url });
+  }
+
+  /** For people here, and for those who watch from elsewhere. */
+  #report(report: RunReport): void {
+    const { store } = this.#run.authority;
+    if (report.type !== 'notice' && report.type !== 'progress') store.publish({ ...report });
+    this.#options.onReport(report);
   }
 
   /** Facts that effects cause wait until all effects of the fact before are carried out. */
@@ -363,7 +383,7 @@ class Coordinator {
   #append(sealSeconds = 0): void {
     const record = this.#record;
     if (record === null) throw new Error('assertion failed: no record is sealed');
-    const { journal } = this.#run;
+    const { journal, authority } = this.#run;
     const { sequence, step, digest } = record.commit;
     const kind = record.commit.record.type;
     const askedMs = this.#clock.nowMs();
@@ -377,13 +397,13 @@ class Coordinator {
       this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
     };
     const failed = async (error: unknown): Promise<void> => {
-      if (!isDiskFull(error)) throw error;
+      if (!isPassing(error)) throw error;
       const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
-      const reason = await describeFullDisk(error, journal.path, bytes);
+      const reason = await describePassing(error, journal.path, bytes);
       this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
     };
-    journal
-      .append(record.frames, { sequence, step, digest, kind })
+    authority.store
+      .append(authority.lease, record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
       .catch((error: unknown) => this.#fail(error));
   }
@@ -487,6 +507,7 @@ class Coordinator {
   #end(outcome: Outcome): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
+    this.#run.authority.store.publish({ type: 'finished', step: this.#state.step, outcome });
     const [reason, text]: [CloseReason, string] =
       outcome === 'completed'
         ? ['RUN_FINISHED', `all ${this.#state.step} steps are done`]
