@@ -1,0 +1,222 @@
+/** A state store in memory: what the others do without their machinery. For tests of whoever uses one. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CheckpointError } from '../../errors.ts';
+import { writeSynced } from '../../files/atomic.ts';
+import { placeOf, readCheckpointFiles, receiveCheckpoint } from './checkpoint-copy.ts';
+import {
+  acquireLease,
+  readLeader,
+  type KeptLease,
+  type LeaseEntry,
+  type LeaseRegister,
+  type LeaseTimes,
+  type StoreClock,
+} from './lease-keeper.ts';
+import type { RecordSummary } from './journal.ts';
+import {
+  LeaseLost,
+  type CheckpointStore,
+  type Holder,
+  type Leader,
+  type Lease,
+  type StateStore,
+  type StoredCheckpoint,
+  type StoredRecord,
+  type StoredRun,
+  type StoreEvent,
+} from './state-store.ts';
+
+interface KeptCheckpoint {
+  readonly stored: StoredCheckpoint;
+  readonly files: ReadonlyMap<string, Uint8Array>;
+}
+
+/** What several stores share: one run. */
+export class SharedMemory {
+  run: StoredRun | null = null;
+  /** The last epoch that has begun. */
+  epoch = 0;
+  entry: { readonly entry: LeaseEntry; readonly revision: number } | null = null;
+  records: StoredRecord[] = [];
+  lastSequence = 0;
+  readonly checkpoints = new Map<number, KeptCheckpoint>();
+  readonly #listeners = new Set<(event: StoreEvent | null) => void>();
+
+  /** Tells everybody who waits that there is a record (null) or an event. */
+  tell(event: StoreEvent | null): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  /** Ends when something is told, or `signal` is aborted. */
+  changed(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const listener = (): void => {
+        this.#listeners.delete(listener);
+        signal.removeEventListener('abort', listener);
+        resolve();
+      };
+      this.#listeners.add(listener);
+      signal.addEventListener('abort', listener);
+    });
+  }
+
+  /** What is told until `signal` is aborted. */
+  async *told(signal: AbortSignal): AsyncGenerator<StoreEvent | null, void, void> {
+    const queue: (StoreEvent | null)[] = [];
+    let wake = (): void => {};
+    const listener = (event: StoreEvent | null): void => {
+      queue.push(event);
+      wake();
+    };
+    const stop = (): void => wake();
+    this.#listeners.add(listener);
+    signal.addEventListener('abort', stop);
+    try {
+      while (!signal.aborted) {
+        if (queue.length > 0) yield queue.shift()!;
+        else await new Promise<void>((resolve) => (wake = resolve));
+      }
+    } finally {
+      this.#listeners.delete(listener);
+      signal.removeEventListener('abort', stop);
+    }
+  }
+}
+
+export class MemoryStateStore implements StateStore {
+  readonly where = 'memory';
+  readonly checkpoints: CheckpointStore;
+  readonly #shared: SharedMemory;
+  readonly #times: LeaseTimes;
+  readonly #clock: StoreClock;
+  #lease: KeptLease | null = null;
+
+  constructor(shared: SharedMemory, times: LeaseTimes, clock: StoreClock) {
+    this.#shared = shared;
+    this.#times = times;
+    this.#clock = clock;
+    this.checkpoints = {
+      list: () => Promise.resolve([...shared.checkpoints.values()].map(({ stored }) => stored).sort(byStep)),
+      put: (lease, checkpointsDir, step) => this.#put(lease, checkpointsDir, step),
+      get: (checkpointsDir, step) => this.#get(checkpointsDir, step),
+      remove: async (lease, step) => {
+        this.#check(lease);
+        shared.checkpoints.delete(step);
+      },
+    };
+  }
+
+  readRun(): Promise<StoredRun | null> {
+    return Promise.resolve(this.#shared.run);
+  }
+
+  async createRun(run: StoredRun): Promise<void> {
+    if (this.#shared.run !== null) throw new CheckpointError('memory', `there is a run ${run.name} already`);
+    this.#shared.run = run;
+  }
+
+  leader(): Promise<Leader | null> {
+    return readLeader(this.#register);
+  }
+
+  async acquire(holder: Holder, signal?: AbortSignal): Promise<Lease> {
+    if (this.#shared.run === null) throw new CheckpointError('memory', 'there is no run of this name');
+    const fence = async (epoch: number): Promise<number> => {
+      if (epoch <= this.#shared.epoch) throw new LeaseLost(`epoch ${this.#shared.epoch} has begun`);
+      this.#shared.epoch = epoch;
+      return this.#shared.lastSequence;
+    };
+    const [register, times, clock] = [this.#register, this.#times, this.#clock];
+    this.#lease = await acquireLease({ register, holder, times, clock, signal, fence });
+    return this.#lease;
+  }
+
+  async append(lease: Lease, frames: readonly Uint8Array[], summary: RecordSummary): Promise<void> {
+    this.#check(lease);
+    if (summary.sequence !== this.#shared.lastSequence + 1)
+      throw new RangeError('records are appended in order');
+    this.#shared.records.push({ ...summary, frames: frames.map((frame) => Uint8Array.from(frame)) });
+    this.#shared.lastSequence = summary.sequence;
+    this.#shared.tell(null);
+  }
+
+  async *records(fromSequence: number): AsyncGenerator<StoredRecord, void, void> {
+    const last = this.#shared.lastSequence;
+    for (let sequence = fromSequence; sequence <= last; sequence++) yield this.#record(sequence);
+  }
+
+  async *follow(fromSequence: number, signal: AbortSignal): AsyncGenerator<StoredRecord, void, void> {
+    for (let next = fromSequence; ;) {
+      const changed = this.#shared.changed(signal);
+      while (next <= this.#shared.lastSequence && !signal.aborted) yield this.#record(next++);
+      if (signal.aborted) return;
+      await changed;
+    }
+  }
+
+  async removeRecordsBefore(lease: Lease, sequence: number): Promise<void> {
+    this.#check(lease);
+    const first = Math.min(sequence, this.#shared.lastSequence);
+    this.#shared.records = this.#shared.records.filter((record) => record.sequence >= first);
+  }
+
+  publish(event: StoreEvent): void {
+    this.#shared.tell(event);
+  }
+
+  async *watch(signal: AbortSignal): AsyncGenerator<StoreEvent, void, void> {
+    for await (const event of this.#shared.told(signal)) if (event !== null) yield event;
+  }
+
+  async close(): Promise<void> {
+    await this.#lease?.release();
+  }
+
+  get #register(): LeaseRegister {
+    const shared = this.#shared;
+    return {
+      read: () => Promise.resolve(shared.entry),
+      swap: async (entry, revision) => {
+        if ((shared.entry?.revision ?? 0) !== revision) return null;
+        shared.entry = { entry, revision: revision + 1 };
+        return revision + 1;
+      },
+    };
+  }
+
+  /** @throws LeaseLost, StoreUnavailable */
+  #check(lease: Lease): void {
+    const own = this.#lease;
+    if (own === null || own !== lease) throw new LeaseLost('this is not the lease of this store');
+    if (own.epoch < this.#shared.epoch) own.lose(new LeaseLost(`epoch ${this.#shared.epoch} has begun`));
+    own.check();
+  }
+
+  #record(sequence: number): StoredRecord {
+    const record = this.#shared.records.find((kept) => kept.sequence === sequence);
+    if (record === undefined) throw new CheckpointError('memory', `record ${sequence} is not here any more`);
+    return record;
+  }
+
+  async #put(lease: Lease, checkpointsDir: string, step: number): Promise<void> {
+    this.#check(lease);
+    const { path, files, ...stored } = await readCheckpointFiles(checkpointsDir, step);
+    const contents = new Map<string, Uint8Array>();
+    for (const file of files) contents.set(file, await readFile(join(path, file)));
+    this.#check(lease);
+    this.#shared.checkpoints.set(step, { stored, files: contents });
+  }
+
+  async #get(checkpointsDir: string, step: number): Promise<void> {
+    const kept = this.#shared.checkpoints.get(step);
+    if (kept === undefined) throw new CheckpointError('memory', `there is no checkpoint of step ${step}`);
+    await receiveCheckpoint(checkpointsDir, step, async (folder) => {
+      for (const [file, bytes] of kept.files) await writeSynced(await placeOf(folder, file), bytes);
+    });
+  }
+}
+
+function byStep(a: StoredCheckpoint, b: StoredCheckpoint): number {
+  return a.step - b.step;
+}
