@@ -11,6 +11,8 @@ export interface CoordinatorOptions {
   readonly logger: Logger;
   /** Write a checkpoint and end after this step, as if asked to stop. */
   readonly stopAtStep?: number;
+  /** Where a run in a state store is led by another: wait for it, in place of refusing to start. */
+  readonly isStandby?: boolean;
   /** Called for everything a person may want to see; must not throw. */
   readonly onReport: (report: RunReport) => void;
 }
@@ -25,6 +27,8 @@ export type StartCoordinator = (options: CoordinatorOptions) => Promise<RunningC
 export interface RunningCoordinator {
   /** Where trainers connect, such as `ws://127.0.0.1:29400/`. */
   readonly url: string;
+  /** It does not lead the run (yet). */
+  readonly isStandby?: boolean;
   /** Where trainers of this machine connect, with `localToken`. */
   readonly localUrl: string;
   /** Lets trainers in that the process which runs the coordinator starts. A secret: never logged, in no file. */

@@ -31,7 +31,7 @@ import {
   type OpenCheckpoint,
   type VerifiedStamps,
 } from './store/checkpoint.ts';
-import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
+import { whyItWaits } from './keeping.ts';
 
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
@@ -235,6 +235,7 @@ export class CheckpointDesk {
     try {
       const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
+      await this.#keep(step);
       this.#newest = written;
       this.#failure = null;
     } catch (error) {
@@ -260,9 +261,22 @@ export class CheckpointDesk {
     }
   }
 
+  /** What is not kept elsewhere, where that is asked for, is not kept here. */
+  async #keep(step: number): Promise<void> {
+    const { checkpointsDir, keeping } = this.#run;
+    try {
+      await keeping.keepCheckpoint(step);
+    } catch (error) {
+      this.#verified.delete(step);
+      await removeCheckpoint(checkpointsDir, step).catch(() => {});
+      throw error;
+    }
+  }
+
   /** Deletes first: the disk may be full. Records go once every checkpoint that is kept was read back. */
   async #dropSuperfluous(): Promise<void> {
-    const { checkpointsDir, journal, config } = this.#run;
+    const { checkpointsDir, journal, keeping, config } = this.#run;
+    await keeping.dropSuperfluous(config.checkpoint.keep);
     const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep, this.#verified);
     try {
       await journal.startSegment();
@@ -301,8 +315,8 @@ export class CheckpointDesk {
       const told = `the checkpoint of step ${step} could not be written: ${text}; the journal has its steps`;
       this.#around.onReport({ type: 'notice', text: told });
     }
-    const full = isDiskFull(error);
-    const reason = full ? await describeFullDisk(error, this.#run.checkpointsDir, bytes) : text;
-    this.#around.dispatch({ type: 'checkpointFailed', step, reason, isDiskFull: full });
+    const waitsFor = await whyItWaits(error, this.#run.checkpointsDir, bytes);
+    const reason = waitsFor ?? text;
+    this.#around.dispatch({ type: 'checkpointFailed', step, reason, isDiskFull: waitsFor !== null });
   }
 }

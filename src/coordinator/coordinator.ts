@@ -36,7 +36,8 @@ import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
-import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
+import { whyItWaits } from './keeping.ts';
+import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -52,12 +53,25 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
-  const { config, logger, onReport } = options;
+  const { config, logger } = options;
   const doorkeeper = await Doorkeeper.open(config, logger);
   if (doorkeeper.warning !== null) {
     logger.warn('coordinator.open', { host: config.coordinator.host }, doorkeeper.warning);
   }
-  const run = await prepareRun(options);
+  return await serveRun(await prepareRun(options), doorkeeper, options);
+}
+
+/**
+ * Listens for a run that is prepared, and closes it at the end. `finished` is rejected with LeaseLost when another
+ * leads the run: nothing is committed from then on.
+ * @throws OperatingError, with the start of the run taken back
+ */
+export async function serveRun(
+  run: PreparedRun,
+  doorkeeper: Doorkeeper,
+  options: CoordinatorOptions,
+): Promise<RunningCoordinator> {
+  const { config, onReport } = options;
   expectFrames(contributionBytes(run.shape.sizes));
   if (!doorkeeper.letsAnyoneIn && config.coordinator.local_trainers === 0) {
     const command = `galore token create ${doorkeeper.tokensPath} --role trainer`;
@@ -206,6 +220,9 @@ class Coordinator {
       this.#dispatch({ type: 'ticked' });
     }, TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
+    const { lost } = this.#run.keeping;
+    lost?.addEventListener('abort', () => this.#fail(lost.reason));
+    if (lost?.aborted) this.#fail(lost.reason);
     return {
       url: this.#server.url,
       localUrl: this.#server.localUrl,
@@ -363,7 +380,7 @@ class Coordinator {
   #append(sealSeconds = 0): void {
     const record = this.#record;
     if (record === null) throw new Error('assertion failed: no record is sealed');
-    const { journal } = this.#run;
+    const { journal, keeping } = this.#run;
     const { sequence, step, digest } = record.commit;
     const kind = record.commit.record.type;
     const askedMs = this.#clock.nowMs();
@@ -377,12 +394,12 @@ class Coordinator {
       this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
     };
     const failed = async (error: unknown): Promise<void> => {
-      if (!isDiskFull(error)) throw error;
       const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
-      const reason = await describeFullDisk(error, journal.path, bytes);
+      const reason = await whyItWaits(error, journal.path, bytes);
+      if (reason === null) throw error;
       this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
     };
-    journal
+    keeping
       .append(record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
       .catch((error: unknown) => this.#fail(error));
@@ -502,7 +519,11 @@ class Coordinator {
     if (this.#isEnding) return;
     this.#isEnding = true;
     const end = (): void => this.#finished.reject(error);
-    this.#shutDown('INTERNAL_ERROR', 'the coordinator had an error and ends').then(end, end);
+    const [reason, text]: [CloseReason, string] =
+      error instanceof LeaseLost
+        ? ['COORDINATOR_STOPPING', 'another coordinator leads the run now']
+        : ['INTERNAL_ERROR', 'the coordinator had an error and ends'];
+    this.#shutDown(reason, text).then(end, end);
   }
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {

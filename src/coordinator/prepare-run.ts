@@ -19,6 +19,7 @@ import { buildRunShape, type RunShape } from '../run-shape.ts';
 import type { CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
 import type { SlotBasis } from './core/state.ts';
+import { keepInDirectory, type Keeping } from './keeping.ts';
 import { newModel, openAdapterOf, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreCounted, type CountedSteps } from './counted-steps.ts';
@@ -54,6 +55,8 @@ export interface PreparedRun {
   readonly evaluations: MetricsLog;
   readonly checkpointsDir: string;
   readonly journal: Journal;
+  /** Decides what is committed. */
+  readonly keeping: Keeping;
   /** Null where every trainer has data of its own. */
   readonly dataset: Dataset | null;
   /** The hash of the model folder that the run began with, where trainers may ask for it; else empty. */
@@ -168,6 +171,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     evaluations,
     checkpointsDir,
     journal,
+    keeping: keepInDirectory(journal),
     dataset,
     site: config.data.local ? siteFacts(texts.tokenizerJson, baseSha256) : null,
     baseSha256,
@@ -210,12 +214,12 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 }
 
 /** The tokenizer of the run, and the data where the coordinator has it. */
-interface RunData {
+export interface RunData {
   readonly dataset: Dataset | null;
   readonly tokenizer: Tokenizer;
 }
 
-async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
+export async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
   if (config.data.local) {
     const { type, path } = config.tokenizer;
     return { dataset: null, tokenizer: type === 'byte' ? byteTokenizer() : loadTokenizer(path!) };
