@@ -116,6 +116,14 @@ export class MemoryStateStore implements StateStore {
     this.#shared.run = run;
   }
 
+  async discardRun(lease: Lease): Promise<void> {
+    this.#check(lease);
+    await lease.release();
+    this.#shared.run = null;
+    this.#shared.entry = null;
+    this.#shared.checkpoints.clear();
+  }
+
   leader(): Promise<Leader | null> {
     return readLeader(this.#register);
   }

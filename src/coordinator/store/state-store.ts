@@ -105,6 +105,8 @@ export interface StateStore {
    * @throws CheckpointError when there is a run of this name
    */
   createRun(run: StoredRun): Promise<void>;
+  /** Deletes a run that has no committed step, because its start failed; gives the lease back. */
+  discardRun(lease: Lease): Promise<void>;
   /** Who leads, or led last; null: nobody, or the lease was given back. */
   leader(): Promise<Leader | null>;
   /**
