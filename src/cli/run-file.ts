@@ -31,8 +31,11 @@ export function prepareNewRun(
   file: string,
   overrides: readonly Override[],
   localTrainers: ChooseLocalTrainers,
+  isStandby = false,
 ): PreparedRun {
   const config = loadWithLocalTrainers(context, file, overrides, localTrainers);
+  // It goes on with what it has of the run.
+  if (isStandby) return { config, notice: null };
   const defaultDir = resolve(context.workingDir, 'runs', config.name);
   const isChosen = config.dir !== defaultDir || overrides.some(({ path }) => path[0] === 'dir');
   if (isChosen || !holdsRun(config.dir)) return { config, notice: null };
