@@ -16,6 +16,7 @@ import { Journal, type RecordSummary } from './journal.ts';
 import type { StoreClock } from './lease-keeper.ts';
 import {
   createRunDirectory,
+  discardRunDirectory,
   openRunDirectory,
   readRunDirectory,
   type RunDirectory,
@@ -99,9 +100,9 @@ export class FileStateStore implements StateStore {
   }
 
   async discardRun(lease: Lease): Promise<void> {
-    const run = await this.readRun();
+    this.#check(lease);
     await lease.release();
-    if (run !== null) await (await createRunDirectory(this.#dir, run)).discard();
+    await discardRunDirectory(this.#dir);
   }
 
   async leader(): Promise<Leader | null> {

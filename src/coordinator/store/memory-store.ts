@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CheckpointError } from '../../errors.ts';
 import { writeSynced } from '../../files/atomic.ts';
+import { EventHub } from './event-hub.ts';
 import { placeOf, readCheckpointFiles, receiveCheckpoint } from './checkpoint-copy.ts';
 import {
   acquireLease,
@@ -41,47 +42,9 @@ export class SharedMemory {
   records: StoredRecord[] = [];
   lastSequence = 0;
   readonly checkpoints = new Map<number, KeptCheckpoint>();
-  readonly #listeners = new Set<(event: StoreEvent | null) => void>();
-
-  /** Tells everybody who waits that there is a record (null) or an event. */
-  tell(event: StoreEvent | null): void {
-    for (const listener of this.#listeners) listener(event);
-  }
-
-  /** Ends when something is told, or `signal` is aborted. */
-  changed(signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const listener = (): void => {
-        this.#listeners.delete(listener);
-        signal.removeEventListener('abort', listener);
-        resolve();
-      };
-      this.#listeners.add(listener);
-      signal.addEventListener('abort', listener);
-    });
-  }
-
-  /** What is told until `signal` is aborted. */
-  async *told(signal: AbortSignal): AsyncGenerator<StoreEvent | null, void, void> {
-    const queue: (StoreEvent | null)[] = [];
-    let wake = (): void => {};
-    const listener = (event: StoreEvent | null): void => {
-      queue.push(event);
-      wake();
-    };
-    const stop = (): void => wake();
-    this.#listeners.add(listener);
-    signal.addEventListener('abort', stop);
-    try {
-      while (!signal.aborted) {
-        if (queue.length > 0) yield queue.shift()!;
-        else await new Promise<void>((resolve) => (wake = resolve));
-      }
-    } finally {
-      this.#listeners.delete(listener);
-      signal.removeEventListener('abort', stop);
-    }
-  }
+  readonly events = new EventHub<StoreEvent>();
+  /** Told whenever a record has come. */
+  readonly news = new EventHub<number>();
 }
 
 export class MemoryStateStore implements StateStore {
@@ -146,7 +109,7 @@ export class MemoryStateStore implements StateStore {
       throw new RangeError('records are appended in order');
     this.#shared.records.push({ ...summary, frames: frames.map((frame) => Uint8Array.from(frame)) });
     this.#shared.lastSequence = summary.sequence;
-    this.#shared.tell(null);
+    this.#shared.news.tell(summary.sequence);
   }
 
   async *records(fromSequence: number): AsyncGenerator<StoredRecord, void, void> {
@@ -155,11 +118,10 @@ export class MemoryStateStore implements StateStore {
   }
 
   async *follow(fromSequence: number, signal: AbortSignal): AsyncGenerator<StoredRecord, void, void> {
+    const news = this.#shared.news.told(signal);
     for (let next = fromSequence; ;) {
-      const changed = this.#shared.changed(signal);
       while (next <= this.#shared.lastSequence && !signal.aborted) yield this.#record(next++);
-      if (signal.aborted) return;
-      await changed;
+      if ((await news.next()).done === true) return;
     }
   }
 
@@ -170,11 +132,11 @@ export class MemoryStateStore implements StateStore {
   }
 
   publish(event: StoreEvent): void {
-    this.#shared.tell(event);
+    this.#shared.events.tell(event);
   }
 
-  async *watch(signal: AbortSignal): AsyncGenerator<StoreEvent, void, void> {
-    for await (const event of this.#shared.told(signal)) if (event !== null) yield event;
+  watch(signal: AbortSignal): AsyncGenerator<StoreEvent, void, void> {
+    return this.#shared.events.told(signal);
   }
 
   async close(): Promise<void> {

@@ -1,7 +1,7 @@
 /** A connection to NATS with all that a run needs of it, or an error that says what is missing. SHELL. */
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { JetStreamApiError, jetstreamManager, jserrors, type JetStreamManager } from '@nats-io/jetstream';
+import { JetStreamApiError, jetstreamManager, type JetStreamManager } from '@nats-io/jetstream';
 import {
   connect,
   credsAuthenticator,
@@ -11,6 +11,7 @@ import {
 } from '@nats-io/transport-node';
 import { OperatingError } from '../../../errors.ts';
 import { explaining } from '../../../files/system-error.ts';
+import { isNotEnabled } from './nats-errors.ts';
 
 /** The first with all that is used: consumers with names, direct answers switched off one by one. */
 const LEAST_VERSION = [2, 9, 0] as const;
@@ -179,7 +180,7 @@ async function managerOf(
       return await jetstreamManager(connection);
     } catch (error) {
       const isOff =
-        error instanceof jserrors.JetStreamNotEnabled ||
+        isNotEnabled(error) ||
         (error instanceof JetStreamApiError && (error.code === 10039 || error.code === 10076));
       if (attempt < Math.min(attempts, JETSTREAM_ATTEMPTS)) {
         await sleep(gapMs);

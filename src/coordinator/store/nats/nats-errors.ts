@@ -1,6 +1,6 @@
 /** What errors of NATS mean to a store: it passes, there is no room, or it is for a person to mend. */
 import { errors } from '@nats-io/transport-node';
-import { JetStreamApiError, jserrors } from '@nats-io/jetstream';
+import { JetStreamApiError } from '@nats-io/jetstream';
 import { OperatingError } from '../../../errors.ts';
 import { LeaseLost, StoreFull, StoreUnavailable } from '../state-store.ts';
 
@@ -18,6 +18,11 @@ export function isWrongSequence(error: unknown): boolean {
 
 export function isStreamNotFound(error: unknown): boolean {
   return error instanceof JetStreamApiError && error.code === STREAM_NOT_FOUND;
+}
+
+/** Nobody answers for JetStream. */
+export function isNotEnabled(error: unknown): boolean {
+  return error instanceof Error && error.name === 'JetStreamNotEnabled';
 }
 
 export function isTooFewServers(error: unknown): boolean {
@@ -55,7 +60,7 @@ function unavailable(cause: unknown, where: string, action: string, text: string
 
 function isPassing(error: unknown): boolean {
   return (
-    error instanceof jserrors.JetStreamNotEnabled || // nobody answered: a stream may be choosing its leader
+    isNotEnabled(error) || // nobody answered: a stream may be choosing its leader
     error instanceof errors.TimeoutError ||
     error instanceof errors.NoRespondersError ||
     error instanceof errors.RequestError ||

@@ -196,20 +196,24 @@ export class NatsStateStore implements StateStore {
     }
   }
 
-  async *watch(signal: AbortSignal): AsyncGenerator<StoreEvent, void, void> {
-    if (signal.aborted) return;
+  watch(signal: AbortSignal): AsyncGenerator<StoreEvent, void, void> {
+    // At once, not when the first event is asked for.
     const subscription = this.#link.connection.subscribe(this.#names.eventSubject);
     const stop = (): void => subscription.unsubscribe();
-    signal.addEventListener('abort', stop);
-    try {
-      for await (const message of subscription) {
-        const event = parseEvent(message);
-        if (event !== null) yield event;
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop, { once: true });
+    const read = async function* (): AsyncGenerator<StoreEvent, void, void> {
+      try {
+        for await (const message of subscription) {
+          const event = parseEvent(message);
+          if (event !== null) yield event;
+        }
+      } finally {
+        signal.removeEventListener('abort', stop);
+        stop();
       }
-    } finally {
-      signal.removeEventListener('abort', stop);
-      stop();
-    }
+    };
+    return read();
   }
 
   async close(): Promise<void> {
