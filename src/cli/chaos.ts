@@ -71,8 +71,16 @@ export function registerChaosCommand(
         .choices(['files', 'nats'])
         .default('files'),
     )
-    .option('--standbys <n>', 'with --state nats: coordinators beside the leader; default 2', wholeNumber(1, 8))
-    .option('--nats-nodes <n>', 'with --state nats: servers of the NATS cluster, 1 or 3; default 1', natsNodes)
+    .option(
+      '--standbys <n>',
+      'with --state nats: coordinators beside the leader; default 2',
+      wholeNumber(1, 8),
+    )
+    .option(
+      '--nats-nodes <n>',
+      'with --state nats: servers of the NATS cluster, 1 or 3; default 1',
+      natsNodes,
+    )
     .option('--patience <s>', 'seconds without a new step after which a run hangs', wholeNumber(1), 120)
     .option('--dir <folder>', 'keep the run directories there; default: kept only of a run that went wrong')
     .option('--json', 'print a JSON object a line: one for each run, and at the end one for all');
@@ -105,10 +113,15 @@ Exits with 0 if nothing was lost and with 3 if anything was, or a fault could no
 }
 
 /** Checks --faults. @throws ConfigError */
-function faultsOf<Name extends string>(given: readonly string[] | undefined, all: readonly Name[]): readonly Name[] {
+function faultsOf<Name extends string>(
+  given: readonly string[] | undefined,
+  all: readonly Name[],
+): readonly Name[] {
   if (given === undefined) return all;
   if (given.every((name): name is Name => (all as readonly string[]).includes(name))) return given;
-  throw new ConfigError(`--faults is ${given.join()}; it must be some of ${all.join()}, with commas between them`);
+  throw new ConfigError(
+    `--faults is ${given.join()}; it must be some of ${all.join()}, with commas between them`,
+  );
 }
 
 function natsNodes(text: string): number {
@@ -122,6 +135,7 @@ async function chaos(
   flags: ChaosFlags,
   overrides: OverrideList,
 ): Promise<number> {
+  if (flags.state === 'files') faultsOf<Verb>(flags.faults, VERBS);
   const given = loadConfig(context, file, overrides);
   const trainers = flags.trainers ?? Math.max(DEFAULT_TRAINERS, given.coordinator.start_trainers);
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);

@@ -1,7 +1,6 @@
 /** `galore coordinator`: serves a new run to trainers that connect from elsewhere. */
 import type { Command } from 'commander';
 import { resolvedYaml } from '../config/load.ts';
-import { isKeptElsewhere } from '../coordinator/kept-elsewhere.ts';
 import { ConfigError } from '../errors.ts';
 import type { CliContext } from './context.ts';
 import { addOutputOptions, OverrideList, wholeNumber, type OutputOptions } from './options.ts';
@@ -67,8 +66,8 @@ Ctrl-C writes a checkpoint and ends; a second Ctrl-C ends at once. Where others 
   command.action(async (file: string, flags: RunFlags & { readonly standby?: true }) => {
     const isStandby = flags.standby === true;
     // Trainers come from elsewhere, whatever the file says about this machine.
-    const run = prepareNewRun(context, file, overrides.list, () => 0, isStandby);
-    if (isStandby && !isKeptElsewhere(run.config)) {
+    const run = prepareNewRun(context, file, overrides.list, () => 0);
+    if (isStandby && run.config.state === undefined) {
       throw new ConfigError(
         '--standby needs a run that is kept in NATS: give `state`, such as --set state=nats://10.0.0.5:4222',
       );

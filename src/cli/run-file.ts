@@ -31,14 +31,12 @@ export function prepareNewRun(
   file: string,
   overrides: readonly Override[],
   localTrainers: ChooseLocalTrainers,
-  isStandby = false,
 ): PreparedRun {
   const config = loadWithLocalTrainers(context, file, overrides, localTrainers);
-  // It goes on with what it has of the run.
-  if (isStandby) return { config, notice: null };
   const defaultDir = resolve(context.workingDir, 'runs', config.name);
   const isChosen = config.dir !== defaultDir || overrides.some(({ path }) => path[0] === 'dir');
-  if (isChosen || !holdsRun(config.dir)) return { config, notice: null };
+  // With a store elsewhere the name says which run it is, and this directory is a mirror of it.
+  if (isChosen || config.state !== undefined || !holdsRun(config.dir)) return { config, notice: null };
   let number = 2;
   while (holdsRun(`${defaultDir}-${number}`)) number += 1;
   const dir = `${defaultDir}-${number}`;

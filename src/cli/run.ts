@@ -85,6 +85,7 @@ class Run {
       config,
       mode,
       cacheDir: this.#context.environment.cacheDir,
+      natsCredentials: this.#context.environment.nats,
       logger: this.#logger,
       onReport: this.#report,
       ...(stopAtStep === undefined ? {} : { stopAtStep }),

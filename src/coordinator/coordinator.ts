@@ -3,6 +3,7 @@
  * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
  */
 import { randomInt } from 'node:crypto';
+import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
@@ -14,7 +15,7 @@ import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Lo
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
-import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import type { CoordinatorOptions, RunningCoordinator, RunReport, RunSummary } from './api.ts';
 import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
@@ -36,7 +37,8 @@ import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
-import { whyItWaits } from './keeping.ts';
+import { describePassing, isPassing } from './store/full-disk.ts';
+import { isKeptElsewhere } from './open-authority.ts';
 import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
@@ -53,25 +55,12 @@ type EffectOf<T extends Effect['type']> = Extract<Effect, { type: T }>;
 
 /** Opens or creates the run and starts to listen. Errors: see StartCoordinator. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
-  const { config, logger } = options;
+  const { config, logger, onReport } = options;
   const doorkeeper = await Doorkeeper.open(config, logger);
   if (doorkeeper.warning !== null) {
     logger.warn('coordinator.open', { host: config.coordinator.host }, doorkeeper.warning);
   }
-  return await serveRun(await prepareRun(options), doorkeeper, options);
-}
-
-/**
- * Listens for a run that is prepared, and closes it at the end. `finished` is rejected with LeaseLost when another
- * leads the run: nothing is committed from then on.
- * @throws OperatingError, with the start of the run taken back
- */
-export async function serveRun(
-  run: PreparedRun,
-  doorkeeper: Doorkeeper,
-  options: CoordinatorOptions,
-): Promise<RunningCoordinator> {
-  const { config, onReport } = options;
+  const run = await prepareRun(options);
   expectFrames(contributionBytes(run.shape.sizes));
   if (!doorkeeper.letsAnyoneIn && config.coordinator.local_trainers === 0) {
     const command = `galore token create ${doorkeeper.tokensPath} --role trainer`;
@@ -84,6 +73,13 @@ export async function serveRun(
     await run.undo();
     throw error;
   }
+}
+
+/** Where others find what listens at `url`. */
+function advertisedUrl(url: string): string {
+  const place = new URL(url);
+  if (['0.0.0.0', '[::]'].includes(place.hostname)) place.hostname = hostname();
+  return place.href;
 }
 
 class Coordinator {
@@ -128,7 +124,8 @@ class Coordinator {
     this.#doorkeeper = doorkeeper;
     this.#options = options;
     const { config, shape, dataset, metrics, evaluations } = run;
-    const { logger, onReport } = options;
+    const { logger } = options;
+    const onReport = (report: RunReport): void => this.#report(report);
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
     this.#state = initialState(plan, {
@@ -214,15 +211,13 @@ class Coordinator {
         this.#options.logger.info('certificates.renewed', {}, 'new certificates are in use');
       },
     });
+    this.#followLease();
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
       collectGrownHeap();
       this.#dispatch({ type: 'ticked' });
     }, TICK_INTERVAL_MS);
     this.#dispatch({ type: 'ticked' });
-    const { lost } = this.#run.keeping;
-    lost?.addEventListener('abort', () => this.#fail(lost.reason));
-    if (lost?.aborted) this.#fail(lost.reason);
     return {
       url: this.#server.url,
       localUrl: this.#server.localUrl,
@@ -230,6 +225,29 @@ class Coordinator {
       finished: this.#finished.promise,
       stop: () => this.#dispatch({ type: 'stopRequested' }),
     };
+  }
+
+  /** Without the lease nothing can be committed any more: another coordinator does that. */
+  #followLease(): void {
+    const { lease } = this.#run.authority;
+    const end = (): void => this.#fail(lease.lost.reason);
+    if (lease.lost.aborted) return end();
+    lease.lost.addEventListener('abort', end, { once: true });
+    // Who looks for the leader finds the address; that it is late by a renewal is no harm.
+    const { epoch } = lease;
+    if (isKeptElsewhere(this.#options)) {
+      const { step } = this.#run.start;
+      const text = `leading the run from step ${step} on (epoch ${epoch}); trainers join at ${this.#server.url}`;
+      this.#options.onReport({ type: 'notice', text });
+    }
+    lease.setAddress(advertisedUrl(this.#server.url)).catch(() => {});
+  }
+
+  /** For people here, and for those who watch from elsewhere. */
+  #report(report: RunReport): void {
+    const { store } = this.#run.authority;
+    if (report.type !== 'notice' && report.type !== 'progress') store.publish({ ...report });
+    this.#options.onReport(report);
   }
 
   /** Facts that effects cause wait until all effects of the fact before are carried out. */
@@ -380,7 +398,7 @@ class Coordinator {
   #append(sealSeconds = 0): void {
     const record = this.#record;
     if (record === null) throw new Error('assertion failed: no record is sealed');
-    const { journal, keeping } = this.#run;
+    const { journal, authority } = this.#run;
     const { sequence, step, digest } = record.commit;
     const kind = record.commit.record.type;
     const askedMs = this.#clock.nowMs();
@@ -394,13 +412,13 @@ class Coordinator {
       this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
     };
     const failed = async (error: unknown): Promise<void> => {
+      if (!isPassing(error)) throw error;
       const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
-      const reason = await whyItWaits(error, journal.path, bytes);
-      if (reason === null) throw error;
+      const reason = await describePassing(error, journal.path, bytes);
       this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
     };
-    keeping
-      .append(record.frames, { sequence, step, digest, kind })
+    authority.store
+      .append(authority.lease, record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
       .catch((error: unknown) => this.#fail(error));
   }

@@ -2,28 +2,17 @@
  * A coordinator of a run that is kept in a state store: it leads the run, or stands by until whoever leads it is gone.
  * One who loses the lease stands by again. coordinator.ts is one leadership; this goes from one to the next. SHELL.
  */
-import { randomUUID } from 'node:crypto';
-import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseRunConfig, resolvedYaml } from '../config/load.ts';
-import { override } from '../config/overrides.ts';
-import { checkResumable } from '../config/resumable.ts';
 import { deferred } from '../deferred.ts';
-import { CheckpointError, OperatingError } from '../errors.ts';
-import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
-import { serveRun } from './coordinator.ts';
+import { GaloreError, OperatingError } from '../errors.ts';
+import type { Authority, CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import { startCoordinator } from './coordinator.ts';
 import { Doorkeeper } from './doorkeeper.ts';
-import { keepInStore } from './keeping.ts';
 import { Mirror } from './mirror.ts';
-import { openData, prepareRun, type PreparedRun } from './prepare-run.ts';
+import { checkSameRun, openStateStore, thisHolder } from './open-authority.ts';
+import { openData } from './prepare-run.ts';
 import { StandbyDoor } from './standby-door.ts';
-import {
-  LeaseLost,
-  StoreUnavailable,
-  type Lease,
-  type StateStore,
-  type StoredRun,
-} from './store/state-store.ts';
+import { LeaseLost, StoreUnavailable, type Lease, type StateStore } from './store/state-store.ts';
 
 /** Before something is asked of a store again that could not be reached, or that has not what is waited for. */
 const RETRY_MS = 500;
@@ -32,33 +21,14 @@ const TELL_INTERVAL_MS = 1_000;
 
 /**
  * Begins the run, or goes on with it, or stands by. Resolves once trainers can connect, be it to be sent elsewhere.
- * @throws ConfigError, CheckpointError, DataError, OperatingError as startCoordinator does; CheckpointError when
- * another run of this name is in the store
+ * @throws as startCoordinator
  */
-export async function startInStore(
-  options: CoordinatorOptions,
-  store: StateStore,
-): Promise<RunningCoordinator> {
-  const leadership = new Leadership(options, store);
-  try {
-    return await leadership.start();
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
-}
-
-/** The right to lead, and the run that is opened for it. */
-interface Turn {
-  readonly lease: Lease;
-  readonly run: PreparedRun;
+export async function startInStore(options: CoordinatorOptions): Promise<RunningCoordinator> {
+  return await new Leadership(options).start();
 }
 
 class Leadership {
   readonly #options: CoordinatorOptions;
-  readonly #store: StateStore;
-  /** Of this process: one holder, however often it leads. */
-  readonly #holderId = `${hostname()}-${process.pid}-${randomUUID()}`;
   readonly #stopping = new AbortController();
   readonly #finished = deferred<RunSummary>();
   /** Bound once; from then on the same. */
@@ -70,19 +40,16 @@ class Leadership {
   /** Of the mirror, or where it led to. */
   #step = 0;
 
-  constructor(options: CoordinatorOptions, store: StateStore) {
+  constructor(options: CoordinatorOptions) {
     this.#options = options;
-    this.#store = store;
     this.#port = options.config.coordinator.port;
   }
 
   async start(): Promise<RunningCoordinator> {
-    const doorkeeper = await this.#openDoorkeeper();
-    const begun = await this.#begin();
-    const first = begun === null ? null : await this.#lead(begun, doorkeeper);
-    if (first === null) await this.#openDoor(doorkeeper);
+    const first = await this.#leadAtOnce();
+    if (first === null) await this.#openDoor();
+    const { localToken = '', asksForTokens = false } = first ?? {};
     const url = first?.url ?? this.#door!.url;
-    const { localToken, asksForTokens } = doorkeeper;
     this.#carryOn(first).then(
       (summary) => this.#finished.resolve(summary),
       (error: unknown) => this.#finished.reject(error),
@@ -116,44 +83,39 @@ class Leadership {
         }
       }
     } finally {
-      await this.#door?.close();
-      await this.#store.close();
+      await this.#closeDoor();
     }
   }
 
-  /** A run that is not in the store is begun: data and model are looked at before anything is told to the store. */
-  async #begin(): Promise<Turn | null> {
-    const { config, mode, isStandby = false } = this.#options;
-    const stored = await this.#store.readRun();
-    if (stored !== null && (mode === 'resume' || isStandby)) return null;
-    if (stored !== null) {
-      const text = `there is a run ${stored.name} in ${this.#store.where} already; take part in leading it with --standby, or choose another name`;
-      throw new CheckpointError(this.#store.where, text);
-    }
-    const run = await prepareRun(this.#options);
+  /** A standby leads at once only a run that nobody has begun. Null: it stands by. */
+  async #leadAtOnce(): Promise<RunningCoordinator | null> {
+    const { isStandby = false } = this.#options;
+    if (isStandby && (await this.#isBegun())) return null;
     try {
-      const { runId } = run;
-      await this.#store.createRun({ runId, name: config.name, configYaml: resolvedYaml(config) });
+      return await this.#lead(null);
     } catch (error) {
-      await run.close();
-      await run.undo();
       // Another was quicker.
-      if (isStandby && error instanceof CheckpointError) return null;
+      if (isStandby && error instanceof GaloreError && (await this.#isBegun())) return null;
       throw error;
     }
-    const lease = await this.#store.acquire(this.#holder(), this.#stopping.signal);
-    await this.#store.checkpoints.put(lease, run.checkpointsDir, run.newestCheckpoint.step);
-    return { lease, run };
+  }
+
+  async #isBegun(): Promise<boolean> {
+    const store = await openStateStore(this.#options);
+    try {
+      return (await store.readRun()) !== null;
+    } finally {
+      await store.close();
+    }
   }
 
   /** Null: it was stopped before. */
   async #waitToLead(): Promise<RunningCoordinator | null> {
-    const doorkeeper = await this.#openDoorkeeper();
-    if (this.#door === null) await this.#openDoor(doorkeeper);
+    if (this.#door === null) await this.#openDoor();
     try {
       const turn = await this.#standBy();
       await this.#closeDoor();
-      return await this.#lead(turn, doorkeeper);
+      return await this.#lead(turn);
     } catch (error) {
       if (this.#stopping.signal.aborted && this.#running === null) return null;
       throw error;
@@ -161,45 +123,38 @@ class Leadership {
   }
 
   /** Mirrors the run until the lease is ours. @throws the reason of stopping */
-  async #standBy(): Promise<Turn> {
-    const { config } = this.#options;
-    const { signal } = this.#stopping;
-    const stored = await this.#untilThere(() => this.#store.readRun(), 'to be begun');
-    this.#checkSameRun(stored);
-    await this.#warmData();
-    const mirror = await Mirror.open(this.#store, stored, config.dir, (text) => this.#notice(text));
-    let isOpen = true;
-    let lease: Lease | null = null;
+  async #standBy(): Promise<Authority> {
+    const store = await openStateStore(this.#options);
     try {
-      const caughtUp = (): Promise<boolean | null> =>
-        mirror.catchUp((text) => this.#notice(text)).then((hasState) => hasState || null);
-      await this.#untilThere(caughtUp, 'to have its first checkpoint');
-      await this.#tellLeader(mirror);
-      lease = await this.#acquireWhileMirroring(mirror);
-      await this.#retrying(() => mirror.catchUp());
-      if (mirror.sequence !== lease.lastSequence) {
-        const has = `${this.#store.where} has records up to ${lease.lastSequence}, and gave them up to ${mirror.sequence}`;
-        throw new CheckpointError(config.dir, has);
+      const stored = await this.#untilThere(store, () => store.readRun());
+      checkSameRun(stored, this.#options.config, store.where);
+      await this.#warmData();
+      const { dir } = this.#options.config;
+      const mirror = await Mirror.open(store, stored, dir, (text) => this.#notice(text));
+      try {
+        await this.#retrying(() => mirror.catchUp((text) => this.#notice(text)));
+        this.#step = mirror.step;
+        await this.#tellLeader(store);
+        const lease = await this.#acquireWhileMirroring(store, mirror);
+        await this.#retrying(() => mirror.catchUp());
+        return { store, lease };
+      } finally {
+        await mirror.close();
       }
-      isOpen = false;
-      await mirror.close();
-      signal.throwIfAborted();
-      return { lease, run: await this.#openRun() };
     } catch (error) {
-      await lease?.release();
-      if (isOpen) await mirror.close();
+      await store.close();
       throw error;
     }
   }
 
-  async #acquireWhileMirroring(mirror: Mirror): Promise<Lease> {
+  async #acquireWhileMirroring(store: StateStore, mirror: Mirror): Promise<Lease> {
     const following = new AbortController();
-    const followed = this.#follow(mirror, following.signal);
+    const followed = this.#follow(store, mirror, following.signal);
     const failed = new AbortController();
     followed.catch((error: unknown) => failed.abort(error));
     const signal = AbortSignal.any([this.#stopping.signal, failed.signal]);
     try {
-      return await this.#retrying(() => this.#store.acquire(this.#holder(), signal));
+      return await this.#retrying(() => store.acquire(thisHolder(), signal));
     } finally {
       following.abort();
       await followed.catch(() => {});
@@ -207,7 +162,7 @@ class Leadership {
   }
 
   /** Until aborted; a store that cannot be reached is waited for. */
-  async #follow(mirror: Mirror, signal: AbortSignal): Promise<void> {
+  async #follow(store: StateStore, mirror: Mirror, signal: AbortSignal): Promise<void> {
     let toldMs = performance.now();
     const onStep = (step: number): void => {
       this.#step = step;
@@ -218,7 +173,7 @@ class Leadership {
         text: `standing by at step ${step}`,
         share: step / this.#options.config.steps,
       });
-      void this.#tellLeader(mirror);
+      void this.#tellLeader(store);
     };
     while (!signal.aborted) {
       await this.#retrying(() => mirror.follow(signal, onStep), signal);
@@ -226,29 +181,15 @@ class Leadership {
     }
   }
 
-  async #openRun(): Promise<PreparedRun> {
-    return await prepareRun({ ...this.#options, config: this.#config(), mode: 'resume' });
-  }
-
-  async #lead({ lease, run }: Turn, doorkeeper: Doorkeeper): Promise<RunningCoordinator> {
-    const options = { ...this.#options, config: this.#config() };
-    const keeping = keepInStore(this.#store, lease, run);
-    const released = {
-      ...run,
-      keeping,
-      close: () => run.close().finally(() => lease.release()),
-      undo: () => Promise.resolve(), // the store has it
-    };
-    const running = await serveRun(released, doorkeeper, options);
+  /** With the lease of a run whose directory is up to date, or else of a run that is to be begun or gone on with. */
+  async #lead(authority: Authority | null): Promise<RunningCoordinator> {
+    const running = await startCoordinator({
+      ...this.#options,
+      config: this.#config(),
+      ...(authority === null ? {} : { authority, mode: 'resume' }),
+    });
     this.#running = running;
     this.#port = Number(new URL(running.url).port || this.#port);
-    await keeping.tell(this.#advertised(running.url)).catch(() => {}); // a renewal tells it, too
-    const { step } = run.start;
-    this.#step = step;
-    this.#notice(
-      `leading the run from step ${step} on (epoch ${lease.epoch}); trainers join at ${running.url}`,
-    );
-    this.#store.publish({ type: 'leader', step, epoch: lease.epoch, address: lease.address });
     if (this.#stopping.signal.aborted) running.stop();
     return running;
   }
@@ -258,19 +199,12 @@ class Leadership {
     return { ...config, coordinator: { ...config.coordinator, port: this.#port } };
   }
 
-  #holder() {
-    return { holderId: this.#holderId, address: '' };
-  }
-
-  #openDoorkeeper(): Promise<Doorkeeper> {
-    const { config, logger } = this.#options;
-    return Doorkeeper.open(config, logger);
-  }
-
-  async #openDoor({ certificates: tls }: Doorkeeper): Promise<void> {
-    const { coordinator } = this.#config();
+  async #openDoor(): Promise<void> {
+    const { logger } = this.#options;
+    const config = this.#config();
+    const { certificates: tls } = await Doorkeeper.open(config, logger);
     const leaderUrl = (): string | null => this.#leaderUrl;
-    this.#door = await StandbyDoor.open({ coordinator, tls, leaderUrl, logger: this.#options.logger });
+    this.#door = await StandbyDoor.open({ coordinator: config.coordinator, tls, leaderUrl, logger });
     this.#port = this.#door.port;
   }
 
@@ -279,38 +213,25 @@ class Leadership {
     this.#door = null;
   }
 
-  /** A standby with other settings would lead another run. @throws ConfigError */
-  #checkSameRun({ configYaml }: StoredRun): void {
-    const { config } = this.#options;
-    const overrides = [override('dir', config.dir, '')];
-    const saved = parseRunConfig(configYaml, `the run in ${this.#store.where}`, {
-      ...{ workingDir: '/', homeDir: '/', overrides },
-    });
-    checkResumable(saved, config);
-  }
-
   /** What has to be read before the first step is in the cache when it matters. */
   async #warmData(): Promise<void> {
     const { dataset } = await openData(this.#options);
     await dataset?.close();
   }
 
-  async #tellLeader(mirror: Mirror): Promise<void> {
-    const leader = await this.#store.leader().catch(() => null);
+  async #tellLeader(store: StateStore): Promise<void> {
+    const leader = await store.leader().catch(() => null);
     this.#leaderUrl = leader === null || leader.address === '' ? null : leader.address;
     const who = leader === null ? 'nobody leads it' : `${leader.address || leader.holderId} leads it`;
-    this.#notice(
-      `standing by: the run in ${this.#store.where} is mirrored up to step ${mirror.step}; ${who}`,
-      who,
-    );
+    this.#notice(`standing by: the run in ${store.where} is mirrored up to step ${this.#step}; ${who}`, who);
   }
 
   /** Asks again while there is nothing. @throws the reason of stopping */
-  async #untilThere<T>(ask: () => Promise<T | null>, forWhat: string): Promise<T> {
+  async #untilThere<T>({ where }: StateStore, ask: () => Promise<T | null>): Promise<T> {
     for (;;) {
       const found = await this.#retrying(ask);
       if (found !== null) return found;
-      this.#notice(`waiting for the run in ${this.#store.where} ${forWhat}`);
+      this.#notice(`waiting for the run in ${where} to be begun`);
       await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal });
     }
   }
@@ -326,13 +247,6 @@ class Leadership {
         await sleep(RETRY_MS);
       }
     }
-  }
-
-  /** Where others find this coordinator. */
-  #advertised(url: string): string {
-    const place = new URL(url);
-    if (['0.0.0.0', '[::]'].includes(place.hostname)) place.hostname = hostname();
-    return place.href;
   }
 
   #stoppedSummary(): RunSummary {

@@ -50,19 +50,17 @@ async function seat(t: ExecutionContext, shared: SharedMemory, isStandby = true,
   const clock = new StoppableClock();
   const said: string[] = [];
   const waiting: { what: RegExp; resolve: () => void }[] = [];
-  const coordinator = await startInStore(
-    {
-      ...{ config: place.config, mode: 'new', cacheDir: join(place.folder, 'cache'), logger: SILENT_LOGGER },
-      isStandby,
-      onReport: (report) => {
-        const text =
-          report.type === 'step' ? `step ${report.step}` : report.type === 'notice' ? report.text : '';
-        said.push(text);
-        for (const { what, resolve } of waiting) if (what.test(text)) resolve();
-      },
+  const coordinator = await startInStore({
+    ...{ config: place.config, mode: 'new', cacheDir: join(place.folder, 'cache'), logger: SILENT_LOGGER },
+    isStandby,
+    onReport: (report) => {
+      const text =
+        report.type === 'step' ? `step ${report.step}` : report.type === 'notice' ? report.text : '';
+      said.push(text);
+      for (const { what, resolve } of waiting) if (what.test(text)) resolve();
     },
-    new MemoryStateStore(shared, TIMES, clock),
-  );
+    openStore: () => Promise.resolve(new MemoryStateStore(shared, TIMES, clock)),
+  });
   coordinator.finished.catch(() => {});
   t.teardown(async () => {
     coordinator.stop();
@@ -157,7 +155,7 @@ test.serial(
 test.serial('a second run of one name is refused, and so is a standby with other settings', async (t) => {
   const shared = new SharedMemory();
   await seat(t, shared, false);
-  await t.throwsAsync(() => seat(t, shared, false), { message: /already; .* --standby/ });
+  await t.throwsAsync(() => seat(t, shared, false), { message: /is led by ws:.* now/ });
   const other = await seat(t, shared, true, { seed: 8 });
   const error = await t.throwsAsync(() => other.coordinator.finished);
   t.regex(error?.message ?? '', /seed is 8; it stays 7/);

@@ -6,7 +6,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../../config/load.ts';
 import type { RunConfig } from '../../config/schema.ts';
-import { openStateStore } from '../../coordinator/store/open-state-store.ts';
+import { openStateStore } from '../../coordinator/open-authority.ts';
 import { scanSoundPart } from '../../coordinator/store/journal-scan.ts';
 import { deferred } from '../../deferred.ts';
 import { InterruptedError } from '../interrupts.ts';
@@ -19,6 +19,8 @@ import { NatsServers } from './nats-servers.ts';
 import { readLogLine, type ToldStep } from './observed.ts';
 
 const LEAVE_TIME_MS = 10_000;
+/** Unless the run's file says otherwise. */
+const LEASE_MS = 3_000;
 
 export interface FailoverRequest extends Omit<ChaosRequest, 'config'> {
   /** `dir` is where the run directories are to be, one for each coordinator. */
@@ -42,8 +44,7 @@ export async function runWithFailover(request: FailoverRequest): Promise<Failove
   const run = new FailoverRun(request, servers);
   try {
     const record = await run.toEnd();
-    const state = `nats://${servers.ports.map((port) => `127.0.0.1:${port}`).join()}`;
-    const recordsUnlikeStore = await compareWithStore({ ...record.config, state });
+    const recordsUnlikeStore = await compareWithStore(withState(record.config, servers.ports));
     return { ...record, recordsUnlikeStore };
   } finally {
     await run.close();
@@ -58,7 +59,7 @@ async function compareWithStore(config: RunConfig): Promise<number> {
     onCommit: ({ sequence, digest }) => digests.set(sequence, hex(digest)),
   });
   const first = Math.min(...digests.keys());
-  const store = await openStateStore(config);
+  const store = await openStateStore({ config });
   let unlike = 0;
   try {
     for await (const { sequence, digest } of store.records(Number.isFinite(first) ? first : 1)) {
@@ -69,6 +70,11 @@ async function compareWithStore(config: RunConfig): Promise<number> {
     await store.close();
   }
   return unlike + digests.size;
+}
+
+function withState(config: RunConfig, ports: readonly number[]): RunConfig {
+  const url = ports.map((port) => `nats://127.0.0.1:${port}`).join();
+  return { ...config, state: { lease_ms: LEASE_MS, ...config.state, url } };
 }
 
 function hex(bytes: Uint8Array): string {
@@ -158,7 +164,9 @@ class FailoverRun {
 
   async close(): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
-    await Promise.all([...this.#seats.map(({ member }) => member), ...this.#trainers].map((each) => each.end()));
+    await Promise.all(
+      [...this.#seats.map(({ member }) => member), ...this.#trainers].map((each) => each.end()),
+    );
     for (const link of this.#links) link.close();
   }
 
@@ -174,8 +182,8 @@ class FailoverRun {
     const name = `coordinator-${index + 1}`;
     const door = await this.#link(null);
     const natsLinks = await Promise.all(this.#servers.ports.map((port) => this.#link(port)));
-    const state = natsLinks.map(({ url }) => new URL(url).host).join();
-    const config = { ...given, dir: join(given.dir, name), state: `nats://${state}` } as RunConfig;
+    const ports = natsLinks.map(({ url }) => Number(new URL(url).port));
+    const config = withState({ ...given, dir: join(given.dir, name) }, ports);
     const file = join(scratch, `${name}.yaml`);
     await mkdir(given.dir, { recursive: true });
     await writeFile(file, resolvedYaml(config));

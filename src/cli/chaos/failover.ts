@@ -64,7 +64,13 @@ async function breakRun(
   const scratch = join(options.folder, name);
   await mkdir(scratch, { recursive: true });
   const { tls: _, ...coordinator } = given.coordinator;
-  const local = { host: '127.0.0.1', port: 0, auth: {}, local_trainers: 0, start_trainers: trainerIds.length };
+  const local = {
+    host: '127.0.0.1',
+    port: 0,
+    auth: {},
+    local_trainers: 0,
+    start_trainers: trainerIds.length,
+  };
   const config = { ...given, dir: join(scratch, 'runs'), coordinator: { ...coordinator, ...local } };
   let fired = 0;
   const record = await runWithFailover({
@@ -72,8 +78,7 @@ async function breakRun(
     ...{ coordinators: options.coordinators, natsNodes: options.natsNodes },
     faults: planFailover({ seed, count: kills, steps: config.steps, kinds }),
     launch: context.launchProcess,
-    onStep: (step) =>
-      display.status(`${name}: step ${step}/${config.steps}, ${fired} of ${kills} faults`),
+    onStep: (step) => display.status(`${name}: step ${step}/${config.steps}, ${fired} of ${kills} faults`),
     onFault: (fault) => {
       fired += 1;
       const seconds = (fault.durationMs / 1000).toFixed(1);
@@ -99,7 +104,9 @@ async function breakRun(
 }
 
 export function isSafe(verdict: FailoverVerdict): boolean {
-  return isSound(verdict) && verdict.recordsUnlikeStore === 0 && verdict.faultsFired === verdict.faultsPlanned;
+  return (
+    isSound(verdict) && verdict.recordsUnlikeStore === 0 && verdict.faultsFired === verdict.faultsPlanned
+  );
 }
 
 /** What `galore replay` makes of the journal; null: it finds that something differs. */
@@ -131,9 +138,25 @@ export function formatFailover(verdicts: readonly FailoverVerdict[]): readonly s
     each.recordsUnlikeStore === 0 ? 'same' : `${each.recordsUnlikeStore} DIFFER`,
     each.seconds.toFixed(0),
   ]);
-  const headings = ['seed', 'faults', 'leaders', 'steps', 'lost', 'twice', 'sequences', 'weights', 'store', 'seconds'];
+  const headings = [
+    'seed',
+    'faults',
+    'leaders',
+    'steps',
+    'lost',
+    'twice',
+    'sequences',
+    'weights',
+    'store',
+    'seconds',
+  ];
   const faults = verdicts.flatMap((each) => each.faults);
-  const kinds = FAILOVER_FAULTS.flatMap((kind) => rowOf(kind, faults.filter((fault) => kindOf(fault) === kind)));
+  const kinds = FAILOVER_FAULTS.flatMap((kind) =>
+    rowOf(
+      kind,
+      faults.filter((fault) => kindOf(fault) === kind),
+    ),
+  );
   const safe = verdicts.filter(isSafe).length;
   const slow = verdicts.reduce((sum, each) => sum + each.slowRecoveries, 0);
   return [

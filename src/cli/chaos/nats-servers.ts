@@ -67,8 +67,8 @@ export class NatsServers {
   async close(): Promise<void> {
     for (const { process } of this.#nodes) {
       if (process === null || process.exitCode !== null || process.signalCode !== null) continue;
+      process.removeAllListeners('exit'); // it is not started again
       const ended = once(process, 'exit');
-      process.removeAllListeners('exit');
       process.kill('SIGKILL');
       await ended;
     }
@@ -87,7 +87,8 @@ async function untilListening({ name, port, process }: Node): Promise<void> {
     if (process?.pid === undefined) {
       throw new OperatingError('nats-server cannot be started: install it (Debian: nats-server)');
     }
-    if (process.exitCode !== null) throw new OperatingError(`nats-server ${name} ended (${process.exitCode})`);
+    if (process.exitCode !== null)
+      throw new OperatingError(`nats-server ${name} ended (${process.exitCode})`);
     const socket = connect(port, '127.0.0.1');
     const isThere = await new Promise<boolean>((resolve) => {
       socket.once('connect', () => resolve(true));

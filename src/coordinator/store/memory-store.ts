@@ -94,7 +94,8 @@ export class MemoryStateStore implements StateStore {
   async acquire(holder: Holder, signal?: AbortSignal): Promise<Lease> {
     if (this.#shared.run === null) throw new CheckpointError('memory', 'there is no run of this name');
     const fence = async (epoch: number): Promise<number> => {
-      if (epoch <= this.#shared.epoch) throw new LeaseLost(`epoch ${this.#shared.epoch} has begun`);
+      if (epoch <= this.#shared.epoch)
+        throw new LeaseLost(`another coordinator has taken over: epoch ${this.#shared.epoch} has begun`);
       this.#shared.epoch = epoch;
       return this.#shared.lastSequence;
     };
@@ -159,7 +160,8 @@ export class MemoryStateStore implements StateStore {
   #check(lease: Lease): void {
     const own = this.#lease;
     if (own === null || own !== lease) throw new LeaseLost('this is not the lease of this store');
-    if (own.epoch < this.#shared.epoch) own.lose(new LeaseLost(`epoch ${this.#shared.epoch} has begun`));
+    if (own.epoch < this.#shared.epoch)
+      own.lose(new LeaseLost(`another coordinator has taken over: epoch ${this.#shared.epoch} has begun`));
     own.check();
   }
 

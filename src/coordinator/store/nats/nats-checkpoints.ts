@@ -125,7 +125,7 @@ export class NatsCheckpoints implements CheckpointStore {
         await explaining(`write ${path}`, writeFully(handle, piece.value, position));
         position += piece.value.length;
       }
-      const fault = await object.error;
+      const fault = (await object.error) ?? null;
       if (fault !== null)
         throw new CheckpointError(where, `object ${name} of ${where} is damaged: ${fault.message}`);
       await explaining(`write ${path}`, handle.sync());
