@@ -29,8 +29,8 @@ export function pauseAfter(pause: Pause | undefined, reason: string, nowMs: numb
 
 /** "paused: the disk is full: …; the run goes on when there is room" */
 export function pauseNote({ reason }: Pause): string {
-  const isDisk = reason.startsWith('the disk ');
-  return `paused: ${reason}; the run goes on ${isDisk ? 'when there is room' : 'by itself when that is over'}`;
+  const isForRoom = /\b(full|quota|space)\b/.test(reason);
+  return `paused: ${reason}; the run goes on ${isForRoom ? 'when there is room' : 'as soon as it can'}`;
 }
 
 /** What holds the run up; undefined: the disk does not. */

@@ -140,7 +140,7 @@ function lastingFault(error: unknown, where: string, credentials: NatsCredential
     const told = `the certificate of NATS at ${where} is not to be trusted (${text})`;
     return new OperatingError(`${told}; name its authority in state.ca`, { cause: error });
   }
-  if (error instanceof errors.InvalidArgumentError) {
+  if (error instanceof errors.InvalidArgumentError || /does not support 'tls'/.test(text)) {
     const told = `NATS at ${where} cannot be used as asked: ${text}`;
     return new OperatingError(`${told}; tls:// is for servers with TLS, nats:// for those without`, {
       cause: error,

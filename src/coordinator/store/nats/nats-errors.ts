@@ -9,6 +9,7 @@ const FULL_CODES = [10002, 10023, 10028, 10047, 10077];
 /** A sequence was expected that is not the last one. */
 const WRONG_SEQUENCE_CODES = [10071, 10164];
 const STREAM_NOT_FOUND = 10059;
+const STREAM_EXISTS = 10058;
 /** Replicas that this server, or so few of them, cannot have. */
 const REPLICA_CODES = [10005, 10074];
 
@@ -23,6 +24,11 @@ export function isStreamNotFound(error: unknown): boolean {
 /** Nobody answers for JetStream. */
 export function isNotEnabled(error: unknown): boolean {
   return error instanceof Error && error.name === 'JetStreamNotEnabled';
+}
+
+/** A stream of this name is there, made by somebody else. */
+export function isOtherStream(error: unknown): boolean {
+  return error instanceof JetStreamApiError && error.code === STREAM_EXISTS;
 }
 
 export function isTooFewServers(error: unknown): boolean {

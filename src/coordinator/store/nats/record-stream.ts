@@ -15,7 +15,7 @@ import { CheckpointError } from '../../../errors.ts';
 import type { RecordSummary } from '../journal.ts';
 import { LeaseLost, StoreUnavailable, type StoredRecord } from '../state-store.ts';
 import type { NatsLink } from './nats-connection.ts';
-import { explainNatsError, isWrongSequence } from './nats-errors.ts';
+import { explainNatsError, isOtherStream, isWrongSequence } from './nats-errors.ts';
 import type { NatsNames } from './nats-store.ts';
 import {
   headersOf,
@@ -28,7 +28,7 @@ import {
 
 /** Messages that are on their way to the server at once, and from it. */
 const WINDOW_MESSAGES = 16;
-const ANSWER_TIMEOUT_MS = 5_000;
+const ANSWER_TIMEOUT_MS = 3_000;
 /** How often one append looks for what was not acknowledged and sends the rest again. */
 const MAX_TRIES = 4;
 const EPOCH_TRIES = 20;
@@ -58,7 +58,7 @@ export class RecordStream {
   /** Makes the stream of a run. Its first message keeps it from ever being empty. */
   async create(runId: string, replicas: number): Promise<void> {
     const { stream, journalSubject } = this.#names;
-    await this.#link.manager.streams.add({
+    const add = this.#link.manager.streams.add({
       name: stream,
       subjects: [journalSubject],
       description: runId,
@@ -67,6 +67,9 @@ export class RecordStream {
       // What is full takes nothing more; nothing old goes by itself.
       discard: DiscardPolicy.New,
       num_replicas: replicas,
+    });
+    await add.catch((error: unknown) => {
+      throw isOtherStream(error) ? this.#foreign() : error;
     });
     const { state } = await this.#link.manager.streams.info(stream);
     if (state.last_seq > 0) throw this.#foreign();
