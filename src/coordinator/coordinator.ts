@@ -229,7 +229,7 @@ class Coordinator {
 
   /** Without the lease nothing can be committed any more: another coordinator does that. */
   #followLease(): void {
-    const { lease } = this.#run.authority;
+    const { lease, store } = this.#run.authority;
     const end = (): void => this.#fail(lease.lost.reason);
     if (lease.lost.aborted) return end();
     lease.lost.addEventListener('abort', end, { once: true });
@@ -241,6 +241,12 @@ class Coordinator {
       this.#options.onReport({ type: 'notice', text });
     }
     lease.setAddress(advertisedUrl(this.#server.url)).catch(() => {});
+    store.publish({
+      type: 'leader',
+      step: this.#state.step,
+      epoch,
+      address: advertisedUrl(this.#server.url),
+    });
   }
 
   /** For people here, and for those who watch from elsewhere. */
@@ -522,6 +528,7 @@ class Coordinator {
   #end(outcome: Outcome): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
+    this.#run.authority.store.publish({ type: 'finished', step: this.#state.step, outcome });
     const [reason, text]: [CloseReason, string] =
       outcome === 'completed'
         ? ['RUN_FINISHED', `all ${this.#state.step} steps are done`]

@@ -16,11 +16,10 @@ import { discardRunDirectory } from './store/run-directory.ts';
 import { storeClock } from './store/store-clock.ts';
 import type { Holder, Lease, StateStore, StoredRun } from './store/state-store.ts';
 
-/**
- * A store that cannot be reached for this long costs the lease, in lease times: another may lead, and trainers that
- * stay here would wait for nothing.
- */
-const GIVE_UP = 1.5;
+/** A store that cannot be reached for this long costs the lease. */
+const GIVE_UP_MS = 60_000;
+/** The same where others stand by, in lease times: one of them may lead, and trainers that stay here wait for nothing. */
+const GIVE_UP_LEASES = 1.5;
 /** How long a leader that has ended may still be taken for one, in lease times. */
 const PATIENCE = 3;
 
@@ -31,7 +30,8 @@ export async function openStateStore({
   config,
   natsCredentials = NOBODY,
   openStore,
-}: Pick<CoordinatorOptions, 'config' | 'natsCredentials' | 'openStore'>): Promise<StateStore> {
+  isStandby = false,
+}: Pick<CoordinatorOptions, 'config' | 'natsCredentials' | 'openStore' | 'isStandby'>): Promise<StateStore> {
   if (openStore !== undefined) return await openStore();
   const { state } = config;
   if (state === undefined) throw new Error('assertion failed: the run is kept in its directory');
@@ -39,7 +39,7 @@ export async function openStateStore({
   return new NatsStateStore(link, {
     runName: config.name,
     replicas: state.replicas,
-    times: { leaseMs: state.lease_ms, giveUpMs: GIVE_UP * state.lease_ms },
+    times: { leaseMs: state.lease_ms, giveUpMs: isStandby ? GIVE_UP_LEASES * state.lease_ms : GIVE_UP_MS },
     clock: storeClock,
   });
 }

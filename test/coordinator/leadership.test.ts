@@ -4,12 +4,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { deferred } from '../../src/deferred.ts';
 import type { RunningCoordinator } from '../../src/coordinator/api.ts';
 import { startInStore } from '../../src/coordinator/leadership.ts';
 import { MemoryStateStore, SharedMemory } from '../../src/coordinator/store/memory-store.ts';
+import { storeClock } from '../../src/coordinator/store/store-clock.ts';
 import type { StoreClock } from '../../src/coordinator/store/lease-keeper.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
 import { SILENT_LOGGER } from '../../src/log.ts';
@@ -26,7 +26,7 @@ class StoppableClock implements StoreClock {
     return performance.now();
   }
   async sleep(durationMs: number, signal?: AbortSignal): Promise<void> {
-    await sleep(durationMs, undefined, { signal, ref: false }).catch(() => {});
+    await storeClock.sleep(durationMs, signal);
     await this.#until;
   }
   stop(): () => void {
@@ -80,7 +80,7 @@ async function takePart(t: ExecutionContext, trainer: StandInTrainer, seats: rea
     const { url } = seats[i % seats.length]!.coordinator;
     const ended = await trainer.takePart(t, url).catch(() => null);
     if (ended?.code === CLOSE_CODES.RUN_FINISHED.code) return;
-    await sleep(10);
+    await storeClock.sleep(10);
   }
 }
 

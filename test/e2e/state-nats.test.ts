@@ -57,3 +57,35 @@ test.serial(
     t.is(await resumed.exited, 0, resumed.output);
   },
 );
+
+test.serial('a run waits while NATS is away, and nobody else gets its name meanwhile', async (t) => {
+  t.timeout(300_000);
+  if (!needsNats(t)) return;
+  const server = await startNatsServer(t);
+  const straight = await new TestRun(t, configWith({ steps: 40 })).trainHere(1);
+  const state = { url: server.url, lease_ms: 1000 };
+  const run = new TestRun(t, configWith({ steps: 40, state }));
+  const coordinator = new Galore(t, ['coordinator', run.configPath, '--dir', run.dir]);
+  await coordinator.printed(/listening on/);
+  const second = new Galore(t, ['coordinator', run.configPath, '--dir', join(run.folder, 'second')]);
+  t.is(await second.exited, 3, second.output);
+  t.regex(second.output, /run tiny in nats:\S+ is led by ws:\S+ now; stop that one first/);
+  const other = new TestRun(t, configWith({ steps: 40, state, batch_size: 6 }));
+  const third = new Galore(t, ['coordinator', other.configPath, '--dir', other.dir]);
+  t.is(await third.exited, 2, third.output);
+  t.regex(third.output, /another run with the name tiny; give this one another name\n.*\n? *batch_size is 6/);
+  const trainer = await join1(t, coordinator);
+  await coordinator.printed(/step 3\/40/);
+  await server.kill();
+  await coordinator.printed(
+    /paused: (cannot append record \d+: NATS at nats:\S+ does not answer|the lease could not be renewed).*as soon as it can/,
+  );
+  await server.start();
+  t.is(await coordinator.exited, 0, coordinator.output);
+  t.is(await trainer.exited, 0, trainer.output);
+  t.is((await run.inspect()).weightsSha256, (await straight.inspect()).weightsSha256);
+  t.deepEqual(
+    run.metrics.map(({ loss }) => loss),
+    straight.metrics.map(({ loss }) => loss),
+  );
+});

@@ -2,6 +2,7 @@
  * One run of several coordinators, trainers and nats-servers, all of them real processes. Faults come one after the
  * other: the next one when the run goes on and somebody stands by again. SHELL.
  */
+import { appendFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../../config/load.ts';
@@ -190,7 +191,11 @@ class FailoverRun {
     const args = ['coordinator', file, '--standby', '--log-json', '--log-level', 'warn'];
     const member = new Member({
       ...{ name, args: () => args, launch: this.#request.launch },
-      onLine: (line) => this.#readCoordinator(seat, line),
+      onLine: (line) => {
+        // What each has said is the first thing to look at when something went wrong.
+        appendFileSync(join(scratch, `${name}.log`), `${line}\n`);
+        this.#readCoordinator(seat, line);
+      },
       onDown: () => {
         door.targetPort = null;
         seat.isMirroring = false;

@@ -44,7 +44,13 @@ export class NatsCheckpoints implements CheckpointStore {
   }
 
   async list(): Promise<readonly StoredCheckpoint[]> {
-    return (await this.#entries()).map(({ epoch: _, files: __, ...stored }) => stored);
+    const entries = await this.#entries();
+    return entries.map(({ step, sequence, digest, weightsSha256 }) => ({
+      step,
+      sequence,
+      digest,
+      weightsSha256,
+    }));
   }
 
   async put(lease: Lease, checkpointsDir: string, step: number): Promise<void> {
