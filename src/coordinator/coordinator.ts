@@ -3,6 +3,7 @@
  * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
  */
 import { randomInt } from 'node:crypto';
+import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
@@ -37,6 +38,8 @@ import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
 import { describePassing, isPassing } from './store/full-disk.ts';
+import { isKeptElsewhere } from './open-authority.ts';
+import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -70,6 +73,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     await run.undo();
     throw error;
   }
+}
+
+/** Where others find what listens at `url`. */
+function advertisedUrl(url: string): string {
+  const place = new URL(url);
+  if (['0.0.0.0', '[::]'].includes(place.hostname)) place.hostname = hostname();
+  return place.href;
 }
 
 class Coordinator {
@@ -224,8 +234,19 @@ class Coordinator {
     if (lease.lost.aborted) return end();
     lease.lost.addEventListener('abort', end, { once: true });
     // Who looks for the leader finds the address; that it is late by a renewal is no harm.
-    lease.setAddress(this.#server.url).catch(() => {});
-    store.publish({ type: 'leader', step: this.#state.step, epoch: lease.epoch, address: this.#server.url });
+    const { epoch } = lease;
+    if (isKeptElsewhere(this.#options)) {
+      const { step } = this.#run.start;
+      const text = `leading the run from step ${step} on (epoch ${epoch}); trainers join at ${this.#server.url}`;
+      this.#options.onReport({ type: 'notice', text });
+    }
+    lease.setAddress(advertisedUrl(this.#server.url)).catch(() => {});
+    store.publish({
+      type: 'leader',
+      step: this.#state.step,
+      epoch,
+      address: advertisedUrl(this.#server.url),
+    });
   }
 
   /** For people here, and for those who watch from elsewhere. */
@@ -523,7 +544,11 @@ class Coordinator {
     if (this.#isEnding) return;
     this.#isEnding = true;
     const end = (): void => this.#finished.reject(error);
-    this.#shutDown('INTERNAL_ERROR', 'the coordinator had an error and ends').then(end, end);
+    const [reason, text]: [CloseReason, string] =
+      error instanceof LeaseLost
+        ? ['COORDINATOR_STOPPING', 'another coordinator leads the run now']
+        : ['INTERNAL_ERROR', 'the coordinator had an error and ends'];
+    this.#shutDown(reason, text).then(end, end);
   }
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {

@@ -23,7 +23,14 @@ import { newModel, openAdapterOf, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
-import { acquireSoon, openRun, openStateStore, thisHolder, type Opening } from './open-authority.ts';
+import {
+  acquireSoon,
+  isKeptElsewhere,
+  openRun,
+  openStateStore,
+  thisHolder,
+  type Opening,
+} from './open-authority.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
 import { planNotice, trafficNotice } from './traffic-notice.ts';
@@ -224,12 +231,12 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 }
 
 /** The tokenizer of the run, and the data where the coordinator has it. */
-interface RunData {
+export interface RunData {
   readonly dataset: Dataset | null;
   readonly tokenizer: Tokenizer;
 }
 
-async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
+export async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
   if (config.data.local) {
     const { type, path } = config.tokenizer;
     return { dataset: null, tokenizer: type === 'byte' ? byteTokenizer() : loadTokenizer(path!) };
@@ -248,7 +255,7 @@ async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Pro
 
 /** Null: the run is kept in its directory alone. */
 async function openElsewhere(options: CoordinatorOptions, closers: Closers): Promise<Opening | null> {
-  if (options.config.state === undefined) return null;
+  if (!isKeptElsewhere(options)) return null;
   const store = options.authority?.store ?? (await openStateStore(options));
   closers.add(() => store.close());
   return await openRun(store, options);
