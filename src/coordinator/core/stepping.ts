@@ -4,7 +4,7 @@
  */
 import { membersOf, takePositions } from './assignment.ts';
 import { callRoll } from './attendance.ts';
-import { emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
+import { capacityOf, emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
 import { shardAmong, startClocks } from './pace.ts';
 import { drawMembers } from './participation.ts';
 import { refreshSlots } from './refresh-schedule.ts';
@@ -26,6 +26,7 @@ export function startStep(draft: Draft): Draft {
     positions,
     refreshSlots: slots,
     waitMs: waitMs(draft.state),
+    ...(capacityOf(draft.state, trainerId) > 1 ? { capacity: capacityOf(draft.state, trainerId) } : {}),
   }));
   const begun = callRoll(patch(draft, { hasStarted: true }), step, membersOf(shards));
   const passed = others.map((trainerId): Effect => ({ type: 'passOver', trainerId, step }));
