@@ -5,6 +5,7 @@ export const services: Services = {
   ensureEngine: async (wish, count) => (await import('./engine.ts')).ensureEngine(wish, count),
   startCoordinator: async (options) =>
     (await import('../coordinator/coordinator.ts')).startCoordinator(options),
+  startGateway: async (options) => (await import('../gateway/gateway.ts')).startGateway(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
   predictClasses: async (request) => (await import('../trainer/predict-classes.ts')).predictClasses(request),

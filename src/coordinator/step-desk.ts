@@ -22,6 +22,7 @@ import type {
 } from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
 import { derive } from '../random.ts';
+import { MAX_MEMBERS } from '../protocol/limits.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
 import { stepTargets, targetsOfSequence, type RunShape } from '../run-shape.ts';
 import { aggregationNotice, type AggregationNotice } from './aggregation-notice.ts';
@@ -80,8 +81,8 @@ interface Share {
   readonly mostTokens: number;
   /** Those whose labels count; null until its sequences are read. */
   expectedTokens: number | null;
-  /** How many trainers it would share them among. */
-  readonly capacity: number;
+  /** Of a gateway: how many trainers it would share them among; null: it is none. */
+  readonly capacity: number | null;
 }
 
 export class StepDesk {
@@ -163,7 +164,7 @@ export class StepDesk {
 
   /** A trainer is about to be given sequences of a step in which these slots are flushed. */
   assigned(
-    { trainerId, step, positions, refreshSlots, capacity = 1 }: EffectOf<'assignStep'>,
+    { trainerId, step, positions, refreshSlots, capacity }: EffectOf<'assignStep'>,
     flushSlots: readonly number[] = [],
   ): void {
     if (step !== this.#step) {
@@ -174,10 +175,11 @@ export class StepDesk {
     this.#awaitsBases = refreshSlots.length > 0;
     this.#staging.flush(flushSlots);
     this.#flushSlots = new Set(flushSlots);
+    // How many trainers a gateway has by now it says with its contribution.
     const mostTokens = this.#config.data.local
-      ? capacity * stepTargets(this.#config)
+      ? (capacity === undefined ? 1 : MAX_MEMBERS) * stepTargets(this.#config)
       : positions.length * targetsOfSequence(this.#config);
-    this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null, capacity });
+    this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null, capacity: capacity ?? null });
   }
 
   /** The trainer is now sent the sequences at `positions`, and this is how many labels in them count. */
@@ -222,8 +224,8 @@ export class StepDesk {
   // ---- of a gateway, which sums for the coordinator ----
 
   /** The sums of sketches, as the gateway sends them. */
-  *sketchSums(slots: readonly number[]): Generator<SummedTensor> {
-    for (const tensor of slots) {
+  *sketchSums(): Generator<SummedTensor> {
+    for (const tensor of this.#refresh.active(this.#refreshSlots)) {
       const bytes = this.#refresh.sumOf(tensor);
       if (bytes !== null) yield { tensor, codec: 'f32', bytes };
     }
@@ -255,7 +257,8 @@ export class StepDesk {
     readonly similarities: readonly number[];
   } {
     this.#refresh.settle(jobs);
-    const made = [...this.#refresh.factors].sort(([a], [b]) => a - b);
+    const asked = new Set(jobs.flatMap(({ slots }) => slots));
+    const made = [...this.#refresh.factors].filter(([slot]) => asked.has(slot)).sort(([a], [b]) => a - b);
     const tells = this.#config.method.refresh.lazy_threshold !== undefined;
     return {
       tensors: made.map(([tensor, { bytes }]) => ({ tensor, codec: 'f32', bytes })),
@@ -357,6 +360,7 @@ export class StepDesk {
   /** @throws ProtocolError for members that cannot be */
   #noteSummed(gateway: string, message: ContributionMessage): void {
     const { data, local_steps: local } = this.#config;
+    if (data.local) this.#checkTokens(gateway, message.tokens, message.members!.length);
     const elsewhere = [...this.#summed].flatMap(([id, members]) => (id === gateway ? [] : members));
     const members = summedMembers(message, {
       gateway,
@@ -446,7 +450,7 @@ export class StepDesk {
     const members = shares.map(([trainerId, { expectedTokens: tokens, capacity }]) => ({
       trainerId,
       tokens,
-      ...weightOf(weighting, undefined, capacity),
+      ...weightOf(weighting, undefined, capacity ?? 1),
     }));
     if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
     const counted = members.filter(({ tokens }) => tokens > 0);
@@ -550,8 +554,9 @@ export class StepDesk {
     return this.#shares.has(trainerId);
   }
 
-  #checkTokens(trainerId: string, tokens: number): void {
-    const most = this.#shares.get(trainerId)?.mostTokens ?? 0;
+  #checkTokens(trainerId: string, tokens: number, sites: number | null = null): void {
+    const given = this.#shares.get(trainerId)?.mostTokens ?? 0;
+    const most = sites === null ? given : sites * stepTargets(this.#config);
     if (tokens > most) {
       throw new ProtocolError(
         CLOSE_CODES.INVALID_CONTRIBUTION.code,

@@ -416,7 +416,7 @@ export type Effect =
       readonly positions: readonly number[];
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
-      readonly capacity?: number; // of a gateway with more than one trainer
+      readonly capacity?: number; // of a gateway
     }
   /** The trainer is ready and has no part in the step: say so to it. */
   | { readonly type: 'passOver'; readonly trainerId: string; readonly step: number }
