@@ -272,7 +272,10 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor, session.trainerId),
+      snapshot:
+        snapshot === null
+          ? null
+          : snapshotHeader(snapshot, firstTensor, session.trainerId, session.isGateway),
       ...(this.#run.site === null ? {} : { site: this.#run.site }),
       software: SOFTWARE,
     });

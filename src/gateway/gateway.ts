@@ -659,7 +659,7 @@ class Gateway {
     const { bases } = this.#mirror;
     const cursor = { next: 0, returned: [] };
     const effect = { trainerId, step, sequence, cursor, refreshedStep: 0, bases };
-    checkpoints.request({ type: 'requestSnapshot', ...effect }, session, [], null);
+    checkpoints.request({ type: 'requestSnapshot', ...effect }, session, [], this.#mirror.counted);
   }
 
   /** Reads the state back from the disk, as fast as it leaves. */

@@ -24,6 +24,7 @@ import type { RunJson } from '../coordinator/store/checkpoint-format.ts';
 import { lockDirectory, type DirectoryLock } from '../coordinator/store/directory-lock.ts';
 import { COMMIT_TAG } from '../coordinator/store/journal-format.ts';
 import { Journal } from '../coordinator/store/journal.ts';
+import { foldCounted, type CountedSteps } from '../coordinator/counted-steps.ts';
 import { ranksOf } from '../coordinator/restore-bases.ts';
 import type { HeldState } from '../trainer/core/session.ts';
 
@@ -51,6 +52,7 @@ export class Mirror {
   #journal: Journal;
   #head: MirrorHead | null = null;
   #bases: readonly SlotBasis[] = [];
+  #counted: CountedSteps | null = null;
   #newest: CheckpointInfo | null = null;
   #writer: { readonly writer: CheckpointWriter; readonly header: SnapshotHeader } | null = null;
 
@@ -103,6 +105,11 @@ export class Mirror {
     return this.#bases;
   }
 
+  /** Who was counted when; null: it is not known. */
+  get counted(): CountedSteps | null {
+    return this.#counted;
+  }
+
   get ranks(): Ranks {
     return ranksOf(this.#bases);
   }
@@ -134,11 +141,13 @@ export class Mirror {
     this.#writer = null;
     const { step, sequence, digest } = header;
     this.#bases = [...ranks].map(([slot, rank]) => slotBasis(slot, rank, step));
+    this.#counted = header.counted === undefined ? null : new Map(Object.entries(header.counted));
     const hex = Buffer.from(digest).toString('hex');
     const { runId, name, seed } = facts;
     this.#newest = await writer.finish({
       ...{ runId, name, step, sequence, digest: hex, refreshedStep: 0, bases: this.#bases, seed },
       ...{ cursor: { next: 0, returned: [] }, schedulePosition: step, members: [] },
+      ...(header.counted === undefined ? {} : { counted: header.counted }),
       created: new Date().toISOString(),
     });
     this.#head = { runId, step, sequence, digest };
@@ -153,13 +162,14 @@ export class Mirror {
       ...{ runId: this.#head.runId, sequence, digest },
       step: record.type === 'update' ? step : this.#head.step,
     };
-    this.#follow(record, step);
+    this.#follow(commit);
   }
 
   /** Forgets everything: it is of another run, or not to be trusted. */
   async clear(): Promise<void> {
     this.#head = null;
     this.#bases = [];
+    this.#counted = null;
     this.#newest = null;
     await this.#writer?.writer.abandon();
     this.#writer = null;
@@ -201,6 +211,7 @@ export class Mirror {
     if (run.sequence >= journal.nextSequence) await journal.restartAfter(run.sequence, digest);
     journal.setBaseDigest(digest);
     this.#bases = run.bases ?? [];
+    this.#counted = run.counted === undefined ? null : new Map(Object.entries(run.counted));
     const { runId, sequence } = run;
     let { step } = run;
     this.#head = { runId, step, sequence, digest };
@@ -210,11 +221,13 @@ export class Mirror {
       if (message.kind !== 'commit') continue;
       if (message.record.type === 'update') ({ step } = message);
       this.#head = { runId, step, sequence: message.sequence, digest: message.digest.slice() };
-      this.#follow(message.record, message.step);
+      this.#follow(message);
     }
   }
 
-  #follow(record: CommitMessage['record'], step: number): void {
+  #follow(commit: CommitMessage): void {
+    const { record, step } = commit;
+    this.#counted = foldCounted(this.#counted, commit);
     if (record.type !== 'basis') return;
     const chosen = chosenRanks(record);
     const others = this.#bases.filter(({ slot }) => !chosen.has(slot));

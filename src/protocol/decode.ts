@@ -306,7 +306,18 @@ function snapshotHeader(body: galore.v1.SnapshotHeader.$Properties): SnapshotHea
     ...(typeof body.countedStep === 'number'
       ? { countedStep: checkUint(body.countedStep, 'snapshot.counted_step') }
       : {}),
+    ...(body.countedKnown ? { counted: countedSteps(body.counted ?? []) } : {}),
   };
+}
+
+function countedSteps(
+  bodies: readonly galore.v1.CountedStep.$Properties[],
+): Readonly<Record<string, number>> {
+  const entries = checkList(bodies, 'snapshot.counted', MAX_MEMBERS, ({ trainerId, step }, field) => [
+    checkTrainerId(trainerId ?? '', `${field}.trainer_id`),
+    checkUint(step ?? 0, `${field}.step`),
+  ]);
+  return Object.fromEntries(entries) as Record<string, number>;
 }
 
 function snapshotProgress(body: galore.v1.SnapshotProgress.$Properties): SnapshotProgress {

@@ -109,7 +109,13 @@ export function toEnvelope(message: Message): EnvelopeFields {
 }
 
 function header(snapshot: SnapshotHeader) {
-  return { ...snapshot, tensors: snapshot.tensors.map(tensorInfo) };
+  const { counted, ...told } = snapshot;
+  return {
+    ...told,
+    tensors: snapshot.tensors.map(tensorInfo),
+    counted: Object.entries(counted ?? {}).map(([trainerId, step]) => ({ trainerId, step })),
+    countedKnown: counted !== undefined,
+  };
 }
 
 function tensorInfo(info: TensorInfo) {

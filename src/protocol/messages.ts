@@ -44,6 +44,8 @@ export interface SnapshotHeader {
   readonly firstTensor: number;
   /** The last step up to `step` that counted this trainer, 0: none did; left out: not known. */
   readonly countedStep?: number;
+  /** To a gateway: the same of every trainer that was ever counted; left out: not known, or it is none. */
+  readonly counted?: Readonly<Record<string, number>>;
 }
 
 /** What a trainer has of a snapshot whose end it has not seen. */
