@@ -1,9 +1,9 @@
 /**
  * A run with and without gateways: the same trainers, in groups behind gateways and each by itself.
  *
- *     node dist/bench/gateways.js [--trainers 8] [--gateways 2] [--steps 6] [--codec f32] [--json]
+ *     node dist/bench/gateways.js [--trainers 8] [--gateways 2] [--steps 6] [--codec f32] [--more JSON] [--json]
  *
- * Real processes on this machine. Prints how far the weights are apart after each run (|a - b| at most, and in the
+ * Real processes on this machine; `--more` has fields of the run file that are laid over those of the bench. Prints how far the weights are apart after each run (|a - b| at most, and in the
  * norm), the loss of each step, and the bytes on the coordinator's sockets in a step against what `galore plan`
  * computes for so many trainers: with gateways it has as many as there are gateways.
  */
@@ -28,6 +28,7 @@ const { values: options } = parseArgs({
     gateways: { type: 'string', default: '2' },
     steps: { type: 'string', default: '6' },
     codec: { type: 'string', default: 'f32' },
+    more: { type: 'string', default: '{}' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -57,6 +58,7 @@ const CONFIG = {
   checkpoint: { every: 0 },
   steps,
   seed: 7,
+  ...(JSON.parse(options.more) as object),
 };
 
 interface Metric {

@@ -14,6 +14,8 @@ export class StandInTrainer {
   readonly trainerId: string;
   /** Called for everything that it is told while it waits. */
   onNotice: (text: string) => void = () => {};
+  /** Called for an assignment; true: the connection breaks off and nothing is answered. */
+  breaksOff: (step: number) => boolean = () => false;
   /** Called when a record is applied. */
   onRecord: (sequence: number) => void = () => {};
   readonly #run: TinyRun;
@@ -108,6 +110,7 @@ export class StandInTrainer {
   }
 
   #contribute({ step, sequences }: StepAssignmentMessage, socket: RawTrainer): void {
+    if (this.breaksOff(step)) return socket.webSocket.terminate();
     const parts = contributionOf(this.#run, step, this.trainerId);
     for (const part of parts) socket.send(part);
     const tokens = sequences!.positions.length * this.#run.config.seq_len;
