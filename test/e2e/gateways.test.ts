@@ -1,8 +1,18 @@
 /** Trainers behind gateways, all of them real processes, some of which are killed. */
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { RunCoverage } from '../../src/coordinator/store/inspect-coverage.ts';
-import { Galore, galore, TEST_TEXT, TestRun, tinyConfig, relativeDifference } from '../helpers/galore.ts';
+import {
+  Galore,
+  galore,
+  relativeDifference,
+  temporaryFolder,
+  TEST_TEXT,
+  TestRun,
+  tinyConfig,
+} from '../helpers/galore.ts';
+import { pairPaths, pemPath } from '../helpers/tls.ts';
 
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 const method = { name: 'galore', rank: 8, update_proj_gap: 4, refresh: { stagger: false } };
@@ -93,5 +103,62 @@ test.serial(
       run.metrics.at(-1)!.members.delivered.includes('b'),
       'the trainer that was killed takes part again',
     );
+  },
+);
+
+test.serial(
+  'sites with data of their own behind a gateway, with tokens and TLS on both sides of it',
+  async (t) => {
+    const tls = pairPaths('server');
+    const secrets = temporaryFolder(t);
+    const [leader, site] = [join(secrets, 'leader.json'), join(secrets, 'site.json')];
+    const run = new TestRun(
+      t,
+      tinyConfig('', {
+        ...{ model, method, steps: 4, batch_size: 4, evaluation: { every: 2 } },
+        data: { local: true, validation_fraction: 0.2 },
+        local_steps: { count: 2, weighting: 'examples' },
+        coordinator: { port: 0, start_trainers: 2, tls, auth: { tokens: leader } },
+      }),
+    );
+    const [ours, theirs] = [join(secrets, 'ours.txt'), join(secrets, 'theirs.txt')];
+    for (const [where, out] of [
+      [leader, ours],
+      [site, theirs],
+    ] as const) {
+      const { code, output } = await galore(t, 'token', 'create', where, '--role', 'trainer', '--out', out);
+      t.is(code, 0, output);
+    }
+    const coordinator = new Galore(t, ['coordinator', run.configPath, '--dir', run.dir]);
+    const [, url] = await coordinator.printed(/listening on (wss:\S+?\/);/);
+    const gateway = new Galore(t, [
+      ...['gateway', url!, '--id', 'gate', '--listen', '127.0.0.1:0', '--dir', join(run.folder, 'gate')],
+      ...['--ca', pemPath('ca'), '--token-file', ours, '--tokens', site, '--quiet'],
+      ...['--listen-cert', tls.cert, '--listen-key', tls.key],
+    ]);
+    const [, door] = await gateway.printed(/join here: .* (wss:\S+) --token-file/);
+    const trainer = (id: string, lines: number, ...more: readonly string[]): Galore => {
+      const file = join(run.folder, `${id}.jsonl`);
+      const text = Array.from({ length: lines }, (_, i) => ({
+        prompt: `${id} asks ${i}:`,
+        completion: ` ${i + 1}`,
+      }));
+      writeFileSync(file, text.map((line) => JSON.stringify(line)).join('\n'));
+      const how = ['--id', id, '--data', file, '--threads', '1', '--ca', pemPath('ca')];
+      return new Galore(t, ['trainer', door!, ...how, ...more]);
+    };
+    const stranger = trainer('stranger', 20);
+    t.is(await stranger.exited, 3, stranger.output);
+    t.regex(stranger.output, /token/);
+    const north = trainer('north', 60, '--token-file', theirs);
+    const west = trainer('west', 20, '--token-file', theirs, '--share', 'counts');
+    t.is(await coordinator.exited, 0, coordinator.output);
+    for (const each of [north, west, gateway]) t.is(await each.exited, 0, each.output);
+    for (const { members } of run.metrics) {
+      t.deepEqual(members.delivered, ['north', 'west']);
+      const [most = 0, least = 0] = members.weights ?? [];
+      t.true(most > 2 * least && least > 1, `each counts by its examples: ${String(members.weights)}`);
+    }
+    t.is(run.evaluations.length, 2);
   },
 );
