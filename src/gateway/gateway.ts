@@ -119,7 +119,6 @@ class Gateway {
   #ticker: NodeJS.Timeout | null = null;
   /** Parts of the record that is on its way, and those of it that sessions were given (Session.framesAhead). */
   #recordFrames: Uint8Array[] = [];
-  #recordStep = 0;
   /** Of the round before, for the members of a step. */
   #factorFrames: Uint8Array[] = [];
   #assignment: StepAssignmentMessage | null = null;
@@ -278,7 +277,6 @@ class Gateway {
     if (message.stream !== 'update' && message.stream !== 'basis') return;
     const first = this.#recordFrames.length;
     this.#recordFrames.push(frame);
-    this.#recordStep = message.step;
     for (const session of this.#served?.trainers.sessions() ?? []) {
       if (session.liveSequence === null || session.framesAhead !== first) continue;
       session.framesAhead++;
@@ -360,7 +358,11 @@ class Gateway {
 
   #disconnected(reason: string): void {
     this.#dispatch({ type: 'leaderLost', reason });
-    this.#withdraw(this.#recordStep);
+    this.#recordFrames = [];
+    // Of a record that broke off, perhaps within a tensor, nothing can be taken back.
+    for (const { framesAhead, connection } of this.#served?.trainers.sessions() ?? []) {
+      if (framesAhead > 0) connection.close('COORDINATOR_STOPPING', `a record broke off: ${reason}`);
+    }
     this.#factorFrames = [];
     if (this.#upload !== null) this.#upload.isOver = true;
     this.#upload = null;
