@@ -116,7 +116,14 @@ export function showNow(now: RunNow, run: RunFacts | null): void {
   setText(byId('progress-text'), `step ${count(now.step)}${of}${eta}`);
   showTable(
     'trainers',
-    [['trainer'], ['state'], ['share', 'number'], ['answer', 'number'], ['memory', 'number'], ['last reason', 'words']],
+    [
+      ['trainer'],
+      ['state'],
+      ['share', 'number'],
+      ['answer', 'number'],
+      ['memory', 'number'],
+      ['last reason', 'words'],
+    ],
     now.trainers.map((trainer): readonly Cell[] => [
       { text: trainer.trainerId, isHead: true },
       { text: trainer.state, state: trainer.state },

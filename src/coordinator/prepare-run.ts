@@ -25,6 +25,8 @@ import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
+import { TensorBoardLog } from './tensorboard-log.ts';
+import { RunHistory } from '../view/run-history.ts';
 import { planNotice, trafficNotice } from './traffic-notice.ts';
 import { trafficPlan } from './traffic-plan.ts';
 import {
@@ -52,6 +54,8 @@ export interface PreparedRun {
   readonly runId: string;
   readonly metrics: MetricsLog;
   readonly evaluations: MetricsLog;
+  /** All lines of these two files, those that are to come too. */
+  readonly history: RunHistory;
   readonly checkpointsDir: string;
   readonly journal: Journal;
   /** Null where every trainer has data of its own. */
@@ -146,10 +150,19 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const { path, step, manifest } = checkpoint;
   const { baseSha256 = '' } = checkpoint.run;
   await checkpoint.close();
-  const metrics = await MetricsLog.open(run.metricsPath, start.step);
+  const history = new RunHistory();
+  const board = config.tensorboard ? await TensorBoardLog.open(run.path, start.step, options.logger) : null;
+  if (board !== null) closers.add(() => board.close());
+  const metrics = await MetricsLog.open(run.metricsPath, start.step, (line) => {
+    history.addStep(line);
+    board?.addStep(line);
+  });
   closers.add(() => metrics.close());
   await restoreMetrics(metrics, journal, start.step);
-  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
+  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step, (line) => {
+    history.addEvaluation(line);
+    board?.addEvaluation(line);
+  });
   closers.add(() => evaluations.close());
   const notice = trafficNotice(config, shape);
   if (notice !== null) onNotice(notice);
@@ -166,6 +179,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     runId: run.runId,
     metrics,
     evaluations,
+    history,
     checkpointsDir,
     journal,
     dataset,

@@ -11,7 +11,16 @@ import type { RunWatch } from './run-watch.ts';
 /** Times of steps, in seconds. */
 const STEP_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000];
 const PHASES = [
-  ...['waiting', 'sketching', 'factorising', 'collecting', 'committing', 'evaluating', 'finishing', 'finished'],
+  ...[
+    'waiting',
+    'sketching',
+    'factorising',
+    'collecting',
+    'committing',
+    'evaluating',
+    'finishing',
+    'finished',
+  ],
 ] as const;
 const TRAINER_STATES = ['loading', 'ready', 'lagging'] as const;
 
@@ -26,23 +35,26 @@ export interface Monitored {
 }
 
 export class RunMonitor {
-  readonly #run: Monitored;
   readonly #registry = new Registry();
   readonly #stepSeconds: Histogram;
   readonly #waitSeconds: Histogram;
   #viewers = 0;
 
   constructor(run: Monitored) {
-    this.#run = run;
     const { history, watch } = run;
     const registers = [this.#registry];
-    this.#gauge('run_info', 'Always 1; the labels say which run this is', (gauge) =>
-      gauge.set({ run: run.name, run_id: run.runId, version: SOFTWARE.split(' ')[1] ?? '' }, 1),
-    ['run', 'run_id', 'version']);
+    this.#gauge(
+      'run_info',
+      'Always 1; the labels say which run this is',
+      (gauge) => gauge.set({ run: run.name, run_id: run.runId, version: SOFTWARE.split(' ')[1] ?? '' }, 1),
+      ['run', 'run_id', 'version'],
+    );
     this.#counter('steps_total', 'Committed steps', (set) => set(watch.state.step));
     this.#gauge('steps_planned', 'Length of the run in steps', (gauge) => gauge.set(run.totalSteps));
-    this.#gauge('train_loss_nats', 'Training loss of the newest step, per token or classified sequence', (gauge) =>
-      setOr(gauge, history.newest?.loss),
+    this.#gauge(
+      'train_loss_nats',
+      'Training loss of the newest step, per token or classified sequence',
+      (gauge) => setOr(gauge, history.newest?.loss),
     );
     this.#gauge('validation_loss_nats', 'Held-out loss of the newest evaluation', (gauge) =>
       setOr(gauge, history.newestEvaluation?.loss),
@@ -56,7 +68,9 @@ export class RunMonitor {
     this.#gauge('gradient_norm', 'Norm of the newest summed contribution', (gauge) =>
       setOr(gauge, history.newest?.gradientNorm),
     );
-    this.#counter('tokens_total', 'Tokens that counted in committed steps', (set) => set(history.totals.tokens));
+    this.#counter('tokens_total', 'Tokens that counted in committed steps', (set) =>
+      set(history.totals.tokens),
+    );
     this.#counter(
       'traffic_bytes_total',
       'Bytes on the sockets, by kind; up: from trainers',
@@ -92,8 +106,10 @@ export class RunMonitor {
     this.#gauge('trainers_required', 'Ready trainers below which the run waits', (gauge) =>
       gauge.set(watch.state.plan.minTrainers),
     );
-    this.#counter('trainer_departures_total', 'Trainers that left or were sent away, since the process began', (set) =>
-      set(watch.departures),
+    this.#counter(
+      'trainer_departures_total',
+      'Trainers that left or were sent away, since the process began',
+      (set) => set(watch.departures),
     );
     this.#gauge(
       'trainer_resident_memory_bytes',
@@ -118,8 +134,10 @@ export class RunMonitor {
     this.#gauge('checkpoint_step', 'Step of the newest checkpoint on disk', (gauge) =>
       gauge.set(watch.state.checkpointedStep),
     );
-    this.#counter('checkpoint_failures_total', 'Checkpoints that could not be written, since the process began', (set) =>
-      set(watch.checkpointFailures),
+    this.#counter(
+      'checkpoint_failures_total',
+      'Checkpoints that could not be written, since the process began',
+      (set) => set(watch.checkpointFailures),
     );
     this.#gauge('viewers', 'Open status pages', (gauge) => gauge.set(this.#viewers));
     this.#stepSeconds = new Histogram({
@@ -179,12 +197,7 @@ export class RunMonitor {
     });
   }
 
-  #gauge(
-    name: string,
-    help: string,
-    read: (gauge: Gauge) => void,
-    labelNames: readonly string[] = [],
-  ): void {
+  #gauge(name: string, help: string, read: (gauge: Gauge) => void, labelNames: readonly string[] = []): void {
     new Gauge({
       name: `galore_${name}`,
       ...{ help, labelNames: [...labelNames], registers: [this.#registry] },

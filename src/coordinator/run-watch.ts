@@ -124,7 +124,10 @@ export class RunWatch {
           ...measuredOf(trainer),
           residentBytes: sizes[trainer.trainerId]?.residentBytes ?? null,
         })),
-        ...gone.slice(-MAX_GONE).map((id) => this.#viewOf(id)).reverse(),
+        ...gone
+          .slice(-MAX_GONE)
+          .map((id) => this.#viewOf(id))
+          .reverse(),
       ],
       checkpoint: { step: state.checkpointedStep, activity: this.#checkpointActivity() },
     };
@@ -161,7 +164,9 @@ export class RunWatch {
           ? 'all steps are done; the last checkpoint is being made'
           : 'stopping; the last checkpoint is being made';
       case 'finished':
-        return phase.outcome === 'completed' ? `all ${state.step} steps are done` : `stopped after step ${state.step}`;
+        return phase.outcome === 'completed'
+          ? `all ${state.step} steps are done`
+          : `stopped after step ${state.step}`;
       default:
         return phase satisfies never;
     }

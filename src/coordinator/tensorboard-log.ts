@@ -10,8 +10,8 @@ import { explaining } from '../files/system-error.ts';
 import type { Logger } from '../log.ts';
 import { firstRecord, readEvents, scalarRecord, type Scalar } from '../view/tensorboard.ts';
 import type { MetricsLine } from './store/metrics-log.ts';
+import { TENSORBOARD_DIR } from './store/run-directory.ts';
 
-export const TENSORBOARD_DIR = 'tensorboard';
 /** TensorBoard knows its files by this word. */
 const FILE_PATTERN = /^events\.out\.tfevents\.\d+\.galore$/;
 

@@ -66,6 +66,8 @@ export interface RecentStep {
   readonly bytesUp: number;
   readonly bytesDown: number;
   readonly trainers: number;
+  /** Who was given work, ascending; empty: not known. */
+  readonly members: readonly string[];
   readonly learningRate: number;
   readonly gradientNorm: number | null;
   /** Bytes of all trainers together, by kind (src/protocol/frame-kind.ts), in the order of that list. */

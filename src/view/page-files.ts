@@ -24,7 +24,10 @@ const FILES: Readonly<Record<string, readonly [type: string, path: string]>> = {
   '/page.css': [CSS, join(PAGE_FOLDER, 'page.css')],
   '/icon.svg': ['image/svg+xml', join(PAGE_FOLDER, 'icon.svg')],
   ...Object.fromEntries(
-    ['main', 'chart', 'show', 'words'].map((name) => [`/${name}.js`, [SCRIPT, join(PAGE_FOLDER, `${name}.js`)]]),
+    ['main', 'chart', 'show', 'words'].map((name) => [
+      `/${name}.js`,
+      [SCRIPT, join(PAGE_FOLDER, `${name}.js`)],
+    ]),
   ),
   '/uPlot.esm.js': [SCRIPT, join(UPLOT_FOLDER, 'uPlot.esm.js')],
   '/uPlot.min.css': [CSS, join(UPLOT_FOLDER, 'uPlot.min.css')],

@@ -32,6 +32,8 @@ export class RunHistory {
     outliers: new Map(),
     traffic: new Map(),
   };
+  /** Called for each step from here on. */
+  onStep: ((step: RecentStep) => void) | null = null;
   #stride = 1;
   #points: StepPoint[] = [];
   #recent: RecentStep[] = [];
@@ -61,6 +63,7 @@ export class RunHistory {
       totals.traffic.set(kind as TrafficKind, sums);
     }
     if (line['restored'] === true) return; // nobody knows how long it took
+    this.onStep?.(step);
     this.#meanSeconds =
       this.#meanSeconds === null || step.step <= 2
         ? step.seconds
@@ -69,7 +72,11 @@ export class RunHistory {
 
   /** A line of evaluations.jsonl. */
   addEvaluation(line: Line): void {
-    const point = { step: line.step, loss: numberOf(line['loss']), accuracy: numberOr(line['accuracy'], null) };
+    const point = {
+      step: line.step,
+      loss: numberOf(line['loss']),
+      accuracy: numberOr(line['accuracy'], null),
+    };
     this.#newestEvaluation = point;
     this.#evaluations.push(point);
     // The oldest keep their place, and so does the newest.
@@ -170,6 +177,7 @@ function recentStep(line: Line): RecentStep {
     bytesUp: numberOf(line['bytesUp']),
     bytesDown: numberOf(line['bytesDown']),
     trainers: numberOf(line['trainers']),
+    members: listOf(members['assigned']).filter((id) => typeof id === 'string'),
     learningRate: numberOf(line['learningRate']),
     gradientNorm: numberOr(line['gradientNorm'], null),
     traffic: kindsOf(objectOf(objectOf(line['traffic'])['trainers'])),

@@ -11,16 +11,15 @@ import { WebSocketServer, type WebSocket } from 'ws';
 import type { Logger } from '../log.ts';
 import { RateLimiter } from '../rate-limiter.ts';
 import type { RunFacts, RunNow, ViewEvent } from './events.ts';
+import { pathOf } from './paths.ts';
 import { OPEN_FILES, pageFile } from './page-files.ts';
 import type { HistoryMark, RunHistory } from './run-history.ts';
 import { denialOf, isOwnOrigin, tokenOf, viewerCookie, type ViewGate } from './view-gate.ts';
 
-/** Where the WebSocket of the page is. */
-export const LIVE_PATH = '/live';
-
 /** What a page shows. */
 export interface ViewSource {
   readonly facts: RunFacts;
+  /** Another one: what was told is void. */
   readonly history: RunHistory;
   now(): Omit<RunNow, 'viewers'>;
   /** Why trainers cannot be served now; null: they can. */
@@ -80,6 +79,8 @@ export class StatusPage {
   readonly #logins: RateLimiter;
   #timer: NodeJS.Timeout | null = null;
   #tick = 0;
+  /** What was told, and how far. */
+  #told: RunHistory | null = null;
   #mark: HistoryMark = { revision: 0, from: 0, to: 0 };
   #evaluatedStep = 0;
   #toldNow = '';
@@ -170,6 +171,7 @@ export class StatusPage {
     const { source, intervalMs = 1000 } = this.#options;
     const { history, facts } = source;
     if (this.#timer === null) {
+      this.#told = history;
       this.#mark = history.mark;
       this.#evaluatedStep = history.newestEvaluation?.step ?? 0;
       this.#timer = setInterval(() => this.#publish(), intervalMs);
@@ -183,12 +185,14 @@ export class StatusPage {
   #publish(): void {
     const { history } = this.#options.source;
     const texts: string[] = [];
-    const news = history.since(this.#mark);
-    if (news === null) texts.push(JSON.stringify({ type: 'history', ...history.history } satisfies ViewEvent));
+    const news = history === this.#told ? history.since(this.#mark) : null;
+    if (news === null)
+      texts.push(JSON.stringify({ type: 'history', ...history.history } satisfies ViewEvent));
     else if (news.length > 0) {
       const { recent } = history.history;
       texts.push(JSON.stringify({ type: 'steps', points: news, recent } satisfies ViewEvent));
     }
+    this.#told = history;
     this.#mark = history.mark;
     const evaluatedStep = history.newestEvaluation?.step ?? 0;
     if (evaluatedStep !== this.#evaluatedStep) texts.push(this.#evaluations());
@@ -275,11 +279,6 @@ export class StatusPage {
 }
 
 const BEARER = { 'www-authenticate': 'Bearer realm="galore"' } as const;
-
-/** Without the query. */
-export function pathOf({ url }: IncomingMessage): string {
-  return (url ?? '/').split('?', 1)[0]!;
-}
 
 function addressOf({ socket }: IncomingMessage): string {
   return socket.remoteAddress ?? '?';

@@ -65,7 +65,7 @@ export interface FoundEvent extends ScalarEvent {
 /** The records of a file up to the first that is not whole, which a crash has left. */
 export function* readEvents(bytes: Uint8Array): Generator<FoundEvent, void, void> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 0; at + HEADER_BYTES + FOOTER_BYTES <= bytes.length; ) {
+  for (let at = 0; at + HEADER_BYTES + FOOTER_BYTES <= bytes.length;) {
     const length = Number(view.getBigUint64(at, true));
     const start = at + HEADER_BYTES;
     const end = start + length + FOOTER_BYTES;
