@@ -42,8 +42,8 @@ export interface StatusPageOptions {
 const MAX_VIEWERS = 32;
 /** What one may leave unread. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
-/** Ticks after which a viewer that answers no ping is cut off. */
-const PING_TICKS = 15;
+/** Between pings; who has not answered one when the next is due is cut off. */
+const PING_INTERVAL_MS = 15_000;
 const MAX_LOGIN_BYTES = 2048;
 /** Of one address: requests for what has to be computed, and tries to log in. */
 const REQUESTS = { burst: 20, perSecond: 5 } as const;
@@ -78,7 +78,7 @@ export class StatusPage {
   readonly #requests: RateLimiter;
   readonly #logins: RateLimiter;
   #timer: NodeJS.Timeout | null = null;
-  #tick = 0;
+  #pingedMs = 0;
   /** What was told, and how far. */
   #told: RunHistory | null = null;
   #mark: HistoryMark = { revision: 0, from: 0, to: 0 };
@@ -163,7 +163,10 @@ export class StatusPage {
     this.#viewers.add(viewer);
     socket.on('error', () => socket.terminate());
     socket.on('pong', () => (viewer.hasAnswered = true));
-    socket.on('message', () => socket.close(1008, 'nothing is expected here'));
+    socket.on('message', () => {
+      this.#viewers.delete(viewer);
+      socket.close(1008, 'nothing is expected here');
+    });
     socket.on('close', () => {
       this.#viewers.delete(viewer);
       if (this.#viewers.size === 0) this.#stop();
@@ -200,7 +203,9 @@ export class StatusPage {
     const now = this.#now();
     if (now !== this.#toldNow) texts.push(now);
     this.#toldNow = now;
-    const isPingDue = ++this.#tick % PING_TICKS === 0;
+    const nowMs = this.#options.nowMs();
+    const isPingDue = nowMs - this.#pingedMs >= PING_INTERVAL_MS;
+    if (isPingDue) this.#pingedMs = nowMs;
     for (const viewer of [...this.#viewers]) {
       if (this.#isUnwelcome(viewer)) continue;
       for (const text of texts) this.#send(viewer, text);
@@ -209,9 +214,11 @@ export class StatusPage {
   }
 
   /** Closes a viewer whose token is no longer good. */
-  #isUnwelcome({ socket, token }: Viewer): boolean {
+  #isUnwelcome(viewer: Viewer): boolean {
+    const { socket, token } = viewer;
     const { viewers } = this.#options.gate;
     if (!viewers.asksForTokens || viewers.judgeViewer(token).isValid) return false;
+    this.#viewers.delete(viewer);
     socket.close(1008, 'the token is no longer good');
     return true;
   }
