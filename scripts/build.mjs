@@ -3,7 +3,7 @@
  * renamed, with the stamp of its sources inside: an interrupted or failed build leaves the one before it.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { withLock } from './lock.mjs';
@@ -12,6 +12,7 @@ import { isVendored, vendorTfjs } from './vendor.mjs';
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const STAMP = '.stamp';
+const PAGE_FILE = /\.(html|css|svg)$/;
 
 /** Builds what is not up to date (everything with `force`). The caller holds the lock of the set-up. */
 export function build({ root = ROOT, force = false } = {}) {
@@ -40,11 +41,19 @@ function compile(root) {
   const key = sourcesKey(root); // before the compiler reads them: a file saved meanwhile means another build
   try {
     run(root, 'typescript/bin/tsc', ['-p', '.', '--outDir', fresh], 'the TypeScript sources');
+    if (existsSync(join(root, 'dashboard'))) compilePage(root, fresh);
     writeStamp(join(fresh, STAMP), key);
     replaceFolder(fresh, join(root, 'dist'));
   } finally {
     rmSync(fresh, { recursive: true, force: true });
   }
+}
+
+/** The status page: its scripts for the browser, and what goes with them as it is. */
+function compilePage(root, fresh) {
+  run(root, 'typescript/bin/tsc', ['-p', 'dashboard', '--outDir', fresh], 'the status page');
+  for (const name of readdirSync(join(root, 'dashboard')).filter((name) => PAGE_FILE.test(name)))
+    copyFileSync(join(root, 'dashboard', name), join(fresh, 'dashboard', name));
 }
 
 function isProtocolBuilt(root) {
@@ -65,8 +74,8 @@ function protocolKey(root) {
 
 function sourcesKey(root) {
   const settings = ['tsconfig.json', 'package.json', 'package-lock.json', 'scripts/build.mjs'];
-  const sources = ['src', 'test', 'bench', 'examples', 'scripts', 'proto/galore.proto'];
-  return hashFiles(root, [...settings, ...sources], (path) => /\.m?ts$/.test(path));
+  const sources = ['src', 'test', 'bench', 'examples', 'scripts', 'dashboard', 'proto/galore.proto'];
+  return hashFiles(root, [...settings, ...sources], (path) => /\.m?ts$/.test(path) || PAGE_FILE.test(path));
 }
 
 /** A build that was killed leaves its folders; the lock says that none of them is in use. */

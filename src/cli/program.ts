@@ -17,6 +17,7 @@ import { registerResumeCommand } from './resume.ts';
 import { registerTokenCommand } from './token.ts';
 import { registerTrainCommand } from './train.ts';
 import { registerTrainerCommand } from './trainer.ts';
+import { registerViewCommand } from './view.ts';
 
 /** Adds commands that need nothing of the context; they set `process.exitCode` themselves. */
 export type RegisterCommand = (program: Command) => void;
@@ -83,6 +84,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
   registerPredictCommand(program, context, finish);
   registerExportCommand(program, context, finish);
   registerReplayCommand(program, context, finish);
+  registerViewCommand(program, context, finish);
   registerChaosCommand(program, context, finish);
   registerBenchCommand(program, context, finish);
   for (const register of more) register(program);

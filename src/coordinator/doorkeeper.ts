@@ -115,6 +115,18 @@ export class Doorkeeper {
     return judgeToken(token, this.#tokens ?? new Map(), 'trainer', this.#wallNowMs());
   }
 
+  /** Decides on the token of one who wants to look at the run: a viewer's or an operator's. */
+  judgeViewer(token: string): TokenVerdict {
+    this.#lookAtTokens();
+    if (!this.asksForTokens) return { isValid: true, tokenId: null };
+    const judged = (role: 'viewer' | 'operator'): TokenVerdict =>
+      judgeToken(token, this.#tokens ?? new Map(), role, this.#wallNowMs());
+    const viewer = judged('viewer');
+    if (viewer.isValid || viewer.reason !== 'WRONG_ROLE') return viewer;
+    const operator = judged('operator');
+    return operator.isValid ? operator : viewer;
+  }
+
   /** Decides once more on one who came in with a token of this id; null: without any. */
   judgeAgain(tokenId: string | null): TokenVerdict {
     if (tokenId === this.#local.stored.id || !this.asksForTokens) return { isValid: true, tokenId };
