@@ -10,6 +10,7 @@ import { planOf } from '../coordinator/plan.ts';
 import { trafficPlan } from '../coordinator/traffic-plan.ts';
 import { ConfigError, DataError } from '../errors.ts';
 import { readSmallTextSync } from '../files/small-file.ts';
+import { letYoungGenerationGrow } from '../heap.ts';
 import type { ModelConfig } from '../model/model-config.ts';
 import { maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
@@ -135,6 +136,7 @@ async function simulate(
   flags: SimulateFlags,
   overrides: readonly Override[],
 ): Promise<number> {
+  letYoungGenerationGrow();
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
   const measured = flags.compare === undefined ? null : readMeasured(context, flags.compare);
   if (measured !== null && file !== undefined) {

@@ -62,27 +62,32 @@ export function workloadOf(config: RunConfig, shape: RunShape, trainers: number,
   const one = messageBytes(sampleAssignment(config, stepSequences(config)), false);
   const two = messageBytes(sampleAssignment(config, stepSequences(config) / 2), false);
   const last = messageBytes(SAMPLE_CONTRIBUTION, true);
-  const known = new Map<string, readonly Piece[]>();
+  const known = new Map<number, readonly Piece[]>();
+  const sizes = new Map<string, number>();
+  /** Slots of one shape are many, and steps are mostly like the one before the last. */
+  const bytesOf = (size: SlotSizes, stream: 'contribution' | 'update', step: number): number => {
+    const payload = payloadSize(size, stream, step);
+    const key = `${stream} ${payload.codec} ${payload.totalBytes}`;
+    let bytes = sizes.get(key);
+    if (bytes === undefined) sizes.set(key, (bytes = tensorBytes(payload, stream, size.slot.index)));
+    return bytes;
+  };
   return {
     parameters,
     messageBytes: last,
     commitBytes: messageBytes(sampleCommit(config, trainers), false),
     assignmentBytes: (sequences) => one + Math.max(0, sequences - 1) * (two - one),
     pieces(step) {
-      const single = order.map(({ index, readyShare }): Piece => {
-        const bytes = (sizes: SlotSizes, stream: 'contribution' | 'update'): number =>
-          tensorBytes(payloadSize(sizes, stream, step), stream, index);
-        return {
-          readyShare,
-          upBytes: bytes(shares[index]!, 'contribution'),
-          downBytes: bytes(shape.sizes[index]!, 'update'),
-          parts: partsOf(payloadSize(shares[index]!, 'contribution', step).totalBytes),
-        };
-      });
-      // Most steps are like one of few others.
-      const key = single.map(({ upBytes, downBytes }) => `${upBytes}/${downBytes}`).join();
-      let pieces = known.get(key);
-      if (pieces === undefined) known.set(key, (pieces = withEnd(joined(single, most), last)));
+      let pieces = known.get(step);
+      if (pieces !== undefined) return pieces;
+      const single = order.map(({ index, readyShare }): Piece => ({
+        readyShare,
+        upBytes: bytesOf(shares[index]!, 'contribution', step),
+        downBytes: bytesOf(shape.sizes[index]!, 'update', step),
+        parts: partsOf(payloadSize(shares[index]!, 'contribution', step).totalBytes),
+      }));
+      pieces = withEnd(joined(single, most), last);
+      known.set(step, pieces);
       return pieces;
     },
     refresh(round, slots) {
