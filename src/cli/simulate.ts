@@ -7,21 +7,21 @@ import { override, parseOverride, type Override } from '../config/overrides.ts';
 import { RUN_PRESETS, type RunPreset } from '../config/run-presets.ts';
 import { MODEL_SIZES, type RunConfig } from '../config/schema.ts';
 import { planOf } from '../coordinator/plan.ts';
-import { trafficPlan } from '../coordinator/traffic-plan.ts';
+import { trafficPlan, type TrafficPlan } from '../coordinator/traffic-plan.ts';
 import { ConfigError, DataError } from '../errors.ts';
 import { readSmallTextSync } from '../files/small-file.ts';
 import { letYoungGenerationGrow } from '../heap.ts';
 import type { ModelConfig } from '../model/model-config.ts';
-import { maxSequencesPerAssignment } from '../protocol/limits.ts';
+import { MAX_FRAME_BYTES, maxSequencesPerAssignment } from '../protocol/limits.ts';
 import { stepSequences, type RunShape } from '../run-shape.ts';
 import { simulatePerformance, type StepResult } from '../simulation/scale/performance.ts';
 import { parseScenario, type Scenario } from '../simulation/scale/scenario.ts';
-import { workloadOf } from '../simulation/scale/workload.ts';
+import { workloadOf, type Workload } from '../simulation/scale/workload.ts';
 import { stepFlops } from '../trainer/step-flops.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
-import { formatCount } from './format.ts';
+import { formatBytes, formatCount } from './format.ts';
 import { debugOption, numberWhere, wholeNumber } from './options.ts';
 import { rate, shapeOfRun } from './plan.ts';
 import { parseMeasured, settingsOf, type Measured } from './simulate/measured.ts';
@@ -161,10 +161,10 @@ async function simulate(
         gateways: scenario.gateways.count,
         tokensPerSequence: config.seq_len,
         trainer: plan.total,
-        coordinatorStagingBytes: plan.coordinatorStaging,
+        coordinatorStagingBytes: (scenario.gateways.count || count) * plan.contribution + plan.update,
       }),
     );
-    for (const limit of limitsOf(config, scenario)) limits.add(limit);
+    for (const limit of limitsOf(config, scenario, workload)) limits.add(limit);
     steps = result.steps;
     parameters = workload.parameters;
     shown = config;
@@ -175,7 +175,13 @@ async function simulate(
   if (flags.svg !== undefined) writePlot(context, flags.svg, summaryChart(summaries, steps, title));
   const comparison = measured === null ? null : compare(summaries[0]!, measured, await fastStep());
   if (flags.json) {
-    const all = { run, scenario: first, points: summaries, limits: [...limits], ...(comparison === null ? {} : { comparison }) };
+    const all = {
+      run,
+      scenario: first,
+      points: summaries,
+      limits: [...limits],
+      ...(comparison === null ? {} : { comparison }),
+    };
     context.stdout.write(`${JSON.stringify(all)}\n`);
   } else {
     const lines = [
@@ -210,7 +216,7 @@ function simulateRun(
   onStep: (step: number) => void,
 ) {
   const { count } = scenario.trainers;
-  const plan = trafficPlan(config, shape, scenario.gateways.count || count);
+  const plan = planOfOne(config, shape, count);
   const { weights, optimizer, bases } = plan.trainerMemory;
   const workload = workloadOf(config, shape, count, flags.pieces);
   const result = simulatePerformance({
@@ -225,6 +231,13 @@ function simulateRun(
     onStep: ({ step }) => onStep(step),
   });
   return { workload, result, plan };
+}
+
+/** What one trainer sends and keeps. A few of them are enough to know: messages of thousands cannot be made. */
+function planOfOne(config: RunConfig, shape: RunShape, trainers: number): TrafficPlan {
+  const few = Math.min(trainers, 16);
+  const share = Math.max(1, Math.round(config.batch_size / trainers));
+  return trafficPlan({ ...config, batch_size: share * few }, shape, few);
 }
 
 function flopsOf(
@@ -262,7 +275,8 @@ function pointsOf(context: CliContext, flags: SimulateFlags, measured: Measured 
   set('trainers.kinds.flops', flags.flops);
   set('trainers.kinds.apply_seconds', flags.apply);
   for (const way of ['up', 'down']) set(`coordinator.${way}`, bits(flags.coordinatorRate));
-  for (const way of ['up', 'down', 'leader_up', 'leader_down']) set(`gateways.${way}`, bits(flags.gatewayRate));
+  for (const way of ['up', 'down', 'leader_up', 'leader_down'])
+    set(`gateways.${way}`, bits(flags.gatewayRate));
   return gateways.flatMap((behind) =>
     all.map((count) => {
       set('trainers.count', count);
@@ -287,7 +301,10 @@ function configOf(
     const document = {
       ...{ name: 'simulated', preset: flags.preset ?? measured?.preset ?? 'wan', steps: CONFIGURED_STEPS },
       ...{ seq_len: flags.seq ?? measured?.seq ?? 256, batch_size: batch ?? DEFAULT_BATCH },
-      model: { size: flags.model ?? measured?.model ?? '60m', vocab_size: flags.vocab ?? measured?.vocab ?? 32_000 },
+      model: {
+        size: flags.model ?? measured?.model ?? '60m',
+        vocab_size: flags.vocab ?? measured?.vocab ?? 32_000,
+      },
       data: { path: 'none' },
       tokenizer: { type: 'byte' },
       coordinator: { step_deadline_ms: 0 },
@@ -312,7 +329,7 @@ function configOf(
 }
 
 /** What a run of today would refuse, in words. */
-function limitsOf(config: RunConfig, { trainers, gateways }: Scenario): string[] {
+function limitsOf(config: RunConfig, { trainers, gateways }: Scenario, { commitBytes }: Workload): string[] {
   const { limits, max_trainers: mostTrainers } = config.coordinator;
   const most = maxSequencesPerAssignment(config.seq_len + 1);
   const sequences = stepSequences(config);
@@ -325,6 +342,11 @@ function limitsOf(config: RunConfig, { trainers, gateways }: Scenario): string[]
     ...(connected > Math.min(limits.connections, mostTrainers)
       ? [
           `${connected} trainers at one place: raise coordinator.max_trainers (${mostTrainers}) and coordinator.limits.connections (${limits.connections})`,
+        ]
+      : []),
+    ...(commitBytes > MAX_FRAME_BYTES
+      ? [
+          `${formatBytes(commitBytes)} to name the members of a step and their sequences: a message has ${formatBytes(MAX_FRAME_BYTES)}`,
         ]
       : []),
   ];

@@ -215,7 +215,11 @@ export function ofShare(sizes: SlotSizes, stepTokens: number, trainers: number):
 }
 
 /** On the socket, in Parts. */
-export function tensorBytes({ codec, totalBytes }: ExpectedTensor, stream: StreamName, tensor: number): number {
+export function tensorBytes(
+  { codec, totalBytes }: ExpectedTensor,
+  stream: StreamName,
+  tensor: number,
+): number {
   if (totalBytes === 0) return 0;
   const isUp = stream === 'contribution' || stream === 'sketch' || stream === 'factor';
   const round = stream === 'sketch' || stream === 'sketchSum' || stream === 'factor' ? 1 : 0;

@@ -1,5 +1,5 @@
 /** From the steps of a simulated run to its figures, its tables and its plots. Pure. */
-import type { HubUse, } from '../../simulation/scale/hub.ts';
+import type { HubUse } from '../../simulation/scale/hub.ts';
 import type { PerformanceResult, StepResult, TimeLine } from '../../simulation/scale/performance.ts';
 import { formatBytes, formatCount, table } from '../format.ts';
 import { lineChart, type Line } from '../line-chart.ts';
@@ -94,7 +94,12 @@ export function summarise(result: PerformanceResult, options: SummaryOptions): S
     },
     busySecondsPerStep,
     waitingSecondsPerStep: secondsPerStep - busySecondsPerStep,
-    lateShare: mean(({ late }) => late) / Math.max(1, mean(({ assigned }) => assigned)),
+    lateShare:
+      mean(({ late }) => late) /
+      Math.max(
+        1,
+        mean(({ assigned }) => assigned),
+      ),
     failures: result.failures,
     coordinator: load(({ coordinator }) => coordinator),
     gateway: gateways === 0 ? null : load(({ gateway }) => gateway!),
@@ -128,7 +133,17 @@ export function summaryLines(summary: SimulationSummary): string[] {
     ]),
     '',
     ...table([
-      ['place', 'receives', 'sends', 'in, most', 'out, most', 'in full', 'out full', 'CPU a step', 'of a core'],
+      [
+        'place',
+        'receives',
+        'sends',
+        'in, most',
+        'out, most',
+        'in full',
+        'out full',
+        'CPU a step',
+        'of a core',
+      ],
       place('coordinator', coordinator),
       ...(gateway === null ? [] : [place('a gateway', gateway)]),
       ['a trainer', formatBytes(trainer.down), formatBytes(trainer.up), '', '', '', '', '', ''],
@@ -140,7 +155,17 @@ export function summaryLines(summary: SimulationSummary): string[] {
 /** Several runs, a line each. */
 export function sweepLines(summaries: readonly SimulationSummary[]): string[] {
   return table([
-    ['trainers', 'gateways', 's a step', 'tokens/s', 'waiting', 'longest', 'coordinator in', 'out', 'of a core'],
+    [
+      'trainers',
+      'gateways',
+      's a step',
+      'tokens/s',
+      'waiting',
+      'longest',
+      'coordinator in',
+      'out',
+      'of a core',
+    ],
     ...summaries.map((summary) => [
       String(summary.trainers),
       String(summary.gateways),

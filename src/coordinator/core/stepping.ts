@@ -134,7 +134,10 @@ export function missingFrom(
  * Whether any member has not answered. Those who have are members, each once, unless a member is lost whose sketch is
  * here.
  */
-export function isMissingAny({ shards, received }: Pick<PhaseOf<'collecting'>, 'shards' | 'received'>): boolean {
+export function isMissingAny({
+  shards,
+  received,
+}: Pick<PhaseOf<'collecting'>, 'shards' | 'received'>): boolean {
   return received.length < shards.length || missingFrom(shards, received).length > 0;
 }
 

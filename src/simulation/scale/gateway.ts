@@ -163,7 +163,15 @@ export class Gateway implements Member, Host {
     );
     const pieces = workload.pieces(work.step);
     const sums = new PieceSums(clock, work.step, [...shares.keys()], pieces, (index) => this.#pass(index));
-    const step: Step = { work, sums, shares, contributed: new Map(), round: null, isSent: false, hasBases: false };
+    const step: Step = {
+      work,
+      sums,
+      shares,
+      contributed: new Map(),
+      round: null,
+      isSent: false,
+      hasBases: false,
+    };
     this.#step = step;
     for (const id of members) {
       const sequences = shares.get(id);
@@ -305,7 +313,8 @@ export class Gateway implements Member, Host {
 
   sketched(member: Member, number: number, round: number, sequences: number): void {
     const step = this.#step;
-    if (step?.work.step !== number || step.round?.asked.round !== round || !step.shares.has(member.id)) return;
+    if (step?.work.step !== number || step.round?.asked.round !== round || !step.shares.has(member.id))
+      return;
     step.round.sketched.set(member.id, sequences);
     this.#settleRound(step);
   }

@@ -172,18 +172,14 @@ class Leader implements Host {
     const kind = pickKind(kinds, dice());
     const flopsPerSecond = kind.flops === undefined ? null : draw(kind.flops, dice);
     const perSequence =
-      flopsPerSecond === null
-        ? draw(kind.seconds_per_sequence!, dice)
-        : flops.perSequence / flopsPerSecond;
+      flopsPerSecond === null ? draw(kind.seconds_per_sequence!, dice) : flops.perSequence / flopsPerSecond;
     return new SimulatedTrainer({
       id: numbered('trainer', index, count),
       index,
       clock: this.#clock,
       // Neighbours in the list have one gateway.
       host:
-        this.#gateways.length === 0
-          ? this
-          : this.#gateways[gatewayOf(index, count, this.#gateways.length)]!,
+        this.#gateways.length === 0 ? this : this.#gateways[gatewayOf(index, count, this.#gateways.length)]!,
       workload,
       traits: {
         kind,

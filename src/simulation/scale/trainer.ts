@@ -301,9 +301,7 @@ export class SimulatedTrainer implements Member {
 
   #tell(event: EventWithoutTime): void {
     if (this.#session === null) return;
-    this.#carryOut(
-      advanceSession(this.#session, { ...event, nowMs: this.#clock.nowMs() } as SessionEvent),
-    );
+    this.#carryOut(advanceSession(this.#session, { ...event, nowMs: this.#clock.nowMs() } as SessionEvent));
   }
 
   #carryOut({ state, effects }: SessionTransition): void {
@@ -415,4 +413,8 @@ export class SimulatedTrainer implements Member {
   }
 }
 
-type EventWithoutTime = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, 'nowMs'> : never) : never;
+type EventWithoutTime = SessionEvent extends infer E
+  ? E extends SessionEvent
+    ? Omit<E, 'nowMs'>
+    : never
+  : never;

@@ -59,8 +59,14 @@ export function workloadOf(config: RunConfig, shape: RunShape, trainers: number,
   const shares = shape.sizes.map((size) => ofShare(size, stepTokens, trainers));
   const order = gradientOrder(shape.slots, config);
   const parameters = shape.slots.reduce((sum, slot) => sum + sizeOf(slot.shape), 0);
-  const one = messageBytes(sampleAssignment(config, stepSequences(config)), false);
-  const two = messageBytes(sampleAssignment(config, stepSequences(config) / 2), false);
+  // Lines through two points: whole messages of so many trainers may be longer than messages can be.
+  const assignmentOf = (sequences: number): number =>
+    messageBytes(sampleAssignment(config, stepSequences(config) / sequences), false);
+  const [one, two] = [assignmentOf(1), assignmentOf(2)];
+  const share = Math.max(1, Math.round(config.batch_size / trainers));
+  const commitOf = (members: number): number =>
+    messageBytes(sampleCommit({ ...config, batch_size: share * members }, members), false);
+  const [alone, both] = [commitOf(1), commitOf(2)];
   const last = messageBytes(SAMPLE_CONTRIBUTION, true);
   const known = new Map<number, readonly Piece[]>();
   const sizes = new Map<string, number>();
@@ -75,7 +81,7 @@ export function workloadOf(config: RunConfig, shape: RunShape, trainers: number,
   return {
     parameters,
     messageBytes: last,
-    commitBytes: messageBytes(sampleCommit(config, trainers), false),
+    commitBytes: alone + (trainers - 1) * (both - alone),
     assignmentBytes: (sequences) => one + Math.max(0, sequences - 1) * (two - one),
     pieces(step) {
       let pieces = known.get(step);

@@ -34,11 +34,20 @@ test('the shorter of two transfers leaves its part of the link to the other', (t
 
 test('what a slow end cannot use goes to the others', (t) => {
   // 100 of the 1000 bytes a second are the slow one's; the two others share 900.
-  t.deepEqual(endsOf(1000, [{ end: 100, bytes: 1000 }, { bytes: 4500 }, { bytes: 4500 }]), [10_000, 10_000, 10_000]);
+  t.deepEqual(
+    endsOf(1000, [{ end: 100, bytes: 1000 }, { bytes: 4500 }, { bytes: 4500 }]),
+    [10_000, 10_000, 10_000],
+  );
 });
 
 test('a link that is faster than all its ends together holds nobody up', (t) => {
-  t.deepEqual(endsOf(Infinity, [{ end: 100, bytes: 1000 }, { end: 200, bytes: 1000 }]), [10_000, 5000]);
+  t.deepEqual(
+    endsOf(Infinity, [
+      { end: 100, bytes: 1000 },
+      { end: 200, bytes: 1000 },
+    ]),
+    [10_000, 5000],
+  );
 });
 
 test('what one end sends leaves in order, and is told of in order', (t) => {

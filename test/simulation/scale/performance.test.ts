@@ -16,19 +16,41 @@ interface Case {
   readonly settings?: Readonly<Record<string, unknown>>;
 }
 
-function simulated({ trainers = 4, steps = 6, seed = 1, preset = 'wan', scenario = '', settings = {} }: Case) {
-  const document = { name: 's', preset, model: '9m', data: { path: 'none' }, steps: 1000, seq_len: 64, ...settings };
+function simulated({
+  trainers = 4,
+  steps = 6,
+  seed = 1,
+  preset = 'wan',
+  scenario = '',
+  settings = {},
+}: Case) {
+  const document = {
+    name: 's',
+    preset,
+    model: '9m',
+    data: { path: 'none' },
+    steps: 1000,
+    seq_len: 64,
+    ...settings,
+  };
   const where = { workingDir: '/', homeDir: '/' };
   const config = parseRunConfig(JSON.stringify({ batch_size: 2 * trainers, ...document }), 's', where);
   const model = llamaConfigFromFields({ size: '9m' }, { vocabSize: 1000, maxPositionEmbeddings: 64 });
   const shape = buildRunShape(config, model);
   const flags = new Map<string, unknown>([
     ['trainers.count', trainers],
-    ...(/flops|seconds_per_sequence/.test(scenario) ? [] : [['trainers.kinds.seconds_per_sequence', 0.5] as const]),
+    ...(/flops|seconds_per_sequence/.test(scenario)
+      ? []
+      : [['trainers.kinds.seconds_per_sequence', 0.5] as const]),
   ]);
   const workload = workloadOf(config, shape, trainers, 8);
   const result = simulatePerformance({
-    ...{ scenario: parseScenario(scenario === '' ? null : scenario, 'test.yaml', flags), workload, steps, seed },
+    ...{
+      scenario: parseScenario(scenario === '' ? null : scenario, 'test.yaml', flags),
+      workload,
+      steps,
+      seed,
+    },
     plan: planOf(config, shape, 0),
     ...{ flops: { fixed: 0, perSequence: 1e9 }, isJoining: false, stateBytes: 1e6, limitMs: 1e9 },
   });
