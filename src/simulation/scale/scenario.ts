@@ -83,8 +83,8 @@ function readSpread(value: unknown, read: Read): Spread | null {
   if (!isMapping(value) || Object.keys(value).length !== 1) return null;
   const { uniform, lognormal, values } = value;
   if (Array.isArray(uniform) && uniform.length === 2) {
-    const [least, most] = uniform.map(read);
-    return least == null || most == null || least > most ? null : { type: 'uniform', least, most };
+    const [least, most] = [read(uniform[0]), read(uniform[1])];
+    return least === null || most === null || least > most ? null : { type: 'uniform', least, most };
   }
   if (isMapping(lognormal)) {
     const [median, sigma] = [read(lognormal['median']), readNumber(lognormal['sigma'])];
