@@ -6,7 +6,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { lineChart, type Line } from './line-chart.ts';
+import { lineChart, type Line } from '../src/cli/line-chart.ts';
 import { mean, Series, type Entry, type Run } from './series.ts';
 
 const LAYERS = 'method.param_groups=[{match: [attn, mlp], scale: 0.2}]';

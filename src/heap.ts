@@ -29,6 +29,11 @@ export function keepYoungGenerationSmall(): void {
   setFlagsFromString('--semi-space-growth-factor=1');
 }
 
+/** For what has no frames but makes much garbage of another kind: V8 may double the young generation again. */
+export function letYoungGenerationGrow(): void {
+  setFlagsFromString('--semi-space-growth-factor=2');
+}
+
 /**
  * For a coordinator, whose garbage is frames, once it is known how large a contribution of its run is. Measured with
  * a 60M model (40 MB) and two trainers: 300 ms of processor time less a step, in about the same memory; with eight

@@ -5,7 +5,9 @@ import { newModel } from '../coordinator/new-run.ts';
 import { trafficPlan, type PlannedBytes, type TrafficPlan } from '../coordinator/traffic-plan.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { byteTokenizer, loadTokenizer } from '../files/tokenizer.ts';
-import { buildRunShape } from '../run-shape.ts';
+import type { ModelConfig } from '../model/model-config.ts';
+import { buildRunShape, type RunShape } from '../run-shape.ts';
+import { bitsPerSecond } from '../simulation/scale/scenario.ts';
 import type { CliContext } from './context.ts';
 import { EXIT_CODES } from './exit-codes.ts';
 import { formatBytes, formatCount, table } from './format.ts';
@@ -63,10 +65,16 @@ export function registerPlanCommand(
 
 /** The plan of a run whose data has not been read: a tokenizer that is yet to be trained has the tokens it is to have. */
 export async function planOfRun(config: RunConfig): Promise<TrafficPlan> {
+  const { shape } = await shapeOfRun(config);
+  return trafficPlan(config, shape, config.coordinator.start_trainers);
+}
+
+/** The same run's model and shape. */
+export async function shapeOfRun(config: RunConfig): Promise<{ model: ModelConfig; shape: RunShape }> {
   const model = await newModel(config, { vocabSize: vocabularyOf(config), eosId: null });
   const shape = buildRunShape(config, model);
   checkTargets(config, shape, model);
-  return trafficPlan(config, shape, config.coordinator.start_trainers);
+  return { model, shape };
 }
 
 function vocabularyOf({ model, tokenizer }: RunConfig): number {
@@ -75,13 +83,10 @@ function vocabularyOf({ model, tokenizer }: RunConfig): number {
   return (tokenizer.path === undefined ? byteTokenizer() : loadTokenizer(tokenizer.path)).vocabSize;
 }
 
-const UNITS: Readonly<Record<string, number>> = { bit: 1, kbit: 1e3, mbit: 1e6, gbit: 1e9 };
-
 /** `100mbit` in bits a second. */
 export function rate(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(bit|kbit|mbit|gbit)$/i.exec(text);
-  const bits = match === null ? 0 : Number(match[1]) * (UNITS[(match[2] ?? '').toLowerCase()] ?? 0);
-  if (bits <= 0 || !Number.isFinite(bits)) {
+  const bits = bitsPerSecond(text);
+  if (bits === null) {
     throw new InvalidArgumentError(
       'It must be a number above 0 with its unit: bit, kbit, mbit or gbit (a second), such as 100mbit.',
     );

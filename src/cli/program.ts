@@ -14,6 +14,7 @@ import { registerPlanCommand } from './plan.ts';
 import { registerPredictCommand } from './predict.ts';
 import { registerReplayCommand } from './replay.ts';
 import { registerResumeCommand } from './resume.ts';
+import { registerSimulateCommand } from './simulate.ts';
 import { registerTokenCommand } from './token.ts';
 import { registerTrainCommand } from './train.ts';
 import { registerTrainerCommand } from './trainer.ts';
@@ -73,6 +74,7 @@ Exit codes: 0 done; 1 unexpected error; 2 bad usage, configuration or input;
 3 the run could not go on; 130 interrupted twice.`,
     );
   registerPlanCommand(program, context, finish);
+  registerSimulateCommand(program, context, finish);
   registerTrainCommand(program, context, finish);
   registerCoordinatorCommand(program, context, finish);
   registerTrainerCommand(program, context, finish);

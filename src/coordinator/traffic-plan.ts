@@ -208,14 +208,18 @@ function stagingOf(sizes: readonly SlotSizes[], shares: readonly SlotSizes[], tr
 }
 
 /** Sizes of one of several trainers: its tokens touch no more rows than there are of them. */
-function ofShare(sizes: SlotSizes, stepTokens: number, trainers: number): SlotSizes {
+export function ofShare(sizes: SlotSizes, stepTokens: number, trainers: number): SlotSizes {
   const { slot } = sizes;
   if (slot.policy !== 'row-sparse') return sizes;
   return { ...sizes, slot: { ...slot, mostRows: Math.min(slot.mostRows, Math.ceil(stepTokens / trainers)) } };
 }
 
 /** On the socket, in Parts. */
-function tensorBytes({ codec, totalBytes }: ExpectedTensor, stream: StreamName, tensor: number): number {
+export function tensorBytes(
+  { codec, totalBytes }: ExpectedTensor,
+  stream: StreamName,
+  tensor: number,
+): number {
   if (totalBytes === 0) return 0;
   const isUp = stream === 'contribution' || stream === 'sketch' || stream === 'factor';
   const round = stream === 'sketch' || stream === 'sketchSum' || stream === 'factor' ? 1 : 0;
@@ -236,7 +240,8 @@ const ZEROS = new Uint8Array(MAX_PART_BYTES);
 const TYPICAL_NUMBER = 1000;
 const TYPICAL_DIGEST = new Uint8Array(32);
 
-const SAMPLE_CONTRIBUTION: Message = {
+/** What ends a contribution. */
+export const SAMPLE_CONTRIBUTION: Message = {
   kind: 'contribution',
   step: TYPICAL_NUMBER,
   tokens: TYPICAL_NUMBER,
@@ -251,7 +256,8 @@ function shareOf(config: RunConfig, trainers: number): number[] {
   );
 }
 
-function sampleAssignment(config: RunConfig, trainers: number): Message {
+/** Of one of so many trainers with equal shares. */
+export function sampleAssignment(config: RunConfig, trainers: number): Message {
   const positions = shareOf(config, trainers);
   const length = config.seq_len + 1;
   return {
@@ -272,7 +278,8 @@ function sampleAssignment(config: RunConfig, trainers: number): Message {
   };
 }
 
-function sampleCommit(config: RunConfig, trainers: number): Message {
+/** What ends an update: it names all members and their sequences. */
+export function sampleCommit(config: RunConfig, trainers: number): Message {
   const member = { trainerId: 'trainer-1', tokens: TYPICAL_NUMBER, positions: shareOf(config, trainers) };
   return {
     kind: 'commit',
@@ -293,7 +300,8 @@ function sampleCommit(config: RunConfig, trainers: number): Message {
   };
 }
 
-function messageBytes(message: Message, isUp: boolean): number {
+/** On the socket. */
+export function messageBytes(message: Message, isUp: boolean): number {
   return socketBytes(encodeEnvelope(message).length, isUp);
 }
 

@@ -2,9 +2,9 @@
  * Answers that every member of a step is asked for, its sketches of a round or its contribution: what one more means
  * for the others, and who is left behind when they are waited for no longer.
  */
-import { membersOf } from './assignment.ts';
 import { noteAnswer } from './attendance.ts';
-import { byTrainerId, remark, type Draft, type PhaseOf } from './draft.ts';
+import { insertById } from './by-id.ts';
+import { remark, type Draft, type PhaseOf } from './draft.ts';
 import { stopClock } from './pace.ts';
 import type { Received } from './state.ts';
 import {
@@ -26,13 +26,12 @@ export function takeAnswer<P extends Asking>(
 ): readonly [Draft, P] {
   const told = { ...(weight === undefined ? {} : { weight }), ...(norm === undefined ? {} : { norm }) };
   const newest = { trainerId, tokens, lossSum, ...told };
-  const received = [...phase.received, newest].sort(byTrainerId);
-  const deadlineMs = deadlineAfterAnswer(
-    draft.state,
-    waitOf(draft, phase),
-    answersIn(phase.received),
-    answersIn(received),
-  );
+  const received = insertById(phase.received, newest);
+  const wait = waitOf(draft, phase);
+  const isQuorumPossible = received.length >= wait.quorum;
+  const deadlineMs = isQuorumPossible
+    ? deadlineAfterAnswer(draft.state, wait, answersIn(phase.received), answersIn(received))
+    : wait.deadlineMs;
   return [stopClock(noteAnswer(draft), trainerId), { ...phase, received, deadlineMs }];
 }
 
@@ -44,10 +43,12 @@ export function leaveUnanswered<P extends Asking>(
   what: string,
 ): readonly [Draft, P] {
   const why = whyOver(draft.state, waitOf(draft, phase), answersIn(phase.received), missing);
-  const shards = phase.shards.filter((shard) => !missing.includes(shard.trainerId));
+  const gone = new Set(missing);
+  const shards = phase.shards.filter((shard) => !gone.has(shard.trainerId));
   return [remark(leaveBehind(draft, missing), `${what}: ${why}`), { ...phase, shards }];
 }
 
 function waitOf({ state }: Draft, { deadlineMs, shards }: Asking): Wait {
-  return { deadlineMs, quorum: stepQuorum(state, membersOf(shards).length) };
+  // Each member has one share.
+  return { deadlineMs, quorum: stepQuorum(state, shards.length) };
 }

@@ -31,7 +31,8 @@ export function endWait(draft: Draft): Draft {
 export function noteLate(draft: Draft, trainerIds: readonly string[]): Draft {
   const { step, assigned, late } = draft.state.attendance;
   if (step <= draft.state.step) return draft;
-  return update(draft, { late: assigned.filter((id) => late.includes(id) || trainerIds.includes(id)) });
+  const all = new Set([...late, ...trainerIds]);
+  return update(draft, { late: assigned.filter((id) => all.has(id)) });
 }
 
 function update(draft: Draft, change: Partial<Attendance>): Draft {

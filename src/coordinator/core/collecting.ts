@@ -5,6 +5,7 @@
 import { leaveUnanswered, takeAnswer } from './answers.ts';
 import { membersOf, spendPositions } from './assignment.ts';
 import { endWait } from './attendance.ts';
+import { hasId } from './by-id.ts';
 import {
   emit,
   enter,
@@ -20,21 +21,19 @@ import {
 } from './draft.ts';
 import { isMember, refuseWork } from './late.ts';
 import { describeOutlier, judgeNorms, type Outlier } from './outliers.ts';
-import { abandonStep, missingFrom } from './stepping.ts';
+import { abandonStep, isMissingAny, missingFrom } from './stepping.ts';
 
 export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, event: PhaseEvent): Draft {
   switch (event.type) {
     case 'contributionReceived': {
       const { trainerId, step } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
-      const isHere = phase.received.some((received) => received.trainerId === trainerId);
-      if (isHere) return refuseWork(draft, event);
+      if (hasId(phase.received, trainerId)) return refuseWork(draft, event);
       return settleContributions(...takeAnswer(draft, withoutUnused(phase, event), event), 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
-      const isHere = phase.received.some((received) => received.trainerId === event.trainerId);
-      if (isHere) return draft;
+      if (hasId(phase.received, event.trainerId)) return draft;
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
       return settleContributions(draft, { ...phase, shards }, 'lost');
     }
@@ -78,9 +77,9 @@ function withoutUnused(
 function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 'lost' | 'late'): Draft {
   const { step, shards } = phase;
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  const missing = missingFrom(shards, phase.received);
-  if (missing.length > 0) {
+  if (isMissingAny(phase)) {
     if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
+    const missing = missingFrom(shards, phase.received);
     return settleContributions(...leaveUnanswered(draft, phase, missing, `step ${step}`), 'late');
   }
   if (totalTokens(phase.received) === 0) {
@@ -90,7 +89,7 @@ function settleContributions(draft: Draft, phase: PhaseOf<'collecting'>, cause: 
     draft.state.plan.outliers,
     phase.received.filter(({ tokens }) => tokens > 0),
   );
-  const used = shards.filter((shard) => received.some(({ trainerId }) => trainerId === shard.trainerId));
+  const used = shards.filter(({ trainerId }) => hasId(received, trainerId));
   const positions = used.flatMap((shard) => shard.positions);
   const { cursor: before, plan } = draft.state;
   const cursor = spendPositions(before, plan.batchSequences, positions);

@@ -4,7 +4,8 @@
  * must join again without its state. Nothing becomes a checkpoint that was not compared with all who are there.
  * See docs/coordinator-core.md, "Drift".
  */
-import { byTrainerId, emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
+import { hasId, insertById } from './by-id.ts';
+import { emit, expel, patch, plural, remark, type Draft, type EventOf } from './draft.ts';
 import type { AgreedHash } from './state.ts';
 
 type Hashes = NonNullable<Draft['state']['hashes']>;
@@ -52,7 +53,7 @@ export function receiveHash(draft: Draft, event: EventOf<'stateHashReceived'>): 
   if (hasReported(hashes, trainerId)) {
     return remark(draft, `the hash of step ${step} from ${trainerId} is here already; ignored`);
   }
-  const byTrainer = [...hashes.byTrainer, { trainerId, weightsSha256 }].sort(byTrainerId);
+  const byTrainer = insertById(hashes.byTrainer, { trainerId, weightsSha256 });
   return judge(patch(draft, { hashes: { ...hashes, byTrainer } }));
 }
 
@@ -87,12 +88,13 @@ export function forgetHash(draft: Draft, trainerId: string): Draft {
 function judge(draft: Draft, isFinal: boolean = false): Draft {
   const { hashes, hasTied } = draft.state;
   if (hashes === null) return draft;
+  const reported = hashes.byTrainer.length;
+  // Whoever has reported was asked.
+  const pending = hashes.expected.length - reported;
+  if (isUnanimous(hashes)) return pending === 0 && reported > 1 ? patch(draft, { hasTied: false }) : draft;
   const groups = groupByHash(hashes);
   const [largest, second] = groups;
-  if (largest === undefined) return draft;
-  const reported = hashes.byTrainer.length;
-  const pending = hashes.expected.filter((trainerId) => !hasReported(hashes, trainerId)).length;
-  if (second === undefined) return pending === 0 && reported > 1 ? patch(draft, { hasTied: false }) : draft;
+  if (largest === undefined || second === undefined) return draft;
   if (!isFinal && pending > 0 && 2 * largest.trainerIds.length <= reported + pending) {
     return remark(
       draft,
@@ -141,6 +143,10 @@ function distrustUpload(draft: Draft, trainerId: string): Draft {
   return patch(abandoned, { checkpoint: null, isCheckpointDue: true });
 }
 
+function isUnanimous({ byTrainer }: Hashes): boolean {
+  return byTrainer.every(({ weightsSha256 }) => weightsSha256 === byTrainer[0]?.weightsSha256);
+}
+
 /** Largest first, then by lowest trainer id. */
 function groupByHash({ byTrainer }: Hashes): HashGroup[] {
   const groups = new Map<string, string[]>();
@@ -156,5 +162,5 @@ function groupByHash({ byTrainer }: Hashes): HashGroup[] {
 }
 
 function hasReported({ byTrainer }: Hashes, trainerId: string): boolean {
-  return byTrainer.some((report) => report.trainerId === trainerId);
+  return hasId(byTrainer, trainerId);
 }

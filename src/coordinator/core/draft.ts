@@ -3,6 +3,7 @@
  * takes a draft and returns one, so that rules can follow each other within one event.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import { indexOfId, replaceAt } from './by-id.ts';
 import type { Effect, Event, Phase, Received, RunState, TrainerState, Transition } from './state.ts';
 
 export interface Draft {
@@ -83,13 +84,28 @@ export function expel(draft: Draft, trainerId: string, reason: CloseReason, text
 }
 
 export function findTrainer(state: RunState, trainerId: string): TrainerState | undefined {
-  return state.trainers.find((trainer) => trainer.trainerId === trainerId);
+  return state.trainers[indexOfId(state.trainers, trainerId)];
 }
 
 export function patchTrainer(draft: Draft, trainerId: string, fields: Partial<TrainerState>): Draft {
-  const trainers = draft.state.trainers.map((trainer) =>
-    trainer.trainerId === trainerId ? { ...trainer, ...fields } : trainer,
-  );
+  const { trainers } = draft.state;
+  const index = indexOfId(trainers, trainerId);
+  if (index < 0) return draft;
+  return patch(draft, { trainers: replaceAt(trainers, index, { ...trainers[index]!, ...fields }) });
+}
+
+/** The same for several; `fieldsOf` is asked for each of them that is in the run, and null changes nothing. */
+export function patchTrainers(
+  draft: Draft,
+  trainerIds: readonly string[],
+  fieldsOf: (trainer: TrainerState) => Partial<TrainerState> | null,
+): Draft {
+  const trainers = draft.state.trainers.slice();
+  for (const trainerId of trainerIds) {
+    const index = indexOfId(trainers, trainerId);
+    const fields = index < 0 ? null : fieldsOf(trainers[index]!);
+    if (fields !== null) trainers[index] = { ...trainers[index]!, ...fields };
+  }
   return patch(draft, { trainers });
 }
 
@@ -103,9 +119,11 @@ export function capacityOf(state: RunState, trainerId: string): number {
   return findTrainer(state, trainerId)?.capacity ?? 1;
 }
 
-/** Trainers that can be given work, those behind gateways counted. */
-export function readyCount(state: RunState): number {
-  return readyTrainers(state).reduce((sum, trainerId) => sum + capacityOf(state, trainerId), 0);
+/** How many trainers can be given work, those behind gateways counted. */
+export function countReady(state: RunState): number {
+  let ready = 0;
+  for (const { status, capacity = 1 } of state.trainers) if (status === 'ready') ready += capacity;
+  return ready;
 }
 
 /** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */

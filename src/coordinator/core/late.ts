@@ -2,6 +2,7 @@
  * Work that is not (or no longer) wanted. What timing can cause is rejected or ignored and said in
  * words; what only a peer that breaks the protocol can send ends its connection.
  */
+import { hasId } from './by-id.ts';
 import {
   emit,
   expel,
@@ -83,7 +84,7 @@ export function isMember(state: RunState, trainerId: string): boolean {
     case 'factorising':
     case 'collecting':
     case 'committing':
-      return phase.shards.some((shard) => shard.trainerId === trainerId);
+      return hasId(phase.shards, trainerId);
     default:
       return false;
   }

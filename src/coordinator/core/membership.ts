@@ -2,9 +2,9 @@
  * Who is in the run: joining, becoming ready, falling silent. What the loss of a trainer means for the
  * step is each phase's own affair (see advance.ts).
  */
+import { insertById } from './by-id.ts';
 import {
   becomeReady,
-  byTrainerId,
   expel,
   findTrainer,
   markHeard,
@@ -33,7 +33,7 @@ export function admit(draft: Draft, trainerId: string): Draft {
     asked: null,
     observed: [],
   } as const;
-  return patch(draft, { trainers: [...trainers, joined].sort(byTrainerId) });
+  return patch(draft, { trainers: insertById(trainers, joined) });
 }
 
 /** It has applied everything up to a record; it is ready once that covers what was there when it joined. */

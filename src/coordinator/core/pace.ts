@@ -4,8 +4,8 @@
  * that connects anew, is measured again within a step. See docs/coordinator-core.md, "Sequences".
  */
 import { cutShards, shardEqually } from './assignment.ts';
-import { capacityOf, findTrainer, patchTrainer, type Draft } from './draft.ts';
-import type { Observation, RunState, Shard } from './state.ts';
+import { capacityOf, findTrainer, patchTrainers, type Draft } from './draft.ts';
+import type { Observation, RunState, Shard, TrainerState } from './state.ts';
 
 /** Answers a trainer is judged by: the middle one of five is not moved by one odd step, nor by two. */
 export const PACE_WINDOW = 5;
@@ -30,10 +30,11 @@ export interface Pace {
 
 /** The trainers of these shards have been given their work. */
 export function startClocks(draft: Draft, step: number, shards: readonly Shard[]): Draft {
-  return shards.reduce((next, { trainerId, positions }) => {
-    const asked = { step, sequences: positions.length, atMs: draft.state.nowMs };
-    return patchTrainer(next, trainerId, { asked });
-  }, draft);
+  const { nowMs } = draft.state;
+  const sizes = new Map(shards.map(({ trainerId, positions }) => [trainerId, positions.length]));
+  return patchTrainers(draft, [...sizes.keys()], ({ trainerId }) => ({
+    asked: { step, sequences: sizes.get(trainerId)!, atMs: nowMs },
+  }));
 }
 
 /**
@@ -42,7 +43,7 @@ export function startClocks(draft: Draft, step: number, shards: readonly Shard[]
  * had given the one before.
  */
 export function stopClock(draft: Draft, trainerId: string): Draft {
-  return observe(draft, trainerId, (before, newest) => [...before, newest].slice(-PACE_WINDOW));
+  return observe(draft, [trainerId], (before, newest) => [...before, newest].slice(-PACE_WINDOW));
 }
 
 /**
@@ -50,19 +51,20 @@ export function stopClock(draft: Draft, trainerId: string): Draft {
  * and by the answer what is right.
  */
 export function stopClocksLate(draft: Draft, trainerIds: readonly string[]): Draft {
-  return trainerIds.reduce((next, trainerId) => observe(next, trainerId, (_, newest) => [newest]), draft);
+  return observe(draft, trainerIds, (_, newest) => [newest]);
 }
 
 function observe(
   draft: Draft,
-  trainerId: string,
+  trainerIds: readonly string[],
   join: (before: readonly Observation[], newest: Observation) => readonly Observation[],
 ): Draft {
-  const trainer = findTrainer(draft.state, trainerId);
-  if (trainer === undefined || trainer.asked === null) return draft;
-  const { step, sequences, atMs } = trainer.asked;
-  const newest = { step, sequences, elapsedMs: draft.state.nowMs - atMs };
-  return patchTrainer(draft, trainerId, { asked: null, observed: join(trainer.observed, newest) });
+  const { nowMs } = draft.state;
+  return patchTrainers(draft, trainerIds, ({ asked, observed }: TrainerState) => {
+    if (asked === null) return null;
+    const newest = { step: asked.step, sequences: asked.sequences, elapsedMs: nowMs - asked.atMs };
+    return { asked: null, observed: join(observed, newest) };
+  });
 }
 
 /** Shares these positions out among trainers that are ready, as the plan says; those with data of their own get none. */
@@ -94,13 +96,32 @@ export function sharesByPace(count: number, paces: readonly Pace[]): readonly nu
   const least = count < paces.length ? 0 : 1;
   const shares = paces.map(() => least);
   const doneMs = paces.map(({ fixedMs, msPerSequence }) => fixedMs + (least + 1) * msPerSequence);
-  for (let left = count - least * paces.length; left > 0 && paces.length > 0; left--) {
-    let first = 0;
-    for (let i = 1; i < paces.length; i++) if (doneMs[i]! < doneMs[first]!) first = i;
+  if (paces.length === 0) return shares;
+  // A heap of their indices: whoever would be done first is on top.
+  const heap = paces.map((_, i) => i).sort((a, b) => doneMs[a]! - doneMs[b]! || a - b);
+  for (let left = count - least * paces.length; left > 0; left--) {
+    const first = heap[0]!;
     shares[first]! += 1;
     doneMs[first]! += paces[first]!.msPerSequence;
+    sinkTop(heap, (a, b) => doneMs[a]! < doneMs[b]! || (doneMs[a]! === doneMs[b]! && a < b));
   }
   return shares;
+}
+
+/** Puts the top of a heap, which has become later, where it belongs. */
+function sinkTop(heap: number[], isBefore: (a: number, b: number) => boolean): void {
+  const sinking = heap[0]!;
+  let at = 0;
+  for (;;) {
+    const left = 2 * at + 1;
+    if (left >= heap.length) break;
+    const isRight = left + 1 < heap.length && isBefore(heap[left + 1]!, heap[left]!);
+    const child = isRight ? left + 1 : left;
+    if (!isBefore(heap[child]!, sinking)) break;
+    heap[at] = heap[child]!;
+    at = child;
+  }
+  heap[at] = sinking;
 }
 
 /** Null without an observation. */

@@ -6,6 +6,7 @@
 import { leaveUnanswered, takeAnswer } from './answers.ts';
 import { membersOf } from './assignment.ts';
 import { endWait } from './attendance.ts';
+import { hasId } from './by-id.ts';
 import {
   emit,
   enter,
@@ -32,7 +33,7 @@ import {
   whyOver,
   type Wait,
 } from './step-policy.ts';
-import { abandonStep, enterSketching, missingFrom } from './stepping.ts';
+import { abandonStep, enterSketching, isMissingAny, missingFrom } from './stepping.ts';
 
 export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, event: PhaseEvent): Draft {
   switch (event.type) {
@@ -40,7 +41,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       const { trainerId, step, round } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       if (round > phase.round) return refuseBreach(draft, event);
-      const isHere = phase.received.some((received) => received.trainerId === trainerId);
+      const isHere = hasId(phase.received, trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
       return settleSketches(...takeAnswer(draft, phase, { ...event, lossSum: 0 }), 'lost');
     }
@@ -116,22 +117,21 @@ export function advanceFactorising(draft: Draft, phase: PhaseOf<'factorising'>, 
 
 /** Deals the slots out one by one, so that the numbers differ by at most one; jobs in the members' order. */
 export function dealSlots(slots: readonly number[], members: readonly string[]): readonly FactorJob[] {
-  return members
-    .map((trainerId, k) => ({
-      trainerId,
-      slots: slots.filter((_, i) => i % members.length === k),
-      isDone: false,
-    }))
-    .filter((job) => job.slots.length > 0);
+  // Who comes after the last slot has none.
+  return members.slice(0, slots.length).map((trainerId, k) => ({
+    trainerId,
+    slots: slots.filter((_, i) => i % members.length === k),
+    isDone: false,
+  }));
 }
 
 /** Once every remaining member's sketch is there, or the others are waited for no longer: sum and factorise. */
 function settleSketches(draft: Draft, phase: PhaseOf<'sketching'>, cause: 'lost' | 'late'): Draft {
   const { step, round, slots, shards, received } = phase;
   if (shards.length === 0) return abandonStep(draft, step, cause);
-  const missing = missingFrom(shards, received);
-  if (missing.length > 0) {
+  if (isMissingAny(phase)) {
     if (!isPast(draft.state, phase.deadlineMs)) return enter(draft, phase);
+    const missing = missingFrom(shards, received);
     const what = `step ${step}, refresh round ${round}`;
     return settleSketches(...leaveUnanswered(draft, phase, missing, what), 'late');
   }

@@ -6,16 +6,7 @@
  * others have the grace and no longer. Those who are left behind are lagging (see membership.ts).
  */
 import { noteLate } from './attendance.ts';
-import {
-  nameSome,
-  patch,
-  patchTrainer,
-  plural,
-  readyCount,
-  readyTrainers,
-  seconds,
-  type Draft,
-} from './draft.ts';
+import { countReady, nameSome, patch, patchTrainers, plural, seconds, type Draft } from './draft.ts';
 import { stopClocksLate } from './pace.ts';
 import type { Received, RunPlan, RunState } from './state.ts';
 
@@ -39,11 +30,11 @@ export const FRUITLESS_PAUSE_MS = 1_000;
  */
 export function decideStart(state: RunState): StartDecision {
   const { plan, hasStarted, phase, nowMs, resumeAtMs } = state;
-  const ready = readyCount(state);
+  const ready = countReady(state);
   const isPatient = !hasStarted && (resumeAtMs === null || nowMs < resumeAtMs);
   const needed = isPatient ? plan.startTrainers : plan.minTrainers;
   if (ready < needed) {
-    const others = state.trainers.length - readyTrainers(state).length;
+    const others = state.trainers.filter(({ status }) => status !== 'ready').length;
     const also = others === 0 ? '' : `, ${others} more loading or lagging`;
     const until = isPatient && resumeAtMs !== null ? `; the others have ${seconds(patienceMs(state))}` : '';
     return { canStart: false, note: `waiting: ${ready} of ${needed} trainers are ready${also}${until}` };
@@ -62,7 +53,7 @@ export function decideStart(state: RunState): StartDecision {
 export function limitPatience(draft: Draft): Draft {
   const { state } = draft;
   if (!state.isResumed || state.hasStarted) return draft;
-  const canGoOn = readyCount(state) >= state.plan.minTrainers;
+  const canGoOn = countReady(state) >= state.plan.minTrainers;
   if (canGoOn === (state.resumeAtMs !== null)) return draft;
   return patch(draft, { resumeAtMs: canGoOn ? state.nowMs + patienceMs(state) : null });
 }
@@ -109,7 +100,9 @@ export interface Wait {
 
 /** Answers with something in them: a quorum of trainers whose sequences had no tokens is none. */
 export function answersIn(received: readonly Received[]): number {
-  return received.filter(({ tokens }) => tokens > 0).length;
+  let answers = 0;
+  for (const { tokens } of received) if (tokens > 0) answers += 1;
+  return answers;
 }
 
 /** The deadline after an answer: with the one that completes the quorum the others have no more than the grace. */
@@ -139,10 +132,7 @@ export function whyOver(
  */
 export function leaveBehind(draft: Draft, trainerIds: readonly string[]): Draft {
   const { nowMs } = draft.state;
-  const lagging = trainerIds.reduce(
-    (next, trainerId) => patchTrainer(next, trainerId, { status: 'lagging', laggingSinceMs: nowMs }),
-    draft,
-  );
+  const lagging = patchTrainers(draft, trainerIds, () => ({ status: 'lagging', laggingSinceMs: nowMs }));
   return stopClocksLate(noteLate(lagging, trainerIds), trainerIds);
 }
 

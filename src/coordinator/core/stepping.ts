@@ -136,6 +136,17 @@ export function missingFrom(
   return membersOf(shards).filter((trainerId) => !here.has(trainerId));
 }
 
+/**
+ * Whether any member has not answered. Those who have are members, each once, unless a member is lost whose sketch is
+ * here.
+ */
+export function isMissingAny({
+  shards,
+  received,
+}: Pick<PhaseOf<'collecting'>, 'shards' | 'received'>): boolean {
+  return received.length < shards.length || missingFrom(shards, received).length > 0;
+}
+
 /** The step that is being worked on, or null between steps. */
 export function currentStep(state: RunState): number | null {
   const { phase } = state;
