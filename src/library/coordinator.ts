@@ -17,6 +17,8 @@ export type RunFields = z.input<typeof runConfigSchema>;
 export interface CoordinatorSettings {
   /** Laid over the configuration, by dotted path: `{ 'optimizer.lr': 0.003, dir: 'runs/second' }`. */
   readonly set?: Readonly<Record<string, unknown>>;
+  /** With `state: nats://…`, where another leads the run: wait until it is gone, in place of refusing to start. */
+  readonly isStandby?: boolean;
   /** Write a checkpoint and end after this step, as if asked to stop. */
   readonly stopAtStep?: number;
   /** Where tokenised data are kept. Default: GALORE_CACHE_DIR, else the user's cache folder. */
@@ -89,13 +91,14 @@ export class Coordinator implements AsyncIterable<RunReport> {
   static async #open(
     config: RunConfig,
     mode: 'new' | 'resume',
-    { stopAtStep, cacheDir, logger }: CoordinatorSettings,
+    { stopAtStep, isStandby = false, cacheDir, logger }: CoordinatorSettings,
   ): Promise<Coordinator> {
     const reports = new Backlog<RunReport>();
     const { services } = await import('../cli/services.ts');
     const running = await services.startCoordinator({
       config,
       mode,
+      isStandby,
       cacheDir: cacheDir ?? readEnvironment().cacheDir,
       logger: logger ?? SILENT_LOGGER,
       onReport: (report) => reports.add(report),
