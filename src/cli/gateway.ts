@@ -10,7 +10,7 @@ import { EXIT_CODES } from './exit-codes.ts';
 import { onInterrupt } from './interrupts.ts';
 import { joinToken } from './join-token.ts';
 import { addOutputOptions, type OutputOptions } from './options.ts';
-import { certificatesFor, defaultTrainerId, isOpenWire, trainerName, webSocketUrl } from './trainer.ts';
+import { certificatesFor, defaultTrainerId, isOpenWire, trainerName, webSocketUrls } from './trainer.ts';
 
 interface GatewayFlags extends OutputOptions {
   readonly listen: Address;
@@ -45,7 +45,11 @@ export function registerGatewayCommand(
 ): void {
   const command = program
     .command('gateway')
-    .argument('<url>', 'where the coordinator listens: ws://HOST:PORT or wss://HOST', webSocketUrl)
+    .argument(
+      '<url>',
+      'where the coordinator listens: ws://HOST:PORT or wss://HOST; with standbys all of them, with commas between',
+      webSocketUrls,
+    )
     .summary('join trainers that are near each other to a run far away')
     .description(
       'Takes trainers near it and sends the coordinator one sum of what they send; passes what comes from it on to all.\n' +
