@@ -49,7 +49,10 @@ export type CheckpointedRun = Pick<
   | 'texts'
   | 'newestCheckpoint'
   | 'verified'
->;
+> & {
+  /** null: checkpoints are nowhere but in this folder. */
+  readonly authority: PreparedRun['authority'] | null;
+};
 
 /** What the desk needs of its surroundings. */
 export interface CheckpointSurroundings {
@@ -251,7 +254,7 @@ export class CheckpointDesk {
       const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
       const { checkpointsDir, authority } = this.#run;
-      await authority.store.checkpoints.put(authority.lease, checkpointsDir, step);
+      await authority?.store.checkpoints.put(authority.lease, checkpointsDir, step);
       this.#newest = written;
       this.#failure = null;
     } catch (error) {
@@ -287,6 +290,7 @@ export class CheckpointDesk {
     } finally {
       if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
     }
+    if (authority === null) return;
     const { store, lease } = authority;
     const kept = await store.checkpoints.list();
     for (const { step } of kept.slice(0, -keep)) await store.checkpoints.remove(lease, step);

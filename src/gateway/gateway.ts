@@ -417,6 +417,7 @@ class Gateway {
     const checkpoints = new CheckpointDesk(
       {
         ...{ ...about, config: { ...config, checkpoint }, dataset: null, baseSha256: '', texts },
+        authority: null,
         ...{ checkpointsDir, newestCheckpoint: newest, verified },
       },
       { dispatch, onReport: () => {}, logger, nowMs },
