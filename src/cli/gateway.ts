@@ -45,7 +45,11 @@ export function registerGatewayCommand(
 ): void {
   const command = program
     .command('gateway')
-    .argument('<url>', 'where the coordinator listens: ws://HOST:PORT or wss://HOST', webSocketUrls)
+    .argument(
+      '<url>',
+      'where the coordinator listens: ws://HOST:PORT or wss://HOST; with standbys all of them, with commas between',
+      webSocketUrls,
+    )
     .summary('join trainers that are near each other to a run far away')
     .description(
       'Takes trainers near it and sends the coordinator one sum of what they send; passes what comes from it on to all.\n' +

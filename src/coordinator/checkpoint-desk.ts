@@ -50,7 +50,10 @@ export type CheckpointedRun = Pick<
   | 'texts'
   | 'newestCheckpoint'
   | 'verified'
->;
+> & {
+  /** null: checkpoints are nowhere but in this folder. */
+  readonly authority: PreparedRun['authority'] | null;
+};
 
 /** What the desk needs of its surroundings. */
 export interface CheckpointSurroundings {
@@ -252,7 +255,7 @@ export class CheckpointDesk {
       const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
       const { checkpointsDir, authority } = this.#run;
-      await authority.store.checkpoints.put(authority.lease, checkpointsDir, step);
+      await authority?.store.checkpoints.put(authority.lease, checkpointsDir, step);
       this.#newest = written;
       this.#failure = null;
     } catch (error) {
@@ -288,6 +291,7 @@ export class CheckpointDesk {
     } finally {
       if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
     }
+    if (authority === null) return;
     const { store, lease } = authority;
     const kept = await store.checkpoints.list();
     for (const { step } of kept.slice(0, -keep)) await store.checkpoints.remove(lease, step);

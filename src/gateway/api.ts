@@ -3,7 +3,7 @@ import type { PemPaths } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
 
 export interface GatewayOptions {
-  /** The coordinator: `ws://` or `wss://`. */
+  /** The coordinator: `ws://` or `wss://`; with standbys all of them, with commas between. */
   readonly url: string;
   /** Its name among the coordinator's trainers: sums are added in ascending order of it. */
   readonly gatewayId: string;

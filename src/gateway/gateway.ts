@@ -420,6 +420,7 @@ class Gateway {
     const checkpoints = new CheckpointDesk(
       {
         ...{ ...about, config: { ...config, checkpoint }, dataset: null, baseSha256: '', texts },
+        authority: null,
         ...{ checkpointsDir, newestCheckpoint: newest, verified },
         authority: FileStateStore.leading(this.#mirror.path, journal, thisHolder(), storeClock),
       },

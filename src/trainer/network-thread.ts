@@ -78,10 +78,10 @@ export class NetworkThread {
     onAccepted: (message: Message, frame: Uint8Array) => void = () => {},
   ) {
     this.#options = options;
-    this.#urls = splitUrls(options.url);
-    this.#addresses = addressesOf(this.#urls);
     this.#onAccepted = onAccepted;
     this.#ranks = options.ranks ?? new Map();
+    this.#urls = splitUrls(options.url);
+    this.#addresses = addressesOf(this.#urls);
     this.#audit = options.isAudited ? new Audit() : null;
     this.#post = post;
     this.#onEnd = onEnd;

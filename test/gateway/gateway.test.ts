@@ -1,5 +1,7 @@
 /** Real coordinator, real gateways, real sockets and files; the trainers compute nothing. */
+import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { openNewestCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
 import { coverRun } from '../../src/coordinator/store/inspect-coverage.ts';
 import { placeOf, type Place } from '../support/stand-in-run.ts';
 import { coordinate, gatewayOf, recordsOf, Said, takePart } from '../support/stand-in-gateways.ts';
@@ -68,7 +70,11 @@ test.serial('eight trainers through two gateways make the records that eight wit
     if (commit.record.type !== 'update' || other.commit.record.type !== 'update') continue;
     // The same sequences, by the same trainers.
     t.deepEqual(
-      other.commit.record.members.map(({ trainerId, tokens, positions }) => ({ trainerId, tokens, positions })),
+      other.commit.record.members.map(({ trainerId, tokens, positions }) => ({
+        trainerId,
+        tokens,
+        positions,
+      })),
       commit.record.members,
     );
     t.deepEqual(
@@ -196,6 +202,53 @@ test.serial('a gateway that is started again goes on with what is on its disk', 
   t.is(trainer.snapshots, 1);
   t.deepEqual((await coverRun(place.config.dir)).faults, []);
 });
+
+test.serial(
+  'who joins behind a gateway is told which step counted it last, for what it has kept itself',
+  async (t) => {
+    const place = placeOf(t, {
+      ...EIGHT,
+      coordinator: { port: 0, start_trainers: 1 },
+      batch_size: 2,
+      steps: 8,
+    });
+    const said = new Said();
+    const coordinator = await coordinate(place, said);
+    const gateway = await gatewayOf(place, coordinator, 'gate', said);
+    const trainer = new StandInTrainer(place.run, 'a');
+    let isOver = false;
+    /** As somebody of this name, who holds no state. */
+    const countedStepOf = async (trainerId: string): Promise<number | undefined> => {
+      const raw = await connectRaw(t, gateway.url);
+      raw.send({ ...HELLO, trainerId });
+      const welcome = await raw.messages.takeWhere(({ kind }) => kind === 'welcome');
+      raw.webSocket.terminate();
+      return welcome.kind === 'welcome' ? welcome.snapshot?.countedStep : undefined;
+    };
+    // The run stands still meanwhile.
+    const told: Promise<number | undefined>[] = [];
+    trainer.breaksOff = (step) => {
+      if (step < 5 || told.length > 0) return false;
+      told.push(countedStepOf('z'));
+      return true;
+    };
+    const running = takePart(
+      t,
+      () => gateway.url,
+      trainer,
+      () => isOver,
+    );
+    await coordinator.finished;
+    isOver = true;
+    await Promise.all([running, gateway.finished]);
+    t.deepEqual(await Promise.all(told), [0], 'it never was');
+    const checkpoint = await openNewestCheckpoint(join(place.folder, 'gate', 'checkpoints'), () => {});
+    const { counted, step } = checkpoint!.run;
+    await checkpoint!.close();
+    t.true(step > 0);
+    t.deepEqual(counted, { a: step });
+  },
+);
 
 test.serial(
   'a run that needs each contribution takes no gateway and says which setting that is',

@@ -88,7 +88,7 @@ class Together {
   }
 
   #fresh(): GatewayState {
-    const { sequence = 0, step = 0 } = this.leader ?? {};
+    const { sequence, step } = this.leader;
     return initialGateway({ sequence, committedStep: step, hashEvery: 0, nowMs: this.#nowMs });
   }
 
