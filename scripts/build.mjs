@@ -8,6 +8,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { withLock } from './lock.mjs';
 import { hashFiles, readStamp, replaceFolder, writeStamp } from './stamp.mjs';
+import { isVendored, vendorTfjs } from './vendor.mjs';
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const STAMP = '.stamp';
@@ -18,11 +19,12 @@ export function build({ root = ROOT, force = false } = {}) {
   removeLeftovers(root);
   if (force || !isProtocolBuilt(root)) buildProtocol(root);
   if (force || !isCompiled(root)) compile(root);
+  if (!isVendored(root)) vendorTfjs(root);
 }
 
 /** True if dist/ and the protocol code were made from the sources as they are now. */
 export function isBuilt(root = ROOT) {
-  return isProtocolBuilt(root) && isCompiled(root);
+  return isProtocolBuilt(root) && isCompiled(root) && isVendored(root);
 }
 
 function buildProtocol(root) {
@@ -83,7 +85,8 @@ function removeLeftovers(root) {
   }
   if (!existsSync(join(root, '.setup'))) return;
   for (const name of readdirSync(join(root, '.setup'))) {
-    if (name.startsWith('generated-')) rmSync(join(root, '.setup', name), { recursive: true, force: true });
+    if (/^(generated|vendor)-/.test(name))
+      rmSync(join(root, '.setup', name), { recursive: true, force: true });
   }
 }
 

@@ -35,7 +35,8 @@ export function prepareNewRun(
   const config = loadWithLocalTrainers(context, file, overrides, localTrainers);
   const defaultDir = resolve(context.workingDir, 'runs', config.name);
   const isChosen = config.dir !== defaultDir || overrides.some(({ path }) => path[0] === 'dir');
-  if (isChosen || !holdsRun(config.dir)) return { config, notice: null };
+  // With a store elsewhere the name says which run it is, and this directory is a mirror of it.
+  if (isChosen || config.state !== undefined || !holdsRun(config.dir)) return { config, notice: null };
   let number = 2;
   while (holdsRun(`${defaultDir}-${number}`)) number += 1;
   const dir = `${defaultDir}-${number}`;

@@ -16,6 +16,13 @@ export interface Environment {
   readonly mayRedraw: boolean;
   /** Join token of GALORE_TOKEN; empty where unset. A secret: never log it. */
   readonly token: string;
+  /** GALORE_NATS_TOKEN, GALORE_NATS_USER, GALORE_NATS_PASSWORD, GALORE_NATS_CREDS; empty where unset. Secrets: never log them. */
+  readonly nats: {
+    readonly token: string;
+    readonly user: string;
+    readonly password: string;
+    readonly credsPath: string;
+  };
   /** CUDA_VISIBLE_DEVICES: the GPUs a scheduler has given to this process; null where unset. */
   readonly visibleGpus: string | null;
 }
@@ -32,6 +39,12 @@ export function readEnvironment(
     mayColour: !isDumb && (variables['NO_COLOR'] ?? '') === '',
     mayRedraw: !isDumb,
     token: variables['GALORE_TOKEN'] ?? '',
+    nats: Object.freeze({
+      token: variables['GALORE_NATS_TOKEN'] ?? '',
+      user: variables['GALORE_NATS_USER'] ?? '',
+      password: variables['GALORE_NATS_PASSWORD'] ?? '',
+      credsPath: variables['GALORE_NATS_CREDS'] ?? '',
+    }),
     visibleGpus: variables['CUDA_VISIBLE_DEVICES'] ?? null,
   });
 }

@@ -126,11 +126,12 @@ function withAbsolutePaths(config: RunConfig, options: LoadOptions): RunConfig {
   };
   const absoluteEach = (path: string | string[]) =>
     typeof path === 'string' ? absolute(path) : path.map(absolute);
-  const { model, data, tokenizer, coordinator } = config;
+  const { model, data, tokenizer, coordinator, state } = config;
   const { auth, tls } = coordinator;
   return {
     ...config,
     dir: absolute(config.dir),
+    ...(state?.ca === undefined ? {} : { state: { ...state, ca: absolute(state.ca) } }),
     model: {
       ...model,
       ...(model.path === undefined ? {} : { path: absolute(model.path) }),

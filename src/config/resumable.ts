@@ -9,6 +9,7 @@ import type { RunConfig } from './schema.ts';
 /** Fields and sections that only say how the run is carried out. */
 const MAY_CHANGE_ON_RESUME = [
   'dir',
+  'state',
   'steps',
   'data.cache_dir',
   'coordinator',

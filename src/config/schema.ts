@@ -663,6 +663,42 @@ const evaluation = z.strictObject({
   sequences: countOrZero.default(64).describe('Held-out sequences used; 0: all'),
 });
 
+const natsUrl = z
+  .string()
+  .regex(
+    /^((nats:\/\/[^\s@,/]+)(,nats:\/\/[^\s@,/]+)*|(tls:\/\/[^\s@,/]+)(,tls:\/\/[^\s@,/]+)*)$/,
+    'nats://HOST:PORT or tls://HOST:PORT, or several of a cluster with commas between them; user, password and token belong into GALORE_NATS_USER, GALORE_NATS_PASSWORD, GALORE_NATS_TOKEN',
+  );
+
+const stateFields = z.strictObject({
+  url: natsUrl.describe('Servers of NATS: nats://HOST:PORT or tls://HOST:PORT, several with commas'),
+  replicas: z
+    .int()
+    .min(1)
+    .max(5)
+    .optional()
+    .describe('Servers that keep a copy of everything; default: 3 in a cluster of as many, else 1'),
+  lease_ms: z
+    .int()
+    .min(500)
+    .max(60_000)
+    .default(3_000)
+    .describe('How long a coordinator that is not heard of still counts as the leader'),
+  ca: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('PEM file of the authority of its certificate; default: those of the system'),
+});
+
+const state = z
+  .union([natsUrl.transform((url) => ({ url })), stateFields])
+  .pipe(stateFields)
+  .optional()
+  .describe(
+    'Where records, checkpoints and the leader are kept for good: nats://HOST:PORT, or a mapping; default: the run directory',
+  );
+
 /** The YAML file's schema. */
 export const runConfigSchema = z.strictObject({
   name: z
@@ -676,6 +712,7 @@ export const runConfigSchema = z.strictObject({
     .describe(
       'How numbers travel from end to end; what the file says itself wins. docs/methods.md has the table',
     ),
+  state,
   model,
   task: task.prefault({}),
   data: data.prefault({}),

@@ -31,7 +31,7 @@ import {
   type OpenCheckpoint,
   type VerifiedStamps,
 } from './store/checkpoint.ts';
-import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
+import { describePassing, isPassing } from './store/full-disk.ts';
 
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
@@ -235,6 +235,8 @@ export class CheckpointDesk {
     try {
       const written = await job.finish(trainerIds, weightsSha256);
       await this.#verify(step);
+      const { checkpointsDir, authority } = this.#run;
+      await authority.store.checkpoints.put(authority.lease, checkpointsDir, step);
       this.#newest = written;
       this.#failure = null;
     } catch (error) {
@@ -262,13 +264,19 @@ export class CheckpointDesk {
 
   /** Deletes first: the disk may be full. Records go once every checkpoint that is kept was read back. */
   async #dropSuperfluous(): Promise<void> {
-    const { checkpointsDir, journal, config } = this.#run;
-    const [oldest] = await pruneCheckpoints(checkpointsDir, config.checkpoint.keep, this.#verified);
+    const { checkpointsDir, journal, config, authority } = this.#run;
+    const { keep } = config.checkpoint;
+    const [oldest] = await pruneCheckpoints(checkpointsDir, keep, this.#verified);
     try {
       await journal.startSegment();
     } finally {
       if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
     }
+    const { store, lease } = authority;
+    const kept = await store.checkpoints.list();
+    for (const { step } of kept.slice(0, -keep)) await store.checkpoints.remove(lease, step);
+    const first = kept.slice(-keep)[0];
+    if (first !== undefined) await store.removeRecordsBefore(lease, first.sequence + 1);
   }
 
   /** One after the other: what was read back for one is not read again for the next. */
@@ -301,8 +309,8 @@ export class CheckpointDesk {
       const told = `the checkpoint of step ${step} could not be written: ${text}; the journal has its steps`;
       this.#around.onReport({ type: 'notice', text: told });
     }
-    const full = isDiskFull(error);
-    const reason = full ? await describeFullDisk(error, this.#run.checkpointsDir, bytes) : text;
+    const full = isPassing(error);
+    const reason = full ? await describePassing(error, this.#run.checkpointsDir, bytes) : text;
     this.#around.dispatch({ type: 'checkpointFailed', step, reason, isDiskFull: full });
   }
 }

@@ -3,6 +3,7 @@
  * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
  */
 import { randomInt } from 'node:crypto';
+import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
@@ -20,7 +21,7 @@ import {
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
-import type { CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
+import type { CoordinatorOptions, RunningCoordinator, RunReport, RunSummary } from './api.ts';
 import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
@@ -43,7 +44,9 @@ import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
-import { describeFullDisk, isDiskFull } from './store/full-disk.ts';
+import { describePassing, isPassing } from './store/full-disk.ts';
+import { isKeptElsewhere } from './open-authority.ts';
+import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -77,6 +80,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     await run.undo();
     throw error;
   }
+}
+
+/** Where others find what listens at `url`. */
+function advertisedUrl(url: string): string {
+  const place = new URL(url);
+  if (['0.0.0.0', '[::]'].includes(place.hostname)) place.hostname = hostname();
+  return place.href;
 }
 
 class Coordinator {
@@ -123,7 +133,8 @@ class Coordinator {
     const fieldsOf = () => ({ run: run.config.name, step: this.#state.step });
     this.#options = { ...options, logger: withFields(options.logger, fieldsOf) };
     const { config, shape, dataset, metrics, evaluations } = run;
-    const { logger, onReport } = this.#options;
+    const { logger } = this.#options;
+    const onReport = (report: RunReport): void => this.#report(report);
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
     this.#state = initialState(plan, {
@@ -218,6 +229,7 @@ class Coordinator {
         this.#options.logger.info('certificates.renewed', {}, 'new certificates are in use');
       },
     });
+    this.#followLease();
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
       collectGrownHeap();
@@ -231,6 +243,35 @@ class Coordinator {
       finished: this.#finished.promise,
       stop: () => this.#dispatch({ type: 'stopRequested' }),
     };
+  }
+
+  /** Without the lease nothing can be committed any more: another coordinator does that. */
+  #followLease(): void {
+    const { lease, store } = this.#run.authority;
+    const end = (): void => this.#fail(lease.lost.reason);
+    if (lease.lost.aborted) return end();
+    lease.lost.addEventListener('abort', end, { once: true });
+    // Who looks for the leader finds the address; that it is late by a renewal is no harm.
+    const { epoch } = lease;
+    if (isKeptElsewhere(this.#options)) {
+      const { step } = this.#run.start;
+      const text = `leading the run from step ${step} on (epoch ${epoch}); trainers join at ${this.#server.url}`;
+      this.#options.onReport({ type: 'notice', text });
+    }
+    lease.setAddress(advertisedUrl(this.#server.url)).catch(() => {});
+    store.publish({
+      type: 'leader',
+      step: this.#state.step,
+      epoch,
+      address: advertisedUrl(this.#server.url),
+    });
+  }
+
+  /** For people here, and for those who watch from elsewhere. */
+  #report(report: RunReport): void {
+    const { store } = this.#run.authority;
+    if (report.type !== 'notice' && report.type !== 'progress') store.publish({ ...report });
+    this.#options.onReport(report);
   }
 
   /** Facts that effects cause wait until all effects of the fact before are carried out. */
@@ -382,7 +423,7 @@ class Coordinator {
   #append(sealSeconds = 0): void {
     const record = this.#record;
     if (record === null) throw new Error('assertion failed: no record is sealed');
-    const { journal } = this.#run;
+    const { journal, authority } = this.#run;
     const { sequence, step, digest } = record.commit;
     const kind = record.commit.record.type;
     const askedMs = this.#clock.nowMs();
@@ -396,13 +437,13 @@ class Coordinator {
       this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
     };
     const failed = async (error: unknown): Promise<void> => {
-      if (!isDiskFull(error)) throw error;
+      if (!isPassing(error)) throw error;
       const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
-      const reason = await describeFullDisk(error, journal.path, bytes);
+      const reason = await describePassing(error, journal.path, bytes);
       this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
     };
-    journal
-      .append(record.frames, { sequence, step, digest, kind })
+    authority.store
+      .append(authority.lease, record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
       .catch((error: unknown) => this.#fail(error));
   }
@@ -506,6 +547,7 @@ class Coordinator {
   #end(outcome: Outcome): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
+    this.#run.authority.store.publish({ type: 'finished', step: this.#state.step, outcome });
     const [reason, text]: [CloseReason, string] =
       outcome === 'completed'
         ? ['RUN_FINISHED', `all ${this.#state.step} steps are done`]
@@ -521,7 +563,11 @@ class Coordinator {
     if (this.#isEnding) return;
     this.#isEnding = true;
     const end = (): void => this.#finished.reject(error);
-    this.#shutDown('INTERNAL_ERROR', 'the coordinator had an error and ends').then(end, end);
+    const [reason, text]: [CloseReason, string] =
+      error instanceof LeaseLost
+        ? ['COORDINATOR_STOPPING', 'another coordinator leads the run now']
+        : ['INTERNAL_ERROR', 'the coordinator had an error and ends'];
+    this.#shutDown(reason, text).then(end, end);
   }
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {

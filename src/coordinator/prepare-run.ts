@@ -16,13 +16,21 @@ import { hasLocalState } from '../galore/feedback/local-state.ts';
 import { describeSlots } from '../galore/slot.ts';
 import { parseModelConfig, toConfigJson } from '../model/model-config.ts';
 import { buildRunShape, type RunShape } from '../run-shape.ts';
-import type { CoordinatorOptions } from './api.ts';
+import type { Authority, CoordinatorOptions } from './api.ts';
 import { checkTargets } from './check-targets.ts';
 import type { SlotBasis } from './core/state.ts';
 import { newModel, openAdapterOf, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
+import {
+  acquireSoon,
+  isKeptElsewhere,
+  openRun,
+  openStateStore,
+  thisHolder,
+  type Opening,
+} from './open-authority.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
 import { TensorBoardLog } from './tensorboard-log.ts';
@@ -37,9 +45,12 @@ import {
   type VerifiedStamps,
   type RunFacts,
 } from './store/checkpoint.ts';
+import { FileStateStore } from './store/file-store.ts';
 import { Journal } from './store/journal.ts';
+import { MirroredStateStore } from './store/mirrored-store.ts';
 import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
+import { storeClock } from './store/store-clock.ts';
 import { createRunDirectory, openRunDirectory, type RunDirectory } from './store/run-directory.ts';
 
 /** Where the run stands, with what its records say of the slots' bases and of who was counted when. */
@@ -58,6 +69,8 @@ export interface PreparedRun {
   readonly history: RunHistory;
   readonly checkpointsDir: string;
   readonly journal: Journal;
+  /** What decides that a record is committed: the journal is that, or a mirror of it. */
+  readonly authority: Authority;
   /** Null where every trainer has data of its own. */
   readonly dataset: Dataset | null;
   /** The hash of the model folder that the run began with, where trainers may ask for it; else empty. */
@@ -109,13 +122,17 @@ export async function prepareRun(options: CoordinatorOptions): Promise<PreparedR
 }
 
 async function prepare(options: CoordinatorOptions, closers: Closers): Promise<PreparedRun> {
-  const { config, mode, onReport } = options;
+  const { config, onReport } = options;
   const onNotice = (text: string): void => onReport({ type: 'notice', text });
+  const opening = await openElsewhere(options, closers);
+  const mode = opening === null ? options.mode : opening.type === 'goesOn' ? 'resume' : 'new';
   const directory = mode === 'resume' ? await openRunDirectory(config.dir, onNotice) : null;
   if (directory !== null) closers.add(() => directory.close());
   const { dataset, tokenizer } = await openData(options);
   if (dataset !== null) closers.add(() => dataset.close());
-  const run = directory === null ? await createRun(options, { dataset, tokenizer }, closers) : directory;
+  const begun =
+    directory === null ? await createRun(options, { dataset, tokenizer }, opening, closers) : null;
+  const run = begun?.directory ?? directory!;
   const { checkpointsDir } = run;
   await removeCheckpointLeftovers(checkpointsDir);
   const verified: VerifiedStamps = new Map();
@@ -129,6 +146,9 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   closers.add(() => checkpoint.close()); // a second time does nothing
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
+  const elsewhere = begun?.authority ?? (opening?.type === 'goesOn' ? opening.authority : null);
+  const authority = authorityOf(elsewhere, run.path, journal);
+  if (begun !== null) await authority.store.checkpoints.put(authority.lease, checkpointsDir, checkpoint.step);
   const { modelJson, texts } = await readTexts(checkpoint, tokenizer);
   const model = parseModelConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
   const point = await findResumePoint(checkpoint.run, journal, onNotice);
@@ -182,6 +202,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     history,
     checkpointsDir,
     journal,
+    authority,
     dataset,
     site: config.data.local ? siteFacts(texts.tokenizerJson, baseSha256) : null,
     baseSha256,
@@ -224,12 +245,12 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 }
 
 /** The tokenizer of the run, and the data where the coordinator has it. */
-interface RunData {
+export interface RunData {
   readonly dataset: Dataset | null;
   readonly tokenizer: Tokenizer;
 }
 
-async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
+export async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
   if (config.data.local) {
     const { type, path } = config.tokenizer;
     return { dataset: null, tokenizer: type === 'byte' ? byteTokenizer() : loadTokenizer(path!) };
@@ -246,11 +267,32 @@ async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Pro
   return { dataset, tokenizer: dataset.tokenizer };
 }
 
+/** Null: the run is kept in its directory alone. */
+async function openElsewhere(options: CoordinatorOptions, closers: Closers): Promise<Opening | null> {
+  if (!isKeptElsewhere(options)) return null;
+  const store = options.authority?.store ?? (await openStateStore(options));
+  closers.add(() => store.close());
+  return await openRun(store, options);
+}
+
+function authorityOf(elsewhere: Authority | null, dir: string, journal: Journal): Authority {
+  if (elsewhere === null) return FileStateStore.leading(dir, journal, thisHolder(), storeClock);
+  return { store: new MirroredStateStore(elsewhere.store, journal), lease: elsewhere.lease };
+}
+
+/** A run that has just begun. */
+interface BegunRun {
+  readonly directory: RunDirectory;
+  /** Null: its directory is all there is. */
+  readonly authority: Authority | null;
+}
+
 async function createRun(
   options: CoordinatorOptions,
   { dataset, tokenizer }: RunData,
+  opening: Opening | null,
   closers: Closers,
-): Promise<RunDirectory> {
+): Promise<BegunRun> {
   const { config } = options;
   const model = await newModel(config, tokenizer);
   checkVocabulary(tokenizer, model.vocabSize);
@@ -258,13 +300,17 @@ async function createRun(
   checkTargets(config, shape, model);
   await (await openAdapterOf(config, shape.parameters))?.[Symbol.asyncDispose]();
   const runId = randomUUID();
-  const directory = await createRunDirectory(config.dir, {
-    runId,
-    name: config.name,
-    configYaml: resolvedYaml(config),
-  });
+  const identity = { runId, name: config.name, configYaml: resolvedYaml(config) };
+  const directory = await createRunDirectory(config.dir, identity);
   closers.add(() => directory.close());
   closers.undo = () => directory.discard();
+  let authority: Authority | null = null;
+  if (opening?.type === 'begins') {
+    const { store } = opening;
+    await store.createRun(identity);
+    const lease = await acquireSoon(store, config);
+    authority = { store, lease };
+  }
   const { path } = config.model;
   const facts = {
     runId,
@@ -281,7 +327,7 @@ async function createRun(
   await writeFirstCheckpoint(directory.checkpointsDir, config, weights, facts, texts, (text) =>
     options.onReport({ type: 'notice', text }),
   );
-  return directory;
+  return { directory, authority };
 }
 
 /** The texts that every checkpoint carries, from the newest one; the tokenizer must still be that of the data. */

@@ -490,7 +490,7 @@ function checkTurn(peer: Peer, message: ReceivedMessage): void {
 }
 
 /** What a request is answered with that does not become a WebSocket. */
-interface Refusal {
+export interface Refusal {
   readonly status: 403 | 404 | 429 | 503;
   readonly text: string;
 }
@@ -500,13 +500,18 @@ function answer(response: ServerResponse, status: Refusal['status'], text: strin
 }
 
 /** The socket does not stay open for one who does not close it. */
-function refuseUpgrade(socket: Duplex, { status, text }: Refusal): void {
+export function refuseUpgrade(
+  socket: Duplex,
+  { status, text }: Refusal,
+  headers: Readonly<Record<string, string>> = {},
+): void {
   socket.on('error', ignore);
   const head = [
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
     'Connection: close',
     'Content-Type: text/plain',
     `Content-Length: ${Buffer.byteLength(text) + 1}`,
+    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${text}\n`);
   const giveUp = setTimeout(() => socket.destroy(), REFUSAL_TIME_MS);

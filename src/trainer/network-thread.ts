@@ -27,10 +27,11 @@ import type {
   SessionState,
   SessionTransition,
 } from './core/session.ts';
+import { addressesOf, findAddresses, indexOfUrl, splitUrls, type Address } from './addresses.ts';
 import { Audit } from './audit.ts';
 import { Inbox, type InboxItem } from './inbox.ts';
 import type { Activity, LinkEvent } from './link.ts';
-import { Line } from './line.ts';
+import { Line, type StandbyRefusal } from './line.ts';
 import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 /** How often the session hears what time it is. */
@@ -63,6 +64,8 @@ class NetworkThread {
   #undeliveredBytes = 0;
   #hasEnded = false;
   readonly #audit: Audit | null;
+  readonly #urls: readonly string[];
+  #addresses: readonly Address[];
   /** As they could last be read. */
   #tls: PemTexts = {};
 
@@ -72,6 +75,8 @@ class NetworkThread {
     onEnd: () => void,
   ) {
     this.#options = options;
+    this.#urls = splitUrls(options.url);
+    this.#addresses = addressesOf(this.#urls);
     this.#audit = options.isAudited ? new Audit() : null;
     this.#post = post;
     this.#onEnd = onEnd;
@@ -80,8 +85,10 @@ class NetworkThread {
 
   start(): void {
     const { trainerId, handshakeTimeoutMs } = this.#options;
-    const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs };
+    const addresses = this.#addresses.length;
+    const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs, addresses };
     this.#carryOut(startSession(plan, null, performance.now()));
+    this.#findAddresses();
   }
 
   /** A message of the compute side. */
@@ -134,7 +141,7 @@ class NetworkThread {
   #perform(effect: SessionEffect): void {
     switch (effect.type) {
       case 'openSocket':
-        return this.#open(effect.connection);
+        return this.#open(effect.connection, effect.address);
       case 'closeSocket':
         return this.#line?.close(effect.reason, effect.text);
       case 'sendHello':
@@ -173,6 +180,7 @@ class NetworkThread {
     if (phase.phase === 'backing-off') {
       const willRetryMs = Math.max(0, phase.retryAtMs - performance.now());
       this.#emit({ type: 'disconnected', reason: text, willRetryMs });
+      if (willRetryMs > 0) this.#findAddresses();
     }
     if (phase.phase === 'closed') this.#endIfClosed();
   }
@@ -194,13 +202,24 @@ class NetworkThread {
 
   // ---- sockets ----
 
-  #open(connection: number): void {
-    const { url, handshakeTimeoutMs } = this.#options;
+  /** DNS may have other addresses than before. */
+  #findAddresses(): void {
+    findAddresses(this.#urls).then(
+      (addresses) => {
+        this.#addresses = addresses;
+        this.#advance({ type: 'addressesFound', count: addresses.length });
+      },
+      () => {}, // what cannot be looked up stays as it was
+    );
+  }
+
+  #open(connection: number, address: number): void {
+    const { handshakeTimeoutMs } = this.#options;
     this.#tls = this.#readTls();
-    this.#line = new Line(connection, url, this.#tls, handshakeTimeoutMs, {
+    this.#line = new Line(connection, this.#addresses[address]!, this.#tls, handshakeTimeoutMs, {
       onOpen: () => this.#advance({ type: 'socketOpened', connection }),
       onFrame: (line, frame, isBinary) => this.#receive(line, frame, isBinary),
-      onClose: (line, code, text) => this.#closed(line, code, text),
+      onClose: (line, code, text, standby) => this.#closed(line, code, text, standby),
       onFlushed: (bytes) => this.#post({ type: 'flushed', bytes }, []),
       onFramed: (bytes) => this.#pool.give([bytes], this.#payloadBytes()),
       onSent: (frame) => this.#audit?.note(frame),
@@ -221,12 +240,17 @@ class NetworkThread {
     }
   }
 
-  #closed(line: Line, code: number, text: string): void {
+  #closed(line: Line, code: number, text: string, refusal: StandbyRefusal | null): void {
     this.#openLines.delete(line);
     this.#pastTraffic.sent += line.bytesSent;
     this.#pastTraffic.received += line.bytesReceived;
     this.#countTraffic();
-    this.#advance({ type: 'socketClosed', connection: line.connection, code, text });
+    const standby = refusal && { leader: indexOfUrl(this.#addresses, refusal.leaderUrl) };
+    this.#advance({
+      type: 'socketClosed',
+      connection: line.connection,
+      ...{ code, text, ...(standby === null ? {} : { standby }) },
+    });
     this.#endIfClosed();
   }
 

@@ -132,6 +132,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
       mayColour: false,
       mayRedraw: true,
       token: options.token ?? '',
+      nats: { token: '', user: '', password: '', credsPath: '' },
       visibleGpus: null,
     },
     signals,

@@ -1,5 +1,5 @@
 /**
- * There is no room on the disk. What could not be written is tried again, with growing gaps, for as long as it
+ * There is no room on the disk, or the state store cannot be reached. What could not be written is tried again, with growing gaps, for as long as it
  * takes: nobody is asked for anything meanwhile, so no deadline runs.
  */
 import type { Pause, RunState } from './state.ts';
@@ -29,7 +29,8 @@ export function pauseAfter(pause: Pause | undefined, reason: string, nowMs: numb
 
 /** "paused: the disk is full: …; the run goes on when there is room" */
 export function pauseNote({ reason }: Pause): string {
-  return `paused: ${reason}; the run goes on when there is room`;
+  const isForRoom = /\b(full|quota|space)\b/.test(reason);
+  return `paused: ${reason}; the run goes on ${isForRoom ? 'when there is room' : 'as soon as it can'}`;
 }
 
 /** What holds the run up; undefined: the disk does not. */

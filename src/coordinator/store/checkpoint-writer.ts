@@ -41,7 +41,7 @@ import type {
   TensorPlace,
 } from './checkpoint-format.ts';
 
-const TEMPORARY_PREFIX = '.tmp-';
+export const TEMPORARY_PREFIX = '.tmp-';
 const REPLACED_PREFIX = '.old-';
 /** Bytes of a tensor hashed at once. */
 const PIECE_BYTES = 1024 * 1024;
@@ -286,7 +286,7 @@ export async function hashWeightsIn(file: SafetensorsFile): Promise<string> {
 }
 
 /** Gives a whole folder its name. One that has the name already is moved aside first and then deleted. */
-async function publish(parent: string, temporary: string, name: string): Promise<void> {
+export async function publish(parent: string, temporary: string, name: string): Promise<void> {
   const final = join(parent, name);
   try {
     await rename(temporary, final);

@@ -4,11 +4,24 @@
  */
 import { statfs } from 'node:fs/promises';
 import { systemErrorCode } from '../../files/system-error.ts';
+import { StoreFull, StoreUnavailable } from './state-store.ts';
 
 /** The disk, or the user's share of it, is full. `error` may be an OperatingError that explains it. */
 export function isDiskFull(error: unknown): boolean {
   const code = codeOf(error);
   return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
+/** What is waited out: the disk is full, or the store of the run is, or it cannot be reached. */
+export function isPassing(error: unknown): boolean {
+  return isDiskFull(error) || error instanceof StoreFull || error instanceof StoreUnavailable;
+}
+
+/** As describeFullDisk; a store says itself what is wrong with it. */
+export async function describePassing(error: unknown, path: string, wantedBytes: number): Promise<string> {
+  return error instanceof Error && !isDiskFull(error)
+    ? error.message
+    : await describeFullDisk(error, path, wantedBytes);
 }
 
 /** "the disk is full: 12.0 KiB free for runs/a/journal, which needs 48.0 KiB". `wantedBytes` null: not known. */

@@ -87,8 +87,15 @@ export class MetricsLog {
    * @throws OperatingError when the disk is full or fails; the file is as before then.
    */
   append(line: MetricsLine): Promise<void> {
+    return this.appendAll([line]);
+  }
+
+  /** Lines in order of step, synced once. @throws as `append` */
+  appendAll(lines: readonly MetricsLine[]): Promise<void> {
+    const last = lines.at(-1);
+    if (last === undefined) return Promise.resolve();
     const write = async (): Promise<void> => {
-      const bytes = Buffer.from(`${JSON.stringify(line)}\n`, 'utf8');
+      const bytes = Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join(''), 'utf8');
       try {
         await writeFully(this.#handle, bytes, this.#end);
         await this.#handle.datasync();
@@ -97,8 +104,8 @@ export class MetricsLog {
         await explaining(`append to ${this.path}`, Promise.reject(error as Error));
       }
       this.#end += bytes.length;
-      this.#lastStep = line.step;
-      this.#onLine(line);
+      this.#lastStep = last.step;
+      lines.forEach(this.#onLine);
     };
     const result = this.#idle.then(write);
     this.#idle = result.catch(() => {});

@@ -84,7 +84,7 @@ export async function createRunDirectory(
     }
     const directory = lockedDirectory(describe(dir, { runId, name }, configYaml), lock);
     const discard = async (): Promise<void> => {
-      await removeParts(dir);
+      await discardRunDirectory(dir);
       await removeFolders();
     };
     return { ...directory, discard };
@@ -104,14 +104,25 @@ async function fill(dir: string, { runId, name }: RunIdentity, configYaml: strin
     const identity = { formatVersion: RUN_DIRECTORY_VERSION, runId, name };
     await writeFileAtomic(join(dir, MARKER_FILE), `${JSON.stringify(identity, null, 2)}\n`);
   } catch (error) {
-    await removeParts(dir);
+    await discardRunDirectory(dir);
     throw error;
   }
 }
 
-/** What cannot be removed stays: why the start failed is the better explanation. */
-async function removeParts(dir: string): Promise<void> {
-  const parts = [JOURNAL_DIR, CHECKPOINTS_DIR, METRICS_FILE, EVALUATIONS_FILE, CONFIG_FILE, TENSORBOARD_DIR, MARKER_FILE];
+/**
+ * Removes all that makes `dir` a run directory. What cannot be removed stays: why the start failed is the better
+ * explanation.
+ */
+export async function discardRunDirectory(dir: string): Promise<void> {
+  const parts = [
+    JOURNAL_DIR,
+    CHECKPOINTS_DIR,
+    METRICS_FILE,
+    EVALUATIONS_FILE,
+    CONFIG_FILE,
+    TENSORBOARD_DIR,
+    MARKER_FILE,
+  ];
   for (const part of parts) await rm(join(dir, part), { recursive: true, force: true }).catch(() => {});
 }
 
