@@ -33,8 +33,10 @@ import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
 import { EvaluationDesk } from './evaluation-desk.ts';
+import { gatewayFault } from './gateway-fault.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
+import { SOFTWARE } from '../software.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
@@ -176,6 +178,7 @@ class Coordinator {
       doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
+      gatewayFault: (hello) => gatewayFault(config, hello, SOFTWARE),
       nowMs: clock.nowMs,
       pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),

@@ -224,7 +224,11 @@ export function schemaHashOf(shape: RunShape): Uint8Array {
 }
 
 /** Facts of a checkpoint at a committed step. */
-export function factsOf(run: PreparedRun, at: StartPoint, members: readonly string[]): RunFacts {
+export function factsOf(
+  run: Pick<PreparedRun, 'runId' | 'config' | 'dataset' | 'baseSha256'>,
+  at: StartPoint,
+  members: readonly string[],
+): RunFacts {
   return {
     runId: run.runId,
     name: run.config.name,

@@ -105,7 +105,7 @@ export class MetricsLog {
       }
       this.#end += bytes.length;
       this.#lastStep = last.step;
-      lines.forEach(this.#onLine);
+      lines.forEach((line) => this.#onLine(line));
     };
     const result = this.#idle.then(write);
     this.#idle = result.catch(() => {});
