@@ -39,7 +39,6 @@ const PROGRESS_INTERVAL_MS = 1000;
 /** What checkpoints are made of and where they lie. */
 export type CheckpointedRun = Pick<
   PreparedRun,
-  | 'authority'
   | 'runId'
   | 'config'
   | 'dataset'

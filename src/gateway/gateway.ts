@@ -13,9 +13,6 @@ import type { RunConfig } from '../config/schema.ts';
 import type { Fact } from '../coordinator/dispatch.ts';
 import { CheckpointDesk } from '../coordinator/checkpoint-desk.ts';
 import { Doorkeeper } from '../coordinator/doorkeeper.ts';
-import { thisHolder } from '../coordinator/open-authority.ts';
-import { FileStateStore } from '../coordinator/store/file-store.ts';
-import { storeClock } from '../coordinator/store/store-clock.ts';
 import { CoordinatorServer } from '../coordinator/server.ts';
 import { SpillFile } from '../coordinator/spill-file.ts';
 import { StepDesk } from '../coordinator/step-desk.ts';
@@ -422,7 +419,6 @@ class Gateway {
         ...{ ...about, config: { ...config, checkpoint }, dataset: null, baseSha256: '', texts },
         authority: null,
         ...{ checkpointsDir, newestCheckpoint: newest, verified },
-        authority: FileStateStore.leading(this.#mirror.path, journal, thisHolder(), storeClock),
       },
       { dispatch, onReport: () => {}, logger, nowMs },
     );
