@@ -1,7 +1,7 @@
 /**
  * Five sites with mail of their own learn together to tell spam, and none of it leaves them:
  *
- *     npm run example:federated [-- --seed 0 --dir runs/federated --method galore|lora --rounds 20 --mails 3150 --json]
+ *     npm run example:federated [-- --seed 0 --dir runs/federated --method galore|lora --rounds 30 --mails 3150 --json]
  *
  * A coordinator and five trainers are started as processes of this machine, as they would be on six. Beside them the same
  * model is trained on all mails together for as many examples, and by each site alone for as many as it had in the
@@ -32,7 +32,7 @@ const { values: options } = parseArgs({
     seed: { type: 'string', default: '0' },
     dir: { type: 'string', default: 'runs/federated' },
     method: { type: 'string', default: 'galore' },
-    rounds: { type: 'string', default: '20' },
+    rounds: { type: 'string', default: '30' },
     mails: { type: 'string', default: String(SPAM_SITES.mails) },
     json: { type: 'boolean', default: false },
   },

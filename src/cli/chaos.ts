@@ -5,8 +5,10 @@ import { join, resolve } from 'node:path';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { loadRunConfig, parseRunConfig } from '../config/load.ts';
 import type { RunConfig } from '../config/schema.ts';
-import { OperatingError } from '../errors.ts';
+import { ConfigError, OperatingError } from '../errors.ts';
 import { runWithFaults, type ChaosRecord } from './chaos/chaos-run.ts';
+import { breakLeaders, formatFailover, isSafe, replayOf } from './chaos/failover.ts';
+import { FAILOVER_FAULTS, type FailoverFault } from './chaos/failover-faults.ts';
 import { planFaults, ROLES, VERBS, type Fault, type Role, type Verb } from './chaos/faults.ts';
 import { TINY_RUN, TINY_RUN_NAME } from './chaos/tiny-run.ts';
 import { historyOf, isSound, judge, totalsOf, type Undisturbed, type Verdict } from './chaos/verdict.ts';
@@ -24,13 +26,17 @@ interface ChaosFlags {
   readonly runs: number;
   readonly trainers?: number;
   readonly only?: Role;
-  readonly faults: readonly Verb[];
+  readonly faults?: readonly string[];
+  readonly state: 'files' | 'nats';
+  readonly standbys?: number;
+  readonly natsNodes?: number;
   readonly patience: number;
   readonly dir?: string;
   readonly json?: true;
 }
 
 const DEFAULT_TRAINERS = 2;
+const DEFAULT_STANDBYS = 2;
 
 /** Adds the command; `finish` takes its exit code. */
 export function registerChaosCommand(
@@ -55,7 +61,26 @@ export function registerChaosCommand(
     .option('--runs <n>', 'disturbed runs, with the seeds from --seed on', wholeNumber(1, 10_000), 1)
     .option('--trainers <k>', 'trainer processes; default: coordinator.start_trainers', wholeNumber(1, 64))
     .addOption(new Option('--only <role>', 'break nothing else').choices(ROLES))
-    .option('--faults <list>', `kinds of faults: some of ${VERBS.join(',')}`, verbs, VERBS)
+    .option(
+      '--faults <list>',
+      `kinds of faults: some of ${VERBS.join(',')}; with --state nats of ${FAILOVER_FAULTS.join(',')}`,
+      (text) => text.split(','),
+    )
+    .addOption(
+      new Option('--state <kind>', 'nats: with standbys, on nats-servers of its own')
+        .choices(['files', 'nats'])
+        .default('files'),
+    )
+    .option(
+      '--standbys <n>',
+      'with --state nats: coordinators beside the leader; default 2',
+      wholeNumber(1, 8),
+    )
+    .option(
+      '--nats-nodes <n>',
+      'with --state nats: servers of the NATS cluster, 1 or 3; default 1',
+      natsNodes,
+    )
     .option('--patience <s>', 'seconds without a new step after which a run hangs', wholeNumber(1), 120)
     .option('--dir <folder>', 'keep the run directories there; default: kept only of a run that went wrong')
     .option('--json', 'print a JSON object a line: one for each run, and at the end one for all');
@@ -69,11 +94,16 @@ kill: SIGKILL, started again within a second. stop: SIGSTOP, then SIGCONT.
 cut: the connection breaks. isolate: it stays open and nothing comes through.
 delay: all comes later. Links of the coordinator are those of all trainers.
 
+With --state nats several coordinators share one run, and the faults are others: the leader is killed
+(kill), stopped for longer than its lease (stop) or cut off from NATS (cut), a nats-server is killed (nats).
+Each time the next step must be committed within 10 s, and no step may be lost or committed twice.
+
 Examples:
   galore chaos --seed 1 --kills 5
   galore chaos --runs 20 --kills 5 --json
   galore chaos --only coordinator --faults kill --kills 30 --steps 1500
   galore chaos run.yaml --trainers 3 --kills 10 --dir chaos-runs
+  galore chaos --state nats --standbys 2 --nats-nodes 3 --kills 20
 
 Exits with 0 if nothing was lost and with 3 if anything was, or a fault could not come about.`,
     )
@@ -82,11 +112,21 @@ Exits with 0 if nothing was lost and with 3 if anything was, or a fault could no
     );
 }
 
-/** Reads --faults. */
-function verbs(text: string): readonly Verb[] {
-  const names = text.split(',');
-  if (names.every((name): name is Verb => (VERBS as readonly string[]).includes(name))) return names;
-  throw new InvalidArgumentError(`It must be some of ${VERBS.join(',')}, with commas between them.`);
+/** Checks --faults. @throws ConfigError */
+function faultsOf<Name extends string>(
+  given: readonly string[] | undefined,
+  all: readonly Name[],
+): readonly Name[] {
+  if (given === undefined) return all;
+  if (given.every((name): name is Name => (all as readonly string[]).includes(name))) return given;
+  throw new ConfigError(
+    `--faults is ${given.join()}; it must be some of ${all.join()}, with commas between them`,
+  );
+}
+
+function natsNodes(text: string): number {
+  if (text === '1' || text === '3') return Number(text);
+  throw new InvalidArgumentError('It must be 1 or 3.');
 }
 
 async function chaos(
@@ -95,6 +135,7 @@ async function chaos(
   flags: ChaosFlags,
   overrides: OverrideList,
 ): Promise<number> {
+  if (flags.state === 'files') faultsOf<Verb>(flags.faults, VERBS);
   const given = loadConfig(context, file, overrides);
   const trainers = flags.trainers ?? Math.max(DEFAULT_TRAINERS, given.coordinator.start_trainers);
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.json);
@@ -104,6 +145,10 @@ async function chaos(
   const isKept = flags.dir !== undefined;
   try {
     await context.services.ensureEngine(given.trainer.device, trainers);
+    if (flags.state === 'nats') {
+      const ids = Array.from({ length: trainers }, (_, i) => `trainer-${i + 1}`);
+      return await failover(context, display, flags, given, ids, folder, ending.signal);
+    }
     const bench = new ChaosBench(context, display, flags, given, trainers, folder, ending.signal);
     const verdicts = await bench.toEnd();
     const isAllSound = verdicts.every(isSound) && verdicts.every((each) => each.faultsFired === flags.kills);
@@ -123,6 +168,33 @@ async function chaos(
   } finally {
     display.clear();
   }
+}
+
+async function failover(
+  context: CliContext,
+  display: Display,
+  flags: ChaosFlags,
+  config: RunConfig,
+  trainerIds: readonly string[],
+  folder: string,
+  signal: AbortSignal,
+): Promise<number> {
+  const { seed, runs, kills, standbys = DEFAULT_STANDBYS, natsNodes: nodes = 1, json } = flags;
+  const isKept = flags.dir !== undefined;
+  const verdicts = await breakLeaders(context, display, {
+    ...{ config, folder, seed, runs, kills, signal, trainerIds, isKept, natsNodes: nodes },
+    kinds: faultsOf<FailoverFault>(flags.faults, FAILOVER_FAULTS),
+    coordinators: standbys + 1,
+    threads: config.trainer.threads || Math.max(1, Math.floor(context.cores / trainerIds.length)),
+    patienceMs: 1000 * flags.patience,
+    isJson: json === true,
+  });
+  display.clear();
+  if (!json) for (const line of formatFailover(verdicts)) display.line(line);
+  const isAllSafe = verdicts.every(isSafe);
+  if (isAllSafe && !isKept) await rm(folder, { recursive: true, force: true });
+  else display.error(`the run directories are in ${shownPath(context.workingDir, folder)}\n`);
+  return isAllSafe ? EXIT_CODES.OK : EXIT_CODES.CANNOT_CONTINUE;
 }
 
 function loadConfig(context: CliContext, file: string | undefined, overrides: OverrideList): RunConfig {
@@ -199,13 +271,13 @@ class ChaosBench {
   }
 
   async #disturbed(seed: number, undisturbed: Undisturbed): Promise<Verdict> {
-    const { kills: count, faults, only = null } = this.#flags;
+    const { kills: count, only = null } = this.#flags;
     const plan = {
       seed,
       count,
       steps: this.#config.steps,
       trainerIds: this.#trainerIds,
-      verbs: faults,
+      verbs: faultsOf<Verb>(this.#flags.faults, VERBS),
       only,
     };
     const name = `seed-${seed}`;
@@ -262,17 +334,7 @@ class ChaosBench {
   }
 
   #replay(dir: string): Promise<string | null> {
-    const lines: string[] = [];
-    return new Promise((settle) => {
-      this.#context.launchProcess(['replay', dir, '--json', '--threads', String(this.#threads)], {
-        onLine: (line) => lines.push(line),
-        onExit: (code) => {
-          const last = lines.findLast((line) => line.startsWith('{')) ?? '{}';
-          const { weightsSha256 = null } = JSON.parse(last) as { weightsSha256?: string };
-          settle(code === 0 ? weightsSha256 : null);
-        },
-      });
-    });
+    return replayOf(this.#context, dir, this.#threads);
   }
 }
 

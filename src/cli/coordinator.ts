@@ -1,6 +1,7 @@
 /** `galore coordinator`: serves a new run to trainers that connect from elsewhere. */
 import type { Command } from 'commander';
 import { resolvedYaml } from '../config/load.ts';
+import { ConfigError } from '../errors.ts';
 import type { CliContext } from './context.ts';
 import { addOutputOptions, OverrideList, wholeNumber, type OutputOptions } from './options.ts';
 import { prepareNewRun } from './run-file.ts';
@@ -43,6 +44,10 @@ export function registerCoordinatorCommand(
       overrides.flag('--trainers', 'coordinator.start_trainers'),
     );
   overrides.addInsecureTo(command);
+  command.option(
+    '--standby',
+    'with a run in NATS (state): begin it, or wait and take over when its leader is gone; start as many as you like',
+  );
   addOutputOptions(addRunOptions(command), 'info').addHelpText(
     'after',
     `
@@ -53,15 +58,25 @@ Examples:
     --set coordinator.tls='{cert: cert.pem, key: key.pem}'
   galore trainer wss://10.0.0.7:29400 --ca cert.pem --token-file token.txt   on each of the others
 
-Ctrl-C writes a checkpoint and ends; a second Ctrl-C ends at once.`,
+  galore coordinator run.yaml --set state=nats://10.0.0.5:4222 --standby       on two machines or more
+  galore trainer wss://10.0.0.7:29400,wss://10.0.0.8:29400                     knows both
+
+Ctrl-C writes a checkpoint and ends; a second Ctrl-C ends at once. Where others stand by, one of them goes on.`,
   );
-  command.action(async (file: string, flags: RunFlags) => {
+  command.action(async (file: string, flags: RunFlags & { readonly standby?: true }) => {
+    const isStandby = flags.standby === true;
     // Trainers come from elsewhere, whatever the file says about this machine.
     const run = prepareNewRun(context, file, overrides.list, () => 0);
+    if (isStandby && run.config.state === undefined) {
+      throw new ConfigError(
+        '--standby needs a run that is kept in NATS: give `state`, such as --set state=nats://10.0.0.5:4222',
+      );
+    }
     if (flags.printConfig) {
       context.stdout.write(resolvedYaml(run.config));
       return;
     }
-    finish(await carryOut(context, { ...run, mode: 'new', stopAtStep: flags.stopAt, output: flags }));
+    const request = { ...run, mode: 'new', isStandby, stopAtStep: flags.stopAt, output: flags } as const;
+    finish(await carryOut(context, request));
   });
 }

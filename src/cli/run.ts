@@ -20,6 +20,8 @@ import { shellWord, shownPath } from './words.ts';
 export interface RunRequest extends PreparedRun {
   readonly mode: 'new' | 'resume';
   readonly stopAtStep?: number | undefined;
+  /** Take part in leading a run, whoever leads it at the moment. */
+  readonly isStandby?: boolean;
   readonly output: OutputOptions;
 }
 
@@ -57,6 +59,7 @@ class Run {
       format: logJson ? 'json' : 'text',
       mayColour: context.environment.mayColour && context.stderr.isTTY === true,
       write: (line) => display.error(line),
+      fields: { run: request.config.name },
     });
     const show = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display, this.#shownPath);
     this.#report = (report) => {
@@ -87,6 +90,7 @@ class Run {
       logger: this.#logger,
       onReport: this.#report,
       ...(stopAtStep === undefined ? {} : { stopAtStep }),
+      ...(this.#request.isStandby === true ? { isStandby: true } : {}),
     });
     this.#coordinator = coordinator;
     if (this.#isStopping) coordinator.stop();
@@ -127,9 +131,10 @@ class Run {
     this.#context.exitNow(EXIT_CODES.INTERRUPTED);
   }
 
-  #sayWhereToJoin({ url, asksForTokens }: RunningCoordinator): void {
+  #sayWhereToJoin({ url, asksForTokens, isStandby = false }: RunningCoordinator): void {
     const { local_trainers: localTrainers, start_trainers: startTrainers } = this.#request.config.coordinator;
     if (localTrainers > 0) return;
+    if (isStandby) return this.#notice(`listening on ${url} as a standby`);
     const command = `${this.#context.commandName} trainer ${url}${asksForTokens ? ' --token-file FILE' : ''}`;
     this.#notice(`listening on ${url}; waiting for ${startTrainers} to join: ${command}`);
   }
@@ -229,6 +234,7 @@ class Run {
       format: 'json',
       mayColour: false,
       write: (line) => this.#display.line(line.trimEnd()),
+      fields: { run: this.#request.config.name },
     });
   }
 }

@@ -8,6 +8,7 @@ import { readPemFiles, type PemPaths } from '../files/pem.ts';
 import { explaining } from '../files/system-error.ts';
 import { createLogger, printable } from '../log.ts';
 import { isLoopback } from '../loopback.ts';
+import { splitUrls } from '../trainer/addresses.ts';
 import type { AuditRow } from '../trainer/audit.ts';
 import type { Precision } from '../trainer/engine/device.ts';
 import type { CliContext } from './context.ts';
@@ -51,11 +52,16 @@ export function registerTrainerCommand(
 ): void {
   const command = program
     .command('trainer')
-    .argument('<url>', 'where the coordinator listens: ws://HOST:PORT or wss://HOST', webSocketUrl)
+    .argument(
+      '<url>',
+      'where the coordinator listens: ws://HOST:PORT or wss://HOST; several, with commas between them, where there are standbys',
+      webSocketUrls,
+    )
     .summary('join a run from this machine')
     .description(
       'Joins a run: receives the model and its state, computes gradients, sends them compressed.\n' +
-        'It reconnects by itself, and leaves when the run ends.',
+        'It reconnects by itself, to whichever of its addresses leads the run, and leaves when the run ends.\n' +
+        'Of a host name with several addresses in DNS each is tried.',
     )
     .option('--id <name>', 'name of this trainer; default: host name and process number', trainerName)
     .option('--run <name>', 'take part only in the run of this name', '')
@@ -82,6 +88,7 @@ export function registerTrainerCommand(
 Examples:
   galore trainer ws://192.168.1.20:29400
   galore trainer wss://train.example.org --token-file token.txt --id garage-pc --threads 8
+  galore trainer wss://a.example.org,wss://b.example.org --token-file token.txt
   GALORE_TOKEN=… galore trainer wss://192.168.1.20:29400 --ca cert.pem
   galore trainer wss://train.example.org --id north --data ./private.jsonl --state ./state --audit
 
@@ -165,10 +172,14 @@ async function stateDirFor(context: CliContext, { state, id }: TrainerFlags): Pr
 }
 
 /** The files for TLS, which are there and go together. @throws ConfigError, DataError */
-async function certificatesFor(url: string, context: CliContext, flags: TrainerFlags): Promise<PemPaths> {
+export async function certificatesFor(
+  url: string,
+  context: CliContext,
+  flags: Pick<TrainerFlags, 'ca' | 'cert' | 'key'>,
+): Promise<PemPaths> {
   const { ca, cert, key } = flags;
   const given = Object.entries({ ca, cert, key }).filter(([, path]) => path !== undefined);
-  if (given.length > 0 && !isTls(url)) {
+  if (given.length > 0 && !splitUrls(url).some(isTls)) {
     throw new ConfigError(`--${given[0]![0]} is for wss:// addresses; ${url} is without TLS`);
   }
   if ((cert === undefined) !== (key === undefined)) {
@@ -187,8 +198,12 @@ function isTls(url: string): boolean {
   return new URL(url).protocol === 'wss:';
 }
 
-function isOpenWire(url: string): boolean {
-  return !isTls(url) && !isLoopback(new URL(url).hostname);
+export function isOpenWire(url: string): boolean {
+  return splitUrls(url).some((each) => !isTls(each) && !isLoopback(new URL(each).hostname));
+}
+
+export function webSocketUrls(text: string): string {
+  return splitUrls(text).map(webSocketUrl).join(',');
 }
 
 function webSocketUrl(text: string): string {
@@ -202,7 +217,7 @@ function webSocketUrl(text: string): string {
 
 const TRAINER_NAME = /^[A-Za-z0-9._-]{1,64}$/;
 
-function trainerName(text: string): string {
+export function trainerName(text: string): string {
   if (TRAINER_NAME.test(text)) return text;
   throw new InvalidArgumentError('It takes 1 to 64 letters, digits, ".", "_" or "-".');
 }

@@ -14,9 +14,13 @@ export interface CoordinatorOptions {
   readonly natsCredentials?: NatsCredentials;
   /** A store that is open, of a run that we lead already: it was mirrored by a standby. Closed at the end. */
   readonly authority?: Authority;
+  /** In place of the store of config.state; for tests. */
+  readonly openStore?: () => Promise<StateStore>;
   readonly logger: Logger;
   /** Write a checkpoint and end after this step, as if asked to stop. */
   readonly stopAtStep?: number;
+  /** With config.state, where another leads the run: wait for it, in place of refusing to start. */
+  readonly isStandby?: boolean;
   /** Called for everything a person may want to see; must not throw. */
   readonly onReport: (report: RunReport) => void;
 }
@@ -37,6 +41,8 @@ export type StartCoordinator = (options: CoordinatorOptions) => Promise<RunningC
 export interface RunningCoordinator {
   /** Where trainers connect, such as `ws://127.0.0.1:29400/`. */
   readonly url: string;
+  /** It does not lead the run (yet). */
+  readonly isStandby?: boolean;
   /** Where trainers of this machine connect, with `localToken`. */
   readonly localUrl: string;
   /** Lets trainers in that the process which runs the coordinator starts. A secret: never logged, in no file. */

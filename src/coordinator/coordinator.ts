@@ -3,6 +3,7 @@
  * effects it answers with. It decides nothing; the rules are in core/, the sums in step-desk.ts.
  */
 import { randomInt } from 'node:crypto';
+import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '../clock.ts';
@@ -10,7 +11,13 @@ import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
 import { countedLabels, readSequences } from '../files/sequences.ts';
 import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
-import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
+import {
+  createChangeLogger,
+  createRateLimitedLogger,
+  withFields,
+  type ChangeLogger,
+  type Logger,
+} from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
@@ -18,6 +25,7 @@ import type { CoordinatorOptions, RunningCoordinator, RunReport, RunSummary } fr
 import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
+import { coordinatorPage, type CoordinatorPage } from './coordinator-page.ts';
 import { advance, initialState } from './core/advance.ts';
 import { describeOutlier, type Outlier } from './core/outliers.ts';
 import { pauseOf } from './core/pause.ts';
@@ -25,8 +33,10 @@ import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
 import { EvaluationDesk } from './evaluation-desk.ts';
+import { gatewayFault } from './gateway-fault.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
+import { SOFTWARE } from '../software.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
@@ -37,6 +47,8 @@ import { CoordinatorServer } from './server.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
 import { describePassing, isPassing } from './store/full-disk.ts';
+import { isKeptElsewhere } from './open-authority.ts';
+import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
@@ -72,6 +84,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
 }
 
+/** Where others find what listens at `url`. */
+function advertisedUrl(url: string): string {
+  const place = new URL(url);
+  if (['0.0.0.0', '[::]'].includes(place.hostname)) place.hostname = hostname();
+  return place.href;
+}
+
 class Coordinator {
   readonly #run: PreparedRun;
   readonly #doorkeeper: Doorkeeper;
@@ -86,6 +105,7 @@ class Coordinator {
   readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
   readonly #traffic: Traffic;
+  readonly #view: CoordinatorPage;
   /** For what peers cause. */
   readonly #peerLogger: Logger;
   readonly #logNote: ChangeLogger;
@@ -112,9 +132,10 @@ class Coordinator {
     this.#run = run;
     this.#counted = run.start.counted;
     this.#doorkeeper = doorkeeper;
-    this.#options = options;
+    const fieldsOf = () => ({ run: run.config.name, step: this.#state.step });
+    this.#options = { ...options, logger: withFields(options.logger, fieldsOf) };
     const { config, shape, dataset, metrics, evaluations } = run;
-    const { logger } = options;
+    const { logger } = this.#options;
     const onReport = (report: RunReport): void => this.#report(report);
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
@@ -157,10 +178,18 @@ class Coordinator {
       doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
+      gatewayFault: (hello) => gatewayFault(config, hello, SOFTWARE),
       nowMs: clock.nowMs,
       pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
+      logger: this.#peerLogger,
+    });
+    this.#view = coordinatorPage(run, this.#state, {
+      doorkeeper,
+      sizes: () => this.#trainers.sizes(),
+      whyNotReady: () => (this.#isEnding ? 'it ends' : (pauseOf(this.#state)?.reason ?? null)),
+      nowMs: clock.nowMs,
       logger: this.#peerLogger,
     });
   }
@@ -192,6 +221,8 @@ class Coordinator {
           if (trainerId !== null) this.#traffic.count(trainerId, direction, frame);
         },
         onFatal: (error) => this.#fail(error),
+        onRequest: (request, response) => this.#view.page.respond(request, response),
+        onLive: (request, socket, head) => this.#view.page.upgrade(request, socket, head),
       },
     );
     this.#doorkeeper.watch({
@@ -224,8 +255,19 @@ class Coordinator {
     if (lease.lost.aborted) return end();
     lease.lost.addEventListener('abort', end, { once: true });
     // Who looks for the leader finds the address; that it is late by a renewal is no harm.
-    lease.setAddress(this.#server.url).catch(() => {});
-    store.publish({ type: 'leader', step: this.#state.step, epoch: lease.epoch, address: this.#server.url });
+    const { epoch } = lease;
+    if (isKeptElsewhere(this.#options)) {
+      const { step } = this.#run.start;
+      const text = `leading the run from step ${step} on (epoch ${epoch}); trainers join at ${this.#server.url}`;
+      this.#options.onReport({ type: 'notice', text });
+    }
+    lease.setAddress(advertisedUrl(this.#server.url)).catch(() => {});
+    store.publish({
+      type: 'leader',
+      step: this.#state.step,
+      epoch,
+      address: advertisedUrl(this.#server.url),
+    });
   }
 
   /** For people here, and for those who watch from elsewhere. */
@@ -246,6 +288,7 @@ class Coordinator {
         const isPaused = pauseOf(this.#state) !== undefined;
         const { state, effects, note } = advance(this.#state, event);
         this.#state = state;
+        this.#view.watch.see(state, event, effects, note);
         if (note !== undefined) this.#tell(note, isPaused);
         for (const effect of effects) this.#perform(effect);
       }
@@ -523,12 +566,17 @@ class Coordinator {
     if (this.#isEnding) return;
     this.#isEnding = true;
     const end = (): void => this.#finished.reject(error);
-    this.#shutDown('INTERNAL_ERROR', 'the coordinator had an error and ends').then(end, end);
+    const [reason, text]: [CloseReason, string] =
+      error instanceof LeaseLost
+        ? ['COORDINATOR_STOPPING', 'another coordinator leads the run now']
+        : ['INTERNAL_ERROR', 'the coordinator had an error and ends'];
+    this.#shutDown(reason, text).then(end, end);
   }
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
     if (this.#ticker !== null) clearInterval(this.#ticker);
     this.#doorkeeper.close();
+    this.#view.page.close();
     try {
       await this.#server.close(reason, text);
       await this.#checkpoints.close();

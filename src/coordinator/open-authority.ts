@@ -18,6 +18,8 @@ import type { Holder, Lease, StateStore, StoredRun } from './store/state-store.t
 
 /** A store that cannot be reached for this long costs the lease. */
 const GIVE_UP_MS = 60_000;
+/** The same where others stand by, in lease times: one of them may lead, and trainers that stay here wait for nothing. */
+const GIVE_UP_LEASES = 1.5;
 /** How long a leader that has ended may still be taken for one, in lease times. */
 const PATIENCE = 3;
 
@@ -27,16 +29,27 @@ const NOBODY = { token: '', user: '', password: '', credsPath: '' };
 export async function openStateStore({
   config,
   natsCredentials = NOBODY,
-}: Pick<CoordinatorOptions, 'config' | 'natsCredentials'>): Promise<StateStore> {
+  openStore,
+  isStandby = false,
+}: Pick<CoordinatorOptions, 'config' | 'natsCredentials' | 'openStore' | 'isStandby'>): Promise<StateStore> {
+  if (openStore !== undefined) return await openStore();
   const { state } = config;
   if (state === undefined) throw new Error('assertion failed: the run is kept in its directory');
   const link = await connectNats({ servers: state.url.split(','), ca: state.ca }, natsCredentials);
   return new NatsStateStore(link, {
     runName: config.name,
     replicas: state.replicas,
-    times: { leaseMs: state.lease_ms, giveUpMs: GIVE_UP_MS },
+    times: { leaseMs: state.lease_ms, giveUpMs: isStandby ? GIVE_UP_LEASES * state.lease_ms : GIVE_UP_MS },
     clock: storeClock,
   });
+}
+
+/** Whether the run directory is a mirror of a store elsewhere. */
+export function isKeptElsewhere({
+  config,
+  openStore,
+}: Pick<CoordinatorOptions, 'config' | 'openStore'>): boolean {
+  return config.state !== undefined || openStore !== undefined;
 }
 
 /** This process, as a leader. */
@@ -111,7 +124,7 @@ async function refuseOrphan(store: StateStore, { dir, name }: RunConfig): Promis
 }
 
 /** Two runs of one name are told apart by what may not change within one. */
-function checkSameRun(run: StoredRun, config: RunConfig, where: string): void {
+export function checkSameRun(run: StoredRun, config: RunConfig, where: string): void {
   try {
     // Its paths are absolute.
     const file = `run.yaml in ${where}`;

@@ -23,9 +23,18 @@ import { newModel, openAdapterOf, writeFirstCheckpoint } from './new-run.ts';
 import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
-import { acquireSoon, openRun, openStateStore, thisHolder, type Opening } from './open-authority.ts';
+import {
+  acquireSoon,
+  isKeptElsewhere,
+  openRun,
+  openStateStore,
+  thisHolder,
+  type Opening,
+} from './open-authority.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
+import { TensorBoardLog } from './tensorboard-log.ts';
+import { RunHistory } from '../view/run-history.ts';
 import { planNotice, trafficNotice } from './traffic-notice.ts';
 import { trafficPlan } from './traffic-plan.ts';
 import {
@@ -56,6 +65,8 @@ export interface PreparedRun {
   readonly runId: string;
   readonly metrics: MetricsLog;
   readonly evaluations: MetricsLog;
+  /** All lines of these two files, those that are to come too. */
+  readonly history: RunHistory;
   readonly checkpointsDir: string;
   readonly journal: Journal;
   /** What decides that a record is committed: the journal is that, or a mirror of it. */
@@ -159,10 +170,19 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const { path, step, manifest } = checkpoint;
   const { baseSha256 = '' } = checkpoint.run;
   await checkpoint.close();
-  const metrics = await MetricsLog.open(run.metricsPath, start.step);
+  const history = new RunHistory();
+  const board = config.tensorboard ? await TensorBoardLog.open(run.path, start.step, options.logger) : null;
+  if (board !== null) closers.add(() => board.close());
+  const metrics = await MetricsLog.open(run.metricsPath, start.step, (line) => {
+    history.addStep(line);
+    board?.addStep(line);
+  });
   closers.add(() => metrics.close());
   await restoreMetrics(metrics, journal, start.step);
-  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
+  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step, (line) => {
+    history.addEvaluation(line);
+    board?.addEvaluation(line);
+  });
   closers.add(() => evaluations.close());
   const notice = trafficNotice(config, shape);
   if (notice !== null) onNotice(notice);
@@ -179,6 +199,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     runId: run.runId,
     metrics,
     evaluations,
+    history,
     checkpointsDir,
     journal,
     authority,
@@ -203,7 +224,11 @@ export function schemaHashOf(shape: RunShape): Uint8Array {
 }
 
 /** Facts of a checkpoint at a committed step. */
-export function factsOf(run: PreparedRun, at: StartPoint, members: readonly string[]): RunFacts {
+export function factsOf(
+  run: Pick<PreparedRun, 'runId' | 'config' | 'dataset' | 'baseSha256'>,
+  at: StartPoint,
+  members: readonly string[],
+): RunFacts {
   return {
     runId: run.runId,
     name: run.config.name,
@@ -224,12 +249,12 @@ export function factsOf(run: PreparedRun, at: StartPoint, members: readonly stri
 }
 
 /** The tokenizer of the run, and the data where the coordinator has it. */
-interface RunData {
+export interface RunData {
   readonly dataset: Dataset | null;
   readonly tokenizer: Tokenizer;
 }
 
-async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
+export async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Promise<RunData> {
   if (config.data.local) {
     const { type, path } = config.tokenizer;
     return { dataset: null, tokenizer: type === 'byte' ? byteTokenizer() : loadTokenizer(path!) };
@@ -248,7 +273,7 @@ async function openData({ config, cacheDir, onReport }: CoordinatorOptions): Pro
 
 /** Null: the run is kept in its directory alone. */
 async function openElsewhere(options: CoordinatorOptions, closers: Closers): Promise<Opening | null> {
-  if (options.config.state === undefined) return null;
+  if (!isKeptElsewhere(options)) return null;
   const store = options.authority?.store ?? (await openStateStore(options));
   closers.add(() => store.close());
   return await openRun(store, options);

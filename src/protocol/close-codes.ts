@@ -32,6 +32,7 @@ export const CLOSE_CODES = {
   WRONG_ROLE: { code: 4018, mayRetry: false, meaning: 'the token is for another role' },
   BAD_CERTIFICATE: { code: 4019, mayRetry: false, meaning: 'a certificate is missing or not accepted' },
   TLS_MISMATCH: { code: 4020, mayRetry: false, meaning: 'one side speaks TLS and the other does not' },
+  NO_COORDINATOR: { code: 4021, mayRetry: false, meaning: 'there is no coordinator at this address' },
 } as const satisfies Record<string, CloseCodeInfo>;
 
 /** Name of a close code. */

@@ -1,12 +1,13 @@
 /**
- * Why a connection to a coordinator could not be opened: where trying again would not help (certificates, and TLS on
- * one side only), and in words where it may. Pure.
+ * Why a connection to a coordinator could not be opened: where trying again would not help (certificates, TLS on one
+ * side only, a path where no coordinator is), and in words where it may. Pure.
  */
 import type { CloseReason } from '../protocol/close-codes.ts';
+import { NO_LEADER } from '../protocol/standby.ts';
 
 /** What is wrong and what to do about it. */
 export interface ConnectFault {
-  readonly reason: Extract<CloseReason, 'BAD_CERTIFICATE' | 'TLS_MISMATCH'>;
+  readonly reason: Extract<CloseReason, 'BAD_CERTIFICATE' | 'TLS_MISMATCH' | 'NO_COORDINATOR'>;
   readonly text: string;
 }
 
@@ -18,6 +19,7 @@ export interface ConnectError {
   readonly cert?: { readonly subjectaltname?: string | undefined } | undefined;
 }
 
+const NOT_FOUND = 'Unexpected server response: 404';
 /** The coordinator wants TLS (its answer to an upgrade without it). */
 const UPGRADE_REQUIRED = 'Unexpected server response: 426';
 const TOO_MANY_REQUESTS = 'Unexpected server response: 429';
@@ -41,6 +43,10 @@ export function connectFaultOf(url: string, error: ConnectError): ConnectFault |
   const { host, hostname } = new URL(url);
   const { code = '', message } = error;
   const certificate = (text: string): ConnectFault => ({ reason: 'BAD_CERTIFICATE', text });
+  if (message.startsWith(NOT_FOUND)) {
+    const text = `there is no coordinator at ${url} (404): check the address; it has no path behind host and port`;
+    return { reason: 'NO_COORDINATOR', text };
+  }
   if (message.startsWith(UPGRADE_REQUIRED)) {
     return {
       reason: 'TLS_MISMATCH',
@@ -90,6 +96,12 @@ export function connectErrorText(url: string, { message }: ConnectError): string
     return `${host} takes no more connections for now (503: it is full, or stops)`;
   }
   return message;
+}
+
+/** What it says of a coordinator that does not lead the run. */
+export function standbyText(url: string, leaderUrl: string): string {
+  const leader = leaderUrl === NO_LEADER ? 'nobody leads it at the moment' : `${leaderUrl} does`;
+  return `${new URL(url).host} does not lead the run; ${leader}`;
 }
 
 function namesIn({ cert }: ConnectError): string {

@@ -11,8 +11,10 @@ import type { Message, WelcomeMessage } from '../protocol/messages.ts';
 import { cutText, MAX_CLOSE_TEXT_BYTES, MAX_GOODBYE_LENGTH } from '../protocol/texts.ts';
 import type { Inbox } from './inbox.ts';
 import type { PemTexts } from '../files/pem.ts';
-import { connectErrorText, connectFaultOf, type ConnectError } from './connect-error.ts';
+import { connectErrorText, connectFaultOf, standbyText, type ConnectError } from './connect-error.ts';
+import type { Address } from './addresses.ts';
 import { Outbox } from './outbox.ts';
+import { LEADER_HEADER } from '../protocol/standby.ts';
 
 /** Between our close frame and the destruction of the socket. */
 const CLOSE_GRACE_MS = 2_000;
@@ -22,13 +24,19 @@ export interface LineHandlers {
   onOpen(line: Line): void;
   onFrame(line: Line, frame: Buffer, isBinary: boolean): void;
   /** Last of all. `code` is that of the close frame, 1006 without one, or ours if it could not be opened and never will. */
-  onClose(line: Line, code: number, text: string): void;
+  onClose(line: Line, code: number, text: string, standby: StandbyRefusal | null): void;
   /** Tensor bytes that left or were dropped. */
   onFlushed(bytes: number): void;
   /** A tensor that was given to the outbox and is not needed there any more. */
   onFramed(bytes: Uint8Array): void;
   /** A frame that is given to the socket. */
   onSent(frame: Uint8Array): void;
+}
+
+/** A coordinator that does not lead the run has refused the connection. */
+export interface StandbyRefusal {
+  /** Where trainers reach the one that does, as far as it knows. */
+  readonly leaderUrl: string;
 }
 
 export class Line {
@@ -47,7 +55,7 @@ export class Line {
 
   constructor(
     connection: number,
-    url: string,
+    { url, lookup }: Address,
     tls: PemTexts,
     handshakeTimeoutMs: number,
     handlers: LineHandlers,
@@ -55,6 +63,7 @@ export class Line {
     this.connection = connection;
     const webSocket = new WebSocket(url, {
       ...tls,
+      ...(lookup === undefined ? {} : { lookup }),
       minVersion: 'TLSv1.2',
       perMessageDeflate: false,
       maxPayload: MAX_FRAME_BYTES,
@@ -71,19 +80,28 @@ export class Line {
       (frame) => handlers.onSent(frame),
     );
     this.#onSent = (frame) => handlers.onSent(frame);
+    let standby: StandbyRefusal | null = null;
+    webSocket.on('unexpected-response', (_request, { statusCode, headers }) => {
+      const leaderUrl = headers[LEADER_HEADER];
+      if (statusCode === 503 && typeof leaderUrl === 'string') standby = { leaderUrl };
+      this.#error = { message: `Unexpected server response: ${statusCode}` };
+      webSocket.terminate();
+    });
     webSocket.on('upgrade', (response) => (this.#socket = response.socket));
     webSocket.on('open', () => handlers.onOpen(this));
     webSocket.on('message', (data: RawData, isBinary: boolean) =>
       handlers.onFrame(this, data as Buffer, isBinary),
     );
-    webSocket.on('error', (error) => (this.#error = error));
+    webSocket.on('error', (error) => (this.#error ??= error));
     webSocket.on('close', (code, reason) => {
       this.outbox.close();
       const error = this.#error;
       const fault = error === null ? null : connectFaultOf(url, error);
-      if (fault !== null) return handlers.onClose(this, CLOSE_CODES[fault.reason].code, fault.text);
-      if (reason.length > 0) return handlers.onClose(this, code, reason.toString('utf8'));
-      handlers.onClose(this, code, error === null ? '' : connectErrorText(url, error));
+      if (fault !== null) return handlers.onClose(this, CLOSE_CODES[fault.reason].code, fault.text, null);
+      if (reason.length > 0) return handlers.onClose(this, code, reason.toString('utf8'), null);
+      const text =
+        standby === null ? error && connectErrorText(url, error) : standbyText(url, standby.leaderUrl);
+      handlers.onClose(this, code, text ?? '', standby);
     });
   }
 

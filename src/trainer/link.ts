@@ -10,6 +10,7 @@ import type { Logger } from '../log.ts';
 import { WORKER_YOUNG_GENERATION_MB } from '../heap.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
+  CapacityMessage,
   CommitMessage,
   EvaluationAssignmentMessage,
   EvaluationMessage,
@@ -29,11 +30,12 @@ import type {
 import type { AssembledTensor, TensorHeader } from '../protocol/parts.ts';
 import type { SlotSizes } from '../protocol/slot-sizes.ts';
 import { MAX_NAME_LENGTH, TRAINER_ID_PATTERN } from '../protocol/limits.ts';
+import { splitUrls } from './addresses.ts';
 import type { AuditRow } from './audit.ts';
 import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 export interface LinkOptions {
-  /** `ws://` or `wss://`. */
+  /** `ws://` or `wss://`; several with commas between them. */
   readonly url: string;
   readonly trainerId: string;
   /** Empty: whatever run the coordinator has. */
@@ -73,6 +75,7 @@ export type OutgoingMessage =
   | Omit<ContributionMessage, 'checksum'>
   | StateHashMessage
   | EvaluationMessage
+  | CapacityMessage
   | Omit<SnapshotEndMessage, 'digest'>;
 
 /** What happened, in order. */
@@ -362,8 +365,7 @@ function isState(event: LinkEvent): boolean {
 
 function checkOptions({ url, trainerId }: LinkOptions): void {
   const faults: ConfigFault[] = [];
-  const protocol = URL.canParse(url) ? new URL(url).protocol : null;
-  if ((protocol !== 'ws:' && protocol !== 'wss:') || url.includes('#')) {
+  if (!splitUrls(url).every(isWebSocketUrl)) {
     const allowed = 'the address of a coordinator, such as ws://192.168.1.5:29400/ or wss://host/';
     faults.push({ field: 'url', value: url, allowed });
   }
@@ -371,6 +373,10 @@ function checkOptions({ url, trainerId }: LinkOptions): void {
     faults.push({ field: 'trainer id', value: trainerId, allowed: '1 to 64 of A-Z a-z 0-9 . _ -' });
   }
   if (faults.length > 0) throw new ConfigError('the trainer cannot connect', faults);
+}
+
+function isWebSocketUrl(url: string): boolean {
+  return URL.canParse(url) && /^wss?:$/.test(new URL(url).protocol) && !url.includes('#');
 }
 
 /** Lets timers, signals and messages have their turn. */

@@ -27,10 +27,11 @@ import type {
   SessionState,
   SessionTransition,
 } from './core/session.ts';
+import { addressesOf, findAddresses, indexOfUrl, splitUrls, type Address } from './addresses.ts';
 import { Audit } from './audit.ts';
 import { Inbox, type InboxItem } from './inbox.ts';
 import type { Activity, LinkEvent } from './link.ts';
-import { Line } from './line.ts';
+import { Line, type StandbyRefusal } from './line.ts';
 import type { FromThread, ThreadOptions, ToThread } from './thread-messages.ts';
 
 /** How often the session hears what time it is. */
@@ -39,10 +40,11 @@ const TICK_INTERVAL_MS = 100;
 /** An event without its time. */
 type Fact = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, 'nowMs'> : never) : never;
 
-class NetworkThread {
+export class NetworkThread {
   readonly #options: ThreadOptions;
   readonly #post: (message: FromThread, transfer: ArrayBuffer[]) => void;
   readonly #onEnd: () => void;
+  readonly #onAccepted: (message: Message, frame: Uint8Array) => void;
   readonly #ticker: NodeJS.Timeout;
   #session!: SessionState;
   #line: Line | null = null;
@@ -54,7 +56,7 @@ class NetworkThread {
   /** What the compute side has of a snapshot whose end has not come. */
   #progress: SnapshotProgress | null = null;
   /** Ranks that refreshes have chosen up to the last record that came. */
-  #ranks: Ranks = new Map();
+  #ranks: Ranks;
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
   /** Updates are put together where contributions were: buffers go round between the threads. */
   readonly #pool = new BufferPool();
@@ -63,15 +65,23 @@ class NetworkThread {
   #undeliveredBytes = 0;
   #hasEnded = false;
   readonly #audit: Audit | null;
+  readonly #urls: readonly string[];
+  #addresses: readonly Address[];
   /** As they could last be read. */
   #tls: PemTexts = {};
 
+  /** @param onAccepted sees every message behind the Welcome, before what it completes is posted */
   constructor(
     options: ThreadOptions,
     post: (message: FromThread, transfer: ArrayBuffer[]) => void,
     onEnd: () => void,
+    onAccepted: (message: Message, frame: Uint8Array) => void = () => {},
   ) {
     this.#options = options;
+    this.#urls = splitUrls(options.url);
+    this.#addresses = addressesOf(this.#urls);
+    this.#onAccepted = onAccepted;
+    this.#ranks = options.ranks ?? new Map();
     this.#audit = options.isAudited ? new Audit() : null;
     this.#post = post;
     this.#onEnd = onEnd;
@@ -79,9 +89,11 @@ class NetworkThread {
   }
 
   start(): void {
-    const { trainerId, handshakeTimeoutMs } = this.#options;
-    const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs };
-    this.#carryOut(startSession(plan, null, performance.now()));
+    const { trainerId, handshakeTimeoutMs, held = null } = this.#options;
+    const addresses = this.#addresses.length;
+    const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs, addresses };
+    this.#carryOut(startSession(plan, held, performance.now()));
+    this.#findAddresses();
   }
 
   /** A message of the compute side. */
@@ -134,7 +146,7 @@ class NetworkThread {
   #perform(effect: SessionEffect): void {
     switch (effect.type) {
       case 'openSocket':
-        return this.#open(effect.connection);
+        return this.#open(effect.connection, effect.address);
       case 'closeSocket':
         return this.#line?.close(effect.reason, effect.text);
       case 'sendHello':
@@ -173,6 +185,7 @@ class NetworkThread {
     if (phase.phase === 'backing-off') {
       const willRetryMs = Math.max(0, phase.retryAtMs - performance.now());
       this.#emit({ type: 'disconnected', reason: text, willRetryMs });
+      if (willRetryMs > 0) this.#findAddresses();
     }
     if (phase.phase === 'closed') this.#endIfClosed();
   }
@@ -194,13 +207,24 @@ class NetworkThread {
 
   // ---- sockets ----
 
-  #open(connection: number): void {
-    const { url, handshakeTimeoutMs } = this.#options;
+  /** DNS may have other addresses than before. */
+  #findAddresses(): void {
+    findAddresses(this.#urls).then(
+      (addresses) => {
+        this.#addresses = addresses;
+        this.#advance({ type: 'addressesFound', count: addresses.length });
+      },
+      () => {}, // what cannot be looked up stays as it was
+    );
+  }
+
+  #open(connection: number, address: number): void {
+    const { handshakeTimeoutMs } = this.#options;
     this.#tls = this.#readTls();
-    this.#line = new Line(connection, url, this.#tls, handshakeTimeoutMs, {
+    this.#line = new Line(connection, this.#addresses[address]!, this.#tls, handshakeTimeoutMs, {
       onOpen: () => this.#advance({ type: 'socketOpened', connection }),
       onFrame: (line, frame, isBinary) => this.#receive(line, frame, isBinary),
-      onClose: (line, code, text) => this.#closed(line, code, text),
+      onClose: (line, code, text, standby) => this.#closed(line, code, text, standby),
       onFlushed: (bytes) => this.#post({ type: 'flushed', bytes }, []),
       onFramed: (bytes) => this.#pool.give([bytes], this.#payloadBytes()),
       onSent: (frame) => this.#audit?.note(frame),
@@ -221,12 +245,17 @@ class NetworkThread {
     }
   }
 
-  #closed(line: Line, code: number, text: string): void {
+  #closed(line: Line, code: number, text: string, refusal: StandbyRefusal | null): void {
     this.#openLines.delete(line);
     this.#pastTraffic.sent += line.bytesSent;
     this.#pastTraffic.received += line.bytesReceived;
     this.#countTraffic();
-    this.#advance({ type: 'socketClosed', connection: line.connection, code, text });
+    const standby = refusal && { leader: indexOfUrl(this.#addresses, refusal.leaderUrl) };
+    this.#advance({
+      type: 'socketClosed',
+      connection: line.connection,
+      ...{ code, text, ...(standby === null ? {} : { standby }) },
+    });
     this.#endIfClosed();
   }
 
@@ -262,6 +291,7 @@ class NetworkThread {
       schemaHash,
       codecs: CODEC_NAMES,
       snapshot: held === null ? this.#progress : null,
+      ...(this.#options.isGateway === true ? { isGateway: true as const } : {}),
     });
   }
 
@@ -367,7 +397,11 @@ class NetworkThread {
   }
 
   #deliver(line: Line, inbox: Inbox, message: Message, frame: Uint8Array): void {
-    const item = this.#check(line, () => inbox.accept(message, frame));
+    const item = this.#check(line, () => {
+      const accepted = inbox.accept(message, frame);
+      this.#onAccepted(message, frame);
+      return accepted;
+    });
     if (item === null) return;
     if (item.type === 'record' || item.type === 'snapshotEnd') this.#ranks = inbox.ranks;
     if (item.type === 'tensor' || item.type === 'snapshotEnd') this.#keepProgress(line);

@@ -5,11 +5,10 @@
 import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError } from '../errors.ts';
-import { hasLocalState } from '../galore/feedback/local-state.ts';
+import { withFields } from '../log.ts';
 import { restartsOf } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
-import { momentsIn } from '../galore/slot.ts';
-import { LOCAL_PREFIX, localFault, stateTensors } from '../galore/state-table.ts';
+import { LOCAL_PREFIX, stateTensors } from '../galore/state-table.ts';
 import { BufferPool } from '../protocol/buffer-pool.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
@@ -34,13 +33,12 @@ import { DisplacementWork } from './displacement-work.ts';
 import { precisionWarning } from './engine/device.ts';
 import { loadEngine, type Engine } from './engine/load.ts';
 import { hyperparametersOf } from './hyperparameters.ts';
-import { LocalStates } from './local-states.ts';
+import { KeptState } from './kept-state.ts';
 import { Link, type LinkEvent, type LinkMessage } from './link.ts';
 import { makeModel } from './model/make-model.ts';
 import { addLosses, measureLoss, type LossSum, type Model } from './model/model.ts';
 import { RefreshWork } from './refresh-work.ts';
-import { OwnState, type OwnValues } from './own-state.ts';
-import { tensorsGiven, type Replica, type StateArray } from './replica.ts';
+import type { Replica, StateArray } from './replica.ts';
 import { SOFTWARE } from '../software.ts';
 import { Site, siteFault } from './site.ts';
 import { SnapshotUpload } from './snapshot-upload.ts';
@@ -77,13 +75,7 @@ class Trainer {
   #sequence = 0;
   /** The step whose hash was told on this connection; -1: none was. */
   #toldStep = -1;
-  readonly #locals = new LocalStates();
-  /** With --state, where the run has anything to keep. */
-  #own: OwnState | null = null;
-  /** Of the bases there are; null: to be made when it is asked for. */
-  #basesSha256: string | null = null;
-  /** The last step that --state was given something of by this process; 0: none. */
-  #proposedStep = 0;
+  readonly #kept: KeptState;
   #work: Work | null = null;
   /** Spent on the work so far. */
   #workSeconds = 0;
@@ -95,8 +87,11 @@ class Trainer {
   readonly #pool = new BufferPool();
   readonly #times = new StepTimes();
   constructor(options: TrainerOptions, engine: Engine) {
-    this.#options = options;
+    const fieldsOf = () => ({ run: this.#run?.config.name, step: this.#step });
+    const logger = withFields(options.logger, fieldsOf);
+    this.#options = { ...options, logger };
     this.#engine = engine;
+    this.#kept = new KeptState(this.#options);
     this.#link = Link.open({
       url: options.url,
       trainerId: options.trainerId,
@@ -106,7 +101,7 @@ class Trainer {
       software: SOFTWARE,
       device: engine.device.description,
       isAudited: options.onAudit !== undefined,
-      logger: options.logger,
+      logger,
     });
   }
 
@@ -232,7 +227,7 @@ class Trainer {
     this.#snapshot.clear();
     this.#replica = replicaOf(this.#run!, shared);
     this.#step = step;
-    this.#restoreLocals(step, local);
+    this.#kept.restore(this.#run!, this.#replica, step, local);
     const { recompute, loss_chunk: lossChunk } = config.trainer;
     this.#model = makeModel(model, this.#replica.weights, { recompute, lossChunk });
     this.#sequence = sequence;
@@ -240,72 +235,15 @@ class Trainer {
     this.#activity('ready');
   }
 
-  /** What a checkpoint or --state has of this very trainer; without it everything that was held back is lost. */
-  #restoreLocals(step: number, local: ReadonlyMap<string, StateArray>): void {
-    const { slots } = this.#replica!;
-    const { stateDir, trainerId, logger } = this.#options;
-    this.#own = null;
-    this.#basesSha256 = null;
-    this.#proposedStep = 0;
-    if (!slots.some(hasLocalState)) return;
-    if (stateDir !== undefined) {
-      this.#own = new OwnState(stateDir, this.#run!.runId, trainerId, logger);
-      this.#own.load();
-    }
-    if (step === 0) return;
-    const given = tensorsGiven(local);
-    const fault =
-      given.length === 0 ? `no checkpoint of step ${step} has any of it` : localFault(slots, given);
-    if (fault === null) {
-      this.#locals.restore(slots, local);
-      const text = `goes on with what it had kept of its gradients after step ${step}`;
-      return this.#options.logger.info('trainer.feedback', { step }, text);
-    }
-    if (this.#own === null) return this.#sayFeedbackIsLost(step, fault);
-    const { countedStep } = this.#run!.snapshot ?? {};
-    const place = { step, countedStep, bases: this.#basesHash() };
-    this.#takeOwn(step, this.#own.atSnapshot(slots, place));
-  }
-
-  /** Goes on with what --state has, if it has it. Whether it said anything. */
-  #takeOwn(step: number, found: OwnValues | string | null): boolean {
-    if (found === null) return false;
-    if (typeof found === 'string') {
-      this.#sayFeedbackIsLost(step, found);
-      return true;
-    }
-    this.#locals.restore(this.#replica!.slots, found.values);
-    const text = `goes on with what it had kept for itself after step ${found.step} (${this.#own!.path})`;
-    this.#options.logger.info('trainer.feedback', { step }, text);
-    return true;
-  }
-
-  #basesHash(): string {
-    this.#basesSha256 ??= this.#running().replica.basesSha256(this.#step);
-    return this.#basesSha256;
-  }
-
-  /** With --state: what is kept if the step counts, before anyone can count it. */
-  #proposeOwn({ task: { step }, tokens }: Work): void {
-    if (this.#own === null || tokens === 0) return;
-    this.#own.propose(this.#replica!.slots, step, this.#basesHash(), this.#locals);
-    this.#proposedStep = step;
-  }
-
-  #sayFeedbackIsLost(step: number, reason: string): void {
-    const text = `what it keeps of its gradients begins with zeros after step ${step}: ${reason}`;
-    this.#options.logger.info('trainer.feedback', { step }, text);
-  }
-
   #onRecord(commit: CommitMessage, tensors: readonly AssembledTensor[]): void {
     const { record, sequence, step } = commit;
     const { config, shape, replica } = this.#running();
     if (record.type === 'basis') {
-      this.#basesSha256 = null;
+      this.#kept.basesChange();
       const { moments } = config.method;
       const { betas } = config.optimizer;
       applyRecord(replica, { config, shape }, commit, tensors, (change) =>
-        this.#locals.carry(change, { moments, betas }),
+        this.#kept.locals.carry(change, { moments, betas }),
       );
       this.#sequence = sequence;
       this.#link.applied(sequence);
@@ -315,12 +253,7 @@ class Trainer {
     this.#times.mark('receivedMs', nowMs());
     this.#giveUpWork();
     applyRecord(replica, { config, shape }, commit, tensors);
-    const { trainerId } = this.#options;
-    const isCounted = record.members.some((member) => member.trainerId === trainerId);
-    this.#decideLocals(step, isCounted, record.tokens, tensors);
-    const renewed = replica.renewedSlots(step);
-    this.#locals.forget(renewed);
-    if (renewed.length > 0) this.#basesSha256 = null;
+    this.#kept.updated(config, step, record, tensors);
     this.#pool.give(
       tensors.map(({ bytes }) => bytes),
       tensors.reduce((sum, { bytes }) => sum + bytes.length, 0),
@@ -334,33 +267,6 @@ class Trainer {
     this.#activity(`step ${step} applied`);
     if (step % config.method.update_proj_gap === 0) this.#tellHash();
     this.#times.mark('appliedMs', nowMs());
-  }
-
-  /** What this trainer keeps is from now on that after the step. */
-  #decideLocals(step: number, isCounted: boolean, tokens: number, tensors: readonly AssembledTensor[]): void {
-    const { slots } = this.#running().replica;
-    const own = this.#own;
-    const isGood = this.#locals.decide(step, isCounted);
-    const found = own?.atRecord(slots, step, isCounted, this.#basesHash()) ?? null;
-    if (!this.#takeOwn(step, found) && !isGood && own?.isOfLaterStep(step) !== true) {
-      this.#sayFeedbackIsLost(step, 'another process made the contribution that counted');
-    }
-    this.#takeMeans(step, tokens, tensors);
-    if (own === null || this.#proposedStep === 0) return;
-    if (slots.some((slot) => momentsIn(slot, step).length > 0)) {
-      own.keep(slots, step, this.#basesHash(), this.#locals);
-    } else if (this.#proposedStep === step) {
-      own.settle(isCounted);
-    }
-  }
-
-  /** Of moments of local steps, where the update has them: also if this trainer had no part in it. */
-  #takeMeans(step: number, tokens: number, tensors: readonly AssembledTensor[]): void {
-    const { config, replica } = this.#running();
-    const share = tokens / stepTargets(config);
-    const bySlot = new Map(tensors.map((tensor) => [tensor.tensor, tensor]));
-    const options = { betas: config.optimizer.betas, localSteps: config.local_steps.count };
-    this.#locals.takeMeans(replica.slots, step, bySlot, share, options);
   }
 
   // ---- work ----
@@ -422,7 +328,7 @@ class Trainer {
     if (localSteps === 1) {
       const batches = toBatches(sequences, microBatch);
       const isDelayed = config.wire.overlap === 'delayed';
-      return new StepWork({ ...task, batches, isDelayed }, replica, this.#locals, this.#output(step));
+      return new StepWork({ ...task, batches, isDelayed }, replica, this.#kept.locals, this.#output(step));
     }
     const local = {
       localBatches: toLocalBatches(sequences, microBatch, localSteps),
@@ -431,7 +337,7 @@ class Trainer {
         learningRate(config.optimizer, step - 1 + share, config.steps, restartsOf(config)),
       proximalMu: config.local_steps.proximal_mu,
     };
-    return new DisplacementWork({ ...task, ...local }, replica, this.#locals, this.#output(step));
+    return new DisplacementWork({ ...task, ...local }, replica, this.#kept.locals, this.#output(step));
   }
 
   #timed(compute: () => void): void {
@@ -461,7 +367,7 @@ class Trainer {
     this.#timed(() => work.contributeHeld());
     this.#link.setActivity({ tokensPerSecond: work.tokens / this.#workSeconds });
     work.isAnswered = true;
-    this.#proposeOwn(work);
+    if (work.tokens > 0) this.#kept.propose(step);
     const { tokens, lossSum } = work;
     this.#link.send({ kind: 'contribution', step, tokens, ...(this.#site?.told(lossSum) ?? { lossSum }) });
     this.#times.mark('contributedMs', nowMs());
@@ -498,7 +404,7 @@ class Trainer {
       return this.#link.spoiled(`the state of record ${sequence} was asked for at record ${this.#sequence}`);
     }
     this.#tellHash();
-    const locals = this.#locals.clone(replica.slots);
+    const locals = this.#kept.locals.clone(replica.slots);
     const [values, first] = isLocalOnly
       ? [locals, stateTensors(replica.slots).length]
       : [[...replica.cloneState(), ...locals], 0];
@@ -559,7 +465,7 @@ class Trainer {
 
   #dropState(): void {
     this.#dropWork();
-    this.#locals.dispose();
+    this.#kept.dispose();
     this.#replica?.dispose();
     this.#replica = null;
     this.#model = null;

@@ -219,3 +219,12 @@ test('a folder for what the trainer keeps is made, and needs a name that stays',
   t.true(statSync(path).isDirectory());
   if (process.platform !== 'win32') t.is(statSync(path).mode & 0o777, 0o700);
 });
+
+test('several addresses have commas between them, and each is one', async (t) => {
+  const w = joining(t);
+  void w.run('trainer', 'ws://127.0.0.1:1, ws://127.0.0.1:2');
+  t.is((await w.options).url, 'ws://127.0.0.1:1,ws://127.0.0.1:2');
+  const bad = joining(t);
+  t.is(await bad.run('trainer', 'ws://a:1,b:2'), 2);
+  t.regex(bad.err.text, /must begin with ws/);
+});

@@ -8,6 +8,7 @@ import type { PemTexts } from '../../src/files/pem.ts';
 import type { ServerOptions } from '../../src/coordinator/server.ts';
 import { closeReasonOf, type CloseReason } from '../../src/protocol/close-codes.ts';
 import { MAX_HANDSHAKE_BYTES } from '../../src/protocol/limits.ts';
+import { addressesOf } from '../../src/trainer/addresses.ts';
 import { Line } from '../../src/trainer/line.ts';
 import { pair, pem, pemPath } from '../helpers/tls.ts';
 import {
@@ -31,7 +32,7 @@ async function refusal(
 ): Promise<{ reason: CloseReason | null; text: string }> {
   const { url, messages } = await startServer(t, server);
   const ended = await new Promise<{ code: number; text: string }>((resolve) => {
-    const line = new Line(1, url.replace(/^wss?/, scheme), tls, 5_000, {
+    const line = new Line(1, addressesOf([url.replace(/^wss?/, scheme)])[0]!, tls, 5_000, {
       onOpen: () => line.outbox.send({ ...HELLO, token: 'secret' }),
       onFrame: () => {},
       onFlushed: () => {},

@@ -16,6 +16,7 @@ test('what no second attempt will mend is told with what to do; all else may be 
       'TLS_MISMATCH',
       /use ws:\/\/train\.example\.org:29400$/,
     ],
+    ['', 'Unexpected server response: 404', 'NO_COORDINATOR', /no coordinator at wss:.*\(404\)/],
     ['', 'Unexpected server response: 426', 'TLS_MISMATCH', /use wss:\/\/train\.example\.org:29400$/],
   ];
   for (const [code, message, reason, said] of cases) {

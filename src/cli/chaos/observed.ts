@@ -3,6 +3,8 @@
 /** A line that matters here. */
 export type LogLine =
   | { readonly type: 'listening'; readonly port: number }
+  | { readonly type: 'leading'; readonly epoch: number }
+  | { readonly type: 'standingBy' }
   | { readonly type: 'step'; readonly step: number; readonly loss: number }
   /** The coordinator's last words. */
   | { readonly type: 'completed'; readonly step: number; readonly weightsSha256: string }
@@ -15,7 +17,11 @@ export function readLogLine(text: string): LogLine | null {
   const { step, loss, weightsSha256 } = line;
   switch (line['event']) {
     case 'run.notice': {
-      const port = /^listening on wss?:\/\/[^/]*:(\d+)\//.exec(String(line['text']))?.[1];
+      const words = String(line['text']);
+      if (words.startsWith('standing by: ')) return { type: 'standingBy' };
+      const epoch = /^leading the run .*\(epoch (\d+)\)/.exec(words)?.[1];
+      if (epoch !== undefined) return { type: 'leading', epoch: Number(epoch) };
+      const port = /^listening on wss?:\/\/[^/]*:(\d+)\//.exec(words)?.[1];
       return port === undefined ? null : { type: 'listening', port: Number(port) };
     }
     case 'run.step':

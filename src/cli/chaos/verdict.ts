@@ -62,7 +62,8 @@ export interface Judged {
   readonly config: RunConfig;
   readonly faultsPlanned: number;
   readonly record: ChaosRecord;
-  readonly undisturbed: Undisturbed;
+  /** Null: there was none; the weights are those of the replay. */
+  readonly undisturbed: Undisturbed | null;
   /** The weights that `galore replay` makes; null: it finds that something differs. */
   readonly replay: () => Promise<string | null>;
 }
@@ -76,8 +77,10 @@ export async function judge(judged: Judged): Promise<Verdict> {
   }
   const { lost, duplicate } = accountSteps(told, lines, config.steps);
   const explanation =
-    (await historyOf(config.dir)) === undisturbed.history ? 'undisturbed' : ('replay' as const);
-  const expected = explanation === 'undisturbed' ? undisturbed.weightsSha256 : await judged.replay();
+    undisturbed !== null && (await historyOf(config.dir)) === undisturbed.history
+      ? 'undisturbed'
+      : ('replay' as const);
+  const expected = explanation === 'undisturbed' ? undisturbed!.weightsSha256 : await judged.replay();
   const all = [weightsSha256, ...trainerWeights.values()];
   const recoveries = fired.map(({ recoverySeconds }) => recoverySeconds ?? 0);
   return {

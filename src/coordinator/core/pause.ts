@@ -1,5 +1,5 @@
 /**
- * There is no room on the disk. What could not be written is tried again, with growing gaps, for as long as it
+ * There is no room on the disk, or the state store cannot be reached. What could not be written is tried again, with growing gaps, for as long as it
  * takes: nobody is asked for anything meanwhile, so no deadline runs.
  */
 import type { Pause, RunState } from './state.ts';

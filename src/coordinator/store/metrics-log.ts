@@ -30,21 +30,34 @@ export class MetricsLog {
   readonly #handle: FileHandle;
   #end: number;
   #lastStep: number;
+  readonly #onLine: (line: MetricsLine) => void;
   #idle: Promise<unknown> = Promise.resolve();
 
-  private constructor(path: string, handle: FileHandle, end: number, lastStep: number) {
+  private constructor(
+    path: string,
+    handle: FileHandle,
+    end: number,
+    lastStep: number,
+    onLine: (line: MetricsLine) => void,
+  ) {
     this.path = path;
     this.#handle = handle;
     this.#end = end;
     this.#lastStep = lastStep;
+    this.#onLine = onLine;
   }
 
   /**
    * Opens or creates the log of a run that has committed `committedStep` steps. Lines of later steps
-   * are cut off: these steps will be made again. So is half a line at the end.
+   * are cut off: these steps will be made again. So is half a line at the end. `onLine` is told
+   * every line that is kept, and then every one that is written.
    * @throws OperatingError when the system refuses.
    */
-  static async open(path: string, committedStep: number): Promise<MetricsLog> {
+  static async open(
+    path: string,
+    committedStep: number,
+    onLine: (line: MetricsLine) => void = () => {},
+  ): Promise<MetricsLog> {
     const handle = await explaining(`write ${path}`, openOrCreate(path));
     try {
       let end = 0;
@@ -54,9 +67,10 @@ export class MetricsLog {
         if (line.value.step > committedStep) break;
         end = line.end;
         lastStep = line.value.step;
+        onLine(line.value);
       }
       await explaining(`write ${path}`, handle.truncate(end));
-      return new MetricsLog(path, handle, end, lastStep);
+      return new MetricsLog(path, handle, end, lastStep, onLine);
     } catch (error) {
       await handle.close();
       throw error;
@@ -73,8 +87,15 @@ export class MetricsLog {
    * @throws OperatingError when the disk is full or fails; the file is as before then.
    */
   append(line: MetricsLine): Promise<void> {
+    return this.appendAll([line]);
+  }
+
+  /** Lines in order of step, synced once. @throws as `append` */
+  appendAll(lines: readonly MetricsLine[]): Promise<void> {
+    const last = lines.at(-1);
+    if (last === undefined) return Promise.resolve();
     const write = async (): Promise<void> => {
-      const bytes = Buffer.from(`${JSON.stringify(line)}\n`, 'utf8');
+      const bytes = Buffer.from(lines.map((line) => `${JSON.stringify(line)}\n`).join(''), 'utf8');
       try {
         await writeFully(this.#handle, bytes, this.#end);
         await this.#handle.datasync();
@@ -83,7 +104,8 @@ export class MetricsLog {
         await explaining(`append to ${this.path}`, Promise.reject(error as Error));
       }
       this.#end += bytes.length;
-      this.#lastStep = line.step;
+      this.#lastStep = last.step;
+      lines.forEach((line) => this.#onLine(line));
     };
     const result = this.#idle.then(write);
     this.#idle = result.catch(() => {});

@@ -12,6 +12,7 @@
  * the current one may arrive late; they are ignored here, so the thread need not filter them.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import type { Route, StandbyAnswer } from './route.ts';
 
 /** What the session is told once. */
 export interface SessionPlan {
@@ -19,6 +20,8 @@ export interface SessionPlan {
   readonly seed: number;
   /** From openSocket until the Welcome must be there. */
   readonly handshakeTimeoutMs: number;
+  /** How many addresses there are to try. Default 1. */
+  readonly addresses?: number;
 }
 
 /** The state the trainer holds: that of record `sequence` of run `runId`. */
@@ -67,7 +70,8 @@ export interface SessionState {
   readonly phase: SessionPhase;
   /** Number of the current or last socket, from 1. */
   readonly connection: number;
-  /** Failures in a row; a record of a step that we had work of sets it back to 0, and STABLE_AFTER_MS of being active. */
+  readonly route: Route;
+  /** Rounds of failures in a row; a record of a step that we had work of sets it back to 0, and STABLE_AFTER_MS of being active. */
   readonly failures: number;
   /** What the next Hello offers; null: nothing, a snapshot is needed. */
   readonly held: HeldState | null;
@@ -84,7 +88,10 @@ export type SessionEvent = { readonly nowMs: number } &
         readonly connection: number;
         readonly code: number;
         readonly text: string;
+        readonly standby?: StandbyAnswer; // a standby has refused it
       }
+    /** Names have got so many addresses now. */
+    | { readonly type: 'addressesFound'; readonly count: number }
     /** A Goodbye message. The socketClosed that follows it is ignored. */
     | {
         readonly type: 'goodbyeReceived';
@@ -140,8 +147,8 @@ export type SessionEvent = { readonly nowMs: number } &
 
 /** Commands, in the imperative, carried out by the network thread in this order. */
 export type SessionEffect =
-  /** Open a socket and report its events under this number. */
-  | { readonly type: 'openSocket'; readonly connection: number }
+  /** Open a socket to the address of this number and report its events under the number of the connection. */
+  | { readonly type: 'openSocket'; readonly connection: number; readonly address: number }
   /**
    * If the socket is open send Goodbye{code, text}; then close it with the code's number, and destroy
    * it should the other side not answer. Its later events may still be reported.

@@ -5,6 +5,7 @@
  */
 import { CLOSE_CODES, type CloseReason } from '../../protocol/close-codes.ts';
 import { backoffMs } from './backoff.ts';
+import { nextRoute, routeOf, routeThatHolds, startRoute, type StandbyAnswer } from './route.ts';
 import type {
   HeldState,
   SessionEffect,
@@ -20,11 +21,14 @@ export type * from './session-state.ts';
 
 /** A connection active for this long counts as good, also where nothing is committed: the next failure starts with the shortest wait. */
 export const STABLE_AFTER_MS = 60_000;
+/** Every address has answered so often that there is no coordinator; what answers may be a proxy that is being set up. */
+export const MAX_MISSES = 3;
 
 /** A session that opens its first socket at once. `held` is what a restarted trainer still has, or null. */
 export function startSession(plan: SessionPlan, held: HeldState | null, nowMs: number): SessionTransition {
   const phase = { phase: 'backing-off', retryAtMs: nowMs } as const;
-  return connect({ plan, phase, connection: 0, failures: 0, held }, nowMs);
+  const route = startRoute(plan.addresses ?? 1);
+  return connect({ plan, phase, connection: 0, route, failures: 0, held }, nowMs);
 }
 
 /** The next state and what to do. Never throws for anything the coordinator can send. */
@@ -36,6 +40,8 @@ export function advanceSession(state: SessionState, event: SessionEvent): Sessio
   switch (event.type) {
     case 'leaveRequested':
       return close(state, 'LEAVING', event.text);
+    case 'addressesFound':
+      return { state: { ...state, route: routeOf(state.route, event.count) }, effects: [] };
     case 'stateSpoiled':
       return fail(discard(state), 'INTERNAL_ERROR', event.text, event.nowMs);
     case 'socketClosed':
@@ -69,7 +75,15 @@ export function advanceSession(state: SessionState, event: SessionEvent): Sessio
 /** An event that the first switch of `advanceSession` has not dealt with. */
 type LaterEvent = Exclude<
   SessionEvent,
-  { type: 'leaveRequested' | 'stateSpoiled' | 'socketClosed' | 'goodbyeReceived' | 'messageRefused' }
+  {
+    type:
+      | 'leaveRequested'
+      | 'addressesFound'
+      | 'stateSpoiled'
+      | 'socketClosed'
+      | 'goodbyeReceived'
+      | 'messageRefused';
+  }
 >;
 type PhaseOf<Name extends SessionPhase['phase']> = Extract<SessionPhase, { phase: Name }>;
 /** A state and the effects that led to it. */
@@ -165,7 +179,8 @@ function advanceWelcomed(
       const held = { runId, sequence: event.sequence, digest: event.digest };
       // A run that commits while we take part is one to come back to at once, however often it breaks off.
       const isTakingPart = phase.phase === 'active' && phase.isAssigned;
-      return { state: { ...seen, held, failures: isTakingPart ? 0 : state.failures }, effects: [] };
+      if (!isTakingPart) return { state: { ...seen, held }, effects: [] };
+      return { state: { ...seen, held, failures: 0, route: routeThatHolds(state.route) }, effects: [] };
     }
     case 'assigned':
       return phase.phase === 'active'
@@ -235,9 +250,23 @@ function advanceEnded(
   const reason = reasonOf(event.code);
   const text = event.text === '' ? `the connection ended with code ${event.code}` : event.text;
   if (reason === 'STATE_DIVERGED') return fail(discard(state), reason, text, event.nowMs);
-  if (reason !== null && !CLOSE_CODES[reason].mayRetry) return close(state, reason, text);
-  return fail(begin(state), reason ?? 'TIMEOUT', text, event.nowMs);
+  const standby = event.type === 'socketClosed' ? (event.standby ?? null) : null;
+  if (reason === null || CLOSE_CODES[reason].mayRetry) {
+    return fail(begin(state), reason ?? 'TIMEOUT', text, event.nowMs, standby);
+  }
+  if (event.type !== 'socketClosed' || !OF_AN_ADDRESS.has(reason)) return close(state, reason, text);
+  const most = state.route.count * (reason === 'NO_COORDINATOR' ? MAX_MISSES : 1);
+  return state.route.refusals + 1 >= most
+    ? close(state, reason, text)
+    : fail(begin(state), reason, text, event.nowMs, standby, true);
 }
+
+/** What is wrong with one address may be right with another. */
+const OF_AN_ADDRESS: ReadonlySet<CloseReason> = new Set([
+  'NO_COORDINATOR',
+  'BAD_CERTIFICATE',
+  'TLS_MISMATCH',
+]);
 
 function expire(state: SessionState, deadlineMs: number, what: string, nowMs: number): SessionTransition {
   if (nowMs < deadlineMs)
@@ -253,27 +282,43 @@ function connect(state: SessionState, nowMs: number): SessionTransition {
   return {
     state: { ...state, connection, phase: { phase: 'connecting', deadlineMs } },
     effects: [
-      { type: 'openSocket', connection },
+      { type: 'openSocket', connection, address: state.route.address },
       { type: 'report', status: 'connecting', text },
     ],
   };
 }
 
-/** Gives up the current socket, if there is one, and waits before the next. */
-function fail(draft: Draft, reason: CloseReason, text: string, nowMs: number): SessionTransition {
+/** Gives up the current socket, if there is one. The next address is tried at once, after all of them there is a wait. */
+function fail(
+  draft: Draft,
+  reason: CloseReason,
+  text: string,
+  nowMs: number,
+  standby: StandbyAnswer | null = null,
+  isRefusal = false,
+): SessionTransition {
   const { state } = draft;
   const { phase, connection } = state;
   if (phase.phase === 'backing-off') return draft;
   const wasStable = phase.phase === 'active' && nowMs - phase.activeSinceMs >= STABLE_AFTER_MS;
-  const failures = wasStable ? 1 : state.failures + 1;
-  const waitMs = backoffMs(state.plan.seed, failures);
+  const before = wasStable ? routeThatHolds(state.route) : state.route;
+  const { route, isRoundOver } = nextRoute(before, standby, isRefusal);
+  const failures = (wasStable ? 0 : state.failures) + (isRoundOver ? 1 : 0);
+  // Where a standby answers somebody will lead the run in seconds.
+  const waitMs = isRoundOver ? backoffMs(state.plan.seed, route.hasStandby ? 1 : failures) : 0;
+  const next = isRoundOver ? `connecting again in ${seconds(waitMs)}` : 'trying the next address';
   return {
-    state: { ...state, failures, phase: { phase: 'backing-off', retryAtMs: nowMs + waitMs } },
+    state: {
+      ...state,
+      failures,
+      route: isRoundOver ? { ...route, hasStandby: false } : route,
+      phase: { phase: 'backing-off', retryAtMs: nowMs + waitMs },
+    },
     effects: [
       ...draft.effects,
       { type: 'closeSocket', connection, reason, text },
       { type: 'dropWork', connection },
-      { type: 'report', status: 'backing-off', text: `${text}; connecting again in ${seconds(waitMs)}` },
+      { type: 'report', status: 'backing-off', text: `${text}; ${next}` },
     ],
   };
 }

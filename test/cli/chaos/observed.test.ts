@@ -9,6 +9,16 @@ test('the lines that matter are read, all others passed over', (t) => {
   const line = (fields: object): string => JSON.stringify({ level: 'info', ...fields });
   const notice = { event: 'run.notice', text: 'listening on ws://127.0.0.1:40123/; waiting for 2 to join' };
   t.deepEqual(readLogLine(line(notice)), { type: 'listening', port: 40_123 });
+  const leading = {
+    event: 'run.notice',
+    text: 'leading the run from step 4 on (epoch 2); trainers join at ws://a/',
+  };
+  t.deepEqual(readLogLine(line(leading)), { type: 'leading', epoch: 2 });
+  const standingBy = {
+    event: 'run.notice',
+    text: 'standing by: the run in nats://a is mirrored up to step 4',
+  };
+  t.deepEqual(readLogLine(line(standingBy)), { type: 'standingBy' });
   t.is(readLogLine(line({ event: 'run.notice', text: 'stopping after this step' })), null);
   t.deepEqual(readLogLine(line({ event: 'run.step', step: 3, loss: 1.5, tokens: 9 })), {
     ...{ type: 'step', step: 3, loss: 1.5 },

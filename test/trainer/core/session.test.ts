@@ -18,6 +18,7 @@ import {
   type SessionPlan,
   type SessionState,
 } from '../../../src/trainer/core/session.ts';
+import { startRoute } from '../../../src/trainer/core/route.ts';
 import { CLOSE_CODES, type CloseReason } from '../../../src/protocol/close-codes.ts';
 
 type EventWithoutTime = SessionEvent extends infer E
@@ -97,6 +98,7 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
   stateApplied: { type: 'stateApplied', sequence: 5 },
   stateSpoiled: { type: 'stateSpoiled', text: 'no memory' },
   leaveRequested: { type: 'leaveRequested', text: 'Ctrl-C' },
+  addressesFound: { type: 'addressesFound', count: 2 },
   'ticked, soon': { type: 'ticked' },
   'ticked, after 5 s': { type: 'ticked' },
   'ticked, after 40 s': { type: 'ticked' },
@@ -127,6 +129,7 @@ const GRID = `
   stateApplied                          i i + i + . i i
   stateSpoiled                          s s s b s s s i
   leaveRequested                        c c c c c c c i
+  addressesFound                        + + + + + + + i
   ticked, soon                          i i . . . . i i
   ticked, after 5 s                     i i + + + + + i
   ticked, after 40 s                    b b b b b b + i
@@ -134,7 +137,8 @@ const GRID = `
 
 function stateOf(column: string): SessionState {
   const phase = PHASES[column] as SessionPhase;
-  return { plan: PLAN, phase, connection, failures: 1, held: column === 'S' ? null : HELD };
+  const route = startRoute(1);
+  return { plan: PLAN, phase, connection, route, failures: 1, held: column === 'S' ? null : HELD };
 }
 
 function outcomeOf(column: string, row: string): string {
@@ -177,6 +181,7 @@ test('the grid has every phase, every event and nothing else', (t) => {
     stateApplied: true,
     stateSpoiled: true,
     leaveRequested: true,
+    addressesFound: true,
     ticked: true,
   };
   const everyPhase: Record<SessionPhase['phase'], true> = {
@@ -380,4 +385,85 @@ test('the waits double from half a second to thirty, never leave that range, and
   }
   t.is(backoffMs(3, 5), backoffMs(3, 5));
   t.not(backoffMs(3, 5), backoffMs(4, 5));
+});
+
+/** A trainer with several addresses in virtual time: `answers` says what each address does; who joins stays. */
+function follow(
+  addresses: number,
+  answers: (address: number, nowMs: number) => { code?: number; leader?: number | null } | 'welcome',
+  state: SessionState,
+  untilMs: number,
+): { readonly state: SessionState; readonly tries: readonly string[] } {
+  const tries: string[] = [];
+  state = { ...state, route: { ...state.route, count: addresses } };
+  for (let nowMs = 2_000; nowMs <= untilMs; nowMs += 100) {
+    const { state: after, effects } = advanceSession(state, { type: 'ticked', nowMs });
+    state = after;
+    const opened = effects.find((effect) => effect.type === 'openSocket');
+    if (opened === undefined) continue;
+    const answer = answers(opened.address, nowMs);
+    tries.push(`${(nowMs / 1000).toFixed(1)}:${opened.address}`);
+    const at = { connection: opened.connection, nowMs };
+    if (answer === 'welcome') {
+      const welcome = { ...welcomed(false), ...at } as SessionEvent;
+      [state] = play(state, { type: 'socketOpened', ...at }, welcome);
+      return { state, tries };
+    }
+    const { code = 1006, leader } = answer;
+    const standby = leader === undefined ? {} : { standby: { leader } };
+    [state] = play(state, { type: 'socketClosed', ...at, code, text: 'refused', ...standby });
+  }
+  return { state, tries };
+}
+
+const lost = (from: number): SessionState => {
+  const base = stateOf('A');
+  const active = { ...base, failures: 0, route: { ...base.route, count: 3, address: from } };
+  return advanceSession(active, { type: 'socketClosed', connection, code: 4011, text: 'lost', nowMs: 2_000 })
+    .state;
+};
+
+test('a trainer whose leader is gone goes to the next address at once, and where the standby sends it', (t) => {
+  const answers = (address: number) => (address === 2 ? 'welcome' : { leader: 2 });
+  const { state, tries } = follow(3, answers, lost(0), 60_000);
+  t.deepEqual(tries, ['2.0:1', '2.1:2']);
+  t.is(state.phase.phase, 'loading');
+  t.deepEqual(state.held, HELD);
+});
+
+test('while standbys wait for the lease of a dead leader the waits do not grow', (t) => {
+  const answers = (address: number, nowMs: number) =>
+    address === 0 ? {} : nowMs >= 12_000 && address === 1 ? ('welcome' as const) : { leader: null };
+  const { state, tries } = follow(3, answers, lost(0), 60_000);
+  t.is(state.phase.phase, 'loading');
+  const seconds = tries.map((each) => Number(each.split(':')[0]));
+  t.true(
+    seconds.every((each, i) => i === 0 || each - seconds[i - 1]! <= 1.1),
+    tries.join(' '),
+  );
+  t.true(seconds.at(-1)! <= 13.1, tries.join(' '));
+});
+
+test('where nothing answers at all they do', (t) => {
+  const { tries } = follow(3, () => ({}), lost(0), 60_000);
+  const rounds = tries.filter((each) => each.endsWith(':1'));
+  t.true(rounds.length < 10, tries.join(' '));
+});
+
+test('a wrong path ends the session when every address has answered so three times, and not before', (t) => {
+  const { code } = CLOSE_CODES.NO_COORDINATOR;
+  const { state, tries } = follow(2, () => ({ code }), lost(0), 600_000);
+  t.is(tries.length, 6);
+  t.like(state.phase, { phase: 'closed', reason: 'NO_COORDINATOR' });
+  const mixed = follow(2, (address) => (address === 0 ? { code } : {}), lost(0), 600_000);
+  t.is(mixed.state.phase.phase, 'backing-off');
+});
+
+test('a certificate that is not accepted ends it only when no other address is better', (t) => {
+  const { code } = CLOSE_CODES.BAD_CERTIFICATE;
+  const one = follow(2, (address) => (address === 1 ? { code } : 'welcome'), lost(0), 60_000);
+  t.is(one.state.phase.phase, 'loading');
+  const all = follow(2, () => ({ code }), lost(0), 60_000);
+  t.like(all.state.phase, { phase: 'closed', reason: 'BAD_CERTIFICATE' });
+  t.is(all.tries.length, 2);
 });

@@ -142,9 +142,12 @@ export class RecordStream {
 
   /** From `fromSequence` on; without a signal to what is the last record now. */
   async *read(fromSequence: number, signal: AbortSignal | null): AsyncGenerator<StoredRecord, void, void> {
-    const { last, facts } = await this.#explaining(() => this.#lastMessage());
-    if (signal === null && fromSequence >= nextSequenceAfter(facts)) return;
-    const start = await this.#explaining(() => this.#firstMessageOf(fromSequence));
+    const newest = await this.#explaining(() => this.#newestMessage());
+    // Begun a moment ago: nobody has led it yet.
+    const isPast = newest === null || fromSequence >= nextSequenceAfter(newest.facts);
+    if (signal === null && isPast) return;
+    const last = newest?.last ?? 0;
+    const start = newest === null ? 1 : await this.#explaining(() => this.#firstMessageOf(fromSequence));
     const reader = new RecordReader(this.#path);
     let next = fromSequence;
     for await (const message of this.#messages(start, signal === null ? last : null, signal)) {
@@ -229,6 +232,12 @@ export class RecordStream {
       timeout: ANSWER_TIMEOUT_MS,
       expect: { lastSequence: expectedLast, streamName: this.#names.stream },
     });
+  }
+
+  /** Null: the stream is empty. */
+  async #newestMessage(): Promise<{ readonly last: number; readonly facts: MessageFacts } | null> {
+    const { state } = await this.#link.manager.streams.info(this.#names.stream);
+    return state.last_seq === 0 ? null : await this.#lastMessage();
   }
 
   async #lastMessage(): Promise<{ readonly last: number; readonly facts: MessageFacts }> {
