@@ -1,11 +1,15 @@
 import { renameSync, rmSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { CheckpointDesk } from '../../src/coordinator/checkpoint-desk.ts';
 import type { Connection } from '../../src/coordinator/connection.ts';
 import type { Fact } from '../../src/coordinator/dispatch.ts';
+import { thisHolder } from '../../src/coordinator/open-authority.ts';
 import type { PreparedRun } from '../../src/coordinator/prepare-run.ts';
+import { FileStateStore } from '../../src/coordinator/store/file-store.ts';
+import type { Journal } from '../../src/coordinator/store/journal.ts';
+import { storeClock } from '../../src/coordinator/store/store-clock.ts';
 import { Session } from '../../src/coordinator/session.ts';
 import { describeCheckpoint, openCheckpoint } from '../../src/coordinator/store/checkpoint.ts';
 import { ProtocolError } from '../../src/errors.ts';
@@ -45,6 +49,12 @@ async function startDesk(
     dataset: { train: { count: 8 } },
     runId: 'r',
     journal,
+    authority: FileStateStore.leading(
+      dirname(checkpointsDir),
+      journal as unknown as Journal,
+      thisHolder(),
+      storeClock,
+    ),
     newestCheckpoint,
     verified: new Map<number, string>(),
   };
