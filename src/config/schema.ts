@@ -712,7 +712,6 @@ export const runConfigSchema = z.strictObject({
     .describe(
       'How numbers travel from end to end; what the file says itself wins. docs/methods.md has the table',
     ),
-  state,
   model,
   task: task.prefault({}),
   data: data.prefault({}),
@@ -727,6 +726,7 @@ export const runConfigSchema = z.strictObject({
   trainer: trainer.prefault({}),
   checkpoint: checkpoint.prefault({}),
   evaluation: evaluation.prefault({}),
+  state,
   steps: count.describe('Length of the run'),
   seed: z.int().min(0).max(0xffffffff).default(0).describe('Of everything random: weights, order, sketches'),
 });

@@ -273,10 +273,13 @@ export class CheckpointDesk {
       if (oldest !== undefined) await journal.removeSegmentsBefore(oldest.sequence + 1);
     }
     const { store, lease } = authority;
-    const kept = await store.checkpoints.list();
-    for (const { step } of kept.slice(0, -keep)) await store.checkpoints.remove(lease, step);
-    const first = kept.slice(-keep)[0];
-    if (first !== undefined) await store.removeRecordsBefore(lease, first.sequence + 1);
+    const here = await listCheckpointSteps(checkpointsDir);
+    const stored = await store.checkpoints.list();
+    const superfluous = stored.slice(0, -keep).filter(({ step }) => !here.includes(step));
+    for (const { step } of superfluous) await store.checkpoints.remove(lease, step);
+    const first = stored.find((checkpoint) => !superfluous.includes(checkpoint));
+    if (first === undefined || oldest === undefined) return;
+    await store.removeRecordsBefore(lease, Math.min(first.sequence, oldest.sequence) + 1);
   }
 
   /** One after the other: what was read back for one is not read again for the next. */

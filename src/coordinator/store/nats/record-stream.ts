@@ -14,6 +14,7 @@ import {
 import { CheckpointError } from '../../../errors.ts';
 import type { RecordSummary } from '../journal.ts';
 import { LeaseLost, StoreUnavailable, type StoredRecord } from '../state-store.ts';
+import { storeClock } from '../store-clock.ts';
 import type { NatsLink } from './nats-connection.ts';
 import { explainNatsError, isOtherStream, isWrongSequence } from './nats-errors.ts';
 import type { NatsNames } from './nats-store.ts';
@@ -32,6 +33,8 @@ const ANSWER_TIMEOUT_MS = 3_000;
 /** How often one append looks for what was not acknowledged and sends the rest again. */
 const MAX_TRIES = 4;
 const EPOCH_TRIES = 20;
+const READ_TRIES = 6;
+const READ_GAP_MS = 500;
 
 /** A record of which not everything is stored, as far as it is known. */
 interface Unfinished {
@@ -301,11 +304,16 @@ export class RecordStream {
     );
   }
 
+  /** A cluster that has just lost a server answers again after some seconds. */
   async #explaining<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      throw explainNatsError(error, this.#link.where, 'read records');
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await work();
+      } catch (error) {
+        const fault = explainNatsError(error, this.#link.where, 'read records');
+        if (!(fault instanceof StoreUnavailable) || attempt === READ_TRIES) throw fault;
+        await storeClock.sleep(READ_GAP_MS);
+      }
     }
   }
 }
