@@ -3,25 +3,28 @@
  * renamed, with the stamp of its sources inside: an interrupted or failed build leaves the one before it.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { withLock } from './lock.mjs';
 import { hashFiles, readStamp, replaceFolder, writeStamp } from './stamp.mjs';
+import { isVendored, vendorTfjs } from './vendor.mjs';
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const STAMP = '.stamp';
+const PAGE_FILE = /\.(html|css|svg)$/;
 
 /** Builds what is not up to date (everything with `force`). The caller holds the lock of the set-up. */
 export function build({ root = ROOT, force = false } = {}) {
   removeLeftovers(root);
   if (force || !isProtocolBuilt(root)) buildProtocol(root);
   if (force || !isCompiled(root)) compile(root);
+  if (!isVendored(root)) vendorTfjs(root);
 }
 
 /** True if dist/ and the protocol code were made from the sources as they are now. */
 export function isBuilt(root = ROOT) {
-  return isProtocolBuilt(root) && isCompiled(root);
+  return isProtocolBuilt(root) && isCompiled(root) && isVendored(root);
 }
 
 function buildProtocol(root) {
@@ -38,11 +41,19 @@ function compile(root) {
   const key = sourcesKey(root); // before the compiler reads them: a file saved meanwhile means another build
   try {
     run(root, 'typescript/bin/tsc', ['-p', '.', '--outDir', fresh], 'the TypeScript sources');
+    if (existsSync(join(root, 'dashboard'))) compilePage(root, fresh);
     writeStamp(join(fresh, STAMP), key);
     replaceFolder(fresh, join(root, 'dist'));
   } finally {
     rmSync(fresh, { recursive: true, force: true });
   }
+}
+
+/** The status page: its scripts for the browser, and what goes with them as it is. */
+function compilePage(root, fresh) {
+  run(root, 'typescript/bin/tsc', ['-p', 'dashboard', '--outDir', fresh], 'the status page');
+  for (const name of readdirSync(join(root, 'dashboard')).filter((name) => PAGE_FILE.test(name)))
+    copyFileSync(join(root, 'dashboard', name), join(fresh, 'dashboard', name));
 }
 
 function isProtocolBuilt(root) {
@@ -63,8 +74,8 @@ function protocolKey(root) {
 
 function sourcesKey(root) {
   const settings = ['tsconfig.json', 'package.json', 'package-lock.json', 'scripts/build.mjs'];
-  const sources = ['src', 'test', 'bench', 'examples', 'scripts', 'proto/galore.proto'];
-  return hashFiles(root, [...settings, ...sources], (path) => /\.m?ts$/.test(path));
+  const sources = ['src', 'test', 'bench', 'examples', 'scripts', 'dashboard', 'proto/galore.proto'];
+  return hashFiles(root, [...settings, ...sources], (path) => /\.m?ts$/.test(path) || PAGE_FILE.test(path));
 }
 
 /** A build that was killed leaves its folders; the lock says that none of them is in use. */
@@ -74,7 +85,8 @@ function removeLeftovers(root) {
   }
   if (!existsSync(join(root, '.setup'))) return;
   for (const name of readdirSync(join(root, '.setup'))) {
-    if (name.startsWith('generated-')) rmSync(join(root, '.setup', name), { recursive: true, force: true });
+    if (/^(generated|vendor)-/.test(name))
+      rmSync(join(root, '.setup', name), { recursive: true, force: true });
   }
 }
 

@@ -88,3 +88,10 @@ export class OperatingError extends GaloreError {
     super('ERR_GALORE_OPERATING', message, options);
   }
 }
+
+/** A trainer was turned away for good, or has lost its coordinator. */
+export class TrainerError extends GaloreError {
+  constructor(message: string) {
+    super('ERR_GALORE_TRAINER', message);
+  }
+}

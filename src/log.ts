@@ -56,6 +56,15 @@ export function createLogger(options: LoggerOptions): Logger {
   return { debug: call('debug'), info: call('info'), warn: call('warn'), error: call('error') };
 }
 
+/** A logger whose lines have these fields, too, with the values of the moment; a line's own win. */
+export function withFields(logger: Logger, fieldsOf: () => LogFields): Logger {
+  const call =
+    (level: LogLevel): LogCall =>
+    (event, fields, message) =>
+      logger[level](event, { ...fieldsOf(), ...fields }, message);
+  return { debug: call('debug'), info: call('info'), warn: call('warn'), error: call('error') };
+}
+
 /** A logger that writes nothing. */
 export const SILENT_LOGGER: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
@@ -92,7 +101,8 @@ export function createChangeLogger(logger: Logger, event: string, level: LogLeve
 }
 
 const LEVEL_COLOURS: Readonly<Record<string, number>> = { debug: 90, info: 36, warn: 33, error: 31 };
-const SHOWN_APART = new Set(['level', 'time', 'event', 'message']);
+/** Not among the fields of a line for people, who know which run they look at. */
+const SHOWN_APART = new Set(['level', 'time', 'event', 'message', 'run']);
 
 /** A JSON log line as a line for people: time of day, level, sentence, then the fields. Exported for tests. */
 export function formatLogLine(json: string, mayColour: boolean): string {

@@ -12,6 +12,7 @@ import {
   OperatingError,
   ProtocolError,
   TensorShapeError,
+  TrainerError,
 } from '../src/errors.ts';
 
 const root = join(import.meta.dirname, '..', '..');
@@ -26,6 +27,7 @@ const errors = [
   new OperatingError('message'),
   new ProtocolError(4002, 'message'),
   new TensorShapeError('message'),
+  new TrainerError('message'),
 ];
 
 function codesIn(text: string): string[] {

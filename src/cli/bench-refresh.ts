@@ -101,8 +101,8 @@ async function benchRefresh(
             kind: 'checkpoint',
             request: await checkpointRequest(context, flags, flags.checkpoint, display),
           };
-    await context.services.ensureEngine();
-    const measurements = await run(bench);
+    const [device] = await context.services.ensureEngine();
+    const measurements = await run({ ...bench, device });
     display.clear();
     if (flags.json) {
       const { threads } = bench;

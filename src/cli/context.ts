@@ -7,6 +7,7 @@ import type { DeviceWish } from '../device-name.ts';
 import type { StartCoordinator } from '../coordinator/api.ts';
 import type { ExportAdapter } from '../files/adapter-export.ts';
 import type { ExportModel } from '../files/model-export.ts';
+import type { StartGateway } from '../gateway/api.ts';
 import type { RunTrainer } from '../trainer/api.ts';
 import type { ContinueText } from '../trainer/continue-text.ts';
 import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
@@ -36,6 +37,7 @@ export interface Services {
    */
   readonly ensureEngine: (wish?: DeviceWish, count?: number) => Promise<readonly ReadyDevice[]>;
   readonly startCoordinator: StartCoordinator;
+  readonly startGateway: StartGateway;
   readonly runTrainer: RunTrainer;
   readonly evaluateModel: EvaluateModel;
   readonly continueText: ContinueText;

@@ -8,6 +8,7 @@ import {
   NotFiniteError,
   OperatingError,
   ProtocolError,
+  TrainerError,
 } from '../errors.ts';
 
 export const EXIT_CODES = {
@@ -31,7 +32,8 @@ export function exitCodeOf(error: unknown): number {
     error instanceof ProtocolError ||
     error instanceof EngineError ||
     error instanceof NotFiniteError ||
-    error instanceof OperatingError
+    error instanceof OperatingError ||
+    error instanceof TrainerError
   ) {
     return EXIT_CODES.CANNOT_CONTINUE;
   }

@@ -59,6 +59,7 @@ class Run {
       format: logJson ? 'json' : 'text',
       mayColour: context.environment.mayColour && context.stderr.isTTY === true,
       write: (line) => display.error(line),
+      fields: { run: request.config.name },
     });
     const show = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display, this.#shownPath);
     this.#report = (report) => {
@@ -233,6 +234,7 @@ class Run {
       format: 'json',
       mayColour: false,
       write: (line) => this.#display.line(line.trimEnd()),
+      fields: { run: this.#request.config.name },
     });
   }
 }

@@ -4,6 +4,7 @@ import type { Services } from './context.ts';
 export const services: Services = {
   ensureEngine: async (wish, count) => (await import('./engine.ts')).ensureEngine(wish, count),
   startCoordinator: async (options) => (await import('../coordinator/start.ts')).start(options),
+  startGateway: async (options) => (await import('../gateway/gateway.ts')).startGateway(options),
   runTrainer: async (options) => (await import('../trainer/trainer.ts')).runTrainer(options),
   evaluateModel: async (request) => (await import('../trainer/evaluate-model.ts')).evaluateModel(request),
   predictClasses: async (request) => (await import('../trainer/predict-classes.ts')).predictClasses(request),

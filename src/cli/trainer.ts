@@ -172,7 +172,11 @@ async function stateDirFor(context: CliContext, { state, id }: TrainerFlags): Pr
 }
 
 /** The files for TLS, which are there and go together. @throws ConfigError, DataError */
-async function certificatesFor(url: string, context: CliContext, flags: TrainerFlags): Promise<PemPaths> {
+export async function certificatesFor(
+  url: string,
+  context: CliContext,
+  flags: Pick<TrainerFlags, 'ca' | 'cert' | 'key'>,
+): Promise<PemPaths> {
   const { ca, cert, key } = flags;
   const given = Object.entries({ ca, cert, key }).filter(([, path]) => path !== undefined);
   if (given.length > 0 && !splitUrls(url).some(isTls)) {
@@ -194,11 +198,11 @@ function isTls(url: string): boolean {
   return new URL(url).protocol === 'wss:';
 }
 
-function isOpenWire(url: string): boolean {
+export function isOpenWire(url: string): boolean {
   return splitUrls(url).some((each) => !isTls(each) && !isLoopback(new URL(each).hostname));
 }
 
-function webSocketUrls(text: string): string {
+export function webSocketUrls(text: string): string {
   return splitUrls(text).map(webSocketUrl).join(',');
 }
 
@@ -213,7 +217,7 @@ function webSocketUrl(text: string): string {
 
 const TRAINER_NAME = /^[A-Za-z0-9._-]{1,64}$/;
 
-function trainerName(text: string): string {
+export function trainerName(text: string): string {
   if (TRAINER_NAME.test(text)) return text;
   throw new InvalidArgumentError('It takes 1 to 64 letters, digits, ".", "_" or "-".');
 }

@@ -16,6 +16,7 @@ const MAY_CHANGE_ON_RESUME = [
   'trainer',
   'checkpoint',
   'evaluation',
+  'tensorboard',
 ];
 
 const WHY_FIXED: Readonly<Record<string, string>> = {

@@ -727,6 +727,10 @@ export const runConfigSchema = z.strictObject({
   checkpoint: checkpoint.prefault({}),
   evaluation: evaluation.prefault({}),
   state,
+  tensorboard: z
+    .boolean()
+    .default(false)
+    .describe('Write the curves of the run for TensorBoard, too: tensorboard/ in dir'),
   steps: count.describe('Length of the run'),
   seed: z.int().min(0).max(0xffffffff).default(0).describe('Of everything random: weights, order, sketches'),
 });

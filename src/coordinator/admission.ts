@@ -25,6 +25,8 @@ export interface AdmissionContext {
   readonly maxTrainers: number;
   /** Digest of a record (0: of the start) if the journal has all that came after it; null otherwise. */
   readonly digestOf: (sequence: number) => Uint8Array | null;
+  /** Why one that says that it is a gateway is not taken; null: it is. */
+  readonly gatewayFault: () => { readonly reason: CloseReason; readonly text: string } | null;
 }
 
 /** Let in, or why not. */
@@ -77,6 +79,8 @@ export function admit(hello: HelloMessage, context: AdmissionContext): Admission
         `(${hello.software || 'of unknown software'}) does not know: it needs a newer version`,
     );
   }
+  const fault = hello.isGateway === true ? context.gatewayFault() : null;
+  if (fault !== null) return refuse(fault.reason, fault.text);
   if (context.trainerCount >= context.maxTrainers) {
     return refuse('RUN_FULL', `the run has ${context.trainerCount} trainers and takes no more`);
   }

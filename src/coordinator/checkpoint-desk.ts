@@ -36,6 +36,22 @@ import { describePassing, isPassing } from './store/full-disk.ts';
 /** Least time between two reports that an upload is getting on. */
 const PROGRESS_INTERVAL_MS = 1000;
 
+/** What checkpoints are made of and where they lie. */
+export type CheckpointedRun = Pick<
+  PreparedRun,
+  | 'authority'
+  | 'runId'
+  | 'config'
+  | 'dataset'
+  | 'baseSha256'
+  | 'journal'
+  | 'shape'
+  | 'checkpointsDir'
+  | 'texts'
+  | 'newestCheckpoint'
+  | 'verified'
+>;
+
 /** What the desk needs of its surroundings. */
 export interface CheckpointSurroundings {
   readonly dispatch: Dispatch;
@@ -48,7 +64,7 @@ export interface CheckpointSurroundings {
 type NewestCheckpoint = Pick<CheckpointInfo, 'step' | 'path' | 'weightsSha256'>;
 
 export class CheckpointDesk {
-  readonly #run: PreparedRun;
+  readonly #run: CheckpointedRun;
   readonly #around: CheckpointSurroundings;
   /** What the core waits for; null: nothing, or it was given up. */
   #job: CheckpointJob | null = null;
@@ -63,7 +79,7 @@ export class CheckpointDesk {
   /** Ends when nobody opens a checkpoint any more. */
   #opening: Promise<unknown> = Promise.resolve();
 
-  constructor(run: PreparedRun, around: CheckpointSurroundings) {
+  constructor(run: CheckpointedRun, around: CheckpointSurroundings) {
     this.#run = run;
     this.#around = around;
     this.#newest = run.newestCheckpoint;

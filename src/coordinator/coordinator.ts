@@ -11,7 +11,13 @@ import { deferred } from '../deferred.ts';
 import { sequenceAt } from '../files/order.ts';
 import { countedLabels, readSequences } from '../files/sequences.ts';
 import { collectGrownFrames, collectGrownHeap, expectFrames } from '../heap.ts';
-import { createChangeLogger, createRateLimitedLogger, type ChangeLogger, type Logger } from '../log.ts';
+import {
+  createChangeLogger,
+  createRateLimitedLogger,
+  withFields,
+  type ChangeLogger,
+  type Logger,
+} from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import { FIRST_DIGEST } from '../protocol/digest.ts';
 import { contributionBytes } from '../protocol/slot-sizes.ts';
@@ -19,6 +25,7 @@ import type { CoordinatorOptions, RunningCoordinator, RunReport, RunSummary } fr
 import { describeChoice, describeShortage } from './aggregation-notice.ts';
 import { foldCounted, type CountedSteps } from './counted-steps.ts';
 import { CheckpointDesk } from './checkpoint-desk.ts';
+import { coordinatorPage, type CoordinatorPage } from './coordinator-page.ts';
 import { advance, initialState } from './core/advance.ts';
 import { describeOutlier, type Outlier } from './core/outliers.ts';
 import { pauseOf } from './core/pause.ts';
@@ -26,8 +33,10 @@ import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
 import { EvaluationDesk } from './evaluation-desk.ts';
+import { gatewayFault } from './gateway-fault.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
+import { SOFTWARE } from '../software.ts';
 import { planOf } from './plan.ts';
 import { prepareRun, type PreparedRun } from './prepare-run.ts';
 import type { RecordPlace, SealedRecord } from './records.ts';
@@ -96,6 +105,7 @@ class Coordinator {
   readonly #trainers: TrainerDesk;
   readonly #metrics: RunMetrics;
   readonly #traffic: Traffic;
+  readonly #view: CoordinatorPage;
   /** For what peers cause. */
   readonly #peerLogger: Logger;
   readonly #logNote: ChangeLogger;
@@ -122,9 +132,10 @@ class Coordinator {
     this.#run = run;
     this.#counted = run.start.counted;
     this.#doorkeeper = doorkeeper;
-    this.#options = options;
+    const fieldsOf = () => ({ run: run.config.name, step: this.#state.step });
+    this.#options = { ...options, logger: withFields(options.logger, fieldsOf) };
     const { config, shape, dataset, metrics, evaluations } = run;
-    const { logger } = options;
+    const { logger } = this.#options;
     const onReport = (report: RunReport): void => this.#report(report);
     const nowMs = this.#clock.nowMs();
     const plan = planOf(config, shape, dataset?.validation?.count ?? 0);
@@ -167,10 +178,18 @@ class Coordinator {
       doorkeeper,
       dispatch,
       committedStep: () => this.#state.step,
+      gatewayFault: (hello) => gatewayFault(config, hello, SOFTWARE),
       nowMs: clock.nowMs,
       pause: (durationMs) => (durationMs === 0 ? setImmediate() : sleep(durationMs)),
       adopt: (connection, trainerId) => this.#server.admit(connection, trainerId),
       onFailure,
+      logger: this.#peerLogger,
+    });
+    this.#view = coordinatorPage(run, this.#state, {
+      doorkeeper,
+      sizes: () => this.#trainers.sizes(),
+      whyNotReady: () => (this.#isEnding ? 'it ends' : (pauseOf(this.#state)?.reason ?? null)),
+      nowMs: clock.nowMs,
       logger: this.#peerLogger,
     });
   }
@@ -202,6 +221,8 @@ class Coordinator {
           if (trainerId !== null) this.#traffic.count(trainerId, direction, frame);
         },
         onFatal: (error) => this.#fail(error),
+        onRequest: (request, response) => this.#view.page.respond(request, response),
+        onLive: (request, socket, head) => this.#view.page.upgrade(request, socket, head),
       },
     );
     this.#doorkeeper.watch({
@@ -267,6 +288,7 @@ class Coordinator {
         const isPaused = pauseOf(this.#state) !== undefined;
         const { state, effects, note } = advance(this.#state, event);
         this.#state = state;
+        this.#view.watch.see(state, event, effects, note);
         if (note !== undefined) this.#tell(note, isPaused);
         for (const effect of effects) this.#perform(effect);
       }
@@ -554,6 +576,7 @@ class Coordinator {
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
     if (this.#ticker !== null) clearInterval(this.#ticker);
     this.#doorkeeper.close();
+    this.#view.page.close();
     try {
       await this.#server.close(reason, text);
       await this.#checkpoints.close();

@@ -23,6 +23,11 @@ import { checkExposure } from './exposure.ts';
 /** How often files are looked at, and open connections judged again. */
 const LOOK_INTERVAL_MS = 250;
 
+/** What of the configuration is about the door. */
+export type DoorConfig = Pick<RunConfig, 'dir'> & {
+  readonly coordinator: Pick<RunConfig['coordinator'], 'host' | 'auth' | 'tls' | 'insecure'>;
+};
+
 /** What happened that the coordinator must act on. */
 export interface DoorkeeperHandlers {
   /** Regularly: tokens may have been revoked or have expired. */
@@ -40,7 +45,7 @@ export class Doorkeeper {
   /** What must be told before the coordinator listens. */
   readonly warning: string | null;
   readonly #local: NewToken;
-  readonly #config: RunConfig;
+  readonly #config: DoorConfig;
   readonly #wallNowMs: () => number;
   readonly #logTokens: ChangeLogger;
   readonly #logCertificates: ChangeLogger;
@@ -50,7 +55,7 @@ export class Doorkeeper {
   #timer: NodeJS.Timeout | null = null;
 
   private constructor(
-    config: RunConfig,
+    config: DoorConfig,
     certificates: PemTexts | null,
     logger: Logger,
     wallNowMs: () => number,
@@ -81,7 +86,7 @@ export class Doorkeeper {
    * @throws ConfigError, DataError or OperatingError, before anything of the run is written
    */
   static async open(
-    config: RunConfig,
+    config: DoorConfig,
     logger: Logger,
     wallNowMs: () => number = () => Date.now(),
   ): Promise<Doorkeeper> {
@@ -108,6 +113,18 @@ export class Doorkeeper {
     const local = judgeToken(token, this.#localTokens, 'trainer', this.#wallNowMs());
     if (local.isValid || !this.asksForTokens) return local.isValid ? local : { isValid: true, tokenId: null };
     return judgeToken(token, this.#tokens ?? new Map(), 'trainer', this.#wallNowMs());
+  }
+
+  /** Decides on the token of one who wants to look at the run: a viewer's or an operator's. */
+  judgeViewer(token: string): TokenVerdict {
+    this.#lookAtTokens();
+    if (!this.asksForTokens) return { isValid: true, tokenId: null };
+    const judged = (role: 'viewer' | 'operator'): TokenVerdict =>
+      judgeToken(token, this.#tokens ?? new Map(), role, this.#wallNowMs());
+    const viewer = judged('viewer');
+    if (viewer.isValid || viewer.reason !== 'WRONG_ROLE') return viewer;
+    const operator = judged('operator');
+    return operator.isValid ? operator : viewer;
   }
 
   /** Decides once more on one who came in with a token of this id; null: without any. */

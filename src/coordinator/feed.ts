@@ -8,7 +8,7 @@ import type { FeedGate } from './feed-gate.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
 import type { Journal } from './store/journal.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
-import { MAX_PART_BYTES } from '../protocol/limits.ts';
+import { MAX_MEMBERS, MAX_PART_BYTES } from '../protocol/limits.ts';
 import type { SnapshotHeader } from '../protocol/messages.ts';
 import { partFrame } from '../protocol/part-frame.ts';
 
@@ -51,10 +51,13 @@ export function snapshotHeader(
   { step, run, tensors }: OpenCheckpoint,
   firstTensor = 0,
   trainerId: string | null = null,
+  isGateway = false,
 ): SnapshotHeader {
   const { counted } = run;
+  const all = isGateway ? countedIn(run) : null;
   return {
     ...(counted === undefined || trainerId === null ? {} : { countedStep: counted[trainerId] ?? 0 }),
+    ...(all === null ? {} : { counted: all }),
     step,
     sequence: run.sequence,
     digest: digestOf(run),
@@ -78,6 +81,12 @@ export async function* snapshotFrames(snapshot: OpenCheckpoint, firstTensor = 0)
   }
   const end = { step, sequence: run.sequence, digest: digestOf(run), tensors: [] };
   yield encodeEnvelope({ kind: 'snapshotEnd', ...end });
+}
+
+/** Who was counted when, for a gateway, whose trainers may ask; null: not known, or more than a message takes. */
+function countedIn({ counted, sequence }: OpenCheckpoint['run']): Readonly<Record<string, number>> | null {
+  const known = counted ?? (sequence === 0 ? {} : null);
+  return known === null || Object.keys(known).length > MAX_MEMBERS ? null : known;
 }
 
 function digestOf(run: OpenCheckpoint['run']): Uint8Array {

@@ -33,6 +33,8 @@ import {
 } from './open-authority.ts';
 import { restoreMetrics } from './restore-metrics.ts';
 import { siteFacts } from './site-facts.ts';
+import { TensorBoardLog } from './tensorboard-log.ts';
+import { RunHistory } from '../view/run-history.ts';
 import { planNotice, trafficNotice } from './traffic-notice.ts';
 import { trafficPlan } from './traffic-plan.ts';
 import {
@@ -63,6 +65,8 @@ export interface PreparedRun {
   readonly runId: string;
   readonly metrics: MetricsLog;
   readonly evaluations: MetricsLog;
+  /** All lines of these two files, those that are to come too. */
+  readonly history: RunHistory;
   readonly checkpointsDir: string;
   readonly journal: Journal;
   /** What decides that a record is committed: the journal is that, or a mirror of it. */
@@ -166,10 +170,19 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const { path, step, manifest } = checkpoint;
   const { baseSha256 = '' } = checkpoint.run;
   await checkpoint.close();
-  const metrics = await MetricsLog.open(run.metricsPath, start.step);
+  const history = new RunHistory();
+  const board = config.tensorboard ? await TensorBoardLog.open(run.path, start.step, options.logger) : null;
+  if (board !== null) closers.add(() => board.close());
+  const metrics = await MetricsLog.open(run.metricsPath, start.step, (line) => {
+    history.addStep(line);
+    board?.addStep(line);
+  });
   closers.add(() => metrics.close());
   await restoreMetrics(metrics, journal, start.step);
-  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step);
+  const evaluations = await MetricsLog.open(run.evaluationsPath, start.step, (line) => {
+    history.addEvaluation(line);
+    board?.addEvaluation(line);
+  });
   closers.add(() => evaluations.close());
   const notice = trafficNotice(config, shape);
   if (notice !== null) onNotice(notice);
@@ -186,6 +199,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     runId: run.runId,
     metrics,
     evaluations,
+    history,
     checkpointsDir,
     journal,
     authority,
@@ -210,7 +224,11 @@ export function schemaHashOf(shape: RunShape): Uint8Array {
 }
 
 /** Facts of a checkpoint at a committed step. */
-export function factsOf(run: PreparedRun, at: StartPoint, members: readonly string[]): RunFacts {
+export function factsOf(
+  run: Pick<PreparedRun, 'runId' | 'config' | 'dataset' | 'baseSha256'>,
+  at: StartPoint,
+  members: readonly string[],
+): RunFacts {
   return {
     runId: run.runId,
     name: run.config.name,

@@ -104,6 +104,11 @@ export class RefreshSums {
     return (this.#sizes[index]?.sketches[this.#round - 1]?.totalBytes ?? 0) / 4;
   }
 
+  /** A sum that was made elsewhere. */
+  takeSum(index: number, sum: Float32Array): void {
+    this.#sums.set(index, sum);
+  }
+
   /** The summed sketch of a slot as bytes, for the trainer that factorises it. */
   sumOf(index: number): Uint8Array | null {
     const sum = this.#sums.get(index);

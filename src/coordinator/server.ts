@@ -18,6 +18,7 @@ import type { Connection } from './connection.ts';
 import { addressOf, Door, REFUSAL_TIME_MS } from './door.ts';
 import { MAX_BUFFERED_BYTES, SocketConnection } from './socket-connection.ts';
 import { Turnstile } from './turnstile.ts';
+import { LIVE_PATH, pathOf, PROBE_PATHS } from '../view/paths.ts';
 
 export type { Connection } from './connection.ts';
 
@@ -80,6 +81,8 @@ export interface ServerHandlers {
   onFatal(error: unknown): void;
   /** Any HTTP request that is no upgrade; without it the answer is 404. */
   onRequest?(request: IncomingMessage, response: ServerResponse): void;
+  /** A request for a WebSocket at LIVE_PATH, for those who look at the run; without it the answer is 404. */
+  onLive?(request: IncomingMessage, socket: Duplex, head: Buffer): void;
 }
 
 /** What the server remembers of a connection besides the connection itself. */
@@ -270,14 +273,18 @@ export class CoordinatorServer {
   #respond(door: Door, request: IncomingMessage, response: ServerResponse): void {
     const crowd = door.isSecure ? null : this.#turnstile.knock(addressOf(request.socket));
     if (crowd !== null) return answer(response, 429, crowd);
-    if (!door.isTrusted(request)) return answer(response, 403, NO_CERTIFICATE);
+    const mayCome = door.isTrusted(request) || PROBE_PATHS.has(pathOf(request));
+    if (!mayCome) return answer(response, 403, NO_CERTIFICATE);
     if (this.#handlers.onRequest !== undefined) return this.#handlers.onRequest(request, response);
     answer(response, 404, 'not found');
   }
 
   #upgrade(door: Door, request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const refusal = this.#refusalOf(door, request);
+    const { onLive } = this.#handlers;
+    const isLive = onLive !== undefined && pathOf(request) === LIVE_PATH;
+    const refusal = this.#refusalOf(door, request, isLive);
     if (refusal !== null) return refuseUpgrade(socket, refusal);
+    if (isLive) return onLive.call(this.#handlers, request, socket, head);
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       if (door.isTrusted(request))
         this.#guard(() => this.#connect(webSocket, request.socket, door.wireOf(request.socket)));
@@ -286,11 +293,10 @@ export class CoordinatorServer {
   }
 
   /** Why a request may not become a WebSocket, or null. */
-  #refusalOf(door: Door, request: IncomingMessage): Refusal | null {
-    const [path] = (request.url ?? '/').split('?');
-    if (path !== '/') return { status: 404, text: 'not found' };
-    // A browser sends Origin. No page may talk to a coordinator on its visitor's machine.
-    if (request.headers.origin !== undefined) return { status: 403, text: 'not for web pages' };
+  #refusalOf(door: Door, request: IncomingMessage, isLive: boolean): Refusal | null {
+    if (!isLive && pathOf(request) !== '/') return { status: 404, text: 'not found' };
+    // A browser sends Origin. No page may talk as a trainer to a coordinator on its visitor's machine.
+    if (!isLive && request.headers.origin !== undefined) return { status: 403, text: 'not for web pages' };
     const address = addressOf(request.socket);
     const crowd = (door.isSecure ? null : this.#turnstile.knock(address)) ?? this.#turnstile.crowdOf(address);
     if (crowd !== null) {
@@ -298,6 +304,7 @@ export class CoordinatorServer {
       return { status: 429, text: crowd };
     }
     if (this.#isClosing) return { status: 503, text: 'the coordinator stops' };
+    if (isLive) return door.isTrusted(request) ? null : { status: 403, text: NO_CERTIFICATE };
     const { maxConnections: most } = this.#options;
     if (this.#peers.size < most) return null;
     const text = `connections: ${this.#peers.size + 1}, allowed: ${most} (coordinator.limits.connections)`;

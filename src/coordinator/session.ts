@@ -25,6 +25,8 @@ export class Session {
   framesAhead = 0;
   /** What it was told last. */
   lastNotice = '';
+  /** It takes trainers of its own. */
+  isGateway = false;
   /** Of each snapshot that it was asked for and has not ended, what it is for; oldest first. */
   readonly uploadsOwed: CheckpointJob[] = [];
   #outbox: Promise<void> = Promise.resolve();

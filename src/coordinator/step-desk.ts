@@ -5,29 +5,42 @@
 import type { RunConfig } from '../config/schema.ts';
 import { ProtocolError } from '../errors.ts';
 import { aggregationOf, type Aggregation } from '../galore/aggregate/rules.ts';
+import { codecOfPayload } from '../galore/codec/codec.ts';
+import type { CodecName } from '../galore/codec/tensor-codec.ts';
 import { isGenerated } from '../galore/method.ts';
 import { restartsOf } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { hasBasis, payloadNumbers, travels, withRanks, type Slot } from '../galore/slot.ts';
 import { CLOSE_CODES } from '../protocol/close-codes.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
-import type { ContributionMessage, FactorMessage, PartMessage, SketchMessage } from '../protocol/messages.ts';
+import type {
+  ContributionMessage,
+  FactorMessage,
+  Member,
+  PartMessage,
+  SketchMessage,
+} from '../protocol/messages.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
+import { derive } from '../random.ts';
+import { MAX_MEMBERS } from '../protocol/limits.ts';
 import { rankOfBasis, sizesAt, type Ranks } from '../protocol/slot-sizes.ts';
 import { stepTargets, targetsOfSequence, type RunShape } from '../run-shape.ts';
 import { aggregationNotice, type AggregationNotice } from './aggregation-notice.ts';
 import { chooseTrainers, onlyOf } from './choose-trainers.ts';
-import type { Effect, Received } from './core/state.ts';
+import type { Effect, FactorJob, Received } from './core/state.ts';
 import { EarlySums, type ExpectedMember } from './early-sums.ts';
 import { outlierPlanOf } from './plan.ts';
 import { sealBases, sealGenerated, type NewBasis, type RecordPlace, type SealedRecord } from './records.ts';
 import { RefreshSums, type Offer } from './refresh-sums.ts';
 import type { SpillFile } from './spill-file.ts';
 import { Staging, type StagedStream } from './staging.ts';
+import { summedMembers } from './summed-members.ts';
 import {
   comparedSlots,
   contributionNorm,
+  encodeSlotSum,
   sealUpdate,
+  slotOrder,
   UpdateSums,
   type SumOptions,
   type WeightedTensors,
@@ -54,6 +67,13 @@ export interface EarlyUpdate {
   withdraw(step: number): void;
 }
 
+/** A tensor that a gateway has made of those of its trainers. */
+export interface SummedTensor {
+  readonly tensor: number;
+  readonly codec: CodecName;
+  readonly bytes: Uint8Array;
+}
+
 /** What a member of the step was assigned. */
 interface Share {
   readonly positions: readonly number[];
@@ -61,6 +81,8 @@ interface Share {
   readonly mostTokens: number;
   /** Those whose labels count; null until its sequences are read. */
   expectedTokens: number | null;
+  /** Of a gateway: how many trainers it would share them among; null: it is none. */
+  readonly capacity: number | null;
 }
 
 export class StepDesk {
@@ -85,6 +107,10 @@ export class StepDesk {
   #early: EarlySums | null = null;
   /** The step's basis record comes before its update. */
   #awaitsBases = false;
+  /** Of each gateway that has contributed, whose contributions it has summed. */
+  readonly #summed = new Map<string, readonly Member[]>();
+  /** Slots whose contributions are f32 in this step. */
+  #flushSlots: ReadonlySet<number> = new Set();
 
   /**
    * @param probeSeed a number the trainers do not know
@@ -138,19 +164,22 @@ export class StepDesk {
 
   /** A trainer is about to be given sequences of a step in which these slots are flushed. */
   assigned(
-    { trainerId, step, positions, refreshSlots }: EffectOf<'assignStep'>,
+    { trainerId, step, positions, refreshSlots, capacity }: EffectOf<'assignStep'>,
     flushSlots: readonly number[] = [],
   ): void {
     if (step !== this.#step) {
       this.#shares.clear();
+      this.#summed.clear();
       this.#openWindow(step, 0);
     }
     this.#awaitsBases = refreshSlots.length > 0;
     this.#staging.flush(flushSlots);
+    this.#flushSlots = new Set(flushSlots);
+    // How many trainers a gateway has by now it says with its contribution.
     const mostTokens = this.#config.data.local
-      ? stepTargets(this.#config)
+      ? (capacity === undefined ? 1 : MAX_MEMBERS) * stepTargets(this.#config)
       : positions.length * targetsOfSequence(this.#config);
-    this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null });
+    this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null, capacity: capacity ?? null });
   }
 
   /** The trainer is now sent the sequences at `positions`, and this is how many labels in them count. */
@@ -191,6 +220,54 @@ export class StepDesk {
     const slots = this.#refresh.active(this.#refreshSlots);
     this.#refresh.sum(this.#refreshSlots, this.#weighted(weights, 'sketch', slots), this.#aggregation);
   }
+
+  // ---- of a gateway, which sums for the coordinator ----
+
+  /** The sums of sketches, as the gateway sends them. */
+  *sketchSums(): Generator<SummedTensor> {
+    for (const tensor of this.#refresh.active(this.#refreshSlots)) {
+      const bytes = this.#refresh.sumOf(tensor);
+      if (bytes !== null) yield { tensor, codec: 'f32', bytes };
+    }
+  }
+
+  /** The sums of contributions of these members, in the codecs in which a trainer sends its own. */
+  *sumContributions(gatewayId: string, step: number, received: readonly Received[]): Generator<SummedTensor> {
+    const contributions = this.#weighted(received, 'contribution', this.#allSlots);
+    for (const tensor of slotOrder(this.#slots, contributions)) {
+      const slot = this.#slots[tensor]!;
+      const configured = codecOfPayload(slot, step, this.#shape.codecs[tensor]!.contribution);
+      const codec = this.#flushSlots.has(tensor) ? 'f32' : configured;
+      const key = derive(this.#config.seed, 'gateway', gatewayId, step, tensor);
+      const allocate = (byteLength: number): Uint8Array => new Uint8Array(byteLength);
+      const { bytes } = encodeSlotSum(slot, step, contributions, { codec, key, allocate });
+      yield { tensor, codec, bytes };
+    }
+  }
+
+  /** The coordinator's sum of a slot, that jobs of this gateway's trainers are about. */
+  takeSum(tensor: number, sum: Float32Array): void {
+    this.#refresh.takeSum(tensor, sum);
+  }
+
+  /** What the jobs have made of the sums. */
+  settleFactors(jobs: readonly FactorJob[]): {
+    readonly tensors: readonly SummedTensor[];
+    readonly zeroSlots: readonly number[];
+    readonly similarities: readonly number[];
+  } {
+    this.#refresh.settle(jobs);
+    const asked = new Set(jobs.flatMap(({ slots }) => slots));
+    const made = [...this.#refresh.factors].filter(([slot]) => asked.has(slot)).sort(([a], [b]) => a - b);
+    const tells = this.#config.method.refresh.lazy_threshold !== undefined;
+    return {
+      tensors: made.map(([tensor, { bytes }]) => ({ tensor, codec: 'f32', bytes })),
+      zeroSlots: jobs.flatMap(({ slots }) => slots.filter((slot) => !this.#refresh.factors.has(slot))),
+      similarities: tells ? made.map(([, { similarity }]) => similarity) : [],
+    };
+  }
+
+  // ---- of both ----
 
   /** Notes who factorises what; returns the slots and the frames of their sums. */
   beginJob({ trainerId, step, round, slots }: EffectOf<'assignFactors'>): {
@@ -261,7 +338,10 @@ export class StepDesk {
     const { step, tokens } = message;
     if (step !== this.#step || tokens === 0 || !this.#isAssigned(trainerId)) return undefined;
     this.#checkTokens(trainerId, tokens);
-    const fault = weightFault(this.#config.local_steps.weighting, message.weight);
+    const { weighting } = this.#config.local_steps;
+    // A gateway whose trainers all count alike says how many they are.
+    const isCounted = message.members !== undefined && weighting === 'equal';
+    const fault = isCounted ? null : weightFault(weighting, message.weight);
     if (fault !== null)
       throw new ProtocolError(CLOSE_CODES.INVALID_CONTRIBUTION.code, `step ${step}: ${fault}`);
     const tensors = this.#staging.take(trainerId, 'contribution', this.#allSlots);
@@ -272,13 +352,34 @@ export class StepDesk {
         `the contribution of step ${step} has checksum ${checksum}, not ${message.checksum} as declared`,
       );
     }
+    if (message.members !== undefined) this.#noteSummed(trainerId, message);
     if (!this.#judgesNorms) return undefined;
     return contributionNorm(this.#slots, step, tensors, this.#shareOf(tokens));
   }
 
+  /** @throws ProtocolError for members that cannot be */
+  #noteSummed(gateway: string, message: ContributionMessage): void {
+    const { data, local_steps: local } = this.#config;
+    if (data.local) this.#checkTokens(gateway, message.tokens, message.members!.length);
+    const elsewhere = [...this.#summed].flatMap(([id, members]) => (id === gateway ? [] : members));
+    const members = summedMembers(message, {
+      gateway,
+      positions: data.local ? null : (this.#shares.get(gateway)?.positions ?? []),
+      isWeighed: local.weighting !== 'targets',
+      others: new Set([...this.#shares.keys(), ...elsewhere.map(({ trainerId }) => trainerId)]),
+    });
+    if ('fault' in members) {
+      throw new ProtocolError(
+        CLOSE_CODES.INVALID_CONTRIBUTION.code,
+        `step ${message.step}: ${members.fault}`,
+      );
+    }
+    this.#summed.set(gateway, members);
+  }
+
   /** What a contribution counts by, where that is not its tokens. */
-  weightOf({ weight }: ContributionMessage): Pick<Received, 'weight'> {
-    return weightOf(this.#config.local_steps.weighting, weight);
+  weightOf({ weight, members }: ContributionMessage): Pick<Received, 'weight'> {
+    return weightOf(this.#config.local_steps.weighting, weight, members?.length);
   }
 
   /** The record of the new bases. */
@@ -301,6 +402,7 @@ export class StepDesk {
       shards,
       cursor,
       tellsNorms: method.refresh.converged_ratio !== undefined,
+      summed: this.#summed,
     };
     const early = this.#early;
     if (early?.isOf(place.sequence, facts.received) && early.sums.count === this.#allSlots.length) {
@@ -344,11 +446,11 @@ export class StepDesk {
   /** Null as long as a member is not known to have its sequences. */
   #beginEarly(channel: EarlyUpdate): EarlySums | null {
     const shares = [...this.#shares].sort(([a], [b]) => (a < b ? -1 : 1));
-    const weight = weightOf(this.#config.local_steps.weighting);
-    const members = shares.map(([trainerId, { expectedTokens: tokens }]) => ({
+    const { weighting } = this.#config.local_steps;
+    const members = shares.map(([trainerId, { expectedTokens: tokens, capacity }]) => ({
       trainerId,
       tokens,
-      ...weight,
+      ...weightOf(weighting, undefined, capacity ?? 1),
     }));
     if (!members.every((member): member is ExpectedMember => member.tokens !== null)) return null;
     const counted = members.filter(({ tokens }) => tokens > 0);
@@ -452,8 +554,9 @@ export class StepDesk {
     return this.#shares.has(trainerId);
   }
 
-  #checkTokens(trainerId: string, tokens: number): void {
-    const most = this.#shares.get(trainerId)?.mostTokens ?? 0;
+  #checkTokens(trainerId: string, tokens: number, sites: number | null = null): void {
+    const given = this.#shares.get(trainerId)?.mostTokens ?? 0;
+    const most = sites === null ? given : sites * stepTargets(this.#config);
     if (tokens > most) {
       throw new ProtocolError(
         CLOSE_CODES.INVALID_CONTRIBUTION.code,

@@ -4,6 +4,7 @@
  */
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError } from '../errors.ts';
+import { protocolError } from '../protocol/checks.ts';
 import type { Logger } from '../log.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
 import type { HelloMessage, Message, SnapshotProgress } from '../protocol/messages.ts';
@@ -21,6 +22,7 @@ import { Session } from './session.ts';
 import type { StepDesk } from './step-desk.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
 import { RateLimiter } from '../rate-limiter.ts';
+import { SOFTWARE } from '../software.ts';
 
 /** Sizes that a trainer's last heartbeat told. */
 export interface TrainerSizes {
@@ -31,12 +33,22 @@ export interface TrainerSizes {
 /** All trainers of a run may join at once, and once more, before joins_per_second counts. */
 const LEAST_BURST = 64;
 
+/** What trainers are told of a run. */
+export type ServedRun = Pick<
+  PreparedRun,
+  'runId' | 'config' | 'shape' | 'schemaHash' | 'journal' | 'modelJson' | 'site'
+>;
+
 /** What the desk needs of its surroundings. */
 export interface TrainerSurroundings {
   readonly steps: StepDesk;
-  readonly evaluations: EvaluationDesk;
+  readonly evaluations: Pick<EvaluationDesk, 'accept' | 'forget'>;
   readonly checkpoints: CheckpointDesk;
   readonly doorkeeper: Pick<Doorkeeper, 'judge' | 'judgeAgain'>;
+  /** Why a gateway is not taken; null: it is. */
+  readonly gatewayFault: (
+    hello: HelloMessage,
+  ) => { readonly reason: CloseReason; readonly text: string } | null;
   readonly dispatch: Dispatch;
   /** The last one. */
   readonly committedStep: () => number;
@@ -57,7 +69,7 @@ function withoutDoor(config: RunConfig): object {
 }
 
 export class TrainerDesk {
-  readonly #run: PreparedRun;
+  readonly #run: ServedRun;
   readonly #around: TrainerSurroundings;
   readonly #sessions = new Map<string, Session>();
   /** By token. Each costs the reading of a checkpoint, or of records. */
@@ -65,7 +77,7 @@ export class TrainerDesk {
   readonly #sizes = new Map<string, TrainerSizes>();
   readonly #gate: FeedGate;
 
-  constructor(run: PreparedRun, around: TrainerSurroundings) {
+  constructor(run: ServedRun, around: TrainerSurroundings) {
     this.#run = run;
     this.#around = around;
     const { limits, max_trainers: maxTrainers } = run.config.coordinator;
@@ -138,6 +150,9 @@ export class TrainerDesk {
         this.#sizes.set(trainerId, { residentBytes, tensorCount });
         return dispatch({ type: 'trainerSeen', trainerId });
       }
+      case 'capacity':
+        this.#checkGateway(session, message.kind);
+        return dispatch({ type: 'capacityTold', trainerId, trainers: message.trainers });
       case 'part':
         if (message.stream === 'snapshot') return checkpoints.acceptPart(session, message);
         return steps.acceptPart(trainerId, message);
@@ -153,10 +168,12 @@ export class TrainerDesk {
         return dispatch({ type: 'factorReceived', trainerId, step, round, slots });
       }
       case 'contribution': {
+        if (message.members !== undefined) this.#checkGateway(session, 'a sum of contributions');
         const norm = steps.acceptContribution(trainerId, message);
-        const { step, tokens, isLossWithheld } = message;
+        const { step, tokens, isLossWithheld, members } = message;
         const lossSum = isLossWithheld === true ? null : message.lossSum;
-        const told = { ...steps.weightOf(message), ...(norm === undefined ? {} : { norm }) };
+        const used = members === undefined ? {} : { used: members.flatMap(({ positions }) => positions) };
+        const told = { ...steps.weightOf(message), ...(norm === undefined ? {} : { norm }), ...used };
         return dispatch({ type: 'contributionReceived', trainerId, step, tokens, lossSum, ...told });
       }
       case 'evaluation':
@@ -170,6 +187,12 @@ export class TrainerDesk {
       default:
         return; // a Goodbye: the close frame behind it tells the rest
     }
+  }
+
+  /** @throws ProtocolError for what a gateway alone may send */
+  #checkGateway({ trainerId, isGateway }: Session, what: string): void {
+    if (!isGateway)
+      throw protocolError('UNEXPECTED_MESSAGE', `${what} from ${trainerId}, which is no gateway`);
   }
 
   #welcome(connection: Connection, hello: HelloMessage): void {
@@ -189,6 +212,7 @@ export class TrainerDesk {
       trainerCount: this.#sessions.size - (isReplacement ? 1 : 0),
       maxTrainers: config.coordinator.max_trainers,
       digestOf: (sequence) => journal.digestOf(sequence),
+      gatewayFault: () => this.#around.gatewayFault(hello),
     });
     if (!answer.isAdmitted) {
       logger.warn(
@@ -201,6 +225,7 @@ export class TrainerDesk {
     this.#around.adopt(connection, trainerId);
     if (isReplacement) this.#forget(trainerId);
     const session = new Session(trainerId, connection, onFailure, answer.tokenId);
+    session.isGateway = hello.isGateway === true;
     this.#sessions.set(trainerId, session);
     const fields = {
       trainer: trainerId,
@@ -247,8 +272,12 @@ export class TrainerDesk {
       schemaHash,
       heartbeatIntervalMs: config.coordinator.heartbeat_interval_ms,
       heartbeatTimeoutMs: config.coordinator.heartbeat_timeout_ms,
-      snapshot: snapshot === null ? null : snapshotHeader(snapshot, firstTensor, session.trainerId),
+      snapshot:
+        snapshot === null
+          ? null
+          : snapshotHeader(snapshot, firstTensor, session.trainerId, session.isGateway),
       ...(this.#run.site === null ? {} : { site: this.#run.site }),
+      software: SOFTWARE,
     });
     const nextSequence = (snapshot?.run.sequence ?? heldSequence ?? 0) + 1;
     const plan = { snapshot, firstTensor, nextSequence };

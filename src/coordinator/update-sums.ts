@@ -26,7 +26,9 @@ import { RecordDigest } from '../protocol/digest.ts';
 import { encodeEnvelope } from '../protocol/envelope.ts';
 import { splitIntoParts } from '../protocol/parts.ts';
 import type { SlotCodecs } from '../protocol/slot-sizes.ts';
-import { derive } from '../random.ts';
+import type { CodecName } from '../galore/codec/tensor-codec.ts';
+import type { Member } from '../protocol/messages.ts';
+import { derive, type RandomKey } from '../random.ts';
 import type { ComparedTensor } from './choose-trainers.ts';
 import type { Cursor, Received, Shard } from './core/state.ts';
 import { seal, type RecordPlace, type SealedRecord } from './records.ts';
@@ -60,6 +62,8 @@ export interface UpdateFacts {
   readonly cursor: Cursor;
   /** Whether the record tells the norm of each slot with a basis. */
   readonly tellsNorms?: boolean;
+  /** Of each gateway among them those whose contributions it has summed. */
+  readonly summed?: ReadonlyMap<string, readonly Member[]>;
 }
 
 /** Everything an update record is made of. */
@@ -104,22 +108,12 @@ export class UpdateSums {
     const { slots, codecs, seed, rule } = this.#options;
     const { step } = this.place;
     const slot = slots[index]!;
-    const count = tensorLength(slot, step);
     const codec = codecOfPayload(slot, step, codecs[index]!.update);
     const key = derive(seed, 'update', step, index);
-    const parts = partsOf(slot, contributions);
-    let bytes: Uint8Array;
-    if (slot.policy === 'row-sparse') {
-      const { rows, values, squaredNorm } = sumRows(slot, parts);
-      if (factor !== 1) values.forEach((value, i) => (values[i] = value * factor));
-      bytes = encodeRows(codec, rows, values, key, (byteLength) => this.#scratchOf(byteLength));
-      this.#squares.set(index, squaredNorm);
-    } else {
-      const writer = codecFor(codec).writer(count, key, this.#scratchOf(codecFor(codec).encodedBytes(count)));
-      const normed = sizeOf(payloadShape(slot, step));
-      this.#squares.set(index, encodeSum(parts, count, writer, factor, normed, rule));
-      bytes = writer.bytes;
-    }
+    const allocate = (byteLength: number): Uint8Array => this.#scratchOf(byteLength);
+    const how = { codec, key, factor, rule, allocate };
+    const { bytes, squaredNorm } = encodeSlotSum(slot, step, contributions, how);
+    this.#squares.set(index, squaredNorm);
     const header = { stream: 'update', step, round: 0, tensor: index, codec } as const;
     for (const part of splitIntoParts(header, bytes)) {
       const frame = encodeEnvelope(part);
@@ -129,7 +123,7 @@ export class UpdateSums {
   }
 
   /** The record. `Commit.update.gradient_norm` is the norm before clipping. */
-  seal({ learningRate, received, shards, cursor, tellsNorms }: UpdateFacts): SealedRecord {
+  seal({ learningRate, received, shards, cursor, tellsNorms, summed }: UpdateFacts): SealedRecord {
     const squares = [...this.#squares].sort(([a], [b]) => a - b);
     const projected = squares.filter(([index]) => hasBasis(this.#options.slots[index]!));
     const record = {
@@ -137,12 +131,12 @@ export class UpdateSums {
       learningRate,
       tokens: received.reduce((total, { tokens }) => total + tokens, 0),
       lossSum: lossOf(received),
-      members: received.map(({ trainerId, tokens, weight = tokens }) => ({
-        trainerId,
-        tokens,
-        ...(weight === tokens ? {} : { weight }),
-        positions: [...(shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])],
-      })),
+      members: received.flatMap(({ trainerId, tokens, weight = tokens }): readonly Member[] => {
+        const behind = summed?.get(trainerId);
+        if (behind !== undefined) return behind;
+        const positions = [...(shards.find((shard) => shard.trainerId === trainerId)?.positions ?? [])];
+        return [{ trainerId, tokens, ...(weight === tokens ? {} : { weight }), positions }];
+      }),
       cursor: { next: cursor.next, returned: [...cursor.returned] },
       gradientNorm: Math.sqrt(squares.reduce((total, [, square]) => total + square, 0)),
       slotNorms: tellsNorms === true ? projected.map(([, square]) => Math.sqrt(square)) : [],
@@ -154,6 +148,37 @@ export class UpdateSums {
     if (byteLength > this.#scratch.length) this.#scratch = new Uint8Array(byteLength);
     return this.#scratch.subarray(0, byteLength);
   }
+}
+
+/** How the sum of a slot is encoded. */
+export interface SlotEncoding {
+  readonly codec: CodecName;
+  /** Of the dice of its rounding. */
+  readonly key: RandomKey;
+  /** What the sum is multiplied by; left out: 1. */
+  readonly factor?: number;
+  readonly rule?: SlotRule | undefined;
+  readonly allocate: (byteLength: number) => Uint8Array;
+}
+
+/** Sums one slot, sum p_i x_i with its share p_i, and encodes it; with the squared norm of the sum before that. */
+export function encodeSlotSum(
+  slot: Slot,
+  step: number,
+  contributions: readonly WeightedTensors[],
+  { codec, key, factor = 1, rule, allocate }: SlotEncoding,
+): { readonly bytes: Uint8Array; readonly squaredNorm: number } {
+  const parts = partsOf(slot, contributions);
+  if (slot.policy === 'row-sparse') {
+    const { rows, values, squaredNorm } = sumRows(slot, parts);
+    if (factor !== 1) values.forEach((value, i) => (values[i] = value * factor));
+    return { bytes: encodeRows(codec, rows, values, key, allocate), squaredNorm };
+  }
+  const count = tensorLength(slot, step);
+  const writer = codecFor(codec).writer(count, key, allocate(codecFor(codec).encodedBytes(count)));
+  const normed = sizeOf(payloadShape(slot, step));
+  const squaredNorm = encodeSum(parts, count, writer, factor, normed, rule);
+  return { bytes: writer.bytes, squaredNorm };
 }
 
 /** Of those that tell theirs, as if the others' mean were the same; null: nobody does. */
@@ -177,7 +202,10 @@ export function sealUpdate(place: RecordPlace, input: UpdateInput): SealedRecord
 }
 
 /** The slots that travel, those first that the first trainer sent first. */
-function slotOrder(slots: readonly Slot[], contributions: readonly WeightedTensors[]): Iterable<number> {
+export function slotOrder(
+  slots: readonly Slot[],
+  contributions: readonly WeightedTensors[],
+): Iterable<number> {
   const travelling = slots.filter(travels).map(({ index }) => index);
   const sent = [...(contributions[0]?.tensors.keys() ?? [])].filter((index) => travelling.includes(index));
   return new Set([...sent, ...travelling]);

@@ -23,13 +23,17 @@ export function isDeclared(weighting: RunConfig['local_steps']['weighting']): bo
   return weighting === 'examples' || weighting === 'tokens';
 }
 
-/** The `weight` of a contribution that says this one. @param declared undefined: nothing */
+/**
+ * The `weight` of a contribution that says this one. @param declared undefined: nothing
+ * @param trainers whose contributions are summed in it
+ */
 export function weightOf(
   weighting: RunConfig['local_steps']['weighting'],
   declared?: number,
+  trainers: number = 1,
 ): Pick<Weighed, 'weight'> {
   if (weighting === 'targets') return {};
-  const weight = weighting === 'equal' ? 1 : declared;
+  const weight = weighting === 'equal' ? trainers : declared;
   return weight === undefined ? {} : { weight };
 }
 

@@ -40,7 +40,10 @@ const fileSchema = z.object({
 });
 
 /** Where the tokens of a run are. */
-export function tokensPathOf(config: RunConfig): string {
+export function tokensPathOf(config: {
+  readonly dir: string;
+  readonly coordinator: Pick<RunConfig['coordinator'], 'auth'>;
+}): string {
   return config.coordinator.auth.tokens ?? join(config.dir, TOKENS_FILE);
 }
 

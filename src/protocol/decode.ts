@@ -83,6 +83,7 @@ interface Bodies {
   snapshotEnd: galore.v1.SnapshotEnd;
   stepRejected: galore.v1.StepRejected;
   updateWithdrawn: galore.v1.UpdateWithdrawn;
+  capacity: galore.v1.Capacity;
 }
 
 type Decoders = {
@@ -107,6 +108,7 @@ export const DECODERS: Decoders = {
       codecs: knownCodecs(body.codecs),
       snapshot:
         body.snapshot === null || body.snapshot === undefined ? null : snapshotProgress(body.snapshot),
+      ...(body.gateway ? { isGateway: true as const } : {}),
     };
   },
   welcome: (body) => ({
@@ -121,6 +123,7 @@ export const DECODERS: Decoders = {
     heartbeatTimeoutMs: checkUint(body.heartbeatTimeoutMs, 'heartbeat_timeout_ms', 1),
     snapshot: body.snapshot === null || body.snapshot === undefined ? null : snapshotHeader(body.snapshot),
     ...(body.site ? { site: siteFacts(body.site) } : {}),
+    ...(body.software === '' ? {} : { software: checkName(body.software, 'software') }),
   }),
   goodbye: (body) => ({
     kind: 'goodbye',
@@ -187,6 +190,9 @@ export const DECODERS: Decoders = {
     checksum: checkUint(body.checksum, 'checksum'),
     ...(body.weight === 0 ? {} : { weight: checkAmount(body.weight, 'weight') }),
     ...withheld(body),
+    ...(body.members.length === 0
+      ? {}
+      : { members: checkList(body.members, 'members', MAX_MEMBERS, member) }),
   }),
   commit: (body) => ({
     kind: 'commit',
@@ -237,6 +243,7 @@ export const DECODERS: Decoders = {
     reason: checkText(body.reason, 'reason', MAX_TEXT_LENGTH),
   }),
   updateWithdrawn: (body) => ({ kind: 'updateWithdrawn', step: checkUint(body.step, 'step') }),
+  capacity: (body) => ({ kind: 'capacity', trainers: checkUint(body.trainers, 'trainers', 1, MAX_MEMBERS) }),
 };
 
 function decodePart(body: galore.v1.Part, from: Peer): PartMessage {
@@ -299,7 +306,18 @@ function snapshotHeader(body: galore.v1.SnapshotHeader.$Properties): SnapshotHea
     ...(typeof body.countedStep === 'number'
       ? { countedStep: checkUint(body.countedStep, 'snapshot.counted_step') }
       : {}),
+    ...(body.countedKnown ? { counted: countedSteps(body.counted ?? []) } : {}),
   };
+}
+
+function countedSteps(
+  bodies: readonly galore.v1.CountedStep.$Properties[],
+): Readonly<Record<string, number>> {
+  const entries = checkList(bodies, 'snapshot.counted', MAX_MEMBERS, ({ trainerId, step }, field) => [
+    checkTrainerId(trainerId ?? '', `${field}.trainer_id`),
+    checkUint(step ?? 0, `${field}.step`),
+  ]);
+  return Object.fromEntries(entries) as Record<string, number>;
 }
 
 function snapshotProgress(body: galore.v1.SnapshotProgress.$Properties): SnapshotProgress {
@@ -462,6 +480,7 @@ function member(body: galore.v1.Member.$Properties, field: string): Member {
       checkUint(value, name),
     ),
     ...(body.weight ? { weight: checkAmount(body.weight, `${field}.weight`) } : {}),
+    ...(body.gateway ? { gateway: checkTrainerId(body.gateway, `${field}.gateway`) } : {}),
   };
 }
 

@@ -3,6 +3,7 @@ import type { galore } from '#messages';
 import { CODEC_NUMBERS, STREAM_NUMBERS } from './enums.ts';
 import type {
   BasisRecord,
+  Member,
   Message,
   Sequences,
   SnapshotHeader,
@@ -22,6 +23,7 @@ export function toEnvelope(message: Message): EnvelopeFields {
           ...message,
           protocolVersions: [...message.protocolVersions],
           codecs: message.codecs.map((codec) => CODEC_NUMBERS[codec]),
+          gateway: message.isGateway ?? false,
         },
       };
     case 'welcome':
@@ -69,7 +71,13 @@ export function toEnvelope(message: Message): EnvelopeFields {
         },
       };
     case 'contribution':
-      return { contribution: { ...message, lossWithheld: message.isLossWithheld ?? false } };
+      return {
+        contribution: {
+          ...message,
+          lossWithheld: message.isLossWithheld ?? false,
+          members: (message.members ?? []).map(memberFields),
+        },
+      };
     case 'commit': {
       const { sequence, step, previousDigest, digest, record } = message;
       return { commit: { sequence, step, previousDigest, digest, ...recordField(record) } };
@@ -93,13 +101,21 @@ export function toEnvelope(message: Message): EnvelopeFields {
       return { stepRejected: message };
     case 'updateWithdrawn':
       return { updateWithdrawn: message };
+    case 'capacity':
+      return { capacity: message };
     default:
       return message satisfies never;
   }
 }
 
 function header(snapshot: SnapshotHeader) {
-  return { ...snapshot, tensors: snapshot.tensors.map(tensorInfo) };
+  const { counted, ...told } = snapshot;
+  return {
+    ...told,
+    tensors: snapshot.tensors.map(tensorInfo),
+    counted: Object.entries(counted ?? {}).map(([trainerId, step]) => ({ trainerId, step })),
+    countedKnown: counted !== undefined,
+  };
 }
 
 function tensorInfo(info: TensorInfo) {
@@ -120,6 +136,10 @@ function littleEndian(tokens: Int32Array): Uint8Array {
   return bytes;
 }
 
+function memberFields(member: Member) {
+  return { ...member, positions: [...member.positions] };
+}
+
 function recordField(record: BasisRecord | UpdateRecord) {
   switch (record.type) {
     case 'basis':
@@ -136,7 +156,7 @@ function recordField(record: BasisRecord | UpdateRecord) {
       const { learningRate, tokens, gradientNorm } = record;
       const lossWithheld = record.lossSum === null;
       const lossSum = record.lossSum ?? 0;
-      const members = record.members.map((member) => ({ ...member, positions: [...member.positions] }));
+      const members = record.members.map(memberFields);
       const cursor = { next: record.cursor.next, returned: [...record.cursor.returned] };
       const slotNorms = [...record.slotNorms];
       return {

@@ -44,6 +44,8 @@ export interface SnapshotHeader {
   readonly firstTensor: number;
   /** The last step up to `step` that counted this trainer, 0: none did; left out: not known. */
   readonly countedStep?: number;
+  /** To a gateway: the same of every trainer that was ever counted; left out: not known, or it is none. */
+  readonly counted?: Readonly<Record<string, number>>;
 }
 
 /** What a trainer has of a snapshot whose end it has not seen. */
@@ -81,6 +83,8 @@ export interface Member {
   readonly positions: readonly number[];
   /** Of its contribution in the sum, where that is not its tokens. */
   readonly weight?: number;
+  /** Through which its contribution came; left out: it came from the trainer itself. */
+  readonly gateway?: string;
 }
 
 /** Where the data order stands after a step. */
@@ -132,6 +136,8 @@ export interface HelloMessage {
   readonly codecs: readonly CodecName[];
   /** Null: nothing of a snapshot. */
   readonly snapshot: SnapshotProgress | null;
+  /** It takes trainers of its own. */
+  readonly isGateway?: true;
 }
 
 export interface WelcomeMessage {
@@ -148,6 +154,8 @@ export interface WelcomeMessage {
   readonly snapshot: SnapshotHeader | null;
   /** With data.local, where every trainer reads its own data. */
   readonly site?: SiteFacts;
+  /** Name and version of the coordinator; left out: it does not say. */
+  readonly software?: string;
 }
 
 /** What a site needs to read its own data as the run does, and to see that it is the run it means. */
@@ -258,6 +266,8 @@ export interface ContributionMessage {
   readonly weight?: number;
   /** The site keeps its losses to itself. */
   readonly isLossWithheld?: true;
+  /** Of a gateway: whose contributions are summed in it. */
+  readonly members?: readonly Member[];
 }
 
 export interface CommitMessage {
@@ -320,6 +330,12 @@ export interface UpdateWithdrawnMessage {
   readonly step: number;
 }
 
+/** Of a gateway: how many trainers it would share work among. */
+export interface CapacityMessage {
+  readonly kind: 'capacity';
+  readonly trainers: number; // at least 1
+}
+
 /** Any message of the protocol. */
 export type Message =
   | HelloMessage
@@ -342,7 +358,8 @@ export type Message =
   | SnapshotRequestMessage
   | SnapshotEndMessage
   | StepRejectedMessage
-  | UpdateWithdrawnMessage;
+  | UpdateWithdrawnMessage
+  | CapacityMessage;
 
 /** Name of a message: that of its field in the Envelope, in camel case. */
 export type MessageKind = Message['kind'];
@@ -377,7 +394,7 @@ export const MESSAGE_RULES = {
   sketch: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
   factorAssignment: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_LIST_MESSAGE_BYTES },
   factor: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_LIST_MESSAGE_BYTES },
-  contribution: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  contribution: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
   commit: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
   stateHash: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
   evaluationAssignment: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
@@ -386,6 +403,7 @@ export const MESSAGE_RULES = {
   snapshotEnd: { senders: BOTH, mayOvertake: false, maxBytes: MAX_FRAME_BYTES },
   stepRejected: { senders: COORDINATOR, mayOvertake: true, maxBytes: MAX_SMALL_MESSAGE_BYTES },
   updateWithdrawn: { senders: COORDINATOR, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
+  capacity: { senders: TRAINER, mayOvertake: false, maxBytes: MAX_SMALL_MESSAGE_BYTES },
 } as const satisfies Record<MessageKind, MessageRule>;
 
 /** Who may send Parts of a stream. */

@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { checkpointGradients, type CheckpointGradientsRequest } from './checkpoint-gradients.ts';
 import { loadEngine } from './engine/load.ts';
+import type { ReadyDevice } from './engine/ready-device.ts';
 import {
   measureRefresh,
   syntheticGradients,
@@ -11,7 +12,11 @@ import {
 } from './measure-refresh.ts';
 
 /** What is measured: a made-up gradient of a size, or those of a model. */
-export type RefreshBench = { readonly threads: number; readonly question: RefreshQuestion } & (
+export type RefreshBench = {
+  readonly threads: number;
+  readonly device?: ReadyDevice | undefined;
+  readonly question: RefreshQuestion;
+} & (
   | { readonly kind: 'synthetic'; readonly rows: number; readonly cols: number }
   | { readonly kind: 'checkpoint'; readonly request: Omit<CheckpointGradientsRequest, 'threads'> }
 );
@@ -20,7 +25,7 @@ export type RefreshBench = { readonly threads: number; readonly question: Refres
 export type RunRefreshBench = (bench: RefreshBench) => Promise<readonly RefreshMeasurement[]>;
 
 export const benchRefresh: RunRefreshBench = async (bench) => {
-  await loadEngine({ precision: 'f32', threads: bench.threads });
+  await loadEngine({ precision: 'f32', threads: bench.threads, device: bench.device });
   const pairs = await gradientPairs(bench);
   try {
     return pairs.map((pair) => measureRefresh(pair, bench.question));

@@ -10,6 +10,7 @@ import type { Logger } from '../log.ts';
 import { WORKER_YOUNG_GENERATION_MB } from '../heap.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type {
+  CapacityMessage,
   CommitMessage,
   EvaluationAssignmentMessage,
   EvaluationMessage,
@@ -74,6 +75,7 @@ export type OutgoingMessage =
   | Omit<ContributionMessage, 'checksum'>
   | StateHashMessage
   | EvaluationMessage
+  | CapacityMessage
   | Omit<SnapshotEndMessage, 'digest'>;
 
 /** What happened, in order. */

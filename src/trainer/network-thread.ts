@@ -40,10 +40,11 @@ const TICK_INTERVAL_MS = 100;
 /** An event without its time. */
 type Fact = SessionEvent extends infer E ? (E extends SessionEvent ? Omit<E, 'nowMs'> : never) : never;
 
-class NetworkThread {
+export class NetworkThread {
   readonly #options: ThreadOptions;
   readonly #post: (message: FromThread, transfer: ArrayBuffer[]) => void;
   readonly #onEnd: () => void;
+  readonly #onAccepted: (message: Message, frame: Uint8Array) => void;
   readonly #ticker: NodeJS.Timeout;
   #session!: SessionState;
   #line: Line | null = null;
@@ -55,7 +56,7 @@ class NetworkThread {
   /** What the compute side has of a snapshot whose end has not come. */
   #progress: SnapshotProgress | null = null;
   /** Ranks that refreshes have chosen up to the last record that came. */
-  #ranks: Ranks = new Map();
+  #ranks: Ranks;
   #activity: Required<Activity> = { activity: '', tensorCount: 0, tokensPerSecond: 0 };
   /** Updates are put together where contributions were: buffers go round between the threads. */
   readonly #pool = new BufferPool();
@@ -69,14 +70,18 @@ class NetworkThread {
   /** As they could last be read. */
   #tls: PemTexts = {};
 
+  /** @param onAccepted sees every message behind the Welcome, before what it completes is posted */
   constructor(
     options: ThreadOptions,
     post: (message: FromThread, transfer: ArrayBuffer[]) => void,
     onEnd: () => void,
+    onAccepted: (message: Message, frame: Uint8Array) => void = () => {},
   ) {
     this.#options = options;
     this.#urls = splitUrls(options.url);
     this.#addresses = addressesOf(this.#urls);
+    this.#onAccepted = onAccepted;
+    this.#ranks = options.ranks ?? new Map();
     this.#audit = options.isAudited ? new Audit() : null;
     this.#post = post;
     this.#onEnd = onEnd;
@@ -84,10 +89,10 @@ class NetworkThread {
   }
 
   start(): void {
-    const { trainerId, handshakeTimeoutMs } = this.#options;
+    const { trainerId, handshakeTimeoutMs, held = null } = this.#options;
     const addresses = this.#addresses.length;
     const plan = { seed: derive(0, 'session', trainerId).low, handshakeTimeoutMs, addresses };
-    this.#carryOut(startSession(plan, null, performance.now()));
+    this.#carryOut(startSession(plan, held, performance.now()));
     this.#findAddresses();
   }
 
@@ -286,6 +291,7 @@ class NetworkThread {
       schemaHash,
       codecs: CODEC_NAMES,
       snapshot: held === null ? this.#progress : null,
+      ...(this.#options.isGateway === true ? { isGateway: true as const } : {}),
     });
   }
 
@@ -391,7 +397,11 @@ class NetworkThread {
   }
 
   #deliver(line: Line, inbox: Inbox, message: Message, frame: Uint8Array): void {
-    const item = this.#check(line, () => inbox.accept(message, frame));
+    const item = this.#check(line, () => {
+      const accepted = inbox.accept(message, frame);
+      this.#onAccepted(message, frame);
+      return accepted;
+    });
     if (item === null) return;
     if (item.type === 'record' || item.type === 'snapshotEnd') this.#ranks = inbox.ranks;
     if (item.type === 'tensor' || item.type === 'snapshotEnd') this.#keepProgress(line);

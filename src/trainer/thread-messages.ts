@@ -3,8 +3,9 @@ import type { PemPaths } from '../files/pem.ts';
 import type { LogFields, LogLevel } from '../log.ts';
 import type { CloseReason } from '../protocol/close-codes.ts';
 import type { TensorHeader } from '../protocol/parts.ts';
-import type { SlotSizes } from '../protocol/slot-sizes.ts';
+import type { Ranks, SlotSizes } from '../protocol/slot-sizes.ts';
 import type { AuditRow } from './audit.ts';
+import type { HeldState } from './core/session.ts';
 import type { Activity, LinkEvent, OutgoingMessage } from './link.ts';
 
 /** What the network thread is started with. */
@@ -22,6 +23,12 @@ export interface ThreadOptions {
   readonly maxUndeliveredBytes: number;
   /** Whether what leaves is counted by kind. */
   readonly isAudited: boolean;
+  /** A gateway: it says so, and is the trainer of no engine. Left out: it is none. */
+  readonly isGateway?: true;
+  /** What it holds when it is started; left out: nothing. */
+  readonly held?: HeldState | null;
+  /** That refreshes have chosen up to what it holds. */
+  readonly ranks?: Ranks;
   /** Bytes sent and received on all sockets so far; written by the thread only. */
   readonly traffic: Float64Array;
 }

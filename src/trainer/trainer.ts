@@ -5,6 +5,7 @@
 import { bytesOf, floatsOf } from '../array-bytes.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { ConfigError } from '../errors.ts';
+import { withFields } from '../log.ts';
 import { restartsOf } from '../galore/method.ts';
 import { learningRate } from '../galore/schedule.ts';
 import { LOCAL_PREFIX, stateTensors } from '../galore/state-table.ts';
@@ -86,9 +87,11 @@ class Trainer {
   readonly #pool = new BufferPool();
   readonly #times = new StepTimes();
   constructor(options: TrainerOptions, engine: Engine) {
-    this.#options = options;
+    const fieldsOf = () => ({ run: this.#run?.config.name, step: this.#step });
+    const logger = withFields(options.logger, fieldsOf);
+    this.#options = { ...options, logger };
     this.#engine = engine;
-    this.#kept = new KeptState(options);
+    this.#kept = new KeptState(this.#options);
     this.#link = Link.open({
       url: options.url,
       trainerId: options.trainerId,
@@ -98,7 +101,7 @@ class Trainer {
       software: SOFTWARE,
       device: engine.device.description,
       isAudited: options.onAudit !== undefined,
-      logger: options.logger,
+      logger,
     });
   }
 

@@ -56,6 +56,7 @@ test('without arguments a matrix of the 350m model is measured with the defaults
       question: { rank: 256, oversample: 8, powerIterations: 1, repeats: 5 },
       rows: 1024,
       cols: 2736,
+      device: { name: 'cpu', folder: '/engine', gpu: null },
     },
   ]);
   t.deepEqual(codes, [0]);

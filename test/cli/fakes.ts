@@ -142,6 +142,7 @@ export function world(t: ExecutionContext, options: WorldOptions = {}): World {
         return Promise.resolve(Array.from({ length: count }, () => ({ name, folder: '/engine', gpu: null })));
       },
       startCoordinator: coordinator.start,
+      startGateway: () => Promise.reject(new Error('no gateway is started here')),
       runTrainer: () => Promise.resolve({ code: 0, reason: 'the run has ended' }),
       evaluateModel: () => Promise.resolve({ loss: 2, perplexity: Math.exp(2), tokens: 100, sequences: 4 }),
       continueText: () => Promise.resolve({ tokens: 0, end: 'limit' }),

@@ -40,6 +40,7 @@ const COMMANDS: Readonly<Record<string, readonly RegExp[]>> = {
   predict: [/<dir>/, /\[text\.\.\.\]/, /--file <path>/, /--tokenizer <path>/, /--seq-len <n>/, /--json/],
   export: [/<dir>/, /<out>/, /--dtype <type>/, /--step <n>/, /--max-shard-size <size>/, /5GB/, /--force/],
   replay: [/<dir>/, /--from <step>/, /--to <step>/, /--threads <n>/, /--json/],
+  view: [/<dir>/, /--port <n>/, /Reads only/],
   chaos: [
     /\[run\.yaml\]/,
     /--seed <n>/,

@@ -17,6 +17,7 @@ const CONTEXT: AdmissionContext = {
   mayJoin: () => true,
   trainerCount: 0,
   maxTrainers: 2,
+  gatewayFault: () => null,
   digestOf: (sequence) => (sequence === 7 ? DIGEST : null),
 };
 

@@ -59,6 +59,21 @@ test('a file that the configuration names is asked for before it is there', asyn
   t.true(keeper.letsAnyoneIn);
 });
 
+test('to look takes a token of a viewer or an operator, and no other, as soon as trainers need one', async (t) => {
+  const { keeper, path, token } = await open(t, true);
+  const made = (['viewer', 'operator'] as const).map((role, i) =>
+    newToken(role, new Uint8Array(TOKEN_RANDOM_BYTES).fill(i + 100), NOW, null),
+  );
+  await changeTokenFile(path, (before) => [...before, ...made.map(({ stored }) => stored)]);
+  for (const { text, stored } of made) {
+    t.deepEqual(keeper.judgeViewer(text), { isValid: true, tokenId: stored.id });
+    t.like(keeper.judge(text), { isValid: false, reason: 'WRONG_ROLE' });
+  }
+  t.like(keeper.judgeViewer(token.text), { isValid: false, reason: 'WRONG_ROLE' });
+  t.like(keeper.judgeViewer(''), { isValid: false, reason: 'UNAUTHORIZED' });
+  t.true((await open(t, false)).keeper.judgeViewer('').isValid);
+});
+
 test('a token that is revoked, or expires, is no good from then on to who has come in with it', async (t) => {
   const opened = await open(t, true);
   const { keeper, path, token } = opened;

@@ -194,7 +194,7 @@ test('a Part of a stream that is not its sender’s is unexpected', (t) => {
 
 test('numbers that are not finite are refused; a loss as an invalid contribution, the rest as malformed', (t) => {
   for (const value of [NaN, Infinity, -Infinity]) {
-    const contribution = { ...sampleOf('contribution'), lossSum: value };
+    const contribution = { ...sampleOf('contribution'), lossSum: value, members: [] };
     t.is(refusalOf(raw({ contribution }), 'trainer')?.closeCode, INVALID);
     const evaluation = { ...sampleOf('evaluation'), lossSum: value };
     t.is(refusalOf(raw({ evaluation }), 'trainer')?.closeCode, INVALID);

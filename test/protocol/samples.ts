@@ -197,6 +197,7 @@ export const SAMPLES: readonly Sample[] = [
   },
   { from: 'coordinator', message: { kind: 'stepRejected', step: 11, reason: 'step 11 is over' } },
   { from: 'coordinator', message: { kind: 'updateWithdrawn', step: 11 } },
+  { from: 'trainer', message: { kind: 'capacity', trainers: 4 } },
 ];
 
 /** The first sample of a kind. */

@@ -6,7 +6,7 @@
 import type { ExecutionContext } from 'ava';
 import { stateTensors } from '../../src/galore/state-table.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
-import type { Message, StepAssignmentMessage } from '../../src/protocol/messages.ts';
+import type { Message, SnapshotRequestMessage, StepAssignmentMessage } from '../../src/protocol/messages.ts';
 import { bytesFor, contributionOf, partsOf, type TinyRun } from '../coordinator/tiny-run.ts';
 import { connectRaw, HELLO, type RawTrainer } from './wire.ts';
 
@@ -14,6 +14,8 @@ export class StandInTrainer {
   readonly trainerId: string;
   /** Called for everything that it is told while it waits. */
   onNotice: (text: string) => void = () => {};
+  /** Called for an assignment; true: the connection breaks off and nothing is answered. */
+  breaksOff: (step: number) => boolean = () => false;
   /** Called when a record is applied. */
   onRecord: (sequence: number) => void = () => {};
   readonly #run: TinyRun;
@@ -97,7 +99,7 @@ export class StandInTrainer {
       case 'stepAssignment':
         return this.#contribute(message, socket);
       case 'snapshotRequest':
-        return this.#sendSnapshot(message.step, message.sequence, socket);
+        return this.#sendSnapshot(message, socket);
       case 'notice':
         this.#notices.push(message.text);
         this.onNotice(message.text);
@@ -108,6 +110,7 @@ export class StandInTrainer {
   }
 
   #contribute({ step, sequences }: StepAssignmentMessage, socket: RawTrainer): void {
+    if (this.breaksOff(step)) return socket.webSocket.terminate();
     const parts = contributionOf(this.#run, step, this.trainerId);
     for (const part of parts) socket.send(part);
     const tokens = sequences!.positions.length * this.#run.config.seq_len;
@@ -115,9 +118,10 @@ export class StandInTrainer {
     socket.send({ kind: 'contribution', step, tokens, lossSum: 2 * tokens, checksum });
   }
 
-  #sendSnapshot(step: number, sequence: number, socket: RawTrainer): void {
+  #sendSnapshot({ step, sequence, isLocalOnly }: SnapshotRequestMessage, socket: RawTrainer): void {
     const { digest } = this.state;
-    for (const [tensor, { totalBytes, name }] of stateTensors(this.#run.shape.slots).entries()) {
+    const tensors = isLocalOnly ? [] : stateTensors(this.#run.shape.slots);
+    for (const [tensor, { totalBytes, name }] of tensors.entries()) {
       const bytes = bytesFor({ codec: 'f32', totalBytes }, name, digest);
       for (const part of partsOf({ stream: 'snapshot', step, round: 0, tensor }, bytes)) socket.send(part);
     }

@@ -21,6 +21,7 @@ import {
   findTrainer,
   finish,
   patch,
+  patchTrainer,
   remark,
   shellFault,
   stopPausing,
@@ -105,6 +106,8 @@ function route(draft: Draft, event: Event): Draft {
       return acceptReady(draft, event);
     case 'trainerSeen':
       return draft;
+    case 'capacityTold':
+      return patchTrainer(draft, event.trainerId, { capacity: event.trainers });
     case 'trainerLost': {
       const { trainerId, reason, isRefused = false } = event;
       return lose(isRefused ? noteRefusal(draft, trainerId, reason) : draft, trainerId, reason);

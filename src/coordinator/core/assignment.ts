@@ -29,16 +29,24 @@ export function spendPositions(cursor: Cursor, count: number, used: readonly num
 
 /**
  * Contiguous shares of `positions` for the trainers in the given order, sizes differing by at most one,
- * the larger ones first. A trainer without a share does not appear.
+ * the larger ones first. A trainer without a share does not appear. One that has a capacity gets the shares of so many
+ * trainers in its place.
  */
-export function shardEqually(positions: readonly number[], trainerIds: readonly string[]): readonly Shard[] {
-  const smallest = Math.floor(positions.length / Math.max(1, trainerIds.length));
-  const larger = positions.length - smallest * trainerIds.length;
-  return cutShards(
-    positions,
-    trainerIds,
-    trainerIds.map((_, i) => smallest + (i < larger ? 1 : 0)),
-  );
+export function shardEqually(
+  positions: readonly number[],
+  trainerIds: readonly string[],
+  capacityOf: (trainerId: string) => number = () => 1,
+): readonly Shard[] {
+  const capacities = trainerIds.map(capacityOf);
+  const total = capacities.reduce((sum, capacity) => sum + capacity, 0);
+  const smallest = Math.floor(positions.length / Math.max(1, total));
+  let larger = positions.length - smallest * total;
+  const sizes = capacities.map((capacity) => {
+    const more = Math.min(capacity, larger);
+    larger -= more;
+    return smallest * capacity + more;
+  });
+  return cutShards(positions, trainerIds, sizes);
 }
 
 /** Contiguous shares of these sizes. A trainer whose share is empty does not appear. */

@@ -14,6 +14,7 @@ import {
   shellFault,
   totalTokens,
   type Draft,
+  type EventOf,
   type PhaseEvent,
   type PhaseOf,
 } from './draft.ts';
@@ -28,7 +29,7 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       const isHere = phase.received.some((received) => received.trainerId === trainerId);
       if (isHere) return refuseWork(draft, event);
-      return settleContributions(...takeAnswer(draft, phase, event), 'lost');
+      return settleContributions(...takeAnswer(draft, withoutUnused(phase, event), event), 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
@@ -56,6 +57,21 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
     default:
       return event satisfies never;
   }
+}
+
+/** What a gateway was given and has no contribution of comes back with the step. */
+function withoutUnused(
+  phase: PhaseOf<'collecting'>,
+  { trainerId, used }: EventOf<'contributionReceived'>,
+): PhaseOf<'collecting'> {
+  if (used === undefined) return phase;
+  const isUsed = new Set(used);
+  const shards = phase.shards.map((shard) =>
+    shard.trainerId === trainerId
+      ? { trainerId, positions: shard.positions.filter((position) => isUsed.has(position)) }
+      : shard,
+  );
+  return { ...phase, shards };
 }
 
 /** Once every remaining member's contribution is there, or the others are waited for no longer: sum and journal them. */

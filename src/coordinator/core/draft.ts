@@ -98,6 +98,16 @@ export function readyTrainers(state: RunState): readonly string[] {
   return state.trainers.filter((trainer) => trainer.status === 'ready').map((trainer) => trainer.trainerId);
 }
 
+/** How many trainers share the work of this one: of a gateway those behind it. */
+export function capacityOf(state: RunState, trainerId: string): number {
+  return findTrainer(state, trainerId)?.capacity ?? 1;
+}
+
+/** Trainers that can be given work, those behind gateways counted. */
+export function readyCount(state: RunState): number {
+  return readyTrainers(state).reduce((sum, trainerId) => sum + capacityOf(state, trainerId), 0);
+}
+
 /** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */
 export function markHeard(draft: Draft, trainerId: string): Draft {
   return findTrainer(draft.state, trainerId)?.status === 'lagging' ? becomeReady(draft, trainerId) : draft;

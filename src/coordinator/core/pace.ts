@@ -4,7 +4,7 @@
  * that connects anew, is measured again within a step. See docs/coordinator-core.md, "Sequences".
  */
 import { cutShards, shardEqually } from './assignment.ts';
-import { findTrainer, patchTrainer, type Draft } from './draft.ts';
+import { capacityOf, findTrainer, patchTrainer, type Draft } from './draft.ts';
 import type { Observation, RunState, Shard } from './state.ts';
 
 /** Answers a trainer is judged by: the middle one of five is not moved by one odd step, nor by two. */
@@ -72,7 +72,9 @@ export function shardAmong(
   positions: readonly number[],
 ): readonly Shard[] {
   if (state.plan.isLocal) return trainerIds.map((trainerId) => ({ trainerId, positions: [] }));
-  if (!state.plan.isAdaptive) return shardEqually(positions, trainerIds);
+  if (!state.plan.isAdaptive) {
+    return shardEqually(positions, trainerIds, (trainerId) => capacityOf(state, trainerId));
+  }
   const paces = trainerIds.map((trainerId) =>
     estimatePace(findTrainer(state, trainerId)!.observed.filter(({ step }) => isFresh(state, step))),
   );

@@ -92,6 +92,8 @@ export interface TrainerState {
   readonly asked: { readonly step: number; readonly sequences: number; readonly atMs: number } | null;
   /** Its last answers, newest last (see pace.ts). */
   readonly observed: readonly Observation[];
+  /** Of a gateway: how many trainers share its work; left out: 1. */
+  readonly capacity?: number;
 }
 
 /** How long a trainer took from its assignment to its first answer. */
@@ -313,6 +315,8 @@ export type Event = { readonly nowMs: number } &
     | { readonly type: 'trainerJoined'; readonly trainerId: string }
     /** It says that it has applied everything up to `sequence`. May come several times while it catches up. */
     | { readonly type: 'trainerReady'; readonly trainerId: string; readonly sequence: number }
+    /** A gateway says how many trainers it would share work among, from now on. */
+    | { readonly type: 'capacityTold'; readonly trainerId: string; readonly trainers: number }
     /** A heartbeat or any other sign of life. */
     | { readonly type: 'trainerSeen'; readonly trainerId: string }
     /** Its connection ended. */
@@ -349,6 +353,8 @@ export type Event = { readonly nowMs: number } &
         readonly weight?: number;
         /** Of the numbers, if the run judges by it. */
         readonly norm?: number;
+        /** From a gateway: the positions that are in it; the others come back. */
+        readonly used?: readonly number[];
       }
     /** The record is on disk. */
     | {
@@ -410,6 +416,7 @@ export type Effect =
       readonly positions: readonly number[];
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
+      readonly capacity?: number; // of a gateway
     }
   /** The trainer is ready and has no part in the step: say so to it. */
   | { readonly type: 'passOver'; readonly trainerId: string; readonly step: number }

@@ -6,7 +6,16 @@
  * others have the grace and no longer. Those who are left behind are lagging (see membership.ts).
  */
 import { noteLate } from './attendance.ts';
-import { nameSome, patch, patchTrainer, plural, readyTrainers, seconds, type Draft } from './draft.ts';
+import {
+  nameSome,
+  patch,
+  patchTrainer,
+  plural,
+  readyCount,
+  readyTrainers,
+  seconds,
+  type Draft,
+} from './draft.ts';
 import { stopClocksLate } from './pace.ts';
 import type { Received, RunPlan, RunState } from './state.ts';
 
@@ -30,11 +39,11 @@ export const FRUITLESS_PAUSE_MS = 1_000;
  */
 export function decideStart(state: RunState): StartDecision {
   const { plan, hasStarted, phase, nowMs, resumeAtMs } = state;
-  const ready = readyTrainers(state).length;
+  const ready = readyCount(state);
   const isPatient = !hasStarted && (resumeAtMs === null || nowMs < resumeAtMs);
   const needed = isPatient ? plan.startTrainers : plan.minTrainers;
   if (ready < needed) {
-    const others = state.trainers.length - ready;
+    const others = state.trainers.length - readyTrainers(state).length;
     const also = others === 0 ? '' : `, ${others} more loading or lagging`;
     const until = isPatient && resumeAtMs !== null ? `; the others have ${seconds(patienceMs(state))}` : '';
     return { canStart: false, note: `waiting: ${ready} of ${needed} trainers are ready${also}${until}` };
@@ -53,7 +62,7 @@ export function decideStart(state: RunState): StartDecision {
 export function limitPatience(draft: Draft): Draft {
   const { state } = draft;
   if (!state.isResumed || state.hasStarted) return draft;
-  const canGoOn = readyTrainers(state).length >= state.plan.minTrainers;
+  const canGoOn = readyCount(state) >= state.plan.minTrainers;
   if (canGoOn === (state.resumeAtMs !== null)) return draft;
   return patch(draft, { resumeAtMs: canGoOn ? state.nowMs + patienceMs(state) : null });
 }

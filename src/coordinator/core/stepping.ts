@@ -4,7 +4,7 @@
  */
 import { membersOf, takePositions } from './assignment.ts';
 import { callRoll } from './attendance.ts';
-import { emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
+import { findTrainer, emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
 import { shardAmong, startClocks } from './pace.ts';
 import { drawMembers } from './participation.ts';
 import { refreshSlots } from './refresh-schedule.ts';
@@ -26,6 +26,7 @@ export function startStep(draft: Draft): Draft {
     positions,
     refreshSlots: slots,
     waitMs: waitMs(draft.state),
+    ...gatewayCapacity(draft.state, trainerId),
   }));
   const begun = callRoll(patch(draft, { hasStarted: true }), step, membersOf(shards));
   const passed = others.map((trainerId): Effect => ({ type: 'passOver', trainerId, step }));
@@ -33,6 +34,11 @@ export function startStep(draft: Draft): Draft {
   return slots.length > 0
     ? enterSketching(assigned, { step, round: firstRound(plan, step), slots, shards, jobs: [] })
     : enterCollecting(assigned, step, shards);
+}
+
+function gatewayCapacity(state: RunState, trainerId: string): { readonly capacity?: number } {
+  const capacity = findTrainer(state, trainerId)?.capacity;
+  return capacity === undefined ? {} : { capacity };
 }
 
 /** Whether each trainer makes the bases for itself, so that nothing of a refresh travels. */

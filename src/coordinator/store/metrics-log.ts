@@ -30,21 +30,34 @@ export class MetricsLog {
   readonly #handle: FileHandle;
   #end: number;
   #lastStep: number;
+  readonly #onLine: (line: MetricsLine) => void;
   #idle: Promise<unknown> = Promise.resolve();
 
-  private constructor(path: string, handle: FileHandle, end: number, lastStep: number) {
+  private constructor(
+    path: string,
+    handle: FileHandle,
+    end: number,
+    lastStep: number,
+    onLine: (line: MetricsLine) => void,
+  ) {
     this.path = path;
     this.#handle = handle;
     this.#end = end;
     this.#lastStep = lastStep;
+    this.#onLine = onLine;
   }
 
   /**
    * Opens or creates the log of a run that has committed `committedStep` steps. Lines of later steps
-   * are cut off: these steps will be made again. So is half a line at the end.
+   * are cut off: these steps will be made again. So is half a line at the end. `onLine` is told
+   * every line that is kept, and then every one that is written.
    * @throws OperatingError when the system refuses.
    */
-  static async open(path: string, committedStep: number): Promise<MetricsLog> {
+  static async open(
+    path: string,
+    committedStep: number,
+    onLine: (line: MetricsLine) => void = () => {},
+  ): Promise<MetricsLog> {
     const handle = await explaining(`write ${path}`, openOrCreate(path));
     try {
       let end = 0;
@@ -54,9 +67,10 @@ export class MetricsLog {
         if (line.value.step > committedStep) break;
         end = line.end;
         lastStep = line.value.step;
+        onLine(line.value);
       }
       await explaining(`write ${path}`, handle.truncate(end));
-      return new MetricsLog(path, handle, end, lastStep);
+      return new MetricsLog(path, handle, end, lastStep, onLine);
     } catch (error) {
       await handle.close();
       throw error;
@@ -91,6 +105,7 @@ export class MetricsLog {
       }
       this.#end += bytes.length;
       this.#lastStep = last.step;
+      lines.forEach((line) => this.#onLine(line));
     };
     const result = this.#idle.then(write);
     this.#idle = result.catch(() => {});

@@ -22,6 +22,8 @@ const METRICS_FILE = 'metrics.jsonl';
 const EVALUATIONS_FILE = 'evaluations.jsonl';
 const JOURNAL_DIR = 'journal';
 const CHECKPOINTS_DIR = 'checkpoints';
+/** Curves for TensorBoard, if they are asked for. */
+export const TENSORBOARD_DIR = 'tensorboard';
 
 const marker = z.object({
   formatVersion: z.literal(RUN_DIRECTORY_VERSION),
@@ -112,7 +114,15 @@ async function fill(dir: string, { runId, name }: RunIdentity, configYaml: strin
  * explanation.
  */
 export async function discardRunDirectory(dir: string): Promise<void> {
-  const parts = [JOURNAL_DIR, CHECKPOINTS_DIR, METRICS_FILE, EVALUATIONS_FILE, CONFIG_FILE, MARKER_FILE];
+  const parts = [
+    JOURNAL_DIR,
+    CHECKPOINTS_DIR,
+    METRICS_FILE,
+    EVALUATIONS_FILE,
+    CONFIG_FILE,
+    TENSORBOARD_DIR,
+    MARKER_FILE,
+  ];
   for (const part of parts) await rm(join(dir, part), { recursive: true, force: true }).catch(() => {});
 }
 

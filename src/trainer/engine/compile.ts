@@ -27,11 +27,6 @@ const KERNELS: Readonly<Record<string, readonly string[]>> = {
   'orthonormal-kernels.cc': ['-ffp-contract=off'],
 };
 
-/** The folder of the tfjs package that this installation of galore-swarm uses. */
-export function tfjsPackageDir(): string {
-  return dirname(require.resolve('@tensorflow/tfjs-node-gpu/package.json'));
-}
-
 export function tfjsVersion(packageDir: string): string {
   return (require(join(packageDir, 'package.json')) as { version: string }).version;
 }

@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { withLock } from '#scripts/lock';
 import { replaceFolder } from '#scripts/stamp';
 import { EngineError } from '../../errors.ts';
-import { ADDON_FILES, addonSourcesHash, compileAddon, tfjsPackageDir, tfjsVersion } from './compile.ts';
+import { ADDON_FILES, addonSourcesHash, compileAddon, tfjsVersion } from './compile.ts';
 import { fetchWheel, unpackWheel } from './fetch.ts';
 import { filesUnder, findDamage, writeManifest, type Thoroughness } from './manifest.ts';
 import { isOccupied, isPlaced, place } from './place.ts';
@@ -34,6 +34,7 @@ import {
   type EngineVariant,
   type Wheel,
 } from './release.ts';
+import { needsLink, tfjsPackageDir } from './tfjs-package.ts';
 
 /** How the folders of work in progress are called. */
 const SCRATCH = 'staging-';
@@ -159,11 +160,16 @@ async function findWork(plan: Plan): Promise<Work> {
   const [library, addon, placed] = await Promise.all([
     findDamage(plan.libraryDir, plan.thoroughness),
     findDamage(plan.engineDir, plan.thoroughness),
-    plan.release.variant === 'cpu'
-      ? isPlaced(plan.packageDir, join(plan.engineDir, 'napi-v8'))
-      : isOccupied(plan.packageDir),
+    isLinked(plan),
   ]);
   return { library, addon, isPlaced: placed };
+}
+
+function isLinked({ packageDir, engineDir, release }: Plan): boolean | Promise<boolean> {
+  if (!needsLink(packageDir)) return true;
+  return release.variant === 'cpu'
+    ? isPlaced(packageDir, join(engineDir, 'napi-v8'))
+    : isOccupied(packageDir);
 }
 
 function isNothing(work: Work): boolean {

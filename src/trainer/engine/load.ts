@@ -9,7 +9,7 @@ import util from 'node:util';
 import { isMainThread } from 'node:worker_threads';
 import type tensorflow from '@tensorflow/tfjs-node-gpu';
 import { EngineError } from '../../errors.ts';
-import { ADDON, tfjsPackageDir } from './compile.ts';
+import { ADDON } from './compile.ts';
 import { installAdamwKernel } from './adamw-kernel.ts';
 import { installBf16Products } from './bf16-products.ts';
 import { describeDevice, isOnGpu, type Device, type Precision } from './device.ts';
@@ -18,6 +18,7 @@ import { thisHost, unsupportedPlatform } from './platform.ts';
 import { installFixedSums, installPowerKernels } from './power-kernels.ts';
 import type { ReadyDevice } from './ready-device.ts';
 import { installStepKernels } from './step-kernels.ts';
+import { needsLink, setAddonPath, tfjsPackageDir } from './tfjs-package.ts';
 
 export interface LoadOptions {
   /** bf16: matrix products in bf16 with f32 in and out, on processors that can; everything else in f32. */
@@ -69,14 +70,14 @@ export async function loadEngine(options: LoadOptions): Promise<Engine> {
 }
 
 async function load(options: LoadOptions): Promise<Engine> {
-  mustBeLoadable();
+  mustBeLoadable(options.device);
   setEnvironment(options);
   replaceRemovedFunctions();
   const { device } = options;
   let tf: typeof tensorflow;
   try {
     if (device) replaceAddon(device.folder);
-    tf = require('@tensorflow/tfjs-node-gpu') as typeof tensorflow; // an import would parse all of it once more
+    tf = require(tfjsPackageDir()) as typeof tensorflow; // an import would parse all of it once more
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new EngineError(`the engine could not be loaded: ${reason}; run \`galore engine install\``, {
@@ -106,22 +107,25 @@ async function load(options: LoadOptions): Promise<Engine> {
  * So each process has the build its device needs, whatever other processes use.
  */
 function replaceAddon(folder: string): void {
-  const linked = require.resolve(join(placeOf(tfjsPackageDir()), ADDON));
+  const packageDir = tfjsPackageDir();
   const chosen = require.resolve(join(folder, ADDON));
+  if (!needsLink(packageDir)) return setAddonPath(chosen);
+  const linked = require.resolve(join(placeOf(packageDir), ADDON));
   if (chosen === linked) return;
   require(chosen);
   require.cache[linked] = require.cache[chosen];
 }
 
-function mustBeLoadable(): void {
+function mustBeLoadable(device: ReadyDevice | undefined): void {
   if (!isMainThread) throw new EngineError('the engine runs on the main thread of a process only');
   const unsupported = unsupportedPlatform(thisHost());
   if (unsupported) throw new EngineError(unsupported);
   const packageDir = tfjsPackageDir();
-  if (!existsSync(join(placeOf(packageDir), ADDON))) {
+  const folder = needsLink(packageDir) ? placeOf(packageDir) : (device?.folder ?? '');
+  if (!existsSync(join(folder, ADDON))) {
     throw new EngineError('the engine is not installed; run `galore engine install`');
   }
-  if (require.cache[require.resolve('@tensorflow/tfjs-node-gpu')]) {
+  if (require.cache[require.resolve(packageDir)]) {
     throw new EngineError(
       'tfjs was imported before loadEngine was called, so its settings have no effect; ' +
         'import the modules that use it after loadEngine',

@@ -84,6 +84,8 @@ const EVENTS: Readonly<Record<string, EventWithoutTime>> = {
   'trainerReady d, ahead': { type: 'trainerReady', trainerId: 'd', sequence: 9 },
   'trainerReady l, lagging': { type: 'trainerReady', trainerId: 'l', sequence: 2 },
   'trainerReady a, ready': { type: 'trainerReady', trainerId: 'a', sequence: 2 },
+  'capacityTold a': { type: 'capacityTold', trainerId: 'a', trainers: 4 },
+  'capacityTold z, unknown': { type: 'capacityTold', trainerId: 'z', trainers: 4 },
   'trainerSeen a': { type: 'trainerSeen', trainerId: 'a' },
   'trainerSeen z, unknown': { type: 'trainerSeen', trainerId: 'z' },
   'trainerLost a, has answered': { type: 'trainerLost', trainerId: 'a', reason: 'cut' },
@@ -158,6 +160,8 @@ const GRID = `
   trainerReady d, ahead              x x x x x x x x x i
   trainerReady l, lagging            + + + + + + + + + i
   trainerReady a, ready              i . . . . . . . i i
+  capacityTold a                     + + + + + + + + + i
+  capacityTold z, unknown            x x x x x x x x x i
   trainerSeen a                      i . . . . . . . i i
   trainerSeen z, unknown             x x x x x x x x x i
   trainerLost a, has answered        + + + + + + + + + i
@@ -307,6 +311,7 @@ test('the grid has every phase, every event and nothing else', (t) => {
   const everyEvent: Record<Event['type'], true> = {
     trainerJoined: true,
     trainerReady: true,
+    capacityTold: true,
     trainerSeen: true,
     trainerLost: true,
     sketchReceived: true,

@@ -1,7 +1,8 @@
 import test from 'ava';
 import { copyFileSync, mkdirSync, readFileSync, realpathSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
-import { ADDON_FILES, tfjsPackageDir } from '../../../src/trainer/engine/compile.ts';
+import { ADDON_FILES } from '../../../src/trainer/engine/compile.ts';
+import { tfjsPackageDir } from '../../../src/trainer/engine/tfjs-package.ts';
 import { loadEngine } from '../../../src/trainer/engine/load.ts';
 import { placeOf } from '../../../src/trainer/engine/place.ts';
 import { LIBRARY_FILES } from '../../../src/trainer/engine/release.ts';

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { EngineError } from '../../../src/errors.ts';
 import { checkEngine } from '../../../src/trainer/engine/check.ts';
-import { tfjsPackageDir } from '../../../src/trainer/engine/compile.ts';
+import { tfjsPackageDir } from '../../../src/trainer/engine/tfjs-package.ts';
 import type { Gpu } from '../../../src/trainer/engine/gpus.ts';
 import { loadEngine } from '../../../src/trainer/engine/load.ts';
 import { placeOf } from '../../../src/trainer/engine/place.ts';

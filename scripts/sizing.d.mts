@@ -1,0 +1,1 @@
+export function rowOf(model: string, preset: string): Promise<string>;
