@@ -35,7 +35,7 @@ test('every other field is refused by name, with its old value and the reason', 
       '  optimizer.lr is 0.5; it stays 0.01: the moments of the checkpoint belong to it',
       '  wire.codec is f32; it stays int8: the records of the journal are encoded with it',
       '  seed is 7; it stays 0: the order of the data comes from it',
-      '  may change: dir, state, steps, data.cache_dir, coordinator, trainer, checkpoint, evaluation; for anything else start a new run',
+      '  may change: dir, state, steps, data.cache_dir, coordinator, trainer, checkpoint, evaluation, tensorboard; for anything else start a new run',
     ].join('\n'),
   );
   t.is(error?.faults.length, 4);
