@@ -118,7 +118,11 @@ class Leadership {
       return await this.#lead(turn);
     } catch (error) {
       if (this.#stopping.signal.aborted && this.#running === null) return null;
-      throw error;
+      // What passes while the run is being opened costs the lease, not the process.
+      if (!(error instanceof StoreUnavailable || error instanceof LeaseLost)) throw error;
+      this.#notice(`${error.message}; standing by`);
+      await sleep(RETRY_MS);
+      return await this.#waitToLead();
     }
   }
 
