@@ -11,6 +11,9 @@ const PLACES = [
   'coordinator/doorkeeper.ts', // whether a token or a certificate has expired
   'coordinator/new-run.ts', // `created` of the first checkpoint
   'coordinator/prepare-run.ts', // `created` of the others
+  'coordinator/run-monitor.ts', // since when the process runs, as Prometheus wants it
+  'coordinator/tensorboard-log.ts', // the time that event files have beside each number
+  'gateway/mirror.ts', // `created` of the snapshot that is passed on
   'identity/token.ts', // whether a token has expired
 ];
 

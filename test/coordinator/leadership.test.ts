@@ -115,13 +115,17 @@ test.serial('a leader that is held up past its lease commits nothing more, and s
   const b = await seat(t, shared);
   await b.says(/standing by/);
   const trainer = new StandInTrainer(a.place.run);
-  let goOn = (): void => {};
+  let goOn: (() => void) | null = null;
+  const others = deferred<void>();
   trainer.onRecord = (sequence) => {
-    if (sequence === 5) goOn = a.clock.stop();
+    if (sequence === 5) goOn ??= a.clock.stop();
   };
+  // Of the step under way the old leader gets the contribution when another leads.
+  trainer.waitsFor = () => (goOn === null ? null : others.promise);
   const took = takePart(t, trainer, [a, b]);
   await b.says(/leading the run from step \d+ on \(epoch 2\)/);
-  goOn();
+  others.resolve();
+  goOn!();
   await a.says(/commits nothing more and stands by/);
   await took;
   t.like(await b.coordinator.finished, { outcome: 'completed', step: 12 });

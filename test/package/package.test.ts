@@ -94,10 +94,15 @@ test('every file that a file of the package names is in it', async (t) => {
     const named = text.matchAll(
       /(?:\bfrom|\bimport\(|\bimport|new URL\()\s*'(\.{1,2}\/[^']+\.(?:m?js|json))'/g,
     );
-    return [...named]
-      .map(([, name]) => resolve(installed, dirname(path), name!))
-      .filter((file) => !existsSync(file) && !file.endsWith('/scripts/setup.mjs')) // of a checkout
-      .map((file) => `${path}: ${file}`);
+    return (
+      [...named]
+        .map(([, name]) => resolve(installed, dirname(path), name!))
+        // setup.mjs is of a checkout, and the page gets uPlot from the package of that name.
+        .filter(
+          (file) => !existsSync(file) && !/\/(scripts\/setup\.mjs|dashboard\/uPlot\.esm\.js)$/.test(file),
+        )
+        .map((file) => `${path}: ${file}`)
+    );
   });
   t.deepEqual(missing, []);
 });

@@ -16,6 +16,8 @@ export class StandInTrainer {
   onNotice: (text: string) => void = () => {};
   /** Called for an assignment; true: the connection breaks off and nothing is answered. */
   breaksOff: (step: number) => boolean = () => false;
+  /** Asked for an assignment: what its contribution waits for; null: nothing. */
+  waitsFor: (step: number) => Promise<void> | null = () => null;
   /** Called when a record is applied. */
   onRecord: (sequence: number) => void = () => {};
   readonly #run: TinyRun;
@@ -96,8 +98,11 @@ export class StandInTrainer {
         this.onRecord(message.sequence);
         return this.#sendReady(socket);
       }
-      case 'stepAssignment':
-        return this.#contribute(message, socket);
+      case 'stepAssignment': {
+        const wait = this.waitsFor(message.step);
+        if (wait === null) return this.#contribute(message, socket);
+        return void wait.then(() => this.#contribute(message, socket));
+      }
       case 'snapshotRequest':
         return this.#sendSnapshot(message, socket);
       case 'notice':
