@@ -8,7 +8,7 @@ import { GaloreError, OperatingError } from '../errors.ts';
 import type { Authority, CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { startCoordinator } from './coordinator.ts';
 import { Doorkeeper } from './doorkeeper.ts';
-import { Mirror } from './mirror.ts';
+import { Mirror } from './store/mirror.ts';
 import { checkSameRun, openStateStore, thisHolder } from './open-authority.ts';
 import { openData } from './prepare-run.ts';
 import { StandbyDoor } from './standby-door.ts';
@@ -136,7 +136,7 @@ class Leadership {
       const { dir } = this.#options.config;
       const mirror = await Mirror.open(store, stored, dir, (text) => this.#notice(text));
       try {
-        await this.#retrying(() => mirror.catchUp((text) => this.#notice(text)));
+        await this.#retrying(() => mirror.catchUp({ onProgress: (text) => this.#notice(text) }));
         this.#step = mirror.step;
         await this.#tellLeader(store);
         const lease = await this.#acquireWhileMirroring(store, mirror);

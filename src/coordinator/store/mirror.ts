@@ -1,6 +1,7 @@
 /**
- * Makes a run directory the mirror of a store: the newest checkpoint, and every record behind it. What the directory has
- * beyond the store, or otherwise than it, was never committed and goes. See docs/state.md, "State store".
+ * The run directory of a coordinator whose run is kept in a store: brought to what the store has, and held there while
+ * another leads. What it has beyond the store, or otherwise than it, was never committed and goes. See docs/state.md,
+ * "State store". SHELL.
  */
 import { rm } from 'node:fs/promises';
 import { CheckpointError } from '../../errors.ts';
@@ -15,6 +16,9 @@ import {
   type RunDirectoryPaths,
 } from './run-directory.ts';
 import type { StateStore, StoredCheckpoint, StoredRun } from './state-store.ts';
+
+/** How often a mirror that follows looks for new checkpoints, in records. */
+const RECORDS_BETWEEN_LOOKS = 32;
 
 /** What `dir` says of its run; null: it holds none. @throws CheckpointError when it is damaged */
 export async function readMirror(dir: string): Promise<RunDirectoryPaths | null> {
@@ -53,75 +57,177 @@ export async function mirrorRun(
 ): Promise<void> {
   const run = await store.readRun();
   if (run === null) throw new CheckpointError(store.where, `${store.where} does not have the run any more`);
-  await checkMirror(dir, run, store.where);
-  const directory =
-    (await readMirror(dir)) === null ? await createRunDirectory(dir, run) : await openRunDirectory(dir);
-  try {
-    const checkpoint = await mirrorCheckpoints(store, directory, onNotice);
-    await mirrorRecords(store, directory, checkpoint, lastSequence, onNotice);
-  } finally {
-    await directory.close();
+  await using mirror = await Mirror.open(store, run, dir, onNotice);
+  if (!(await mirror.catchUp({ lastSequence }))) {
+    throw new CheckpointError(store.where, `${store.where} has no whole checkpoint of the run`);
+  }
+  if (mirror.sequence < lastSequence) {
+    const text = `${store.where} ends at record ${mirror.sequence}, not at ${lastSequence}`;
+    throw new CheckpointError(store.where, text);
   }
 }
 
-/** The one that the run goes on from. */
-async function mirrorCheckpoints(
-  store: StateStore,
-  { checkpointsDir }: RunDirectory,
-  onNotice: (text: string) => void,
-): Promise<StoredCheckpoint> {
-  const stored = await store.checkpoints.list();
-  for (const step of await listCheckpointSteps(checkpointsDir)) {
-    const known = stored.find((checkpoint) => checkpoint.step === step);
-    const own = await describeCheckpoint(checkpointsDir, step).catch(() => null);
-    if (own !== null && own.weightsSha256 === known?.weightsSha256) continue;
-    await removeCheckpoint(checkpointsDir, step);
+export interface CatchUpOptions {
+  /** The last record that is wanted; default: all that there are. */
+  readonly lastSequence?: number;
+  readonly onProgress?: (text: string) => void;
+}
+
+export class Mirror {
+  readonly #store: StateStore;
+  readonly #directory: RunDirectory;
+  readonly #onNotice: (text: string) => void;
+  #journal: Journal;
+  #sinceLook = 0;
+
+  private constructor(
+    store: StateStore,
+    directory: RunDirectory,
+    journal: Journal,
+    onNotice: (text: string) => void,
+  ) {
+    this.#store = store;
+    this.#directory = directory;
+    this.#journal = journal;
+    this.#onNotice = onNotice;
   }
-  for (const checkpoint of stored.toReversed()) {
-    const { step } = checkpoint;
+
+  /**
+   * Opens `dir`, or makes it, and locks it.
+   * @throws CheckpointError when another run is there, OperatingError when it is in use or cannot be written
+   */
+  static async open(
+    store: StateStore,
+    run: StoredRun,
+    dir: string,
+    onNotice: (text: string) => void,
+  ): Promise<Mirror> {
+    await checkMirror(dir, run, store.where);
+    const isThere = (await readMirror(dir)) !== null;
+    const directory = isThere
+      ? await openRunDirectory(dir, onNotice)
+      : await createRunDirectory(dir, run, onNotice);
     try {
-      await store.checkpoints.get(checkpointsDir, step);
-      await (await openCheckpoint(checkpointsDir, step)).close();
-      return checkpoint;
+      return new Mirror(store, directory, await openSound(directory.journalDir, onNotice), onNotice);
     } catch (error) {
-      if (!(error instanceof CheckpointError)) throw error;
-      onNotice(`${error.message}; trying the checkpoint before it`);
-      await removeCheckpoint(checkpointsDir, step).catch(() => {});
+      await directory.close();
+      throw error;
     }
   }
-  throw new CheckpointError(store.where, `${store.where} has no whole checkpoint of the run`);
-}
 
-async function mirrorRecords(
-  store: StateStore,
-  { journalDir }: RunDirectory,
-  checkpoint: StoredCheckpoint,
-  lastSequence: number,
-  onNotice: (text: string) => void,
-): Promise<void> {
-  let journal = await openSound(journalDir, onNotice);
-  try {
-    if (!(await isBeginning(store, journal, checkpoint, lastSequence))) {
-      await journal.close();
-      await explaining(`delete ${journalDir}`, rm(journalDir, { recursive: true }));
-      journal = await Journal.open(journalDir, onNotice);
-      await journal.restartAfter(checkpoint.sequence, new Uint8Array(Buffer.from(checkpoint.digest, 'hex')));
-    }
-    const first = journal.nextSequence;
-    if (first <= lastSequence) {
-      for await (const { frames, ...summary } of store.records(first)) {
+  /** The last record here. */
+  get sequence(): number {
+    return this.#journal.nextSequence - 1;
+  }
+
+  get step(): number {
+    return this.#journal.head?.step ?? 0;
+  }
+
+  /** Takes over the newest whole checkpoint and the records behind it. False: there is no checkpoint yet. */
+  async catchUp({ lastSequence = Infinity, onProgress = () => {} }: CatchUpOptions = {}): Promise<boolean> {
+    const stored = await this.#store.checkpoints.list();
+    const newest = await this.#fetchNewest(stored, onProgress);
+    if (newest === null) return false;
+    if (!(await this.#isBeginning(stored, newest, lastSequence))) await this.#restartAfter(newest);
+    const before = this.sequence;
+    if (before < lastSequence) {
+      for await (const { frames, ...summary } of this.#store.records(before + 1)) {
         if (summary.sequence > lastSequence) break;
-        await journal.append(frames, summary);
+        await this.#journal.append(frames, summary);
+        if (summary.sequence % 100 === 0) onProgress(`copying records: ${summary.sequence}`);
       }
     }
-    if (journal.nextSequence <= lastSequence) {
-      const text = `${store.where} ends at record ${journal.nextSequence - 1}, not at ${lastSequence}`;
-      throw new CheckpointError(store.where, text);
+    const count = this.sequence - before;
+    const what = count === 1 ? 'one record' : `${count} records`;
+    if (count > 0) this.#onNotice(`fetched ${what} from ${this.#store.where}`);
+    return true;
+  }
+
+  /** Takes over what comes, until `signal` is aborted. @throws what the store throws: it can be called again */
+  async follow(signal: AbortSignal, onStep: (step: number) => void): Promise<void> {
+    for await (const { frames, ...summary } of this.#store.follow(this.sequence + 1, signal)) {
+      await this.#journal.append(frames, summary);
+      onStep(summary.step);
+      if (++this.#sinceLook < RECORDS_BETWEEN_LOOKS) continue;
+      this.#sinceLook = 0;
+      await this.#look();
     }
-    const count = journal.nextSequence - first;
-    if (count > 0) onNotice(`fetched ${count === 1 ? 'one record' : `${count} records`} from ${store.where}`);
-  } finally {
-    await journal.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#journal.close();
+    await this.#directory.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** For a new checkpoint, and for those that are not kept any more, with the records that only they needed. */
+  async #look(): Promise<void> {
+    const stored = await this.#store.checkpoints.list();
+    await this.#fetchNewest(stored, () => {});
+    await this.#journal.startSegment();
+    const [oldest] = stored;
+    if (oldest !== undefined) await this.#journal.removeSegmentsBefore(oldest.sequence + 1);
+  }
+
+  /** The newest that is whole is here when this resolves, and nothing that the store does not have. Null: it has none. */
+  async #fetchNewest(
+    stored: readonly StoredCheckpoint[],
+    onProgress: (text: string) => void,
+  ): Promise<StoredCheckpoint | null> {
+    // A run whose first checkpoint has not come to the store yet: this may be the directory it began in.
+    if (stored.length === 0) return null;
+    const { checkpointsDir } = this.#directory;
+    for (const step of await listCheckpointSteps(checkpointsDir)) {
+      const known = stored.find((checkpoint) => checkpoint.step === step);
+      const own = await describeCheckpoint(checkpointsDir, step).catch(() => null);
+      if (own !== null && own.weightsSha256 === known?.weightsSha256) continue;
+      await removeCheckpoint(checkpointsDir, step);
+    }
+    const here = await listCheckpointSteps(checkpointsDir);
+    for (const checkpoint of stored.toReversed()) {
+      const { step } = checkpoint;
+      try {
+        if (!here.includes(step)) onProgress(`copying the checkpoint of step ${step}`);
+        await this.#store.checkpoints.get(checkpointsDir, step);
+        await (await openCheckpoint(checkpointsDir, step)).close();
+        return checkpoint;
+      } catch (error) {
+        if (!(error instanceof CheckpointError)) throw error;
+        this.#onNotice(`${error.message}; trying the checkpoint before it`);
+        await removeCheckpoint(checkpointsDir, step).catch(() => {});
+      }
+    }
+    return null;
+  }
+
+  /** Whether the store's records begin with those that are here, reach on from them, and these reach back to `newest`. */
+  async #isBeginning(
+    stored: readonly StoredCheckpoint[],
+    newest: StoredCheckpoint,
+    lastSequence: number,
+  ): Promise<boolean> {
+    const { head, firstSequence } = this.#journal;
+    const own = this.sequence;
+    // A store keeps the records behind its oldest checkpoint.
+    if (own > lastSequence || own < stored[0]!.sequence || firstSequence - 1 > newest.sequence) return false;
+    const known = stored.find(({ sequence }) => sequence === own);
+    if (head === null) return known !== undefined;
+    return Buffer.from(head.digest).toString('hex') === (known?.digest ?? (await digestIn(this.#store, own)));
+  }
+
+  async #restartAfter({ sequence, digest }: StoredCheckpoint): Promise<void> {
+    const { journalDir } = this.#directory;
+    if (this.#journal.head !== null) {
+      this.#onNotice(`${journalDir} is not what ${this.#store.where} has; its records are fetched anew`);
+    }
+    await this.#journal.close();
+    await explaining(`delete ${journalDir}`, rm(journalDir, { recursive: true }));
+    this.#journal = await Journal.open(journalDir, this.#onNotice);
+    await this.#journal.restartAfter(sequence, new Uint8Array(Buffer.from(digest, 'hex')));
   }
 }
 
@@ -137,23 +243,7 @@ async function openSound(journalDir: string, onNotice: (text: string) => void): 
   }
 }
 
-/** Whether the store's records begin with those of the journal, and these reach back to the checkpoint. */
-async function isBeginning(
-  store: StateStore,
-  journal: Journal,
-  checkpoint: StoredCheckpoint,
-  lastSequence: number,
-): Promise<boolean> {
-  const own = journal.nextSequence - 1;
-  if (own > lastSequence || own < checkpoint.sequence || journal.firstSequence - 1 > checkpoint.sequence)
-    return false;
-  const known = own === checkpoint.sequence ? checkpoint.digest : await digestIn(store, own);
-  const digest = journal.digestOf(own);
-  if (journal.head === null) return own === checkpoint.sequence;
-  return digest !== null && Buffer.from(digest).toString('hex') === known;
-}
-
-/** Null: the store does not have the record. */
+/** In hexadecimal; null: the store does not have the record. */
 async function digestIn(store: StateStore, sequence: number): Promise<string | null> {
   try {
     for await (const { digest } of store.records(sequence)) return Buffer.from(digest).toString('hex');
