@@ -3,31 +3,30 @@ import { resolve } from 'node:path';
 import { InvalidArgumentError, type Command } from 'commander';
 import { ConfigError } from '../errors.ts';
 import { readPemFiles } from '../files/pem.ts';
-import { createLogger, printable } from '../log.ts';
+import { printable } from '../log.ts';
+import { commandLogger } from './command-logger.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
-import { EXIT_CODES } from './exit-codes.ts';
-import { onInterrupt } from './interrupts.ts';
-import { joinToken } from './join-token.ts';
-import { addOutputOptions, type OutputOptions } from './options.ts';
-import { certificatesFor, defaultTrainerId, isOpenWire, trainerName, webSocketUrls } from './trainer.ts';
+import {
+  addCredentialOptions,
+  concludeJoin,
+  credentialsOf,
+  leaveOnInterrupt,
+  nameHere,
+  trainerName,
+  webSocketUrls,
+  type JoinFlags,
+} from './joining.ts';
+import { addOutputOptions } from './options.ts';
 
-interface GatewayFlags extends OutputOptions {
+interface GatewayFlags extends JoinFlags {
   readonly listen: Address;
-  readonly id?: string;
-  readonly run: string;
   readonly dir?: string;
-  readonly token?: string;
-  readonly tokenFile?: string;
-  readonly ca?: string;
-  readonly cert?: string;
-  readonly key?: string;
   readonly tokens?: string;
   readonly listenCert?: string;
   readonly listenKey?: string;
   readonly listenCa?: string;
   readonly insecure?: true;
-  readonly quiet?: true;
 }
 
 interface Address {
@@ -63,15 +62,11 @@ export function registerGatewayCommand(
     )
     .option('--id <name>', 'name of this gateway among the trainers; default: host name', trainerName)
     .option('--run <name>', 'take part only in the run of this name', '')
-    .option('--dir <folder>', 'what it keeps of the run for those who join; default: gateways/NAME')
-    .option('--token-file <file>', 'file that holds the join token for the coordinator, and nothing else')
-    .option(
-      '--token <token>',
-      'join token; every user of this machine can see it: GALORE_TOKEN or --token-file are better',
-    )
-    .option('--ca <file>', 'PEM file of the authority to trust, in place of those of this system')
-    .option('--cert <file>', 'PEM file of the certificate to show the coordinator, where it asks for one')
-    .option('--key <file>', 'PEM file of its private key')
+    .option('--dir <folder>', 'what it keeps of the run for those who join; default: gateways/NAME');
+  addCredentialOptions(command, {
+    token: 'the join token for the coordinator',
+    certificate: 'the certificate to show the coordinator, where it asks for one',
+  })
     .option(
       '--tokens <file.json>',
       'tokens of its own trainers (galore token create FILE.json --role trainer)',
@@ -99,18 +94,8 @@ Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
 async function passOn(context: CliContext, url: string, flags: GatewayFlags): Promise<number> {
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.quiet);
   const gatewayId = flags.id ?? defaultGatewayId(context.hostName);
-  const logger = createLogger({
-    level: flags.logLevel,
-    format: flags.logJson ? 'json' : 'text',
-    mayColour: context.environment.mayColour && context.stderr.isTTY === true,
-    write: (line) => display.error(line),
-    fields: flags.logJson ? { gateway: gatewayId } : {},
-  });
-  const token = await joinToken(context, flags, logger);
-  const tls = await certificatesFor(url, context, flags);
-  if (token !== '' && isOpenWire(url)) {
-    logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
-  }
+  const logger = commandLogger(context, display, flags, flags.logJson ? { gateway: gatewayId } : {});
+  const { token, tls } = await credentialsOf(context, url, flags, logger);
   const doorTls = await doorCertificates(context, flags);
   const path = (file: string): string => resolve(context.workingDir, file);
   const gateway = await context.services.startGateway({
@@ -121,24 +106,14 @@ async function passOn(context: CliContext, url: string, flags: GatewayFlags): Pr
     dir: path(flags.dir ?? `gateways/${gatewayId}`),
     onActivity: (text) => display.status(`${gatewayId} · ${printable(text)}`),
   });
-  using _ = onInterrupt(context.signals, {
-    first: () => {
-      logger.info('gateway.leaving', {}, 'leaving the run; again to quit at once');
-      gateway.stop();
-    },
-    again: () => {
-      display.close();
-      context.exitNow(EXIT_CODES.INTERRUPTED);
-    },
+  using _ = leaveOnInterrupt(context, display, (text) => {
+    logger.info('gateway.leaving', {}, text);
+    gateway.stop();
   });
   try {
     const join = `${context.commandName} trainer ${gateway.url}`;
     display.line(`trainers join here: ${join}${gateway.asksForTokens ? ' --token-file FILE' : ''}`);
-    const { code, reason } = await gateway.finished;
-    display.close();
-    if (code !== EXIT_CODES.OK) display.error(`error: ${printable(reason)}\n`);
-    else if (!flags.quiet) display.line(printable(reason));
-    return code;
+    return concludeJoin(display, flags, await gateway.finished);
   } finally {
     display.close();
   }
@@ -171,5 +146,5 @@ function address(text: string): Address {
 
 /** The same on every start, so that it is known again. */
 function defaultGatewayId(hostName: string): string {
-  return defaultTrainerId(hostName, 0).replace(/-0$/, '-gateway');
+  return nameHere(hostName, 'gateway');
 }

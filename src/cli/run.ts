@@ -6,6 +6,7 @@ import { OperatingError } from '../errors.ts';
 import type { RunningCoordinator, RunReport, RunSummary } from '../coordinator/api.ts';
 import { createLogger, printable, type Logger } from '../log.ts';
 import type { ReadyDevice } from '../trainer/engine/ready-device.ts';
+import { commandLogger } from './command-logger.ts';
 import type { CliContext } from './context.ts';
 import { createJsonReporter, createReporter, Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
@@ -50,17 +51,11 @@ class Run {
   #failure: string | null = null;
 
   constructor(context: CliContext, request: RunRequest, display: Display) {
-    const { logLevel, logJson } = request.output;
+    const { logJson } = request.output;
     this.#context = context;
     this.#request = request;
     this.#display = display;
-    this.#logger = createLogger({
-      level: logLevel,
-      format: logJson ? 'json' : 'text',
-      mayColour: context.environment.mayColour && context.stderr.isTTY === true,
-      write: (line) => display.error(line),
-      fields: { run: request.config.name },
-    });
+    this.#logger = commandLogger(context, display, request.output, { run: request.config.name });
     const show = logJson ? createJsonReporter(this.#jsonOutput()) : createReporter(display, this.#shownPath);
     this.#report = (report) => {
       if (report.type === 'step') {

@@ -1,43 +1,35 @@
 /** `galore trainer`: joins a run from this machine. */
 import { mkdir } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { InvalidArgumentError, type Command } from 'commander';
+import type { Command } from 'commander';
 import type { DeviceWish } from '../device-name.ts';
 import { ConfigError } from '../errors.ts';
-import { readPemFiles, type PemPaths } from '../files/pem.ts';
 import { explaining } from '../files/system-error.ts';
-import { createLogger, printable } from '../log.ts';
-import { isLoopback } from '../loopback.ts';
-import { splitUrls } from '../trainer/addresses.ts';
+import { printable } from '../log.ts';
 import type { AuditRow } from '../trainer/audit.ts';
 import type { Precision } from '../trainer/engine/device.ts';
+import { commandLogger } from './command-logger.ts';
 import type { CliContext } from './context.ts';
 import { Display } from './display.ts';
 import { EXIT_CODES } from './exit-codes.ts';
-import { joinToken } from './join-token.ts';
-import { onInterrupt } from './interrupts.ts';
-import { addSiteOptions, auditLines, siteOf, type SiteFlags } from './site-flags.ts';
 import {
-  addOutputOptions,
-  deviceOption,
-  precisionOption,
-  wholeNumber,
-  type OutputOptions,
-} from './options.ts';
+  addCredentialOptions,
+  concludeJoin,
+  credentialsOf,
+  leaveOnInterrupt,
+  nameHere,
+  trainerName,
+  webSocketUrls,
+  type JoinFlags,
+} from './joining.ts';
+import { addSiteOptions, auditLines, siteOf, type SiteFlags } from './site-flags.ts';
+import { addOutputOptions, deviceOption, precisionOption, wholeNumber } from './options.ts';
 
-interface TrainerFlags extends OutputOptions, SiteFlags {
-  readonly id?: string;
-  readonly run: string;
-  readonly token?: string;
-  readonly tokenFile?: string;
-  readonly ca?: string;
-  readonly cert?: string;
-  readonly key?: string;
+interface TrainerFlags extends JoinFlags, SiteFlags {
   readonly state?: string;
   readonly threads?: number;
   readonly device: DeviceWish;
   readonly precision: Precision;
-  readonly quiet?: true;
 }
 
 /** How long a trainer whose parent is gone may take to leave. */
@@ -64,15 +56,11 @@ export function registerTrainerCommand(
         'Of a host name with several addresses in DNS each is tried.',
     )
     .option('--id <name>', 'name of this trainer; default: host name and process number', trainerName)
-    .option('--run <name>', 'take part only in the run of this name', '')
-    .option('--token-file <file>', 'file that holds the join token, and nothing else')
-    .option(
-      '--token <token>',
-      'join token; every user of this machine can see it: GALORE_TOKEN or --token-file are better',
-    )
-    .option('--ca <file>', 'PEM file of the authority to trust, in place of those of this system')
-    .option('--cert <file>', 'PEM file of the certificate of this trainer, where one is asked for')
-    .option('--key <file>', 'PEM file of its private key')
+    .option('--run <name>', 'take part only in the run of this name', '');
+  addCredentialOptions(command, {
+    token: 'the join token',
+    certificate: 'the certificate of this trainer, where one is asked for',
+  })
     .option(
       '--state <dir>',
       'folder for what this trainer keeps for itself (moments of local steps, error feedback): started again, it goes on with it; needs --id',
@@ -100,34 +88,18 @@ Ctrl-C leaves the run in good order; a second Ctrl-C ends at once.`,
 async function joinRun(context: CliContext, url: string, flags: TrainerFlags): Promise<number> {
   const display = new Display(context.stdout, context.stderr, context.environment.mayRedraw && !flags.quiet);
   const trainerId = flags.id ?? defaultTrainerId(context.hostName, context.processId);
-  const logger = createLogger({
-    level: flags.logLevel,
-    format: flags.logJson ? 'json' : 'text',
-    mayColour: context.environment.mayColour && context.stderr.isTTY === true,
-    write: (line) => display.error(line),
-    fields: flags.logJson ? { trainer: trainerId } : {},
-  });
-  const token = await joinToken(context, flags, logger);
-  const tls = await certificatesFor(url, context, flags);
+  const logger = commandLogger(context, display, flags, flags.logJson ? { trainer: trainerId } : {});
+  const { token, tls } = await credentialsOf(context, url, flags, logger);
   const stateDir = await stateDirFor(context, flags);
   const site = siteOf(context, flags, display);
   const onAudit = (rows: readonly AuditRow[], socketBytes: number): void => {
     display.close();
     for (const line of auditLines(rows, socketBytes)) display.line(line);
   };
-  if (token !== '' && isOpenWire(url)) {
-    logger.warn('token.exposed', {}, 'the token travels unencrypted: anyone on the way can read and use it');
-  }
   const leaving = new AbortController();
-  using _ = onInterrupt(context.signals, {
-    first: () => {
-      logger.info('trainer.leaving', {}, 'leaving the run; again to quit at once');
-      leaving.abort();
-    },
-    again: () => {
-      display.close();
-      context.exitNow(EXIT_CODES.INTERRUPTED);
-    },
+  using _ = leaveOnInterrupt(context, display, (text) => {
+    logger.info('trainer.leaving', {}, text);
+    leaving.abort();
   });
   context.onParentGone?.(() => {
     leaving.abort();
@@ -135,7 +107,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
   });
   try {
     const [device] = await context.services.ensureEngine(flags.device);
-    const { code, reason } = await context.services.runTrainer({
+    const end = await context.services.runTrainer({
       url,
       trainerId,
       runName: flags.run,
@@ -151,10 +123,7 @@ async function joinRun(context: CliContext, url: string, flags: TrainerFlags): P
       signal: leaving.signal,
       onActivity: (text) => display.status(`${trainerId} · ${printable(text)}`),
     });
-    display.close();
-    if (code !== EXIT_CODES.OK) display.error(`error: ${printable(reason)}\n`);
-    else if (!flags.quiet) display.line(printable(reason));
-    return code;
+    return concludeJoin(display, flags, end);
   } finally {
     display.close();
   }
@@ -171,59 +140,7 @@ async function stateDirFor(context: CliContext, { state, id }: TrainerFlags): Pr
   return path;
 }
 
-/** The files for TLS, which are there and go together. @throws ConfigError, DataError */
-export async function certificatesFor(
-  url: string,
-  context: CliContext,
-  flags: Pick<TrainerFlags, 'ca' | 'cert' | 'key'>,
-): Promise<PemPaths> {
-  const { ca, cert, key } = flags;
-  const given = Object.entries({ ca, cert, key }).filter(([, path]) => path !== undefined);
-  if (given.length > 0 && !splitUrls(url).some(isTls)) {
-    throw new ConfigError(`--${given[0]![0]} is for wss:// addresses; ${url} is without TLS`);
-  }
-  if ((cert === undefined) !== (key === undefined)) {
-    throw new ConfigError(
-      '--cert and --key go together: the certificate of this trainer and its private key',
-    );
-  }
-  const paths = Object.fromEntries(
-    given.map(([name, path]) => [name, resolve(context.workingDir, path!)]),
-  ) as PemPaths;
-  await readPemFiles(paths);
-  return paths;
-}
-
-function isTls(url: string): boolean {
-  return new URL(url).protocol === 'wss:';
-}
-
-export function isOpenWire(url: string): boolean {
-  return splitUrls(url).some((each) => !isTls(each) && !isLoopback(new URL(each).hostname));
-}
-
-export function webSocketUrls(text: string): string {
-  return splitUrls(text).map(webSocketUrl).join(',');
-}
-
-function webSocketUrl(text: string): string {
-  const url = URL.canParse(text) ? new URL(text) : null;
-  if (url?.protocol === 'ws:' || url?.protocol === 'wss:') return text;
-  if (url?.protocol === 'http:' || url?.protocol === 'https:') {
-    throw new InvalidArgumentError(`Write ${text.replace(/^http/, 'ws')}.`);
-  }
-  throw new InvalidArgumentError('It must begin with ws:// or wss://, such as ws://127.0.0.1:29400.');
-}
-
-const TRAINER_NAME = /^[A-Za-z0-9._-]{1,64}$/;
-
-export function trainerName(text: string): string {
-  if (TRAINER_NAME.test(text)) return text;
-  throw new InvalidArgumentError('It takes 1 to 64 letters, digits, ".", "_" or "-".');
-}
-
 /** A name of this process on this machine, in the letters a trainer id may have. */
 export function defaultTrainerId(hostName: string, processId: number): string {
-  const host = hostName.replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, 48) || 'trainer';
-  return `${host}-${processId}`;
+  return nameHere(hostName, String(processId));
 }
