@@ -33,12 +33,11 @@ STEPS, WARMUP, BATCH, SEQ, VOCAB, WORLD = 2400, 240, 8, 128, 2048, 2
 EVERY, EVALUATED = 200, 320
 MIN_RATIO = 0.1
 LAYER_SCALE = 0.2  # as preset exact: the layers' share of the learning rate
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.0025, 0.005, 0.01, 0.02)
 POWERSGD_START = 10  # steps that PyTorch's hook sends whole before it compresses
 PEERS = {
     'AdamW': {},
-    'PowerSGD, rank 4': {'rank': 4},
-    'PowerSGD, rank 2': {'rank': 2},
+    'PowerSGD, rank 3': {'rank': 3},
     'PowerSGD, rank 1': {'rank': 1},
     'DiLoCo, H = 32': {'local': 32},
     'DiLoCo, H = 64': {'local': 64},

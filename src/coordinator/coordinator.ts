@@ -426,7 +426,7 @@ class Coordinator {
   #append(sealSeconds = 0): void {
     const record = this.#record;
     if (record === null) throw new Error('assertion failed: no record is sealed');
-    const { journal, authority } = this.#run;
+    const { journal, commit } = this.#run;
     const { sequence, step, digest } = record.commit;
     const kind = record.commit.record.type;
     const askedMs = this.#clock.nowMs();
@@ -445,8 +445,7 @@ class Coordinator {
       const reason = await describePassing(error, journal.path, bytes);
       this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
     };
-    authority.store
-      .append(authority.lease, record.frames, { sequence, step, digest, kind })
+    commit(record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
       .catch((error: unknown) => this.#fail(error));
   }

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { deferred } from '../deferred.ts';
-import { CheckpointError, GaloreError, OperatingError } from '../errors.ts';
+import { GaloreError, OperatingError } from '../errors.ts';
 import type { Authority, CoordinatorOptions, RunningCoordinator, RunSummary } from './api.ts';
 import { startCoordinator } from './coordinator.ts';
 import { Doorkeeper } from './doorkeeper.ts';
@@ -16,8 +16,6 @@ import { LeaseLost, StoreUnavailable, type Lease, type StateStore } from './stor
 
 /** Before something is asked of a store again that could not be reached, or that has not what is waited for. */
 const RETRY_MS = 500;
-/** How often a standby looks whether the run that it could not begin is there. */
-const BEGIN_TRIES = 10;
 /** Between two words of a standby that gets on. */
 const TELL_INTERVAL_MS = 1_000;
 
@@ -97,12 +95,8 @@ class Leadership {
       return await this.#lead(null);
     } catch (error) {
       if (!isStandby || !(error instanceof GaloreError)) throw error;
-      // Another was quicker; what it has begun is seen of it before the run is.
-      const tries = error instanceof CheckpointError ? BEGIN_TRIES : 1;
-      for (let i = 0; i < tries; i++) {
-        if (await this.#isBegun()) return null;
-        if (i < tries - 1) await sleep(RETRY_MS);
-      }
+      // Another was quicker.
+      if (await this.#isBegun()) return null;
       throw error;
     }
   }

@@ -46,8 +46,7 @@ import {
   type RunFacts,
 } from './store/checkpoint.ts';
 import { FileStateStore } from './store/file-store.ts';
-import { Journal } from './store/journal.ts';
-import { MirroredStateStore } from './store/mirrored-store.ts';
+import { Journal, type RecordSummary } from './store/journal.ts';
 import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
 import { storeClock } from './store/store-clock.ts';
@@ -59,6 +58,9 @@ export interface StartPoint extends ResumePoint {
   readonly counted: CountedSteps | null;
 }
 
+/** @param frames encoded, the Commit last */
+export type CommitRecord = (frames: readonly Uint8Array[], summary: RecordSummary) => Promise<void>;
+
 /** All that a coordinator works with; close it at the end. */
 export interface PreparedRun {
   readonly config: RunConfig;
@@ -69,8 +71,10 @@ export interface PreparedRun {
   readonly history: RunHistory;
   readonly checkpointsDir: string;
   readonly journal: Journal;
-  /** What decides that a record is committed: the journal is that, or a mirror of it. */
+  /** Who decides that a record is committed: the run directory, or a store that it mirrors. */
   readonly authority: Authority;
+  /** Commits a record. When it resolves, the journal has it too. @throws as StateStore.append, Journal.append */
+  readonly commit: CommitRecord;
   /** Null where every trainer has data of its own. */
   readonly dataset: Dataset | null;
   /** The hash of the model folder that the run began with, where trainers may ask for it; else empty. */
@@ -147,7 +151,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
   const journal = await Journal.open(run.journalDir, onNotice);
   closers.add(() => journal.close());
   const elsewhere = begun?.authority ?? (opening?.type === 'goesOn' ? opening.authority : null);
-  const authority = authorityOf(elsewhere, run.path, journal);
+  const authority = elsewhere ?? FileStateStore.leading(run.path, journal, thisHolder(), storeClock);
   if (begun !== null) await authority.store.checkpoints.put(authority.lease, checkpointsDir, checkpoint.step);
   const { modelJson, texts } = await readTexts(checkpoint, tokenizer);
   const model = parseModelConfig(JSON.parse(modelJson), join(checkpoint.path, 'config.json'));
@@ -203,6 +207,7 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     checkpointsDir,
     journal,
     authority,
+    commit: committer(authority, elsewhere === null ? null : journal),
     dataset,
     site: config.data.local ? siteFacts(texts.tokenizerJson, baseSha256) : null,
     baseSha256,
@@ -279,9 +284,16 @@ async function openElsewhere(options: CoordinatorOptions, closers: Closers): Pro
   return await openRun(store, options);
 }
 
-function authorityOf(elsewhere: Authority | null, dir: string, journal: Journal): Authority {
-  if (elsewhere === null) return FileStateStore.leading(dir, journal, thisHolder(), storeClock);
-  return { store: new MirroredStateStore(elsewhere.store, journal), lease: elsewhere.lease };
+/** @param mirror of a run that is kept elsewhere; holds all that is committed */
+function committer({ store, lease }: Authority, mirror: Journal | null): CommitRecord {
+  if (mirror === null) return (frames, summary) => store.append(lease, frames, summary);
+  let committed = mirror.nextSequence - 1;
+  return async (frames, summary) => {
+    // A disk that was full here: the record is committed all the same, and only the mirror lacks it.
+    if (summary.sequence > committed) await store.append(lease, frames, summary);
+    committed = summary.sequence;
+    await mirror.append(frames, summary);
+  };
 }
 
 /** A run that has just begun. */

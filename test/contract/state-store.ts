@@ -78,6 +78,17 @@ export function testStateStoreContract(test: TestFn, { name, prepare, canExpire 
     });
   });
 
+  check('of several that begin a run at once one succeeds', async (t, open) => {
+    const stores = [await open(), await open(), await open()];
+    const runs = stores.map((_, i) => ({ ...RUN, runId: `run-${i + 1}` }));
+    const ends = await Promise.allSettled(stores.map((store, i) => store.createRun(runs[i]!)));
+    const begun = runs.filter((_, i) => ends[i]!.status === 'fulfilled');
+    t.is(begun.length, 1);
+    t.deepEqual(await stores[0]!.readRun(), begun[0]);
+    const lease = await stores[1]!.acquire({ holderId: 'first', address: '' });
+    t.is(lease.lastSequence, 0);
+  });
+
   check(
     'records are read as they were appended, by whoever asks, and go on after the last one',
     async (t, open) => {

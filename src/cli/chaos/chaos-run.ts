@@ -6,13 +6,14 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { resolvedYaml } from '../../config/load.ts';
 import type { RunConfig } from '../../config/schema.ts';
-import { deferred } from '../../deferred.ts';
+import { deferred, type Deferred } from '../../deferred.ts';
 import { InterruptedError } from '../interrupts.ts';
 import type { LaunchProcess } from '../local-trainers.ts';
 import { COORDINATOR, type Fault } from './faults.ts';
 import { Link } from './link.ts';
 import { Member, type UnexpectedEnd } from './member.ts';
 import { readLogLine, type ToldStep } from './observed.ts';
+import { Timers } from './timers.ts';
 
 /** How long trainers may take to leave when the coordinator has. */
 const LEAVE_TIME_MS = 10_000;
@@ -52,8 +53,7 @@ export interface ChaosRecord {
   readonly seconds: number;
 }
 
-/** The run was ended from outside. */
-/** @throws InterruptedError */
+/** @throws InterruptedError when it was ended from outside */
 export async function runWithFaults(request: ChaosRequest): Promise<ChaosRecord> {
   const links = new Map<string, Link>();
   for (const trainerId of request.trainerIds) links.set(trainerId, await Link.open());
@@ -63,6 +63,49 @@ export async function runWithFaults(request: ChaosRequest): Promise<ChaosRecord>
   } finally {
     await run.close();
   }
+}
+
+/** Of the process of a trainer that connects there. */
+export function trainerArgs(
+  { config: { trainer }, threads }: Pick<ChaosRequest, 'config' | 'threads'>,
+  trainerId: string,
+  url: string,
+): readonly string[] {
+  return [
+    ...['trainer', url, '--id', trainerId, '--threads', String(threads)],
+    ...['--device', trainer.device, '--precision', trainer.precision],
+    ...['--quiet', '--log-json', '--log-level', 'info'],
+  ];
+}
+
+/** Until the run has ended, `look` is called; it hangs when `progressMs` is too long ago. @throws InterruptedError */
+export async function untilEnded(
+  ended: Deferred<'done' | 'hung'>,
+  { signal, patienceMs }: Pick<ChaosRequest, 'signal' | 'patienceMs'>,
+  { everyMs, progressMs, look = () => {} }: EndWatch,
+  begin: () => Promise<void>,
+): Promise<void> {
+  const interrupt = (): void => ended.reject(new InterruptedError('the processes of the run are ended'));
+  signal.addEventListener('abort', interrupt, { once: true });
+  if (signal.aborted) interrupt();
+  const watch = setInterval(() => {
+    if (performance.now() - progressMs() > patienceMs) ended.resolve('hung');
+    look();
+  }, everyMs);
+  try {
+    await begin();
+    await ended.promise;
+  } finally {
+    clearInterval(watch);
+    signal.removeEventListener('abort', interrupt);
+  }
+}
+
+interface EndWatch {
+  readonly everyMs: number;
+  /** When the run got on last; of `performance.now()`. */
+  readonly progressMs: () => number;
+  readonly look?: () => void;
 }
 
 /** A fault that has begun. Times of `performance.now()`. */
@@ -80,7 +123,7 @@ class ChaosRun {
   readonly #ended = deferred<'done' | 'hung'>();
   readonly #told: ToldStep[] = [];
   readonly #trainerWeights = new Map<string, string>();
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #timers = new Timers();
   readonly #fired: Firing[] = [];
   /** Not yet begun; those whose time has come and whose target is not there wait for it. */
   #waiting: readonly Fault[];
@@ -97,26 +140,19 @@ class ChaosRun {
   }
 
   async toEnd(): Promise<ChaosRecord> {
-    const { config, scratch, trainerIds, signal, patienceMs } = this.#request;
+    const { config, scratch, trainerIds } = this.#request;
     const startedMs = performance.now();
-    const interrupt = (): void =>
-      this.#ended.reject(new InterruptedError('the processes of the run are ended'));
-    signal.addEventListener('abort', interrupt, { once: true });
-    if (signal.aborted) interrupt();
-    const watch = setInterval(() => {
-      if (performance.now() - this.#progressMs > patienceMs) this.#ended.resolve('hung');
-    }, 1_000);
-    try {
+    const watch = { everyMs: 1_000, progressMs: () => this.#progressMs };
+    await untilEnded(this.#ended, this.#request, watch, async () => {
       this.#file = join(scratch, 'run.yaml');
       await writeFile(this.#file, resolvedYaml(config));
       this.#add(COORDINATOR, () => this.#coordinatorArgs());
-      for (const trainerId of trainerIds) this.#add(trainerId, () => this.#trainerArgs(trainerId));
+      for (const trainerId of trainerIds) {
+        const { url } = this.#links.get(trainerId)!;
+        this.#add(trainerId, () => trainerArgs(this.#request, trainerId, url));
+      }
       for (const member of this.#members.values()) member.start();
-      await this.#ended.promise;
-    } finally {
-      clearInterval(watch);
-      signal.removeEventListener('abort', interrupt);
-    }
+    });
     return {
       fired: this.#fired.map(({ fault, overMs, recoveredMs }) => ({
         ...fault,
@@ -131,7 +167,7 @@ class ChaosRun {
   }
 
   async close(): Promise<void> {
-    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
     await Promise.all([...this.#members.values()].map((member) => member.end()));
     for (const link of this.#links.values()) link.close();
   }
@@ -154,15 +190,6 @@ class ChaosRun {
     this.#starts += 1;
     const { dir } = this.#request.config;
     return isFirst ? ['coordinator', this.#file, ...logs] : ['resume', dir, '--trainers', '0', ...logs];
-  }
-
-  #trainerArgs(trainerId: string): readonly string[] {
-    const { config, threads } = this.#request;
-    const { device, precision } = config.trainer;
-    return [
-      ...['trainer', this.#links.get(trainerId)!.url, '--id', trainerId, '--threads', String(threads)],
-      ...['--device', device, '--precision', precision, '--quiet', '--log-json', '--log-level', 'info'],
-    ];
   }
 
   #read(name: string, text: string): void {
@@ -191,7 +218,7 @@ class ChaosRun {
     this.#progressMs = nowMs;
     for (const each of this.#fired) if (each.overMs !== null) each.recoveredMs ??= nowMs;
     for (const fault of this.#waiting.filter((each) => each.step <= step)) {
-      this.#later(fault.delayMs, () => {
+      this.#timers.later(fault.delayMs, () => {
         this.#due.add(fault);
         this.#fireDue();
       });
@@ -220,7 +247,7 @@ class ChaosRun {
       this.#progressMs = performance.now();
     };
     const undo = (action: () => void): void =>
-      this.#later(durationMs, () => {
+      this.#timers.later(durationMs, () => {
         action();
         over();
         this.#fireDue();
@@ -253,14 +280,6 @@ class ChaosRun {
     if (members.every(({ isUp }) => !isUp)) return this.#ended.resolve('done');
     if (this.#members.get(COORDINATOR)?.isUp !== false) return;
     for (const member of members) member.retire();
-    this.#later(LEAVE_TIME_MS, () => this.#ended.resolve('done'));
-  }
-
-  #later(delayMs: number, action: () => void): void {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      action();
-    }, delayMs);
-    this.#timers.add(timer);
+    this.#timers.later(LEAVE_TIME_MS, () => this.#ended.resolve('done'));
   }
 }

@@ -10,14 +10,14 @@ import type { RunConfig } from '../../config/schema.ts';
 import { openStateStore } from '../../coordinator/open-authority.ts';
 import { scanSoundPart } from '../../coordinator/store/journal-scan.ts';
 import { deferred } from '../../deferred.ts';
-import { InterruptedError } from '../interrupts.ts';
-import type { ChaosRecord, ChaosRequest } from './chaos-run.ts';
+import { trainerArgs, untilEnded, type ChaosRecord, type ChaosRequest } from './chaos-run.ts';
 import { NATS } from './failover-faults.ts';
 import type { Fault } from './faults.ts';
 import { Link } from './link.ts';
 import { Member } from './member.ts';
 import { NatsServers } from './nats-servers.ts';
 import { readLogLine, type ToldStep } from './observed.ts';
+import { Timers } from './timers.ts';
 
 const LEAVE_TIME_MS = 10_000;
 /** Unless the run's file says otherwise. */
@@ -108,7 +108,7 @@ class FailoverRun {
   readonly #ended = deferred<'done' | 'hung'>();
   readonly #told: ToldStep[] = [];
   readonly #trainerWeights = new Map<string, string>();
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #timers = new Timers();
   readonly #fired: Firing[] = [];
   #waiting: readonly Fault[];
   #isDue = false;
@@ -127,26 +127,15 @@ class FailoverRun {
   }
 
   async toEnd(): Promise<Omit<FailoverRecord, 'recordsUnlikeStore'>> {
-    const { coordinators, trainerIds, signal, patienceMs } = this.#request;
+    const { coordinators, trainerIds } = this.#request;
     const startedMs = performance.now();
-    const interrupt = (): void =>
-      this.#ended.reject(new InterruptedError('the processes of the run are ended'));
-    signal.addEventListener('abort', interrupt, { once: true });
-    if (signal.aborted) interrupt();
-    const watch = setInterval(() => {
-      if (performance.now() - this.#progressMs > patienceMs) this.#ended.resolve('hung');
-      this.#fireNext();
-    }, 100);
-    try {
+    const watch = { everyMs: 100, progressMs: () => this.#progressMs, look: () => this.#fireNext() };
+    await untilEnded(this.#ended, this.#request, watch, async () => {
       for (let i = 0; i < coordinators; i++) this.#seats.push(await this.#makeSeat(i));
       for (const { member } of this.#seats) member.start();
       for (const trainerId of trainerIds) this.#addTrainer(trainerId);
       for (const trainer of this.#trainers) trainer.start();
-      await this.#ended.promise;
-    } finally {
-      clearInterval(watch);
-      signal.removeEventListener('abort', interrupt);
-    }
+    });
     const members = [...this.#seats.map(({ member }) => member), ...this.#trainers];
     return {
       fired: this.#fired.map(({ fault, atMs, recoveredMs }) => ({
@@ -164,7 +153,7 @@ class FailoverRun {
   }
 
   async close(): Promise<void> {
-    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
     await Promise.all(
       [...this.#seats.map(({ member }) => member), ...this.#trainers].map((each) => each.end()),
     );
@@ -208,13 +197,8 @@ class FailoverRun {
   }
 
   #addTrainer(trainerId: string): void {
-    const { config, threads, launch } = this.#request;
-    const { device, precision } = config.trainer;
-    const args = [
-      ...['trainer', this.#seats.map(({ door }) => door.url).join(), '--id', trainerId],
-      ...['--threads', String(threads), '--device', device, '--precision', precision],
-      ...['--quiet', '--log-json', '--log-level', 'info'],
-    ];
+    const { config, launch } = this.#request;
+    const args = trainerArgs(this.#request, trainerId, this.#seats.map(({ door }) => door.url).join());
     const member = new Member({
       ...{ name: trainerId, args: () => args, launch },
       onLine: (text) => {
@@ -275,7 +259,7 @@ class FailoverRun {
     const isWatched = this.#seats.some(({ isMirroring, member }) => isMirroring && member.isUp);
     if (this.#leader === null || !isWatched) return;
     this.#isDue = true;
-    this.#later(fault.delayMs, () => {
+    this.#timers.later(fault.delayMs, () => {
       this.#isDue = false;
       const leader = this.#leader;
       if (leader === null || !leader.member.isUp || this.#weightsSha256 !== null) return;
@@ -291,16 +275,16 @@ class FailoverRun {
     if (target === NATS) {
       const index = this.#natsTurn++ % this.#servers.ports.length;
       this.#servers.kill(index);
-      this.#later(durationMs, () => this.#servers.startAgain(index));
+      this.#timers.later(durationMs, () => this.#servers.startAgain(index));
     } else if (verb === 'kill') {
       leader.member.kill();
-      this.#later(durationMs, () => leader.member.startAgain());
+      this.#timers.later(durationMs, () => leader.member.startAgain());
     } else if (verb === 'stop') {
       leader.member.stop();
-      this.#later(durationMs, () => leader.member.goOn());
+      this.#timers.later(durationMs, () => leader.member.goOn());
     } else {
       for (const link of leader.natsLinks) link.cut();
-      this.#later(durationMs, () => leader.natsLinks.forEach((link) => link.mend()));
+      this.#timers.later(durationMs, () => leader.natsLinks.forEach((link) => link.mend()));
     }
   }
 
@@ -310,14 +294,6 @@ class FailoverRun {
     if (coordinators.some(({ isUp }) => isUp)) return;
     for (const member of [...coordinators, ...this.#trainers]) member.retire();
     if (this.#trainers.every(({ isUp }) => !isUp)) return this.#ended.resolve('done');
-    this.#later(LEAVE_TIME_MS, () => this.#ended.resolve('done'));
-  }
-
-  #later(delayMs: number, action: () => void): void {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      action();
-    }, delayMs);
-    this.#timers.add(timer);
+    this.#timers.later(LEAVE_TIME_MS, () => this.#ended.resolve('done'));
   }
 }

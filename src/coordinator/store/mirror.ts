@@ -32,10 +32,14 @@ export async function readMirror(dir: string): Promise<RunDirectoryPaths | null>
   }
 }
 
-/** @throws CheckpointError when `dir` holds another run than the store */
-export async function checkMirror(dir: string, run: StoredRun, where: string): Promise<void> {
+/** What `dir` says of this run; null: it holds none. @throws CheckpointError when it holds another run than the store */
+export async function checkMirror(
+  dir: string,
+  run: StoredRun,
+  where: string,
+): Promise<RunDirectoryPaths | null> {
   const held = await readMirror(dir);
-  if (held === null || held.runId === run.runId) return;
+  if (held === null || held.runId === run.runId) return held;
   throw new CheckpointError(
     dir,
     `${dir} holds run ${held.name} with the id ${held.runId}, the run of that name in ${where} has the id ${run.runId}; ` +
@@ -102,8 +106,7 @@ export class Mirror {
     dir: string,
     onNotice: (text: string) => void,
   ): Promise<Mirror> {
-    await checkMirror(dir, run, store.where);
-    const isThere = (await readMirror(dir)) !== null;
+    const isThere = (await checkMirror(dir, run, store.where)) !== null;
     const directory = isThere
       ? await openRunDirectory(dir, onNotice)
       : await createRunDirectory(dir, run, onNotice);

@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { Kvm } from '@nats-io/kv';
 import { connect, headers } from '@nats-io/transport-node';
 import test, { type ExecutionContext } from 'ava';
 import { CheckpointError, OperatingError } from '../../../src/errors.ts';
@@ -133,6 +134,28 @@ test('a stream that belongs to another run is left alone', async (t) => {
     instanceOf: CheckpointError,
     message: /belongs to another run/,
   });
+});
+
+test('what a start leaves that was killed before the run was there is taken over, but no records are', async (t) => {
+  if (!needsNats(t)) return;
+  const { url } = await startNatsServer(t);
+  const { bucket } = natsNames(RUN.name);
+  const forgetRun = async (): Promise<void> => {
+    const connection = await connect({ servers: url });
+    await (await new Kvm(connection).open(bucket)).delete('run');
+    await connection.close();
+  };
+  const store = await openStore(t, [url]);
+  await store.createRun(RUN);
+  await forgetRun();
+  t.is(await store.readRun(), null);
+  await store.createRun({ ...RUN, runId: 'run-2' });
+  const lease = await store.acquire(HOLDER);
+  const record = makeRecord(1);
+  await store.append(lease, record.frames, record.summary);
+  await forgetRun();
+  const other = await openStore(t, [url]);
+  await t.throwsAsync(other.createRun({ ...RUN, runId: 'run-3' }), { message: /belongs to another run/ });
 });
 
 test('replicas that a lone server cannot have', async (t) => {

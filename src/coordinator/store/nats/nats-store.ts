@@ -43,6 +43,8 @@ const RENEWAL_SHARE = 0.4;
 
 /** What a run keeps in NATS, by name. */
 export interface NatsNames {
+  /** Of everything that is made for the run. */
+  readonly description: string;
   readonly stream: string;
   readonly bucket: string;
   readonly journalSubject: string;
@@ -53,6 +55,7 @@ export interface NatsNames {
 export function natsNames(runName: string): NatsNames {
   const token = runName.replace(/[_.]/g, (sign) => (sign === '_' ? '__' : '_d'));
   return {
+    description: `galore-swarm run ${runName}`,
     stream: `galore-journal-${token}`,
     bucket: `galore-${token}`,
     journalSubject: `galore.journal.${token}`,
@@ -121,8 +124,10 @@ export class NatsStateStore implements StateStore {
       const replicas = await this.#makeBucket();
       const kv = await this.#openBucket();
       if ((await kv.get(RUN_KEY))?.operation === 'PUT') throw this.#exists(run.name);
-      await new Objm(this.#client).create(this.#names.bucket, { replicas, description: run.runId });
-      await this.#records.create(run.runId, replicas);
+      const { bucket, description } = this.#names;
+      await new Objm(this.#client).create(bucket, { replicas, description });
+      await this.#records.create(replicas);
+      // Of several that came so far, the first; of one that is killed before, nothing is left that hinders.
       try {
         await kv.create(RUN_KEY, JSON.stringify(run));
       } catch (error) {
@@ -154,7 +159,7 @@ export class NatsStateStore implements StateStore {
     const run = await this.readRun();
     if (run === null)
       throw new CheckpointError(this.where, `${this.where} has no run ${this.#options.runName}`);
-    await this.#explaining('open the run', () => this.#records.checkOwner(run.runId));
+    await this.#explaining('open the run', () => this.#records.checkOwner());
     const fence = (epoch: number): Promise<number> =>
       this.#explaining('begin an epoch', () => this.#records.beginEpoch(epoch));
     const { times, clock } = this.#options;
@@ -238,11 +243,12 @@ export class NatsStateStore implements StateStore {
 
   /** The number of replicas that it has. */
   async #makeBucket(): Promise<number> {
-    const { replicas, runName } = this.#options;
+    const { replicas } = this.#options;
     const kvm = new Kvm(this.#client);
     const make = async (count: number): Promise<number> => {
-      const options = { replicas: count, history: 1, allow_direct: false, description: `run ${runName}` };
-      const { replicas: had } = await (await kvm.create(this.#names.bucket, options)).status();
+      const { bucket, description } = this.#names;
+      const options = { replicas: count, history: 1, allow_direct: false, description };
+      const { replicas: had } = await (await kvm.create(bucket, options)).status();
       return had;
     };
     const isCluster = this.#link.connection.info?.cluster !== undefined;

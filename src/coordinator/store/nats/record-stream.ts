@@ -58,13 +58,17 @@ export class RecordStream {
     this.#names = names;
   }
 
-  /** Makes the stream of a run. Its first message keeps it from ever being empty. */
-  async create(runId: string, replicas: number): Promise<void> {
+  /**
+   * Makes the stream of a run that is being begun, or takes one without records: several may begin it at once, and one
+   * that begins may be killed. Its first message keeps it from ever being empty.
+   * @throws CheckpointError when there are records in it
+   */
+  async create(replicas: number): Promise<void> {
     const { stream, journalSubject } = this.#names;
     const add = this.#link.manager.streams.add({
       name: stream,
       subjects: [journalSubject],
-      description: runId,
+      description: this.#names.description,
       retention: RetentionPolicy.Limits,
       storage: StorageType.File,
       // What is full takes nothing more; nothing old goes by itself.
@@ -74,15 +78,18 @@ export class RecordStream {
     await add.catch((error: unknown) => {
       throw isOtherStream(error) ? this.#foreign() : error;
     });
-    const { state } = await this.#link.manager.streams.info(stream);
-    if (state.last_seq > 0) throw this.#foreign();
-    await this.#publish(new Uint8Array(0), { type: 'epoch', epoch: 0, sequence: 1 }, 0);
+    const beginning = this.#publish(new Uint8Array(0), { type: 'epoch', epoch: 0, sequence: 1 }, 0);
+    await beginning.catch((error: unknown) => {
+      if (!isWrongSequence(error)) throw error;
+    });
+    const { facts } = await this.#lastMessage();
+    if (nextSequenceAfter(facts) > 1) throw this.#foreign();
   }
 
-  /** @throws CheckpointError when the stream is not that of this run */
-  async checkOwner(runId: string): Promise<void> {
+  /** @throws CheckpointError when the stream is not that of a run */
+  async checkOwner(): Promise<void> {
     const { config } = await this.#link.manager.streams.info(this.#names.stream);
-    if (config.description !== runId) throw this.#foreign();
+    if (config.description !== this.#names.description) throw this.#foreign();
   }
 
   /**
