@@ -16,6 +16,8 @@ import { LeaseLost, StoreUnavailable, type Lease, type StateStore } from './stor
 
 /** Before something is asked of a store again that could not be reached, or that has not what is waited for. */
 const RETRY_MS = 500;
+/** How often a run is begun or gone on with at the start, while the store does not answer. */
+const BEGIN_TRIES = 10;
 /** Between two words of a standby that gets on. */
 const TELL_INTERVAL_MS = 1_000;
 
@@ -90,14 +92,20 @@ class Leadership {
   /** A standby leads at once only a run that nobody has begun. Null: it stands by. */
   async #leadAtOnce(): Promise<RunningCoordinator | null> {
     const { isStandby = false } = this.#options;
-    if (isStandby && (await this.#isBegun())) return null;
-    try {
-      return await this.#lead(null);
-    } catch (error) {
-      if (!isStandby || !(error instanceof GaloreError)) throw error;
-      // Another was quicker.
-      if (await this.#isBegun()) return null;
-      throw error;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        if (isStandby && (await this.#isBegun())) return null;
+        return await this.#lead(null);
+      } catch (error) {
+        if (error instanceof StoreUnavailable && attempt < BEGIN_TRIES) {
+          this.#notice(`${error.message}; trying again`);
+          await sleep(RETRY_MS);
+          continue;
+        }
+        // Another was quicker.
+        if (isStandby && error instanceof GaloreError && (await this.#isBegun())) return null;
+        throw error;
+      }
     }
   }
 

@@ -9,6 +9,7 @@ import { deferred } from '../../src/deferred.ts';
 import type { RunningCoordinator } from '../../src/coordinator/api.ts';
 import { startInStore } from '../../src/coordinator/leadership.ts';
 import { MemoryStateStore, SharedMemory } from '../../src/coordinator/store/memory-store.ts';
+import { StoreUnavailable, type StoredRun } from '../../src/coordinator/store/state-store.ts';
 import { storeClock } from '../../src/coordinator/store/store-clock.ts';
 import type { StoreClock } from '../../src/coordinator/store/lease-keeper.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
@@ -45,7 +46,16 @@ interface Seat {
   readonly says: (what: RegExp) => Promise<void>;
 }
 
-async function seat(t: ExecutionContext, shared: SharedMemory, isStandby = true, more = {}): Promise<Seat> {
+const memoryStore = (shared: SharedMemory, clock: StoreClock): MemoryStateStore =>
+  new MemoryStateStore(shared, TIMES, clock);
+
+async function seat(
+  t: ExecutionContext,
+  shared: SharedMemory,
+  isStandby = true,
+  more = {},
+  makeStore = memoryStore,
+): Promise<Seat> {
   const place = placeOf(t, { ...STEPS, ...more });
   const clock = new StoppableClock();
   const said: string[] = [];
@@ -59,7 +69,7 @@ async function seat(t: ExecutionContext, shared: SharedMemory, isStandby = true,
       said.push(text);
       for (const { what, resolve } of waiting) if (what.test(text)) resolve();
     },
-    openStore: () => Promise.resolve(new MemoryStateStore(shared, TIMES, clock)),
+    openStore: () => Promise.resolve(makeStore(shared, clock)),
   });
   coordinator.finished.catch(() => {});
   t.teardown(async () => {
@@ -163,6 +173,24 @@ test.serial('a second run of one name is refused, and so is a standby with other
   const other = await seat(t, shared, true, { seed: 8 });
   const error = await t.throwsAsync(() => other.coordinator.finished);
   t.regex(error?.message ?? '', /seed is 8; it stays 7/);
+});
+
+test.serial('a store that does not answer for a moment does not keep a run from being begun', async (t) => {
+  const shared = new SharedMemory();
+  let faults = 2;
+  class BusyStore extends MemoryStateStore {
+    override async createRun(run: StoredRun): Promise<void> {
+      if (faults === 0) return await super.createRun(run);
+      faults -= 1;
+      throw new StoreUnavailable('the servers choose a leader');
+    }
+  }
+  const { coordinator, said } = await seat(t, shared, true, {}, (memory, clock) => {
+    return new BusyStore(memory, TIMES, clock);
+  });
+  t.is(faults, 0);
+  t.false(coordinator.isStandby);
+  t.true(said.includes('the servers choose a leader; trying again'));
 });
 
 test.serial('a standby that is stopped ends in good order', async (t) => {
