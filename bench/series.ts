@@ -22,6 +22,8 @@ export interface SeriesOptions {
   /** The run file, in bench/. */
   readonly file: string;
   readonly out: string;
+  /** In `out`, a line a run; default: runs.jsonl. */
+  readonly journal?: string;
   readonly seeds: readonly number[];
   /** Runs at once. */
   readonly parallel: number;
@@ -67,7 +69,7 @@ export class Series {
   constructor(options: SeriesOptions) {
     this.#options = options;
     mkdirSync(options.out, { recursive: true });
-    this.#journal = join(options.out, 'runs.jsonl');
+    this.#journal = join(options.out, options.journal ?? 'runs.jsonl');
     this.#done = existsSync(this.#journal) ? readLines<Run>(this.#journal) : [];
   }
 
@@ -82,6 +84,11 @@ export class Series {
       return rate === null ? [] : others.map((seed) => ({ entry, rate, seed }));
     });
     await this.#runAll(last);
+  }
+
+  /** Of the ways that were run, in the order of their first runs. */
+  names(): readonly string[] {
+    return [...new Set(this.#done.map(({ method }) => method))];
   }
 
   /** The learning rates that an entry was run at with the first seed, ascending. */

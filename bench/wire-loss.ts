@@ -1,11 +1,14 @@
 /**
  * Loss against bytes: `node dist/bench/wire-loss.js OUT [entry…]` trains one small model with every preset, with
  * dense AdamW in f32, int8 and int4, and with the reference GaLore, each a real `galore train` of
- * bench/wire-loss.yaml with one trainer, as which several learn the same, or two with local steps (bench/series.ts says which runs are made). The table goes to standard
- * output, the curves to OUT/loss-over-bytes.svg and OUT/loss-over-time.svg.
+ * bench/wire-loss.yaml with one trainer, as which several learn the same, or two with local steps (bench/series.ts says
+ * which runs are made). The table goes to standard output, the curves to OUT/loss-over-bytes.svg and
+ * OUT/loss-over-time.svg, both with the runs of bench/peers/loss_peers.py if they are in OUT/peers.jsonl.
+ * With --draw nothing is trained.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { lineChart, type Line } from '../src/cli/line-chart.ts';
 import { mean, Series, type Entry, type Run } from './series.ts';
 
@@ -52,24 +55,32 @@ const [BASELINE] = ENTRIES;
 /** The link of the chart over time: 100 Mbit/s each way, one after the other, as without overlap. */
 const BYTES_PER_SECOND = 12.5e6;
 
-const [out, ...only] = process.argv.slice(2);
-if (out === undefined) throw new Error('usage: node dist/bench/wire-loss.js OUT [entry…]');
+const { values: options, positionals } = parseArgs({
+  options: { draw: { type: 'boolean', default: false } },
+  allowPositionals: true,
+});
+const [out, ...only] = positionals;
+if (out === undefined) throw new Error('usage: node dist/bench/wire-loss.js OUT [entry…] [--draw]');
 const entries = ENTRIES.filter(({ name }) => only.length === 0 || only.includes(name));
-const series = new Series({ file: 'wire-loss.yaml', out, seeds: [0, 1, 2], parallel: 2 });
-await series.complete(entries);
+const common = { file: 'wire-loss.yaml', out, seeds: [0, 1, 2], parallel: 2 };
+const [series, peers] = [new Series(common), new Series({ ...common, journal: 'peers.jsonl' })];
+if (!options.draw) await series.complete(entries);
 
 const baseline = meanLoss(series.best(BASELINE!));
+const peerEntries = peers.names().map((name) => ({ name, settings: [], rates: [] }));
 process.stdout.write(
   [
     '| | lr | loss, mean of 3 seeds | spread | over exact | bytes up an optimizer step | fewer bytes than dense f32 | all rates, seed 0 |',
     '|---|---|---|---|---|---|---|---|',
-    ...entries.map(row),
+    ...entries.map((entry) => row(series, entry)),
+    ...peerEntries.map((entry) => row(peers, entry)),
     '',
   ].join('\n'),
 );
-const curves = entries.flatMap((entry) => series.best(entry).slice(0, 1));
+const ours = entries.flatMap((entry) => series.best(entry).slice(0, 1));
+const curves = [...ours, ...peerEntries.flatMap((entry) => peers.best(entry).slice(0, 1))];
 // Chosen for one size of model: what a step computes takes every entry about as long.
-const secondsPerStep = Math.min(...curves.map(({ seconds }) => seconds)) / 2400;
+const secondsPerStep = Math.min(...ours.map(({ seconds }) => seconds)) / 2400;
 const charts = {
   'loss-over-bytes.svg': lineChart({
     title: 'Validation loss over the bytes a trainer has sent and received',
@@ -97,8 +108,8 @@ function line({ method, curve = [] }: Run, x: (point: NonNullable<Run['curve']>[
   return { name: method, points: curve.map((point) => [x(point), point.loss]) };
 }
 
-function row(entry: Entry): string {
-  const runs = series.best(entry);
+function row(runsOf: Series, entry: Entry): string {
+  const runs = runsOf.best(entry);
   const [first] = runs;
   if (first === undefined) return `| ${entry.name} | - | - | - | - | - | - | - |`;
   const losses = runs.flatMap(({ loss }) => loss ?? []);
@@ -113,7 +124,7 @@ function row(entry: Entry): string {
     ` ${over}% `,
     ` ${bytesOf(first).toFixed(0)} `,
     ` ${(dense / bytesOf(first)).toFixed(1)}x `,
-    ` ${series.allRates(entry)} `,
+    ` ${runsOf.allRates(entry)} `,
     '',
   ].join('|');
 }

@@ -5,8 +5,8 @@ and DiLoCo (H local AdamW steps, outer Nesterov, arXiv 2311.08105). Beside them 
     python loss_peers.py --tokens DIR --out FILE [--only NAME ...]
 
 --tokens: the token cache of a run of bench/wire-loss.yaml (its data.cache_dir; the folder with header.json). --out: one JSON
-line a run; runs that are in it are not repeated. Each peer is run at its learning rates with seed 0 and at the best with
-seeds 1 and 2. bytesUp: what one process would send up a step to a server that sums, in f32, as ours is counted.
+line a run; runs that are in it are not repeated. Each peer is run at several learning rates with seed 0 and at the best
+with seeds 1 and 2. bytesUp: what one process would send up a step to a server that sums, in f32, as ours is counted.
 """
 import argparse
 import json
@@ -33,7 +33,7 @@ STEPS, WARMUP, BATCH, SEQ, VOCAB, WORLD = 2400, 240, 8, 128, 2048, 2
 EVERY, EVALUATED = 200, 320
 MIN_RATIO = 0.1
 LAYER_SCALE = 0.2  # as preset exact: the layers' share of the learning rate
-RATES = (0.0025, 0.005, 0.01, 0.02)
+RATES = (0.005, 0.01)  # and on by factors of two, until the next lower and the next higher one are worse
 POWERSGD_START = 10  # steps that PyTorch's hook sends whole before it compresses
 PEERS = {
     'AdamW': {},
@@ -171,8 +171,16 @@ def main() -> None:
 
     print('| | lr | loss, mean of 3 seeds | spread | bytes up a step | fewer bytes than dense f32 |\n|---|---|---|---|---|---|')
     for peer in options.only:
-        first = [made(peer, lr, 0) for lr in RATES]
-        best = min((entry for entry in first if entry['loss'] is not None), key=lambda entry: entry['loss'])
+        rates = list(RATES)
+        while True:
+            first = [made(peer, lr, 0) for lr in rates]
+            best = min((entry for entry in first if entry['loss'] is not None), key=lambda entry: entry['loss'])
+            if best['rate'] == rates[0]:
+                rates.insert(0, rates[0] / 2)
+            elif best['rate'] == rates[-1]:
+                rates.append(rates[-1] * 2)
+            else:
+                break
         entries = [best] + [made(peer, best['rate'], seed) for seed in (1, 2)]
         losses = [entry['loss'] for entry in entries]
         dense = 4 * best['parameters'] / best['bytesUp']
