@@ -20,6 +20,7 @@ import {
   expel,
   findTrainer,
   finish,
+  markSeen,
   patch,
   patchTrainer,
   remark,
@@ -30,7 +31,7 @@ import {
 } from './draft.ts';
 import { abandonEvaluation, advanceEvaluating } from './evaluation.ts';
 import { advanceFinishing, endRun, settleFinishing } from './finishing.ts';
-import { acceptReady, admit, dropSilent, markSeen, remove } from './membership.ts';
+import { acceptReady, admit, dropSilent, remove } from './membership.ts';
 import { advanceFactorising, advanceSketching } from './refresh.ts';
 import { exclusionOf, noteRefusal } from './refusals.ts';
 import type { Cursor, Event, RunPlan, RunState, SlotBasis, Transition } from './state.ts';

@@ -35,10 +35,3 @@ export function insertById<T extends HasId>(list: readonly T[], item: T): readon
   while (list[place]?.trainerId === item.trainerId) place += 1;
   return list.toSpliced(place, 0, item);
 }
-
-/** The list with another item in this place. */
-export function replaceAt<T>(list: readonly T[], index: number, item: T): readonly T[] {
-  const copy = list.slice();
-  copy[index] = item;
-  return copy;
-}

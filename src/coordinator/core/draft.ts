@@ -3,7 +3,7 @@
  * takes a draft and returns one, so that rules can follow each other within one event.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
-import { indexOfId, replaceAt } from './by-id.ts';
+import { indexOfId } from './by-id.ts';
 import type { Effect, Event, Phase, Received, RunState, TrainerState, Transition } from './state.ts';
 
 export interface Draft {
@@ -12,6 +12,8 @@ export interface Draft {
   readonly notes: readonly string[];
   /** Connections still to be closed (see advance.ts). */
   readonly expelled: readonly Expulsion[];
+  /** Who was heard by this event, until that is written down: with what else changes of it, or at the end. */
+  readonly seen: string | null;
 }
 
 /** A connection to be closed, and why. */
@@ -43,11 +45,12 @@ export type WorkEvent = EventOf<
 >;
 
 export function begin(state: RunState): Draft {
-  return { state, effects: [], notes: [], expelled: [] };
+  return { state, effects: [], notes: [], expelled: [], seen: null };
 }
 
 export function finish(draft: Draft): Transition {
-  const { state, effects, notes } = draft;
+  const { seen } = draft;
+  const { state, effects, notes } = seen === null ? draft : patchTrainer(draft, seen, {});
   return notes.length === 0 ? { state, effects } : { state, effects, note: notes.join('; ') };
 }
 
@@ -87,26 +90,37 @@ export function findTrainer(state: RunState, trainerId: string): TrainerState | 
   return state.trainers[indexOfId(state.trainers, trainerId)];
 }
 
-export function patchTrainer(draft: Draft, trainerId: string, fields: Partial<TrainerState>): Draft {
-  const { trainers } = draft.state;
-  const index = indexOfId(trainers, trainerId);
-  if (index < 0) return draft;
-  return patch(draft, { trainers: replaceAt(trainers, index, { ...trainers[index]!, ...fields }) });
+/** The trainer was heard at this time. */
+export function markSeen(draft: Draft, trainerId: string): Draft {
+  return { ...draft, seen: trainerId };
 }
 
-/** The same for several; `fieldsOf` is asked for each of them that is in the run, and null changes nothing. */
+export function patchTrainer(draft: Draft, trainerId: string, fields: Partial<TrainerState>): Draft {
+  return patchTrainers(draft, [trainerId], () => fields);
+}
+
+/**
+ * The same for several; `fieldsOf` is asked for each of them that is in the run, and null changes nothing. The list is
+ * copied only when something changes: with thousands of trainers that is most of what an event costs.
+ */
 export function patchTrainers(
   draft: Draft,
   trainerIds: readonly string[],
   fieldsOf: (trainer: TrainerState) => Partial<TrainerState> | null,
 ): Draft {
-  const trainers = draft.state.trainers.slice();
+  const { trainers: before, nowMs } = draft.state;
+  let trainers: TrainerState[] | null = null;
+  let { seen } = draft;
   for (const trainerId of trainerIds) {
-    const index = indexOfId(trainers, trainerId);
-    const fields = index < 0 ? null : fieldsOf(trainers[index]!);
-    if (fields !== null) trainers[index] = { ...trainers[index]!, ...fields };
+    const index = indexOfId(before, trainerId);
+    const trainer = (trainers ?? before)[index];
+    const fields = trainer === undefined ? null : fieldsOf(trainer);
+    if (trainer === undefined || fields === null) continue;
+    trainers ??= before.slice();
+    trainers[index] = { ...trainer, ...fields, ...(trainerId === seen ? { lastSeenMs: nowMs } : {}) };
+    if (trainerId === seen) seen = null;
   }
-  return patch(draft, { trainers });
+  return trainers === null ? draft : { ...patch(draft, { trainers }), seen };
 }
 
 /** Ids of the trainers that can be given work, ascending. */

@@ -9,7 +9,6 @@ import {
   findTrainer,
   markHeard,
   patch,
-  patchTrainer,
   remark,
   seconds,
   type Draft,
@@ -52,11 +51,6 @@ export function acceptReady(draft: Draft, event: EventOf<'trainerReady'>): Draft
     return remark(draft, `${trainerId} has applied ${sequence} of ${trainer.joinedSequence} records`);
   }
   return becomeReady(draft, trainerId);
-}
-
-/** The trainer was heard at this time. */
-export function markSeen(draft: Draft, trainerId: string): Draft {
-  return patchTrainer(draft, trainerId, { lastSeenMs: draft.state.nowMs });
 }
 
 /** Drops trainers that are silent, or lagging for so long that they must have lost their way. */
