@@ -58,7 +58,7 @@ export class RunWatch {
       case 'trainerJoined':
         return this.#keep(event.trainerId, {});
       case 'trainerLost':
-        if (!before.trainers.some(({ trainerId }) => trainerId === event.trainerId)) return;
+        if (before.trainers.get(event.trainerId) === undefined) return;
         this.#departures += 1;
         return this.#blame(event.trainerId, event.reason);
       case 'checkpointWritten':

@@ -4,6 +4,7 @@
  * same in every phase and hands the rest to the phase's own file. See docs/coordinator-core.md.
  */
 import { NOBODY } from './attendance.ts';
+import { ById } from './by-id.ts';
 import {
   advanceCheckpoint,
   dropStalledUploader,
@@ -59,7 +60,7 @@ export function initialState(plan: RunPlan, from: StartingPoint): RunState {
     refreshedStep: from.refreshedStep,
     bases: from.bases,
     cursor: from.cursor,
-    trainers: [],
+    trainers: ById.of([]),
     phase: { phase: 'waiting', notBeforeMs: null },
     checkpoint: null,
     checkpointedStep: from.checkpointedStep,

@@ -3,7 +3,6 @@
  * takes a draft and returns one, so that rules can follow each other within one event.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
-import { indexOfId } from './by-id.ts';
 import type { Effect, Event, Phase, Received, RunState, TrainerState, Transition } from './state.ts';
 
 export interface Draft {
@@ -87,7 +86,7 @@ export function expel(draft: Draft, trainerId: string, reason: CloseReason, text
 }
 
 export function findTrainer(state: RunState, trainerId: string): TrainerState | undefined {
-  return state.trainers[indexOfId(state.trainers, trainerId)];
+  return state.trainers.get(trainerId);
 }
 
 /** The trainer was heard at this time. */
@@ -99,28 +98,23 @@ export function patchTrainer(draft: Draft, trainerId: string, fields: Partial<Tr
   return patchTrainers(draft, [trainerId], () => fields);
 }
 
-/**
- * The same for several; `fieldsOf` is asked for each of them that is in the run, and null changes nothing. The list is
- * copied only when something changes: with thousands of trainers that is most of what an event costs.
- */
+/** The same for several; `fieldsOf` is asked for each of them that is in the run, and null changes nothing. */
 export function patchTrainers(
   draft: Draft,
   trainerIds: readonly string[],
   fieldsOf: (trainer: TrainerState) => Partial<TrainerState> | null,
 ): Draft {
-  const { trainers: before, nowMs } = draft.state;
-  let trainers: TrainerState[] | null = null;
+  const { nowMs } = draft.state;
+  let { trainers } = draft.state;
   let { seen } = draft;
   for (const trainerId of trainerIds) {
-    const index = indexOfId(before, trainerId);
-    const trainer = (trainers ?? before)[index];
+    const trainer = trainers.get(trainerId);
     const fields = trainer === undefined ? null : fieldsOf(trainer);
     if (trainer === undefined || fields === null) continue;
-    trainers ??= before.slice();
-    trainers[index] = { ...trainer, ...fields, ...(trainerId === seen ? { lastSeenMs: nowMs } : {}) };
+    trainers = trainers.with({ ...trainer, ...fields, ...(trainerId === seen ? { lastSeenMs: nowMs } : {}) });
     if (trainerId === seen) seen = null;
   }
-  return trainers === null ? draft : { ...patch(draft, { trainers }), seen };
+  return { ...patch(draft, { trainers }), seen };
 }
 
 /** Ids of the trainers that can be given work, ascending. */
@@ -135,9 +129,12 @@ export function capacityOf(state: RunState, trainerId: string): number {
 
 /** How many trainers can be given work, those behind gateways counted. */
 export function countReady(state: RunState): number {
-  let ready = 0;
-  for (const { status, capacity = 1 } of state.trainers) if (status === 'ready') ready += capacity;
-  return ready;
+  return state.trainers.sum(({ status, capacity = 1 }) => (status === 'ready' ? capacity : 0));
+}
+
+/** How many connections cannot be given work. */
+export function countOthers(state: RunState): number {
+  return state.trainers.sum(({ status }) => (status === 'ready' ? 0 : 1));
 }
 
 /** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */

@@ -17,7 +17,7 @@ import {
 } from './draft.ts';
 import { refuseWork } from './late.ts';
 import { pauseNote } from './pause.ts';
-import type { Outcome, RunState } from './state.ts';
+import type { Outcome, RunState, TrainerState } from './state.ts';
 
 /** After a failure the last checkpoint is tried again this often. */
 export const LAST_CHECKPOINT_RETRIES = 3;
@@ -87,7 +87,7 @@ export function endRun(draft: Draft): Draft {
 
 /** Ready trainers before lagging ones, then those not tried yet, then the lowest id. */
 function chooseUploader(state: RunState, tried: readonly string[]): string | undefined {
-  const rank = ({ trainerId, status }: RunState['trainers'][number]): number =>
+  const rank = ({ trainerId, status }: TrainerState): number =>
     (status === 'ready' ? 0 : 2) + (tried.includes(trainerId) ? 1 : 0);
   const [best] = state.trainers
     .filter(({ status }) => status !== 'loading')

@@ -2,7 +2,6 @@
  * Who is in the run: joining, becoming ready, falling silent. What the loss of a trainer means for the
  * step is each phase's own affair (see advance.ts).
  */
-import { insertById } from './by-id.ts';
 import {
   becomeReady,
   expel,
@@ -32,7 +31,7 @@ export function admit(draft: Draft, trainerId: string): Draft {
     asked: null,
     observed: [],
   } as const;
-  return patch(draft, { trainers: insertById(trainers, joined) });
+  return patch(draft, { trainers: trainers.with(joined) });
 }
 
 /** It has applied everything up to a record; it is ready once that covers what was there when it joined. */
@@ -70,6 +69,5 @@ export function dropSilent(draft: Draft): Draft {
 
 /** Takes a trainer out of the list. */
 export function remove(draft: Draft, trainerId: string): Draft {
-  const trainers = draft.state.trainers.filter((trainer) => trainer.trainerId !== trainerId);
-  return patch(draft, { trainers });
+  return patch(draft, { trainers: draft.state.trainers.without(trainerId) });
 }

@@ -4,6 +4,7 @@
  * arrays stay in the shell and are spoken of by step, round and trainer id.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import type { ById } from './by-id.ts';
 import type { Outlier } from './outliers.ts';
 import type { BasisFact, SlotNorm } from './refresh-schedule.ts';
 
@@ -273,7 +274,7 @@ export interface RunState {
   readonly bases: readonly SlotBasis[];
   readonly cursor: Cursor;
   /** Ascending trainer id. */
-  readonly trainers: readonly TrainerState[];
+  readonly trainers: ById<TrainerState>;
   readonly phase: Phase;
   readonly checkpoint: CheckpointJob | null;
   /** Step of the newest checkpoint on disk. */

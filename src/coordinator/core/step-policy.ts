@@ -6,7 +6,16 @@
  * others have the grace and no longer. Those who are left behind are lagging (see membership.ts).
  */
 import { noteLate } from './attendance.ts';
-import { countReady, nameSome, patch, patchTrainers, plural, seconds, type Draft } from './draft.ts';
+import {
+  countOthers,
+  countReady,
+  nameSome,
+  patch,
+  patchTrainers,
+  plural,
+  seconds,
+  type Draft,
+} from './draft.ts';
 import { stopClocksLate } from './pace.ts';
 import type { Received, RunPlan, RunState } from './state.ts';
 
@@ -34,7 +43,7 @@ export function decideStart(state: RunState): StartDecision {
   const isPatient = !hasStarted && (resumeAtMs === null || nowMs < resumeAtMs);
   const needed = isPatient ? plan.startTrainers : plan.minTrainers;
   if (ready < needed) {
-    const others = state.trainers.filter(({ status }) => status !== 'ready').length;
+    const others = countOthers(state);
     const also = others === 0 ? '' : `, ${others} more loading or lagging`;
     const until = isPatient && resumeAtMs !== null ? `; the others have ${seconds(patienceMs(state))}` : '';
     return { canStart: false, note: `waiting: ${ready} of ${needed} trainers are ready${also}${until}` };

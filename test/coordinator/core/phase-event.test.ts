@@ -14,6 +14,7 @@
 // d is loading, l is lagging since step 1, z is unknown. Round 2 of 3 is under way in a refresh.
 import test from 'ava';
 import { advance } from '../../../src/coordinator/core/advance.ts';
+import { ById } from '../../../src/coordinator/core/by-id.ts';
 import type { Event, Phase, RunState, TrainerState } from '../../../src/coordinator/core/state.ts';
 import { freshState } from './plan.ts';
 
@@ -260,7 +261,7 @@ function stateOf(column: string): RunState {
     checkpoint: column === 'X' ? null : checkpoint,
     attendance: { step: 2, assigned: ['a', 'b'], late: [], waitMs: 0, firstAnswerMs: null },
     hashes: { step: 1, expected: ['a', 'b', 'c'], byTrainer: [] },
-    trainers: Object.entries(statuses).map(([trainerId, status]) => trainer(trainerId, status)),
+    trainers: ById.of(Object.entries(statuses).map(([trainerId, status]) => trainer(trainerId, status))),
   };
 }
 
@@ -291,7 +292,7 @@ function outcomeOf(column: string, row: string): string {
 
 /** The state but for the times at which someone was seen. */
 function timeless(state: RunState): string {
-  const trainers = state.trainers.map((each) => ({ ...each, lastSeenMs: 0 }));
+  const trainers = ById.of(state.trainers.map((each) => ({ ...each, lastSeenMs: 0 })));
   return JSON.stringify({ ...state, nowMs: 0, trainers });
 }
 
