@@ -28,7 +28,6 @@ export function initialGateway(
     hashes: null,
     isUp: false,
     toldCapacity: 0,
-    nextJob: 1,
   };
 }
 

@@ -22,10 +22,12 @@ export function askSnapshot(turn: Turn, { step, sequence, isLocalOnly }: EventOf
 
 /** All of it is here. */
 export function takeSnapshot(turn: Turn, { trainerId, step }: EventOf<'snapshotReceived'>): void {
-  const { snapshot } = turn.state;
+  const { snapshot, hashes } = turn.state;
   if (snapshot?.trainerId !== trainerId || snapshot.step !== step) return;
   turn.patch({ snapshot: { ...snapshot, trainerId: null } });
-  turn.emit({ type: 'writeCheckpoint', step, trainerId });
+  const told = hashes?.step === step ? hashes.told : [];
+  const weightsSha256 = told.find((each) => each.trainerId === trainerId)?.weightsSha256 ?? null;
+  turn.emit({ type: 'writeCheckpoint', step, trainerId, weightsSha256 });
 }
 
 /** It is on disk, or cannot be. */

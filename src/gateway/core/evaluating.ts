@@ -5,10 +5,9 @@ import type { Shard } from '../../coordinator/core/state.ts';
 import type { EvaluationState } from './gateway-state.ts';
 import type { EventOf, Turn } from './turn.ts';
 
-export function askEvaluation(turn: Turn, { step, sequences }: EventOf<'evaluationAsked'>): void {
+export function askEvaluation(turn: Turn, { job, step, sequences }: EventOf<'evaluationAsked'>): void {
   const members = turn.ready;
   if (members.length === 0) return turn.reconnect('no trainer is ready to evaluate');
-  const job = turn.state.nextJob;
   const shards: readonly Shard[] =
     sequences === null
       ? members.map((trainerId) => ({ trainerId, positions: [] }))
@@ -17,7 +16,7 @@ export function askEvaluation(turn: Turn, { step, sequences }: EventOf<'evaluati
           members,
         );
   const evaluation = { job, step, shards, received: [], isOwn: sequences === null };
-  turn.patch({ evaluations: [...turn.state.evaluations, evaluation], nextJob: job + 1 });
+  turn.patch({ evaluations: [...turn.state.evaluations, evaluation] });
   for (const shard of shards) assign(turn, evaluation, shard);
   settle(turn);
 }
