@@ -126,7 +126,10 @@ class Gateway {
 
   async #follow(): Promise<void> {
     try {
-      for await (const item of this.#link.items()) await this.#take(item);
+      for await (const item of this.#link.items()) {
+        // After a failure nothing is taken any more, not even that the connection has ended in good order.
+        if (!this.#isEnding) await this.#take(item);
+      }
     } catch (error) {
       this.#fail(error);
     }
