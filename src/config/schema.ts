@@ -631,6 +631,8 @@ const coordinator = z.strictObject({
     .default(false)
     .describe('Listen beyond this machine without join tokens or without TLS'),
 });
+/** Of coordinator.*, where nothing is said. */
+export const COORDINATOR_DEFAULTS = coordinator.parse({});
 
 const trainer = z.strictObject({
   micro_batch: count.default(8).describe('Sequences a trainer computes at once'),

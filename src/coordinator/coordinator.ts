@@ -33,7 +33,9 @@ import type { Effect, Event, Outcome, RunState } from './core/state.ts';
 import type { Dispatch, Fact } from './dispatch.ts';
 import { Doorkeeper } from './doorkeeper.ts';
 import { EvaluationDesk } from './evaluation-desk.ts';
+import { FactQueue } from './fact-queue.ts';
 import { gatewayFault } from './gateway-fault.ts';
+import { sendAhead, sendNotice, sendRecord, withdrawAhead } from './live-feed.ts';
 import { nextRefreshSlots } from './core/refresh-schedule.ts';
 import { isFlushed } from '../galore/slot.ts';
 import { SOFTWARE } from '../software.ts';
@@ -44,6 +46,7 @@ import { basisFacts, ranksOf, slotNorms } from './restore-bases.ts';
 import { RunClock } from './run-clock.ts';
 import { RunMetrics } from './run-metrics.ts';
 import { CoordinatorServer } from './server.ts';
+import { serverLimits } from './server-limits.ts';
 import { SpillFile } from './spill-file.ts';
 import { StepDesk } from './step-desk.ts';
 import { describePassing, isPassing } from './store/full-disk.ts';
@@ -52,7 +55,6 @@ import { LeaseLost } from './store/state-store.ts';
 import { Traffic } from './traffic.ts';
 import { TrainerDesk } from './trainer-desk.ts';
 
-const MIB = 1024 * 1024;
 /** How often the core hears what time it is. */
 const TICK_INTERVAL_MS = 200;
 
@@ -113,7 +115,7 @@ class Coordinator {
   readonly #logPause: ChangeLogger;
   readonly #logChoice: ChangeLogger;
   readonly #logShortage: ChangeLogger;
-  readonly #facts: Fact[] = [];
+  readonly #facts: FactQueue<Fact>;
   readonly #finished = deferred<RunSummary>();
   #server!: CoordinatorServer;
   #state: RunState;
@@ -125,7 +127,6 @@ class Coordinator {
   #counted: CountedSteps | null;
   #attendance: EffectOf<'commitUpdate'>['attendance'] = { assigned: [], late: [], waitMs: 0 };
   #ticker: NodeJS.Timeout | null = null;
-  #isDispatching = false;
   #isEnding = false;
 
   constructor(run: PreparedRun, doorkeeper: Doorkeeper, options: CoordinatorOptions) {
@@ -144,8 +145,9 @@ class Coordinator {
       checkpointedStep: run.newestCheckpoint.step,
       nowMs: this.#runClock.nowMs(),
     });
-    const dispatch: Dispatch = (fact) => this.#dispatch(fact);
     const onFailure = (error: unknown): void => this.#fail(error);
+    this.#facts = new FactQueue((fact) => this.#take(fact), onFailure);
+    const dispatch: Dispatch = (fact) => this.#facts.put(fact);
     this.#metrics = new RunMetrics(config, { metrics, evaluations }, { onReport, onFailure }, nowMs);
     this.#traffic = new Traffic(shape.slots);
     this.#peerLogger = createRateLimitedLogger(logger, PEER_LINES, () => this.#clock.nowMs());
@@ -158,8 +160,9 @@ class Coordinator {
     this.#spillFile = new SpillFile(dirname(run.checkpointsDir), logFull);
     const earlyUpdate = {
       place: (step: number) => this.#nextPlace(step),
-      send: (first: number, frames: readonly Uint8Array[]) => this.#sendAhead(first, frames),
-      withdraw: (step: number) => this.#withdrawAhead(step),
+      send: (first: number, frames: readonly Uint8Array[]) =>
+        sendAhead(this.#trainers.sessions(), first, frames),
+      withdraw: (step: number) => withdrawAhead(this.#trainers.sessions(), step),
     };
     this.#steps = new StepDesk(config, shape, randomInt(2 ** 32), earlyUpdate, this.#spillFile);
     this.#steps.setRanks(ranksOf(this.#state.bases));
@@ -195,7 +198,8 @@ class Coordinator {
   }
 
   async listen(): Promise<RunningCoordinator> {
-    const { host, port, local_trainers: localTrainers, limits, ...timers } = this.#run.config.coordinator;
+    const { coordinator } = this.#run.config;
+    const { host, port, local_trainers: localTrainers } = coordinator;
     const { certificates: tls, localToken, asksForTokens } = this.#doorkeeper;
     this.#server = await CoordinatorServer.listen(
       {
@@ -204,14 +208,7 @@ class Coordinator {
         tls,
         // The certificate is for a name that trainers elsewhere know, not for this machine's address.
         hasLocalDoor: tls !== null && localTrainers > 0,
-        handshakeTimeoutMs: timers.handshake_timeout_ms,
-        heartbeatIntervalMs: timers.heartbeat_interval_ms,
-        heartbeatTimeoutMs: timers.heartbeat_timeout_ms,
-        maxConnections: limits.connections,
-        maxConnectionsPerAddress: limits.connections_per_address,
-        maxHandshakesPerSecond: limits.handshakes_per_second,
-        maxMessagesPerSecond: limits.messages_per_second,
-        maxUnsentBytes: limits.unsent_memory * MIB,
+        ...serverLimits(coordinator),
         logger: this.#peerLogger,
       },
       {
@@ -236,15 +233,15 @@ class Coordinator {
     this.#ticker = setInterval(() => {
       this.#metrics.retry(this.#clock.nowMs());
       collectGrownHeap();
-      this.#dispatch({ type: 'ticked' });
+      this.#facts.put({ type: 'ticked' });
     }, TICK_INTERVAL_MS);
-    this.#dispatch({ type: 'ticked' });
+    this.#facts.put({ type: 'ticked' });
     return {
       url: this.#server.url,
       localUrl: this.#server.localUrl,
       ...{ localToken, asksForTokens },
       finished: this.#finished.promise,
-      stop: () => this.#dispatch({ type: 'stopRequested' }),
+      stop: () => this.#facts.put({ type: 'stopRequested' }),
     };
   }
 
@@ -277,26 +274,15 @@ class Coordinator {
     this.#options.onReport(report);
   }
 
-  /** Facts that effects cause wait until all effects of the fact before are carried out. */
-  #dispatch(fact: Fact): void {
-    this.#facts.push(fact);
-    if (this.#isDispatching || this.#isEnding) return;
-    this.#isDispatching = true;
-    try {
-      for (let next = this.#facts.shift(); next !== undefined; next = this.#facts.shift()) {
-        const event = { ...next, nowMs: this.#runClock.nowMs() } as Event;
-        const isPaused = pauseOf(this.#state) !== undefined;
-        const { state, effects, note } = advance(this.#state, event);
-        this.#state = state;
-        this.#view.watch.see(state, event, effects, note);
-        if (note !== undefined) this.#tell(note, isPaused);
-        for (const effect of effects) this.#perform(effect);
-      }
-    } catch (error) {
-      this.#fail(error);
-    } finally {
-      this.#isDispatching = false;
-    }
+  /** Tells the core, and carries out what it answers. */
+  #take(fact: Fact): void {
+    const event = { ...fact, nowMs: this.#runClock.nowMs() } as Event;
+    const isPaused = pauseOf(this.#state) !== undefined;
+    const { state, effects, note } = advance(this.#state, event);
+    this.#state = state;
+    this.#view.watch.see(state, event, effects, note);
+    if (note !== undefined) this.#tell(note, isPaused);
+    for (const effect of effects) this.#perform(effect);
   }
 
   /** A note goes to the log when it changes, and to the trainers when they wait for something. */
@@ -304,13 +290,7 @@ class Coordinator {
     const isPaused = wasPaused || pauseOf(this.#state) !== undefined;
     const isWaiting = this.#state.phase.phase === 'waiting';
     (isPaused ? this.#logPause : isWaiting ? this.#logWaiting : this.#logNote)(note);
-    if (!isWaiting && !isPaused) return;
-    for (const session of this.#trainers.sessions()) {
-      // A notice goes ahead of what is queued: before the Welcome it would be the first message.
-      if (session.liveSequence === null || session.lastNotice === note) continue;
-      session.lastNotice = note;
-      session.send({ kind: 'notice', text: note });
-    }
+    if (isWaiting || isPaused) sendNotice(this.#trainers.sessions(), note);
   }
 
   #perform(effect: Effect): void {
@@ -339,7 +319,7 @@ class Coordinator {
         return this.#append();
       case 'discardStaged':
         this.#steps.discard();
-        return this.#withdrawAhead(effect.step);
+        return withdrawAhead(this.#trainers.sessions(), effect.step);
       case 'rejectStep':
         return this.#rejectStep(effect);
       case 'assignEvaluation':
@@ -437,13 +417,13 @@ class Coordinator {
         { step, kind, seconds },
         `record ${sequence} is on disk`,
       );
-      this.#dispatch({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
+      this.#facts.put({ type: 'recordCommitted', step, kind, sequence, ...this.#factsOf(record) });
     };
     const failed = async (error: unknown): Promise<void> => {
       if (!isPassing(error)) throw error;
       const bytes = record.frames.reduce((sum, { length }) => sum + length, 0);
       const reason = await describePassing(error, journal.path, bytes);
-      this.#dispatch({ type: 'recordFailed', step, kind, sequence, reason });
+      this.#facts.put({ type: 'recordFailed', step, kind, sequence, reason });
     };
     commit(record.frames, { sequence, step, digest, kind })
       .then(committed, failed)
@@ -469,23 +449,6 @@ class Coordinator {
     return { sequence, step, previousDigest: this.#run.journal.digestOf(sequence - 1) ?? FIRST_DIGEST };
   }
 
-  /** Parts of the next record to those that have all before them. */
-  #sendAhead(first: number, frames: readonly Uint8Array[]): void {
-    for (const session of this.#trainers.sessions()) {
-      if (session.liveSequence === null || session.framesAhead !== first) continue;
-      session.framesAhead += frames.length;
-      session.sendFrames(frames);
-    }
-  }
-
-  #withdrawAhead(step: number): void {
-    for (const session of this.#trainers.sessions()) {
-      if (session.framesAhead === 0) continue;
-      session.framesAhead = 0;
-      session.send({ kind: 'updateWithdrawn', step });
-    }
-  }
-
   /** What the core keeps of a record. */
   #factsOf({ commit: { record } }: SealedRecord): Pick<EventOf<'recordCommitted'>, 'bases' | 'norms'> {
     if (record.type === 'basis') return { bases: basisFacts(record) };
@@ -495,12 +458,7 @@ class Coordinator {
   #announceRecord(sequence: number): void {
     const record = this.#record;
     if (record === null || record.commit.sequence !== sequence) return;
-    for (const session of this.#trainers.sessions()) {
-      // A trainer that is still being fed gets it from the journal.
-      if (session.liveSequence === null || session.liveSequence >= sequence) continue;
-      session.sendFrames(record.frames.slice(session.framesAhead));
-      session.framesAhead = 0;
-    }
+    sendRecord(this.#trainers.sessions(), sequence, record.frames);
     this.#record = null;
     if (record.commit.record.type === 'basis') {
       this.#steps.setRanks(ranksOf(this.#state.bases));
@@ -523,7 +481,7 @@ class Coordinator {
     collectGrownFrames(contributionBytes(this.#run.shape.sizes));
     const nowMs = this.#clock.nowMs();
     this.#metrics.stepCommitted(step, record.commit.record, this.#server, this.#attendance, sizes, nowMs);
-    if (step === this.#options.stopAtStep) this.#dispatch({ type: 'stopRequested' });
+    if (step === this.#options.stopAtStep) this.#facts.put({ type: 'stopRequested' });
   }
 
   #rejectStep({ trainerId, step, reason }: EffectOf<'rejectStep'>): void {
@@ -573,6 +531,7 @@ class Coordinator {
   }
 
   async #shutDown(reason: CloseReason, text: string): Promise<void> {
+    this.#facts.close();
     if (this.#ticker !== null) clearInterval(this.#ticker);
     this.#doorkeeper.close();
     this.#view.page.close();

@@ -2,10 +2,9 @@
  * Which step counted each trainer last: a fold over the records, kept in checkpoints. By it a trainer that comes back
  * with what it had kept for itself knows whether that is still good (trainer/own-state.ts).
  */
-import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { CommitMessage } from '../protocol/messages.ts';
 import type { RunFacts } from './store/checkpoint-format.ts';
-import { COMMIT_TAG } from './store/journal-format.ts';
+import { commitsFrom } from './store/commits.ts';
 import type { Journal } from './store/journal.ts';
 
 /** Steps by trainer id; a trainer that was never counted is not in it. */
@@ -28,10 +27,6 @@ export async function restoreCounted(
   const known = counted ?? (sequence === 0 ? {} : null);
   if (known === null) return null;
   let restored: CountedSteps | null = new Map(Object.entries(known));
-  for await (const frame of journal.frames(sequence + 1)) {
-    if (frame[0] !== COMMIT_TAG) continue;
-    const message = decodeEnvelope(frame, 'coordinator');
-    if (message.kind === 'commit') restored = foldCounted(restored, message);
-  }
+  for await (const commit of commitsFrom(journal, sequence + 1)) restored = foldCounted(restored, commit);
   return restored;
 }

@@ -2,13 +2,12 @@
  * What the records of the journal say of the slots' bases: read when the coordinator starts, told to the
  * core when a record is committed.
  */
-import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { BasisRecord, UpdateRecord } from '../protocol/messages.ts';
 import type { Ranks } from '../protocol/slot-sizes.ts';
 import { foldBases, foldNorms, type BasisFact, type SlotNorm } from './core/refresh-schedule.ts';
 import type { GapPlan, SlotBasis } from './core/state.ts';
 import type { RunFacts } from './store/checkpoint-format.ts';
-import { COMMIT_TAG } from './store/journal-format.ts';
+import { commitsFrom } from './store/commits.ts';
 import type { Journal } from './store/journal.ts';
 
 /** One fact for each slot of a basis record, kept slots too. */
@@ -41,11 +40,7 @@ export async function restoreBases(
   projectedSlots: readonly number[],
 ): Promise<readonly SlotBasis[]> {
   let restored: readonly SlotBasis[] = bases;
-  for await (const frame of journal.frames(sequence + 1)) {
-    if (frame[0] !== COMMIT_TAG) continue;
-    const message = decodeEnvelope(frame, 'coordinator');
-    if (message.kind !== 'commit') continue;
-    const { record, step } = message;
+  for await (const { record, step } of commitsFrom(journal, sequence + 1)) {
     restored =
       record.type === 'basis'
         ? foldBases(restored, step, basisFacts(record), plan)

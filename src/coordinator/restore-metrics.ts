@@ -2,7 +2,7 @@
  * A crash between the journal and metrics.jsonl costs the last lines of the latter. The journal has their
  * numbers, except times and bytes; so there is a line for every committed step again.
  */
-import { decodeEnvelope } from '../protocol/envelope.ts';
+import { commitsFrom } from './store/commits.ts';
 import type { Journal } from './store/journal.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
@@ -10,13 +10,11 @@ import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 export async function restoreMetrics(metrics: MetricsLog, journal: Journal, step: number): Promise<void> {
   if (metrics.lastStep >= step) return;
   const lines: MetricsLine[] = [];
-  for await (const frame of journal.frames(journal.firstSequence)) {
-    const message = decodeEnvelope(frame, 'coordinator');
-    if (message.kind !== 'commit' || message.record.type !== 'update') continue;
-    if (message.step <= metrics.lastStep) continue;
-    const { tokens, lossSum, learningRate, gradientNorm, members } = message.record;
+  for await (const { record, step: committed } of commitsFrom(journal, journal.firstSequence)) {
+    if (record.type !== 'update' || committed <= metrics.lastStep) continue;
+    const { tokens, lossSum, learningRate, gradientNorm, members } = record;
     lines.push({
-      step: message.step,
+      step: committed,
       loss: lossSum === null ? null : lossSum / tokens,
       tokens,
       seconds: 0,

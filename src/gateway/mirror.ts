@@ -8,8 +8,7 @@ import { join } from 'node:path';
 import { explaining } from '../files/system-error.ts';
 import { LOCAL_PREFIX } from '../galore/state-table.ts';
 import type { Logger } from '../log.ts';
-import { decodeEnvelope } from '../protocol/envelope.ts';
-import type { BasisRecord, CommitMessage, SnapshotHeader } from '../protocol/messages.ts';
+import type { CommitMessage, SnapshotHeader } from '../protocol/messages.ts';
 import type { Ranks } from '../protocol/slot-sizes.ts';
 import type { SlotBasis } from '../coordinator/core/state.ts';
 import {
@@ -22,10 +21,10 @@ import {
 } from '../coordinator/store/checkpoint.ts';
 import type { RunJson } from '../coordinator/store/checkpoint-format.ts';
 import { lockDirectory, type DirectoryLock } from '../coordinator/store/directory-lock.ts';
-import { COMMIT_TAG } from '../coordinator/store/journal-format.ts';
+import { commitsFrom } from '../coordinator/store/commits.ts';
 import { Journal } from '../coordinator/store/journal.ts';
 import { foldCounted, type CountedSteps } from '../coordinator/counted-steps.ts';
-import { ranksOf } from '../coordinator/restore-bases.ts';
+import { basisFacts, ranksOf } from '../coordinator/restore-bases.ts';
 import type { HeldState } from '../trainer/core/session.ts';
 
 /** Where the mirror stands. */
@@ -215,13 +214,10 @@ export class Mirror {
     const { runId, sequence } = run;
     let { step } = run;
     this.#head = { runId, step, sequence, digest };
-    for await (const frame of journal.frames(sequence + 1)) {
-      if (frame[0] !== COMMIT_TAG) continue;
-      const message = decodeEnvelope(frame, 'coordinator');
-      if (message.kind !== 'commit') continue;
-      if (message.record.type === 'update') ({ step } = message);
-      this.#head = { runId, step, sequence: message.sequence, digest: message.digest.slice() };
-      this.#follow(message);
+    for await (const commit of commitsFrom(journal, sequence + 1)) {
+      if (commit.record.type === 'update') ({ step } = commit);
+      this.#head = { runId, step, sequence: commit.sequence, digest: commit.digest.slice() };
+      this.#follow(commit);
     }
   }
 
@@ -229,16 +225,12 @@ export class Mirror {
     const { record, step } = commit;
     this.#counted = foldCounted(this.#counted, commit);
     if (record.type !== 'basis') return;
-    const chosen = chosenRanks(record);
-    const others = this.#bases.filter(({ slot }) => !chosen.has(slot));
-    this.#bases = [...others, ...[...chosen].map(([slot, rank]) => slotBasis(slot, rank, step))];
+    const chosen = basisFacts(record).flatMap(({ slot, rank }) =>
+      rank === null ? [] : [slotBasis(slot, rank, step)],
+    );
+    const others = this.#bases.filter(({ slot }) => !chosen.some((basis) => basis.slot === slot));
+    this.#bases = [...others, ...chosen];
   }
-}
-
-function chosenRanks({ slots, ranks }: BasisRecord): ReadonlyMap<number, number> {
-  return new Map(
-    slots.flatMap((slot, i) => (ranks[i] === undefined ? [] : [[slot, ranks[i]] as [number, number]])),
-  );
 }
 
 /** Of what a coordinator keeps of a basis a gateway needs the rank alone. */

@@ -1,9 +1,12 @@
 /** The gateway's rules, without sockets, files or clock. */
 import test, { type ExecutionContext } from 'ava';
 import { advanceGateway, initialGateway } from '../../src/gateway/core/advance-gateway.ts';
-import type { GatewayEffect, GatewayEvent, GatewayState } from '../../src/gateway/core/gateway-state.ts';
-
-type Fact = GatewayEvent extends infer E ? (E extends GatewayEvent ? Omit<E, 'nowMs'> : never) : never;
+import type {
+  GatewayEffect,
+  GatewayEvent,
+  GatewayFact as Fact,
+  GatewayState,
+} from '../../src/gateway/core/gateway-state.ts';
 
 class World {
   state: GatewayState = initialGateway({ sequence: 0, committedStep: 0, hashEvery: 4, nowMs: 0 });
@@ -183,7 +186,7 @@ test('a refresh goes its rounds: sketches are summed, factors dealt out, and tho
 
 test('held-out sequences of a lost trainer are measured by another, and the answer is one', (t) => {
   const world = ready('a', 'b');
-  const asked = world.feed({ type: 'evaluationAsked', step: 0, sequences: 3 });
+  const asked = world.feed({ type: 'evaluationAsked', job: 1, step: 0, sequences: 3 });
   t.deepEqual(
     asked.map((effect) => (effect.type === 'assignEvaluation' ? effect.sequences : null)),
     [[0, 1], [2]],
@@ -239,4 +242,26 @@ test('what was never asked for ends the connection of who sends it', (t) => {
     ...{ type: 'contributionReceived', trainerId: 'a', step: 7, tokens: 4, lossSum: 4 },
   });
   t.like(effects[0], { type: 'closeConnection', trainerId: 'a', reason: 'UNEXPECTED_MESSAGE' });
+});
+
+test('the checkpoint is kept with the hash that its trainer has told of the same step', (t) => {
+  const world = ready('a', 'b');
+  world.feed({ type: 'recordStored', sequence: 1, step: 1, kind: 'update' });
+  world.feed({ type: 'snapshotAsked', step: 1, sequence: 1, isLocalOnly: true });
+  const hash: Fact = { type: 'stateHashReceived', trainerId: 'a', step: 1, weightsSha256: '12' };
+  t.deepEqual(typesOf(world.feed(hash)), ['sendHash', 'endSnapshot'], 'nothing else was wanted');
+  t.deepEqual(world.feed({ type: 'snapshotReceived', trainerId: 'a', step: 1 }), [
+    { type: 'writeCheckpoint', step: 1, trainerId: 'a', weightsSha256: '12' },
+  ]);
+});
+
+test('a new step makes the one before void, and those who were still at it begin anew', (t) => {
+  const world = ready('a', 'b', 'c');
+  world.assign([0, 1, 2]);
+  world.contribute('a', 4);
+  const effects = world.assign([0, 1, 2]);
+  t.deepEqual(typesOf(effects), [
+    ...['discardStaged', 'closeConnection', 'closeConnection', 'assignStep', 'tellCapacity'],
+  ]);
+  t.like(effects[1], { trainerId: 'b', text: 'its work is void: step 1 begins' });
 });

@@ -305,3 +305,37 @@ test('a gateway does not listen beyond this machine without tokens and TLS', asy
     message: /--listen 0\.0\.0\.0 can be reached from other machines: .*--tokens FILE\.json.*--listen-cert/,
   });
 });
+
+test('a gateway that fails says so, though it leaves in good order', async (t) => {
+  const place = placeOf(t, EIGHT);
+  const said = new Said();
+  const coordinator = await coordinate(place, said);
+  const failure = new Error('the log cannot be written');
+  const logger = {
+    ...said.logger,
+    info: (...line: Parameters<typeof said.logger.info>) => {
+      if (line[0] === 'gateway.note') throw failure;
+      said.logger.info(...line);
+    },
+  };
+  let serves = (): void => {};
+  let isAlone = (): void => {};
+  const serving = new Promise<void>((resolve) => (serves = resolve));
+  const alone = new Promise<void>((resolve) => (isAlone = resolve));
+  const gateway = await gatewayOf(place, coordinator, 'gate', said, {
+    logger,
+    onActivity: (text) => {
+      if (text.startsWith('has the state')) serves();
+      if (text.startsWith('the gateway is not connected')) isAlone();
+    },
+  });
+  await serving;
+  const raw = await connectRaw(t, gateway.url);
+  raw.send({ ...HELLO });
+  await raw.messages.takeWhere(({ kind }) => kind === 'welcome');
+  coordinator.stop();
+  coordinator.stop();
+  await Promise.all([coordinator.finished, alone]);
+  raw.webSocket.terminate();
+  t.is(await t.throwsAsync(gateway.finished), failure);
+});

@@ -6,7 +6,7 @@ import { summedMembers } from '../../src/coordinator/summed-members.ts';
 import { codecFor } from '../../src/galore/codec/codec.ts';
 import { StepDesk } from '../../src/coordinator/step-desk.ts';
 import type { Member } from '../../src/protocol/messages.ts';
-import { summedContribution, summedEvaluation } from '../../src/gateway/answers.ts';
+import { summedContribution, summedEvaluation } from '../../src/gateway/core/summed-answers.ts';
 import { selectSequences } from '../../src/gateway/split-sequences.ts';
 import { crc32c } from '../../src/protocol/crc32c.ts';
 import { contributionOf, tinyRun } from '../coordinator/tiny-run.ts';

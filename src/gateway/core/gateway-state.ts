@@ -43,7 +43,7 @@ export interface FactorOrder {
 
 /** Held-out sequences that are being measured; by their place in the coordinator's message. */
 export interface EvaluationState {
-  /** Which message it answers, from 1. */
+  /** Which message it answers. */
   readonly job: number;
   readonly step: number;
   /** Not answered yet. */
@@ -90,7 +90,6 @@ export interface GatewayState {
   readonly isUp: boolean;
   /** What the coordinator was told last; 0: nothing, it does not count on us. */
   readonly toldCapacity: number;
-  readonly nextJob: number;
   /** Every so many steps trainers tell a hash by themselves; 0: never. */
   readonly hashEvery: number;
 }
@@ -155,7 +154,14 @@ export type GatewayEvent = { readonly nowMs: number } &
         readonly slots: readonly number[];
         readonly isFinal: boolean;
       }
-    | { readonly type: 'evaluationAsked'; readonly step: number; readonly sequences: number | null }
+    | {
+        readonly type: 'evaluationAsked';
+        /** Another one each time. */
+        readonly job: number;
+        readonly step: number;
+        /** How many; null: what each trainer holds out itself. */
+        readonly sequences: number | null;
+      }
     | {
         readonly type: 'snapshotAsked';
         readonly step: number;
@@ -167,6 +173,13 @@ export type GatewayEvent = { readonly nowMs: number } &
     | { readonly type: 'leaderLost'; readonly reason: string }
     | { readonly type: 'ticked' }
   );
+
+/** An event without its time, which the shell adds. */
+export type GatewayFact = GatewayEvent extends infer E
+  ? E extends GatewayEvent
+    ? Omit<E, 'nowMs'>
+    : never
+  : never;
 
 /** Commands, carried out in this order. */
 export type GatewayEffect =
@@ -253,10 +266,19 @@ export type GatewayEffect =
   /** Work is lost that the coordinator counts on: give up the connection and open another, so that it hands it out again. */
   | { readonly type: 'reconnect'; readonly text: string }
   // to the disk
-  | { readonly type: 'writeCheckpoint'; readonly step: number; readonly trainerId: string }
+  | {
+      readonly type: 'writeCheckpoint';
+      readonly step: number;
+      readonly trainerId: string;
+      /** That the trainer has told of its weights; null: none. */
+      readonly weightsSha256: string | null;
+    }
   | { readonly type: 'abandonCheckpoint'; readonly step: number }
   /** Forget what was staged for the step. */
   | { readonly type: 'discardStaged'; readonly step: number };
+
+/** One kind of command, by its type. */
+export type EffectOf<T extends GatewayEffect['type']> = Extract<GatewayEffect, { type: T }>;
 
 /** The answer of `advanceGateway`, with what people may want to know. */
 export interface GatewayTransition {

@@ -1,6 +1,6 @@
 /** The one answer that a gateway makes of those of its trainers, but for its tensors. Pure. */
-import type { EvaluationPart, Received, Shard } from '../coordinator/core/state.ts';
-import type { ContributionMessage, EvaluationMessage, Member } from '../protocol/messages.ts';
+import type { EvaluationPart, Received, Shard } from '../../coordinator/core/state.ts';
+import type { ContributionMessage, EvaluationMessage, Member } from '../../protocol/messages.ts';
 
 /**
  * The Contribution of these trainers together; without any, the empty one.
