@@ -27,6 +27,7 @@ import {
   removeCheckpoint,
   verifyCheckpoint,
   readRunFacts,
+  type AddFiles,
   type CheckpointInfo,
   type OpenCheckpoint,
   type VerifiedStamps,
@@ -60,6 +61,8 @@ export interface CheckpointSurroundings {
   readonly onReport: (report: RunReport) => void;
   readonly logger: Logger;
   readonly nowMs: () => number;
+  /** What else a checkpoint is to have; absent: nothing. */
+  readonly addFiles?: AddFiles;
 }
 
 /** What is told of the newest checkpoint. */
@@ -112,7 +115,7 @@ export class CheckpointDesk {
     const digest = journal.digestOf(sequence) ?? FIRST_DIGEST;
     const at = { step, sequence, digest, refreshedStep, bases, cursor, counted };
     const facts = factsOf(this.#run, at, members);
-    const begun = beginCheckpoint(checkpointsDir, step, shared, texts);
+    const begun = beginCheckpoint(checkpointsDir, step, shared, texts, this.#around.addFiles);
     const job = new CheckpointJob({ facts, shared, local: localTensors(slots) }, begun);
     this.#job = job;
     void this.#track(async () => {

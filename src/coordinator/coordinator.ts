@@ -173,7 +173,8 @@ class Coordinator {
       dispatch,
     );
     const clock = { nowMs: () => this.#clock.nowMs() };
-    this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock });
+    const addFiles = (folder: string): Promise<readonly string[]> => this.#metrics.copyTo(folder);
+    this.#checkpoints = new CheckpointDesk(run, { dispatch, onReport, logger, ...clock, addFiles });
     this.#trainers = new TrainerDesk(run, {
       steps: this.#steps,
       evaluations: this.#evaluations,

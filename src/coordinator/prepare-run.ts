@@ -47,6 +47,7 @@ import {
 } from './store/checkpoint.ts';
 import { FileStateStore } from './store/file-store.ts';
 import { Journal, type RecordSummary } from './store/journal.ts';
+import { restoreLines } from './store/line-copies.ts';
 import { MetricsLog } from './store/metrics-log.ts';
 import { findResumePoint, type ResumePoint } from './store/resume-point.ts';
 import { storeClock } from './store/store-clock.ts';
@@ -182,12 +183,14 @@ async function prepare(options: CoordinatorOptions, closers: Closers): Promise<P
     board?.addStep(line);
   });
   closers.add(() => metrics.close());
+  await restoreLines(metrics, path, start.step);
   await restoreMetrics(metrics, journal, start.step);
   const evaluations = await MetricsLog.open(run.evaluationsPath, start.step, (line) => {
     history.addEvaluation(line);
     board?.addEvaluation(line);
   });
   closers.add(() => evaluations.close());
+  await restoreLines(evaluations, path, start.step);
   const notice = trafficNotice(config, shape);
   if (notice !== null) onNotice(notice);
   if (mode === 'new') onNotice(planNotice(trafficPlan(config, shape, config.coordinator.start_trainers)));

@@ -10,6 +10,7 @@ import type { Outlier } from './core/outliers.ts';
 import type { AgreedHash, Effect, EvaluationPart } from './core/state.ts';
 import type { TrafficReport } from './traffic.ts';
 import { isDiskFull } from './store/full-disk.ts';
+import { copyLines } from './store/line-copies.ts';
 import type { MetricsLine, MetricsLog } from './store/metrics-log.ts';
 
 /** Weight of the newest step in the estimate of the time left. */
@@ -190,6 +191,12 @@ export class RunMetrics {
     const tokens = sumOf((part) => part.tokens);
     const accuracy = this.#isClassified ? sumOf(({ correct = 0 }) => correct) / tokens : null;
     return { loss: sumOf(({ lossSum }) => lossSum) / tokens, accuracy, tokens };
+  }
+
+  /** Puts copies of both files into the folder of a checkpoint, with all lines so far that there is room for. */
+  async copyTo(folder: string): Promise<readonly string[]> {
+    await this.#writing;
+    return await copyLines([this.#metrics, this.#evaluations], folder);
   }
 
   /** To be called now and then: lines for which there was no room are tried again. */

@@ -84,6 +84,11 @@ async function seat(
   return { place, clock, coordinator, said, says };
 }
 
+function linesOf(path: string): readonly Readonly<Record<string, unknown>>[] {
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
+  return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
 /** Goes round the coordinators until one says that the run has ended. */
 async function takePart(t: ExecutionContext, trainer: StandInTrainer, seats: readonly Seat[]): Promise<void> {
   for (let i = 0; ; i++) {
@@ -165,6 +170,41 @@ test.serial(
     );
   },
 );
+
+test.serial('what was told of a run is not lost with the machine of its leader', async (t) => {
+  const shared = new SharedMemory();
+  const path = placeOf(t).config.data.path;
+  const more = {
+    data: { path, validation_fraction: 0.2 },
+    evaluation: { every: 2 },
+    checkpoint: { every: 3, keep: 1 },
+  };
+  const a = await seat(t, shared, false, more);
+  const b = await seat(t, shared, true, more);
+  await b.says(/standing by/);
+  const trainer = new StandInTrainer(a.place.run);
+  trainer.onRecord = (sequence) => {
+    if (sequence === 10) a.coordinator.stop(); // of step 9: no evaluation is under way
+  };
+  await takePart(t, trainer, [a, b]);
+  await a.coordinator.finished;
+  t.like(await b.coordinator.finished, { outcome: 'completed', step: 12 });
+  // One more begins with nothing, when the run has ended; most of the records are deleted.
+  const c = await seat(t, shared, false, more);
+  t.like(await c.coordinator.finished, { outcome: 'completed', step: 12 });
+  for (const { config } of [b.place, c.place]) {
+    const evaluations = linesOf(join(config.dir, 'evaluations.jsonl'));
+    t.deepEqual(
+      evaluations.map(({ step, loss }) => [step, loss]),
+      [2, 4, 6, 8, 10, 12].map((step) => [step, 1 / step]),
+    );
+    const metrics = linesOf(join(config.dir, 'metrics.jsonl'));
+    t.deepEqual(
+      metrics.map(({ step, restored }) => [step, restored]),
+      Array.from({ length: 12 }, (_, i) => [i + 1, undefined]),
+    );
+  }
+});
 
 test.serial('a second run of one name is refused, and so is a standby with other settings', async (t) => {
   const shared = new SharedMemory();

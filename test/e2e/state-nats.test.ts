@@ -9,7 +9,10 @@ const STEPS = 12;
 const model = { hidden_size: 32, intermediate_size: 88, num_hidden_layers: 1, num_attention_heads: 2 };
 
 function configWith(more: Record<string, unknown>): Record<string, unknown> {
-  return tinyConfig(TEST_TEXT, { model, steps: STEPS, checkpoint: { every: 5, keep: 2 }, ...more });
+  return tinyConfig(TEST_TEXT, {
+    ...{ model, steps: STEPS, checkpoint: { every: 5, keep: 2 }, evaluation: { every: 5, sequences: 4 } },
+    ...more,
+  });
 }
 
 async function join1(t: ExecutionContext, coordinator: Galore): Promise<Galore> {
@@ -29,6 +32,8 @@ test.serial(
     const args = ['coordinator', run.configPath, '--dir', run.dir, '--log-level', 'debug'];
     const first = new Galore(t, args, { environment });
     const trainer = await join1(t, first);
+    // Behind that nothing was measured that no checkpoint has.
+    await first.printed(/checkpoint of step 5:/);
     await first.printed(/step 8\/12/);
     first.child.kill('SIGKILL');
     trainer.child.kill('SIGKILL');
@@ -42,10 +47,14 @@ test.serial(
     const { weightsSha256, step } = await run.inspect();
     t.is(step, STEPS);
     t.is(weightsSha256, (await straight.inspect()).weightsSha256);
-    // The lines that the journal still has: from the oldest checkpoint that was kept on.
     t.deepEqual(
       run.metrics.map(({ loss }) => loss),
-      straight.metrics.slice(run.metrics[0]!.step - 1).map(({ loss }) => loss),
+      straight.metrics.map(({ loss }) => loss),
+    );
+    t.deepEqual(run.evaluations, straight.evaluations);
+    t.deepEqual(
+      run.evaluations.map(({ step }) => step),
+      [5, 10, 12],
     );
     t.notRegex(first.output + second.output, /s3cret/);
     // What has ended is not trained again, wherever it is asked for.

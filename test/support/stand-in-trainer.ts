@@ -103,6 +103,11 @@ export class StandInTrainer {
         if (wait === null) return this.#contribute(message, socket);
         return void wait.then(() => this.#contribute(message, socket));
       }
+      case 'evaluationAssignment': {
+        const tokens = message.sequences!.positions.length * this.#run.config.seq_len;
+        const { step } = message;
+        return socket.send({ kind: 'evaluation', step, tokens, lossSum: tokens / step });
+      }
       case 'snapshotRequest':
         return this.#sendSnapshot(message, socket);
       case 'notice':

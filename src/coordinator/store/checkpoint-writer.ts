@@ -96,6 +96,9 @@ export interface FeedbackWriter {
   write(tensorIndex: number, offset: number, bytes: Uint8Array): Promise<void>;
 }
 
+/** Puts files of its own, synced, into the folder of a checkpoint that is being finished; their names. */
+export type AddFiles = (folder: string) => Promise<readonly string[]>;
+
 /**
  * Begins the checkpoint of `step` in `checkpointsDir`. What each tensor is made of goes by its name.
  * @throws OperatingError when the system refuses.
@@ -105,6 +108,7 @@ export async function beginCheckpoint(
   step: number,
   tensors: readonly StateTensor[],
   texts: CheckpointTexts,
+  addFiles: AddFiles = () => Promise.resolve([]),
 ): Promise<CheckpointWriter> {
   const sorted = sortTensors(tensors);
   const prefix = join(checkpointsDir, `${TEMPORARY_PREFIX}${checkpointName(step)}-`);
@@ -130,7 +134,7 @@ export async function beginCheckpoint(
     throw error;
   }
   const places = tensors.map(({ name }) => placeTensor(name));
-  return new FolderWriter(checkpointsDir, temporary, step, places, files, texts);
+  return new FolderWriter(checkpointsDir, temporary, step, places, files, texts, addFiles);
 }
 
 class FolderWriter implements CheckpointWriter {
@@ -141,6 +145,7 @@ class FolderWriter implements CheckpointWriter {
   readonly #files: ReadonlyMap<TensorFile, SafetensorsWriter>;
   readonly #feedback = new Map<string, SafetensorsWriter>();
   readonly #texts: CheckpointTexts;
+  readonly #addFiles: AddFiles;
   #isDone = false;
 
   constructor(
@@ -150,6 +155,7 @@ class FolderWriter implements CheckpointWriter {
     places: readonly TensorPlace[],
     files: ReadonlyMap<TensorFile, SafetensorsWriter>,
     texts: CheckpointTexts,
+    addFiles: AddFiles,
   ) {
     this.step = step;
     this.#parent = parent;
@@ -157,6 +163,7 @@ class FolderWriter implements CheckpointWriter {
     this.#places = places;
     this.#files = files;
     this.#texts = texts;
+    this.#addFiles = addFiles;
   }
 
   async write(tensorIndex: number, offset: number, bytes: Uint8Array): Promise<void> {
@@ -243,6 +250,7 @@ class FolderWriter implements CheckpointWriter {
       await writeSynced(join(this.#temporary, name), text);
       names.push(name);
     }
+    names.push(...(await this.#addFiles(this.#temporary)));
     const files: Record<string, { bytes: number; sha256: string }> = {};
     for (const name of names.sort(compareNames)) files[name] = await hashFile(join(this.#temporary, name));
     const weightsSha256 = await hashWeightsFile(join(this.#temporary, WEIGHTS_FILE));

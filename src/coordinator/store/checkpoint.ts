@@ -39,6 +39,7 @@ import type { CheckpointInfo } from './checkpoint-writer.ts';
 export type { Manifest, RunFacts, RunJson, StateTensor } from './checkpoint-format.ts';
 export { beginCheckpoint, removeCheckpoint, removeCheckpointLeftovers } from './checkpoint-writer.ts';
 export type {
+  AddFiles,
   CheckpointInfo,
   CheckpointTexts,
   CheckpointWriter,

@@ -160,7 +160,7 @@ async function* readLines(handle: FileHandle, path: string): AsyncGenerator<Foun
     position += done;
     let from = 0;
     for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, from)) {
-      yield { value: parseLine(bytes.subarray(from, at)), end: start + at + 1 };
+      yield { value: parseLine(bytes.toString('utf8', from, at)), end: start + at + 1 };
       from = at + 1;
     }
     rest = bytes.subarray(from);
@@ -170,9 +170,10 @@ async function* readLines(handle: FileHandle, path: string): AsyncGenerator<Foun
   }
 }
 
-function parseLine(bytes: Buffer): MetricsLine | null {
+/** Null when it is not a JSON object with a step. */
+export function parseLine(text: string): MetricsLine | null {
   try {
-    const value = JSON.parse(bytes.toString('utf8')) as { step?: unknown } | null;
+    const value = JSON.parse(text) as { step?: unknown } | null;
     return typeof value?.step === 'number' ? (value as MetricsLine) : null;
   } catch {
     return null;
