@@ -5,6 +5,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { floatsOf } from '../array-bytes.ts';
@@ -38,6 +39,8 @@ import { targetsOfSequence } from '../run-shape.ts';
 import { SOFTWARE } from '../software.ts';
 import type { LinkEvent, LinkMessage } from '../trainer/link.ts';
 import { understand, type WelcomedRun } from '../trainer/welcomed-run.ts';
+import { pathOf } from '../view/paths.ts';
+import { probeAnswer } from '../view/probes.ts';
 import { summedContribution, summedEvaluation } from './answers.ts';
 import type { GatewayOptions, GatewayResult, RunningGateway } from './api.ts';
 import { advanceGateway, initialGateway } from './core/advance-gateway.ts';
@@ -169,6 +172,7 @@ class Gateway {
         },
         onClose: (connection, code, reason) => this.#served?.trainers.closed(connection, code, reason),
         onFatal: (error) => this.#fail(error),
+        onRequest: (request, response) => this.#respond(request, response),
       },
     );
     this.#doorkeeper.watch({
@@ -194,6 +198,14 @@ class Gateway {
         return link.bytesReceived;
       },
     };
+  }
+
+  /** A gateway has no page: the run's is the coordinator's. */
+  #respond(request: IncomingMessage, response: ServerResponse): void {
+    const isReady = this.#served !== null && this.#state.isUp;
+    const answer = probeAnswer(pathOf(request), isReady ? null : 'not ready');
+    const { status, text } = answer ?? { status: 404, text: 'not found' };
+    response.writeHead(status, { 'content-type': 'text/plain' }).end(`${text}\n`);
   }
 
   // ---- from the coordinator ----
