@@ -8,6 +8,10 @@ import { byId, setText, showLossNote, showNow, showRun, showSteps } from './show
 
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 5000;
+const LOST = 'Connection lost; waiting for the coordinator to come back';
+/** As in src/protocol/standby.ts: the page loads nothing of that. */
+const LEADER_HEADER = 'galore-leader';
+const NO_LEADER = 'none';
 
 const chart = new LossChart(byId('loss'));
 let run: RunFacts | null = null;
@@ -65,20 +69,23 @@ function connect(): void {
   });
   socket.addEventListener('message', ({ data }) => take(JSON.parse(String(data)) as ViewEvent));
   socket.addEventListener('close', () => {
-    say('Connection lost; waiting for the coordinator to come back', true);
+    if (hasOpened) say(LOST, true);
     setTimeout(() => void retry(hasOpened), retryMs);
     retryMs = Math.min(2 * retryMs, LONGEST_RETRY_MS);
   });
 }
 
-/** A token that is no longer good shows in an answer alone: then the login is what the page leads to. */
+/**
+ * What a WebSocket does not tell: a token that is no longer good, then the login is what the page leads to, and that
+ * another coordinator leads by now.
+ */
 async function retry(hasOpened: boolean): Promise<void> {
   if (!hasOpened) {
-    const status = await fetch('/', { method: 'HEAD', cache: 'no-store' }).then(
-      (response) => response.status,
-      () => 0,
-    );
-    if (status === 401) return location.reload();
+    const answer = await fetch('/', { method: 'HEAD', cache: 'no-store' }).catch(() => null);
+    if (answer?.status === 401) return location.reload();
+    const leader = answer?.headers.get(LEADER_HEADER) ?? null;
+    const who = leader === NO_LEADER ? 'nobody' : leader;
+    say(leader === null ? LOST : `This coordinator stands by; ${who} leads the run`, true);
   }
   connect();
 }

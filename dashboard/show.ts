@@ -125,7 +125,7 @@ export function showNow(now: RunNow, run: RunFacts | null): void {
       ['last reason', 'words'],
     ],
     now.trainers.map((trainer): readonly Cell[] => [
-      { text: trainer.trainerId, isHead: true },
+      { text: nameOf(trainer), isHead: true },
       { text: trainer.state, state: trainer.state },
       { text: count(trainer.sequences), kind: 'number' },
       { text: time(trainer.answerSeconds), kind: 'number' },
@@ -137,6 +137,10 @@ export function showNow(now: RunNow, run: RunFacts | null): void {
     ['newest', now.checkpoint.step === null ? 'none' : `step ${count(now.checkpoint.step)}`],
     ['now', now.checkpoint.activity],
   ]);
+}
+
+function nameOf({ trainerId, trainers }: RunNow['trainers'][number]): string {
+  return trainers === null ? trainerId : `${trainerId} (gateway of ${count(trainers)})`;
 }
 
 function reasonOf({ reason, reasonStep, lateSteps, outliers }: RunNow['trainers'][number]): string {

@@ -89,7 +89,14 @@ export class DirectoryView implements ViewSource {
         state: 'seen',
         reason: newest!.late.includes(trainerId) ? 'was late' : null,
         reasonStep: newest!.late.includes(trainerId) ? newest!.step : null,
-        ...{ sequences: null, answerSeconds: null, residentBytes: null, lateSteps: 0, outliers: 0 },
+        ...{
+          trainers: null,
+          sequences: null,
+          answerSeconds: null,
+          residentBytes: null,
+          lateSteps: 0,
+          outliers: 0,
+        },
       })),
       checkpoint: {
         step: this.#checkpointStep,

@@ -49,6 +49,7 @@ export class RunMonitor {
       (gauge) => gauge.set({ run: run.name, run_id: run.runId, version: SOFTWARE.split(' ')[1] ?? '' }, 1),
       ['run', 'run_id', 'version'],
     );
+    this.#gauge('leading', '1 where the run is led', (gauge) => gauge.set(1));
     this.#counter('steps_total', 'Committed steps', (set) => set(watch.state.step));
     this.#gauge('steps_planned', 'Length of the run in steps', (gauge) => gauge.set(run.totalSteps));
     this.#gauge(
@@ -95,11 +96,10 @@ export class RunMonitor {
     );
     this.#gauge(
       'trainers',
-      'Connected trainers by state',
+      'Connected trainers by state, those behind gateways too',
       (gauge) => {
-        const { trainers } = watch.state;
-        for (const state of TRAINER_STATES)
-          gauge.set({ state }, trainers.filter(({ status }) => status === state).length);
+        for (const state of TRAINER_STATES) gauge.set({ state }, 0);
+        for (const { status, capacity = 1 } of watch.state.trainers) gauge.inc({ state: status }, capacity);
       },
       ['state'],
     );
@@ -128,7 +128,7 @@ export class RunMonitor {
       },
       ['phase'],
     );
-    this.#gauge('paused', '1 while the disk is full', (gauge) =>
+    this.#gauge('paused', '1 while the run waits for its disk or NATS', (gauge) =>
       gauge.set(watch.now(null, {}).state === 'paused' ? 1 : 0),
     );
     this.#gauge('checkpoint_step', 'Step of the newest checkpoint on disk', (gauge) =>

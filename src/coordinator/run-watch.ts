@@ -135,7 +135,7 @@ export class RunWatch {
 
   #viewOf(trainerId: string): TrainerView {
     const known = this.#known.get(trainerId) ?? NOTHING;
-    const unknown = { sequences: null, answerSeconds: null, residentBytes: null } as const;
+    const unknown = { trainers: null, sequences: null, answerSeconds: null, residentBytes: null } as const;
     return { trainerId, state: 'gone', ...known, ...unknown };
   }
 
@@ -193,9 +193,10 @@ function stateWord(state: RunState): RunNow['state'] {
   return phase.phase === 'waiting' ? 'waiting' : 'running';
 }
 
-function measuredOf({ status, observed }: TrainerState) {
+function measuredOf({ status, observed, capacity }: TrainerState) {
   const { sequences, elapsedMs } = observed.at(-1) ?? { sequences: null, elapsedMs: null };
-  return { state: status, sequences, answerSeconds: elapsedMs === null ? null : elapsedMs / 1000 } as const;
+  const answerSeconds = elapsedMs === null ? null : elapsedMs / 1000;
+  return { state: status, trainers: capacity ?? null, sequences, answerSeconds } as const;
 }
 
 interface Asked {

@@ -8,6 +8,8 @@ import type { RunConfig } from '../config/schema.ts';
 import type { PemTexts } from '../files/pem.ts';
 import type { Logger } from '../log.ts';
 import { LEADER_HEADER, NO_LEADER } from '../protocol/standby.ts';
+import { pathOf } from '../view/paths.ts';
+import { probeAnswer, type PlainAnswer } from '../view/probes.ts';
 import { addressOf, Door } from './door.ts';
 import { refuseUpgrade } from './server.ts';
 import { Turnstile } from './turnstile.ts';
@@ -22,6 +24,10 @@ export interface StandbyDoorOptions {
 
 /** Sockets at once: each is answered and closed. */
 const MAX_SOCKETS = 256;
+const NOT_FOUND: PlainAnswer = { status: 404, text: 'not found' };
+/** For Prometheus; as in run-monitor.ts. */
+const NOT_LEADING =
+  '# HELP galore_leading 1 where the run is led\n# TYPE galore_leading gauge\ngalore_leading 0';
 
 export class StandbyDoor {
   readonly #door: Door;
@@ -67,11 +73,22 @@ export class StandbyDoor {
   }
 }
 
-/** `/healthz`: the process is well. `/readyz`: it takes no trainers. */
-function answer({ url }: IncomingMessage, response: ServerResponse, leader: string): void {
-  const status = url === '/healthz' ? 200 : url === '/readyz' ? 503 : 404;
-  const text = status === 404 ? 'not found' : standbyText(leader);
-  response.writeHead(status, { 'content-type': 'text/plain', [LEADER_HEADER]: leader }).end(`${text}\n`);
+/** Anybody may know this much: who leads, and that it is not us. */
+function answer(request: IncomingMessage, response: ServerResponse, leader: string): void {
+  const path = pathOf(request);
+  const { status, text } = probeAnswer(path, standbyText(leader)) ?? pageAnswer(path, leader) ?? NOT_FOUND;
+  const more = { [LEADER_HEADER]: leader, 'cache-control': 'no-store' };
+  // The page of the run is here as soon as we lead.
+  const again = path === '/' ? { refresh: '5' } : {};
+  response.writeHead(status, { 'content-type': 'text/plain', ...more, ...again }).end(`${text}\n`);
+}
+
+/** In place of the page and the metrics of a run. Null: another path. */
+function pageAnswer(path: string, leader: string): PlainAnswer | null {
+  if (path === '/metrics') return { status: 200, text: NOT_LEADING };
+  if (path !== '/') return null;
+  const where = leader === NO_LEADER ? '' : `; its page: ${leader.replace(/^ws/, 'http')}`;
+  return { status: 503, text: `${standbyText(leader)}${where}` };
 }
 
 function refuse(
@@ -83,8 +100,7 @@ function refuse(
 ): void {
   const crowd = door.isSecure ? null : turnstile.knock(addressOf(request.socket));
   if (crowd !== null) return refuseUpgrade(socket, { status: 429, text: crowd });
-  const [path] = (request.url ?? '/').split('?');
-  if (path !== '/') return refuseUpgrade(socket, { status: 404, text: 'not found' });
+  if (pathOf(request) !== '/') return refuseUpgrade(socket, { status: 404, text: 'not found' });
   refuseUpgrade(socket, { status: 503, text: standbyText(leader) }, { [LEADER_HEADER]: leader });
 }
 

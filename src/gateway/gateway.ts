@@ -3,6 +3,7 @@
  * follows what the coordinator says of the run as a whole (its state, and whether it is there), and ends. SHELL.
  */
 import { existsSync } from 'node:fs';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { floatsOf } from '../array-bytes.ts';
 import { COORDINATOR_DEFAULTS } from '../config/schema.ts';
@@ -18,6 +19,8 @@ import { ranksIn } from '../protocol/slot-sizes.ts';
 import { SOFTWARE } from '../software.ts';
 import type { LinkEvent } from '../trainer/link.ts';
 import { understand } from '../trainer/welcomed-run.ts';
+import { pathOf } from '../view/paths.ts';
+import { probeAnswer } from '../view/probes.ts';
 import type { GatewayOptions, GatewayResult, RunningGateway } from './api.ts';
 import type { Welcomed } from './desks.ts';
 import { checkGatewayExposure } from './exposure.ts';
@@ -95,6 +98,7 @@ class Gateway {
         },
         onClose: (connection, code, reason) => this.#run?.trainers.closed(connection, code, reason),
         onFatal: (error) => this.#fail(error),
+        onRequest: (request, response) => this.#respond(request, response),
       },
     );
     this.#doorkeeper.watch({
@@ -120,6 +124,14 @@ class Gateway {
         return link.bytesReceived;
       },
     };
+  }
+
+  /** A gateway has no page: the run's is the coordinator's. */
+  #respond(request: IncomingMessage, response: ServerResponse): void {
+    const isReady = this.#run?.isUp ?? false;
+    const answer = probeAnswer(pathOf(request), isReady ? null : 'not ready');
+    const { status, text } = answer ?? { status: 404, text: 'not found' };
+    response.writeHead(status, { 'content-type': 'text/plain' }).end(`${text}\n`);
   }
 
   // ---- from the coordinator ----

@@ -74,6 +74,11 @@ export class PassedRun {
     this.#snapshots = new SnapshotRelay({ slots: shape.slots, checkpoints, mirror, link });
   }
 
+  /** Whether the coordinator is there. */
+  get isUp(): boolean {
+    return this.#state.isUp;
+  }
+
   get trainers(): TrainerDesk {
     return this.#desks.trainers;
   }

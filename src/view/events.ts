@@ -89,6 +89,8 @@ export interface EvaluationPoint {
 /** A trainer as a page shows it. */
 export interface TrainerView {
   readonly trainerId: string;
+  /** Of a gateway: those behind it. Null: it is none, or it is not known. */
+  readonly trainers: number | null;
   /** gone: it was there and is not; seen: it was in the last step (all that files tell). */
   readonly state: 'loading' | 'ready' | 'lagging' | 'gone' | 'seen';
   /** The last thing that was held against it, or why it went, in words; null: nothing. */

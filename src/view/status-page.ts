@@ -13,6 +13,7 @@ import { RateLimiter } from '../rate-limiter.ts';
 import type { RunFacts, RunNow, ViewEvent } from './events.ts';
 import { pathOf } from './paths.ts';
 import { OPEN_FILES, pageFile } from './page-files.ts';
+import { probeAnswer } from './probes.ts';
 import type { HistoryMark, RunHistory } from './run-history.ts';
 import { denialOf, isOwnOrigin, tokenOf, viewerCookie, type ViewGate } from './view-gate.ts';
 
@@ -103,11 +104,9 @@ export class StatusPage {
     if (path === '/logout' && request.method === 'POST') return this.#logOut(request, response);
     if (request.method !== 'GET' && request.method !== 'HEAD')
       return send(response, 405, TEXT, 'only GET\n', { allow: 'GET, HEAD' });
-    if (path === '/healthz') return send(response, 200, TEXT, 'ok\n');
-    if (path === '/readyz') {
-      const isReady = source.whyNotReady() === null;
-      return send(response, isReady ? 200 : 503, TEXT, isReady ? 'ready\n' : 'not ready\n');
-    }
+    // The reason is for those with a token, on the page.
+    const probe = probeAnswer(path, source.whyNotReady() === null ? null : 'not ready');
+    if (probe !== null) return send(response, probe.status, TEXT, `${probe.text}\n`);
     const file = path === '/metrics' ? null : pageFile(path);
     if (path !== '/metrics' && file === null) return send(response, 404, TEXT, 'not found\n');
     const denial = OPEN_FILES.has(path) ? null : denialOf(gate, request);

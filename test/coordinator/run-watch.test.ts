@@ -73,3 +73,9 @@ test('a full disk is said with its path, and names of strangers do not fill the 
   tell({ type: 'trainerSeen', trainerId: 'a' });
   t.is(tell({ type: 'ticked' }).trainers.length, 33); // a, and 32 of those that have gone
 });
+
+test('a gateway is shown with those behind it', (t) => {
+  const { tell } = watched();
+  t.is(tell({ type: 'trainerJoined', trainerId: 'north' }).trainers[0]?.trainers, null);
+  t.is(tell({ type: 'capacityTold', trainerId: 'north', trainers: 4 }).trainers[0]?.trainers, 4);
+});

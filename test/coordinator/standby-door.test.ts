@@ -2,6 +2,7 @@ import test from 'ava';
 import { parseRunConfig } from '../../src/config/load.ts';
 import { StandbyDoor } from '../../src/coordinator/standby-door.ts';
 import { SILENT_LOGGER } from '../../src/log.ts';
+import { parseExposition } from '../support/exposition.ts';
 import { expectMessage, openLink, startServer, WELCOME } from '../support/wire.ts';
 
 const { coordinator } = parseRunConfig('name: x\nsteps: 1\nmodel: 9m\ndata: {path: a.txt}\n', 'test', {
@@ -40,6 +41,25 @@ test('a standby answers 503 with the leader in a header, and is well but not rea
   leader = null;
   t.is((await fetch(`${http}readyz`)).headers.get('galore-leader'), 'none');
   t.is((await fetch(`${http}x`)).status, 404);
+});
+
+test('whoever looks for the page of a run at a standby is told where it is, and Prometheus that it does not lead', async (t) => {
+  let leader: string | null = 'wss://10.0.0.7:29400/';
+  const door = await standby(t, () => leader);
+  const http = door.url.replace('ws:', 'http:');
+  const page = await fetch(`${http}?from=bookmark`);
+  t.is(page.status, 503);
+  t.is(
+    await page.text(),
+    'a standby; wss://10.0.0.7:29400/ leads the run; its page: https://10.0.0.7:29400/\n',
+  );
+  // As a page does that was opened while this one led.
+  const head = await fetch(http, { method: 'HEAD' });
+  t.is(head.headers.get('galore-leader'), leader);
+  const families = parseExposition(await (await fetch(`${http}metrics`)).text());
+  t.deepEqual(families.get('galore_leading')?.samples.map(({ value }) => value), [0]); // prettier-ignore
+  leader = null;
+  t.is(await (await fetch(http)).text(), 'a standby; nobody leads the run\n');
 });
 
 test('a trainer with a path that no coordinator has says so and ends', async (t) => {

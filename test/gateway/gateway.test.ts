@@ -89,6 +89,36 @@ test.serial('eight trainers through two gateways make the records that eight wit
   t.deepEqual((await coverRun(through.place.config.dir)).faults, []);
 });
 
+test.serial('a gateway is ready while it can serve trainers, and well before', async (t) => {
+  const place = placeOf(t);
+  const statusOf = async ({ url }: { readonly url: string }, path: string): Promise<number> =>
+    (await fetch(`${url.replace('ws:', 'http:')}${path}`)).status;
+  const silent = await gatewayOf(place, await startServer(t), 'lonely', new Said());
+  t.deepEqual([await statusOf(silent, 'healthz'), await statusOf(silent, 'readyz')], [200, 503]);
+  silent.stop();
+  await silent.finished.catch(() => {});
+  const said = new Said();
+  const coordinator = await coordinate(place, said);
+  const gateway = await gatewayOf(place, coordinator, 'gate', said);
+  const trainer = new StandInTrainer(place.run);
+  const asked: Promise<number>[] = [];
+  trainer.onRecord = () => {
+    if (asked.length === 0) asked.push(...['readyz', 'metrics'].map((path) => statusOf(gateway, path)));
+  };
+  let isOver = false;
+  const took = takePart(
+    t,
+    () => gateway.url,
+    trainer,
+    () => isOver,
+  );
+  await coordinator.finished;
+  isOver = true;
+  await took;
+  await gateway.finished;
+  t.deepEqual(await Promise.all(asked), [200, 404]);
+});
+
 test.serial(
   'a trainer that is lost behind a gateway takes only its own sequences with it, and others get them',
   async (t) => {

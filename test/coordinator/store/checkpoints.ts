@@ -1,4 +1,6 @@
 /** A small checkpoint for tests. */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { beginCheckpoint } from '../../../src/coordinator/store/checkpoint.ts';
 import type {
   CheckpointInfo,
@@ -38,11 +40,16 @@ export function runFacts(step: number): RunFacts {
   };
 }
 
-/** Writes the checkpoint of `step`, in two pieces a tensor. */
-export async function writeCheckpoint(dir: string, step: number): Promise<CheckpointInfo> {
-  const writer = await beginCheckpoint(dir, step, TENSORS, {
-    configJson: '{"model_type":"llama"}',
-    tokenizerJson: '{"version":"1.0"}',
+/** Writes the checkpoint of `step`, in two pieces a tensor, with more files by name. */
+export async function writeCheckpoint(
+  dir: string,
+  step: number,
+  more: Readonly<Record<string, Uint8Array>> = {},
+): Promise<CheckpointInfo> {
+  const texts = { configJson: '{"model_type":"llama"}', tokenizerJson: '{"version":"1.0"}' };
+  const writer = await beginCheckpoint(dir, step, TENSORS, texts, async (folder) => {
+    for (const [name, bytes] of Object.entries(more)) await writeFile(join(folder, name), bytes);
+    return Object.keys(more);
   });
   try {
     for (const index of TENSORS.keys()) {

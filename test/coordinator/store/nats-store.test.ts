@@ -1,6 +1,9 @@
 /** What only a store in NATS can have wrong with it, on real servers. */
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { Kvm } from '@nats-io/kv';
 import { connect, headers } from '@nats-io/transport-node';
@@ -14,6 +17,9 @@ import { storeClock } from '../../../src/coordinator/store/store-clock.ts';
 import { all, RUN, stored } from '../../contract/state-store.ts';
 import { needsNats, startNatsCluster, startNatsServer } from '../../helpers/nats-server.ts';
 import { pairPaths, pemPath } from '../../helpers/tls.ts';
+import { openCheckpoint } from '../../../src/coordinator/store/checkpoint.ts';
+import { temporaryDir } from '../../temporary-dir.ts';
+import { writeCheckpoint } from './checkpoints.ts';
 import { makeRecord, makeRecords } from './records.ts';
 
 const NOBODY = { token: '', user: '', password: '', credsPath: '' };
@@ -270,6 +276,56 @@ test('JetStream without room says so, and takes the same record when there is so
   await store.removeRecordsBefore(lease, 3);
   await store.append(lease, frames, summary);
   t.deepEqual((await all(store.records(3))).map(({ sequence }) => sequence).at(-1), committed + 1);
+});
+
+test('a checkpoint of many messages comes out as it went in, and one that lacks some is damaged', async (t) => {
+  if (!needsNats(t)) return;
+  const { url } = await startNatsServer(t);
+  const store = await openStore(t, [url]);
+  await store.createRun(RUN);
+  const lease = await store.acquire(HOLDER);
+  const [from, to] = [join(temporaryDir(t), 'checkpoints'), join(temporaryDir(t), 'checkpoints')];
+  const large = randomBytes(9 * 1024 * 1024 + 5);
+  await writeCheckpoint(from, 1, { large, empty: Buffer.alloc(0) });
+  await store.checkpoints.put(lease, from, 1);
+  const other = await openStore(t, [url]);
+  await other.checkpoints.get(to, 1);
+  await (await openCheckpoint(to, 1)).close();
+  t.true(large.equals(readFileSync(join(to, 'step-000001', 'large'))));
+  const manager = await managerAt(t, url);
+  const { checkpointStream } = natsNames(RUN.name);
+  const { state } = await manager.streams.info(checkpointStream);
+  await manager.streams.deleteMessage(checkpointStream, Math.round(state.last_seq / 2));
+  await t.throwsAsync(other.checkpoints.get(join(to, 'again'), 1), {
+    instanceOf: CheckpointError,
+    message: /has 18 of the 19 messages of .*: the checkpoint was deleted, or is damaged/,
+  });
+});
+
+test('of a checkpoint for which there is no room nothing is left, and the one before it stays', async (t) => {
+  if (!needsNats(t)) return;
+  const { url } = await startNatsServer(t, {
+    more: 'jetstream { store_dir: "STORE_DIR", max_file_store: 8388608 }',
+  });
+  const store = await openStore(t, [url]);
+  await store.createRun(RUN);
+  const lease = await store.acquire(HOLDER);
+  const [from, to] = [join(temporaryDir(t), 'checkpoints'), join(temporaryDir(t), 'checkpoints')];
+  const manager = await managerAt(t, url);
+  const messages = async (): Promise<number> =>
+    (await manager.streams.info(natsNames(RUN.name).checkpointStream)).state.messages;
+  await writeCheckpoint(from, 1);
+  await store.checkpoints.put(lease, from, 1);
+  const before = await messages();
+  // Also one of the same step, as after a put whose end was not acknowledged.
+  for (const step of [2, 1]) {
+    await writeCheckpoint(from, step, { large: randomBytes(12 * 1024 * 1024) });
+    await t.throwsAsync(store.checkpoints.put(lease, from, step), { instanceOf: StoreFull });
+    t.is(await messages(), before);
+  }
+  t.deepEqual((await store.checkpoints.list()).map(({ step }) => step), [1]); // prettier-ignore
+  await store.checkpoints.get(to, 1);
+  await (await openCheckpoint(to, 1)).close();
 });
 
 test('a cluster of three keeps three copies, and a node that is killed costs nothing', async (t) => {

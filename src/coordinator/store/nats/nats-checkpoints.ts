@@ -1,46 +1,90 @@
 /**
- * Checkpoints in NATS: the files are objects, and an entry of the key-value bucket that lists them comes last: without
- * it the checkpoint does not exist. Objects carry the epoch of the leader that has put them, so two leaders never mix
- * theirs. SHELL.
+ * Checkpoints in NATS: the files are messages of a stream, and an entry of the key-value bucket that lists them comes
+ * last: without it the checkpoint does not exist. Every upload has subjects of its own, so two never mix. They travel
+ * on a connection of their own: nothing that is urgent waits behind them. SHELL.
  */
+import { randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Readable } from 'node:stream';
-import type { ReadableStream } from 'node:stream/web';
 import type { KV } from '@nats-io/kv';
-import type { ObjectStore } from '@nats-io/obj';
+import {
+  DeliverPolicy,
+  DiscardPolicy,
+  jetstream,
+  RetentionPolicy,
+  StorageType,
+  type JetStreamClient,
+} from '@nats-io/jetstream';
+import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node';
 import { CheckpointError } from '../../../errors.ts';
 import { writeFully } from '../../../files/positional.ts';
 import { explaining } from '../../../files/system-error.ts';
 import { placeOf, readCheckpointFiles, receiveCheckpoint } from '../checkpoint-copy.ts';
 import { checkpointName } from '../checkpoint-format.ts';
-import type { CheckpointStore, Lease, StoredCheckpoint } from '../state-store.ts';
+import { StoreUnavailable, type CheckpointStore, type Lease, type StoredCheckpoint } from '../state-store.ts';
+import type { NatsLink } from './nats-connection.ts';
 import { explainNatsError } from './nats-errors.ts';
+import type { NatsNames } from './nats-store.ts';
+import { roomIn } from './record-messages.ts';
 
 const KEY_PREFIX = 'checkpoint.';
+/** Where in its file the bytes of a message belong. */
+const OFFSET = 'Galore-Offset';
 const CHUNK_BYTES = 512 * 1024;
+/** Messages that are on their way to the server at once, and how long one may take over a slow link. */
+const WINDOW_MESSAGES = 8;
+const ANSWER_TIMEOUT_MS = 10_000;
+/** Messages that are asked for at once, and how long all of them may take. */
+const BATCH_MESSAGES = 16;
+const BATCH_TIMEOUT_MS = 30_000;
+
+interface StoredFile {
+  readonly name: string;
+  readonly messages: number;
+}
 
 /** What the entry says. */
 interface Entry extends StoredCheckpoint {
-  readonly epoch: number;
-  readonly files: readonly string[];
+  /** The part of the subjects that is this upload's own: `step-000060-e2-1f0c9a7b`. */
+  readonly upload: string;
+  readonly files: readonly StoredFile[];
 }
 
 /** What it needs of the store. */
 export interface CheckpointSurroundings {
-  readonly where: string;
+  readonly link: NatsLink;
+  readonly names: NatsNames;
   readonly kv: () => Promise<KV>;
-  readonly objects: () => Promise<ObjectStore>;
   /** @throws LeaseLost, StoreUnavailable */
   readonly check: (lease: Lease) => void;
 }
 
 export class NatsCheckpoints implements CheckpointStore {
   readonly #around: CheckpointSurroundings;
+  readonly #where: string;
+  readonly #stream: string;
+  readonly #subject: string;
+  #connection: Promise<NatsConnection> | null = null;
 
   constructor(around: CheckpointSurroundings) {
     this.#around = around;
+    this.#where = around.link.where;
+    this.#stream = around.names.checkpointStream;
+    this.#subject = around.names.checkpointSubject;
+  }
+
+  /** Makes the stream of a run that is being begun, unless it is there. */
+  async create(replicas: number): Promise<void> {
+    await this.#around.link.manager.streams.add({
+      name: this.#stream,
+      subjects: [`${this.#subject}.*.*`],
+      description: this.#around.names.description,
+      retention: RetentionPolicy.Limits,
+      storage: StorageType.File,
+      discard: DiscardPolicy.New,
+      num_replicas: replicas,
+    });
   }
 
   async list(): Promise<readonly StoredCheckpoint[]> {
@@ -54,18 +98,12 @@ export class NatsCheckpoints implements CheckpointStore {
   }
 
   async put(lease: Lease, checkpointsDir: string, step: number): Promise<void> {
-    const { path, files, ...stored } = await readCheckpointFiles(checkpointsDir, step);
-    const { epoch } = lease;
+    const { path, files: names, ...stored } = await readCheckpointFiles(checkpointsDir, step);
+    const upload = `${checkpointName(step)}-e${lease.epoch}-${randomUUID().slice(0, 8)}`;
     await this.#explaining(`store the checkpoint of step ${step}`, async () => {
-      const objects = await this.#around.objects();
-      for (const file of files) {
-        this.#around.check(lease);
-        const bytes = Readable.toWeb(createReadStream(join(path, file))) as ReadableStream<Uint8Array>;
-        const options = { max_chunk_size: CHUNK_BYTES };
-        await objects.put({ name: objectName(step, epoch, file), options }, bytes);
-      }
+      const files = await this.#upload(lease, path, names, upload);
       this.#around.check(lease);
-      const entry: Entry = { ...stored, epoch, files };
+      const entry: Entry = { ...stored, upload, files };
       await (await this.#around.kv()).put(keyOf(step), JSON.stringify(entry));
     });
   }
@@ -73,14 +111,14 @@ export class NatsCheckpoints implements CheckpointStore {
   async get(checkpointsDir: string, step: number): Promise<void> {
     const entry = (await this.#entries()).find((found) => found.step === step);
     if (entry === undefined) {
-      const { where } = this.#around;
-      throw new CheckpointError(where, `${where} has no checkpoint of step ${step}`);
+      throw new CheckpointError(this.#where, `${this.#where} has no checkpoint of step ${step}`);
     }
+    const action = `fetch the checkpoint of step ${step}`;
     await receiveCheckpoint(checkpointsDir, step, async (folder) => {
-      for (const file of entry.files) {
-        const path = await placeOf(folder, file);
-        await this.#explaining(`fetch the checkpoint of step ${step}`, () =>
-          this.#fetch(objectName(step, entry.epoch, file), path),
+      for (const [index, { name, messages }] of entry.files.entries()) {
+        const path = await placeOf(folder, name);
+        await this.#explaining(action, () =>
+          this.#fetch(this.#subjectOf(entry.upload, index), messages, path),
         );
       }
     });
@@ -91,18 +129,19 @@ export class NatsCheckpoints implements CheckpointStore {
     await this.#explaining(`delete the checkpoint of step ${step}`, async () => {
       const kv = await this.#around.kv();
       if ((await kv.get(keyOf(step)))?.operation === 'PUT') await kv.purge(keyOf(step));
-      const objects = await this.#around.objects();
-      const entries = await this.#entries();
-      const wanted = new Set(
-        entries.flatMap(({ step: kept, epoch, files }) => files.map((file) => objectName(kept, epoch, file))),
-      );
+      const wanted = new Set((await this.#entries()).map(({ upload }) => upload));
       // Also what leaders that died have left half done.
-      for (const { name } of await objects.list()) {
-        const place = /^step-(\d+)\.e(\d+)\//.exec(name);
-        const isOld = Number(place?.[2]) < lease.epoch || Number(place?.[1]) <= step;
-        if (isOld && !wanted.has(name)) await objects.delete(name);
+      for (const upload of await this.#uploads()) {
+        const [, of, epoch] = /^step-(\d+)-e(\d+)-/.exec(upload) ?? [];
+        const isOld = Number(epoch) < lease.epoch || Number(of) <= step;
+        if (isOld && !wanted.has(upload)) await this.#purge(upload);
       }
     });
+  }
+
+  async close(): Promise<void> {
+    const connection = await this.#connection?.catch(() => null);
+    await connection?.close();
   }
 
   async #entries(): Promise<readonly Entry[]> {
@@ -119,24 +158,130 @@ export class NatsCheckpoints implements CheckpointStore {
     });
   }
 
-  async #fetch(name: string, path: string): Promise<void> {
-    const { where } = this.#around;
-    const object = await (await this.#around.objects()).get(name);
-    if (object === null) throw new CheckpointError(where, `${where} has no object ${name}`);
+  /** All files; of an upload that fails nothing is left, unless NATS is away. */
+  async #upload(
+    lease: Lease,
+    path: string,
+    names: readonly string[],
+    upload: string,
+  ): Promise<readonly StoredFile[]> {
+    try {
+      const files: StoredFile[] = [];
+      for (const [index, name] of names.entries()) {
+        const subject = this.#subjectOf(upload, index);
+        files.push({ name, messages: await this.#send(lease, join(path, name), subject) });
+      }
+      return files;
+    } catch (error) {
+      await this.#purge(upload).catch(() => {}); // what is left goes with older checkpoints
+      throw error;
+    }
+  }
+
+  /** One file, a window of messages at once; how many there were. */
+  async #send(lease: Lease, path: string, subject: string): Promise<number> {
+    const client = await this.#client();
+    const room = roomIn(this.#around.link.connection.info?.max_payload);
+    const pieces = createReadStream(path, { highWaterMark: Math.min(CHUNK_BYTES, room) });
+    const expect = { streamName: this.#stream };
+    const answers: Promise<unknown>[] = [];
+    let failed: unknown = null;
+    let offset = 0;
+    try {
+      for await (const piece of pieces as AsyncIterable<Buffer>) {
+        this.#around.check(lease);
+        const options = { headers: offsetHeader(offset), timeout: ANSWER_TIMEOUT_MS, expect };
+        const answer = client.publish(subject, piece, options).catch((error: unknown) => {
+          failed ??= error;
+        });
+        offset += piece.length;
+        answers.push(answer);
+        if (answers.length >= WINDOW_MESSAGES) await answers[answers.length - WINDOW_MESSAGES];
+        if (failed !== null) break;
+      }
+    } finally {
+      await Promise.all(answers);
+    }
+    if (failed !== null) throw failed;
+    return answers.length;
+  }
+
+  /** @throws CheckpointError when not all of it is there */
+  async #fetch(subject: string, messages: number, path: string): Promise<void> {
     const handle = await explaining(`write ${path}`, open(path, 'wx'));
     try {
-      let position = 0;
-      const reader = object.data.getReader();
-      for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
-        await explaining(`write ${path}`, writeFully(handle, piece.value, position));
-        position += piece.value.length;
+      if (messages > 0) {
+        await this.#receive(subject, messages, (bytes, offset) =>
+          explaining(`write ${path}`, writeFully(handle, bytes, offset)),
+        );
       }
-      const fault = (await object.error) ?? null;
-      if (fault !== null)
-        throw new CheckpointError(where, `object ${name} of ${where} is damaged: ${fault.message}`);
       await explaining(`write ${path}`, handle.sync());
     } finally {
       await handle.close();
+    }
+  }
+
+  async #receive(
+    subject: string,
+    messages: number,
+    write: (bytes: Uint8Array, offset: number) => Promise<void>,
+  ): Promise<void> {
+    await this.#checkThere(subject, messages);
+    const { consumers } = await this.#client();
+    const options = { filter_subjects: subject, deliver_policy: DeliverPolicy.All };
+    const consumer = await consumers.get(this.#stream, options);
+    // One that was sent again is there twice, with the same bytes.
+    const had = new Set<number>();
+    while (had.size < messages) {
+      const before = had.size;
+      const wanted = Math.min(BATCH_MESSAGES, messages - had.size);
+      const batch = await consumer.fetch({ max_messages: wanted, expires: BATCH_TIMEOUT_MS });
+      for await (const { headers: found, data } of batch) {
+        const offset = Number(found?.get(OFFSET));
+        await write(data, offset);
+        had.add(offset);
+      }
+      if (had.size > before) continue;
+      await this.#checkThere(subject, messages);
+      throw new StoreUnavailable(`NATS at ${this.#where} sends nothing of ${subject}`);
+    }
+    await consumer.delete().catch(() => {}); // the server does so by itself, later
+  }
+
+  /** A checkpoint may be deleted while it is fetched. */
+  async #checkThere(subject: string, messages: number): Promise<void> {
+    const { manager } = this.#around.link;
+    const { state } = await manager.streams.info(this.#stream, { subjects_filter: subject });
+    const count = state.subjects?.[subject] ?? 0;
+    if (count >= messages) return;
+    const told = `${this.#where} has ${count} of the ${messages} messages of ${subject}`;
+    throw new CheckpointError(this.#where, `${told}: the checkpoint was deleted, or is damaged`);
+  }
+
+  /** What is in the stream, wanted or not. */
+  async #uploads(): Promise<ReadonlySet<string>> {
+    const { manager } = this.#around.link;
+    const { state } = await manager.streams.info(this.#stream, { subjects_filter: `${this.#subject}.>` });
+    const start = this.#subject.length + 1;
+    return new Set(Object.keys(state.subjects ?? {}).map((subject) => subject.slice(start).split('.')[0]!));
+  }
+
+  async #purge(upload: string): Promise<void> {
+    const filter = `${this.#subject}.${upload}.*`;
+    await this.#around.link.manager.streams.purge(this.#stream, { filter });
+  }
+
+  #subjectOf(upload: string, index: number): string {
+    return `${this.#subject}.${upload}.${index}`;
+  }
+
+  async #client(): Promise<JetStreamClient> {
+    this.#connection ??= this.#around.link.openAnother();
+    try {
+      return jetstream(await this.#connection);
+    } catch (error) {
+      this.#connection = null;
+      throw error;
     }
   }
 
@@ -144,7 +289,7 @@ export class NatsCheckpoints implements CheckpointStore {
     try {
       return await work();
     } catch (error) {
-      throw explainNatsError(error, this.#around.where, action);
+      throw explainNatsError(error, this.#where, action);
     }
   }
 }
@@ -153,6 +298,8 @@ function keyOf(step: number): string {
   return `${KEY_PREFIX}${checkpointName(step)}`;
 }
 
-function objectName(step: number, epoch: number, file: string): string {
-  return `${checkpointName(step)}.e${epoch}/${file}`;
+function offsetHeader(offset: number): MsgHdrs {
+  const all = headers();
+  all.set(OFFSET, String(offset));
+  return all;
 }

@@ -54,6 +54,8 @@ export interface NatsLink {
   readonly manager: JetStreamManager;
   /** For messages. */
   readonly where: string;
+  /** One more of the same kind, tried once. Whoever asks closes it. */
+  readonly openAnother: () => Promise<NatsConnection>;
 }
 
 /** @throws OperatingError that says which: unreachable, credentials, TLS, too old, without JetStream */
@@ -63,15 +65,12 @@ export async function connectNats(
   patience: ConnectPatience = { attempts: ATTEMPTS, gapMs: ATTEMPT_GAP_MS },
 ): Promise<NatsLink> {
   const where = address.servers.join(',');
-  const connection = await connectPatiently(
-    await optionsOf(address, credentials),
-    where,
-    credentials,
-    patience,
-  );
+  const options = await optionsOf(address, credentials);
+  const connection = await connectPatiently(options, where, credentials, patience);
   try {
     checkVersion(connection, where);
-    return { connection, where, manager: await managerOf(connection, where, patience) };
+    const manager = await managerOf(connection, where, patience);
+    return { connection, where, manager, openAnother: () => connect(options) };
   } catch (error) {
     await connection.close();
     throw error;

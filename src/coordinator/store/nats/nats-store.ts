@@ -1,12 +1,11 @@
 /**
  * A run in NATS JetStream. Records are a stream of their own, written with the sequence that is expected to be the
  * last: of two leaders only one can append. The lease, the run and the list of checkpoints are entries of a key-value
- * bucket, the checkpoints' files objects of an object store. SHELL. See docs/state.md, "State store".
+ * bucket, the checkpoints' files messages of a second stream. SHELL. See docs/state.md, "State store".
  */
 import type { Msg } from '@nats-io/transport-node';
 import { jetstream, type JetStreamClient } from '@nats-io/jetstream';
 import { Kvm, type KV } from '@nats-io/kv';
-import { Objm, type ObjectStore } from '@nats-io/obj';
 import { CheckpointError, OperatingError } from '../../../errors.ts';
 import type { RecordSummary } from '../journal.ts';
 import {
@@ -20,7 +19,6 @@ import {
 } from '../lease-keeper.ts';
 import {
   LeaseLost,
-  type CheckpointStore,
   type Holder,
   type Leader,
   type Lease,
@@ -46,8 +44,11 @@ export interface NatsNames {
   /** Of everything that is made for the run. */
   readonly description: string;
   readonly stream: string;
+  readonly checkpointStream: string;
   readonly bucket: string;
   readonly journalSubject: string;
+  /** Two tokens follow. */
+  readonly checkpointSubject: string;
   readonly eventSubject: string;
 }
 
@@ -57,8 +58,10 @@ export function natsNames(runName: string): NatsNames {
   return {
     description: `galore-swarm run ${runName}`,
     stream: `galore-journal-${token}`,
+    checkpointStream: `galore-checkpoints-${token}`,
     bucket: `galore-${token}`,
     journalSubject: `galore.journal.${token}`,
+    checkpointSubject: `galore.checkpoints.${token}`,
     eventSubject: `galore.events.${token}`,
   };
 }
@@ -74,7 +77,7 @@ export interface NatsStoreOptions {
 
 export class NatsStateStore implements StateStore {
   readonly where: string;
-  readonly checkpoints: CheckpointStore;
+  readonly checkpoints: NatsCheckpoints;
   readonly #link: NatsLink;
   readonly #options: NatsStoreOptions;
   readonly #names: NatsNames;
@@ -85,9 +88,8 @@ export class NatsStateStore implements StateStore {
   #lease: KeptLease | null = null;
   #bucket: Promise<KV> | null = null;
   #leaseBucket: Promise<KV> | null = null;
-  #objects: Promise<ObjectStore> | null = null;
 
-  /** The connection is closed with the store. */
+  /** The connections are closed with the store. */
   constructor(link: NatsLink, options: NatsStoreOptions) {
     this.where = link.where;
     this.#link = link;
@@ -98,9 +100,9 @@ export class NatsStateStore implements StateStore {
     this.#quickClient = jetstream(link.connection, { timeout });
     this.#records = new RecordStream(link, this.#client, this.#names);
     this.checkpoints = new NatsCheckpoints({
-      where: this.where,
+      link,
+      names: this.#names,
       kv: () => this.#openBucket(),
-      objects: () => this.#openObjects(),
       check: (lease) => this.#check(lease),
     });
   }
@@ -124,8 +126,7 @@ export class NatsStateStore implements StateStore {
       const replicas = await this.#makeBucket();
       const kv = await this.#openBucket();
       if ((await kv.get(RUN_KEY))?.operation === 'PUT') throw this.#exists(run.name);
-      const { bucket, description } = this.#names;
-      await new Objm(this.#client).create(bucket, { replicas, description });
+      await this.checkpoints.create(replicas);
       await this.#records.create(replicas);
       // Of several that came so far, the first; of one that is killed before, nothing is left that hinders.
       try {
@@ -140,9 +141,9 @@ export class NatsStateStore implements StateStore {
     this.#check(lease);
     await this.#explaining('delete the run', async () => {
       const { streams } = this.#link.manager;
-      const { stream, bucket } = this.#names;
+      const { stream, checkpointStream, bucket } = this.#names;
       await lease.release();
-      for (const name of [`KV_${bucket}`, `OBJ_${bucket}`, stream]) {
+      for (const name of [`KV_${bucket}`, checkpointStream, stream]) {
         await streams.delete(name).catch((error: unknown) => {
           if (!isStreamNotFound(error)) throw error;
         });
@@ -223,6 +224,7 @@ export class NatsStateStore implements StateStore {
 
   async close(): Promise<void> {
     await this.#lease?.release();
+    await this.checkpoints.close();
     await this.#link.connection.close();
   }
 
@@ -268,15 +270,9 @@ export class NatsStateStore implements StateStore {
     return this.#bucket;
   }
 
-  #openObjects(): Promise<ObjectStore> {
-    this.#objects ??= new Objm(this.#client).open(this.#names.bucket, false);
-    return this.#objects;
-  }
-
   #forget(): void {
     this.#bucket = null;
     this.#leaseBucket = null;
-    this.#objects = null;
   }
 
   async #register(): Promise<LeaseRegister> {

@@ -10,6 +10,8 @@ import type { StoredRecord } from '../state-store.ts';
 
 /** Room in a message for headers and subject, which count too. */
 const HEADERS_BYTES = 4096;
+/** What a server takes that does not say. */
+const DEFAULT_PAYLOAD_BYTES = 1024 * 1024;
 
 const EPOCH = 'Galore-Epoch';
 const RECORD = 'Galore-Record';
@@ -41,11 +43,16 @@ export interface ReadableHeaders {
   get(name: string): string;
 }
 
-/** The payloads of the messages of a record. `maxPayloadBytes`: what the server takes, headers included. */
-export function packRecord(frames: readonly Uint8Array[], maxPayloadBytes: number): readonly Uint8Array[] {
+/** Bytes that a message of ours can have in a server that takes this much, headers included. */
+export function roomIn(maxPayloadBytes: number = DEFAULT_PAYLOAD_BYTES): number {
   const room = maxPayloadBytes - HEADERS_BYTES;
-  if (room < HEADERS_BYTES)
-    throw new RangeError(`messages of ${maxPayloadBytes} bytes are too small for records`);
+  if (room < HEADERS_BYTES) throw new RangeError(`messages of ${maxPayloadBytes} bytes are too small`);
+  return room;
+}
+
+/** The payloads of the messages of a record. `maxPayloadBytes`: what the server takes, headers included. */
+export function packRecord(frames: readonly Uint8Array[], maxPayloadBytes?: number): readonly Uint8Array[] {
+  const room = roomIn(maxPayloadBytes);
   const totalBytes = frames.reduce((sum, { length }) => sum + ENTRY_HEADER_BYTES + length, 0);
   const all = new Uint8Array(totalBytes);
   let offset = 0;

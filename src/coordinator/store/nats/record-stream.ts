@@ -124,8 +124,7 @@ export class RecordStream {
     frames: readonly Uint8Array[],
     summary: RecordSummary,
   ): Promise<void> {
-    const maxPayloadBytes = this.#link.connection.info?.max_payload ?? 1024 * 1024;
-    const payloads = packRecord(frames, maxPayloadBytes);
+    const payloads = packRecord(frames, this.#link.connection.info?.max_payload);
     const isSame = this.#unfinished !== null && Buffer.from(this.#unfinished.digest).equals(summary.digest);
     if (!isSame) this.#unfinished = { digest: summary.digest, stored: 0 };
     const unfinished = this.#unfinished!;
