@@ -1,7 +1,7 @@
 /** Real NATS servers of a test's own, at a free port of this machine, gone after it. */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -88,8 +88,13 @@ export class NatsServer {
     await this.#exited;
   }
 
-  pause(): void {
+  /** Resolves when all its threads stand still: the signal alone may leave one of them the time for an answer. */
+  async pause(): Promise<void> {
     this.#child?.kill('SIGSTOP');
+    const tasks = `/proc/${this.#child?.pid}/task`;
+    const isStopped = (task: string): boolean =>
+      /^State:\tT/m.test(readFileSync(join(tasks, task, 'status'), 'utf8'));
+    while (!readdirSync(tasks).every(isStopped)) await new Promise(setImmediate);
   }
 
   goOn(): void {

@@ -220,7 +220,7 @@ test('a record whose acknowledgement does not come is looked for, and is there o
   await store.createRun(RUN);
   const lease = await store.acquire(HOLDER);
   const [first, second] = makeRecords(2);
-  server.pause();
+  await server.pause();
   // It stays in the buffers of the kernel, and is stored as soon as the server goes on.
   await t.throwsAsync(store.append(lease, first!.frames, first!.summary), { instanceOf: StoreUnavailable });
   server.goOn();
