@@ -114,7 +114,7 @@ export function patchTrainers(
     trainers = trainers.with({ ...trainer, ...fields, ...(trainerId === seen ? { lastSeenMs: nowMs } : {}) });
     if (trainerId === seen) seen = null;
   }
-  return { ...patch(draft, { trainers }), seen };
+  return trainers === draft.state.trainers ? draft : { ...patch(draft, { trainers }), seen };
 }
 
 /** Ids of the trainers that can be given work, ascending. */

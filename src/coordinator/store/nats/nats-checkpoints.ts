@@ -8,14 +8,7 @@ import { createReadStream } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { KV } from '@nats-io/kv';
-import {
-  DeliverPolicy,
-  DiscardPolicy,
-  jetstream,
-  RetentionPolicy,
-  StorageType,
-  type JetStreamClient,
-} from '@nats-io/jetstream';
+import { DeliverPolicy, jetstream, type JetStreamClient } from '@nats-io/jetstream';
 import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node';
 import { CheckpointError } from '../../../errors.ts';
 import { writeFully } from '../../../files/positional.ts';
@@ -24,9 +17,11 @@ import { placeOf, readCheckpointFiles, receiveCheckpoint } from '../checkpoint-c
 import { checkpointName } from '../checkpoint-format.ts';
 import { StoreUnavailable, type CheckpointStore, type Lease, type StoredCheckpoint } from '../state-store.ts';
 import type { NatsLink } from './nats-connection.ts';
-import { explainNatsError } from './nats-errors.ts';
+import { explainingNats } from './nats-errors.ts';
 import type { NatsNames } from './nats-store.ts';
+import { Publications } from './publications.ts';
 import { roomIn } from './record-messages.ts';
+import { keepingAll } from './stream-config.ts';
 
 const KEY_PREFIX = 'checkpoint.';
 /** Where in its file the bytes of a message belong. */
@@ -76,15 +71,11 @@ export class NatsCheckpoints implements CheckpointStore {
 
   /** Makes the stream of a run that is being begun, unless it is there. */
   async create(replicas: number): Promise<void> {
-    await this.#around.link.manager.streams.add({
-      name: this.#stream,
-      subjects: [`${this.#subject}.*.*`],
-      description: this.#around.names.description,
-      retention: RetentionPolicy.Limits,
-      storage: StorageType.File,
-      discard: DiscardPolicy.New,
-      num_replicas: replicas,
-    });
+    const { link, names } = this.#around;
+    const { description } = names;
+    await link.manager.streams.add(
+      keepingAll({ name: this.#stream, subjects: [`${this.#subject}.*.*`], description, replicas }),
+    );
   }
 
   async list(): Promise<readonly StoredCheckpoint[]> {
@@ -184,26 +175,21 @@ export class NatsCheckpoints implements CheckpointStore {
     const room = roomIn(this.#around.link.connection.info?.max_payload);
     const pieces = createReadStream(path, { highWaterMark: Math.min(CHUNK_BYTES, room) });
     const expect = { streamName: this.#stream };
-    const answers: Promise<unknown>[] = [];
-    let failed: unknown = null;
+    const publications = new Publications(WINDOW_MESSAGES);
     let offset = 0;
     try {
       for await (const piece of pieces as AsyncIterable<Buffer>) {
         this.#around.check(lease);
         const options = { headers: offsetHeader(offset), timeout: ANSWER_TIMEOUT_MS, expect };
-        const answer = client.publish(subject, piece, options).catch((error: unknown) => {
-          failed ??= error;
-        });
         offset += piece.length;
-        answers.push(answer);
-        if (answers.length >= WINDOW_MESSAGES) await answers[answers.length - WINDOW_MESSAGES];
-        if (failed !== null) break;
+        await publications.add(client.publish(subject, piece, options));
+        if (publications.failed !== null) break;
       }
     } finally {
-      await Promise.all(answers);
+      await publications.settled();
     }
-    if (failed !== null) throw failed;
-    return answers.length;
+    if (publications.failed !== null) throw publications.failed;
+    return publications.count;
   }
 
   /** @throws CheckpointError when not all of it is there */
@@ -286,11 +272,7 @@ export class NatsCheckpoints implements CheckpointStore {
   }
 
   async #explaining<T>(action: string, work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      throw explainNatsError(error, this.#where, action);
-    }
+    return await explainingNats(this.#where, action, work);
   }
 }
 

@@ -60,6 +60,15 @@ export function explainNatsError(error: unknown, where: string, action: string):
   return error instanceof Error ? error : new Error(text);
 }
 
+/** Does it; what fails is explained. @throws as explainNatsError says */
+export async function explainingNats<T>(where: string, action: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw explainNatsError(error, where, action);
+  }
+}
+
 function unavailable(cause: unknown, where: string, action: string, text: string): StoreUnavailable {
   return new StoreUnavailable(`cannot ${action}: NATS at ${where} does not answer (${text})`, { cause });
 }

@@ -29,7 +29,7 @@ import {
 } from '../state-store.ts';
 import { NatsCheckpoints } from './nats-checkpoints.ts';
 import type { NatsLink } from './nats-connection.ts';
-import { explainNatsError, isStreamNotFound, isTooFewServers, isWrongSequence } from './nats-errors.ts';
+import { explainingNats, isStreamNotFound, isTooFewServers, isWrongSequence } from './nats-errors.ts';
 import { RecordStream } from './record-stream.ts';
 
 const RUN_KEY = 'run';
@@ -299,11 +299,7 @@ export class NatsStateStore implements StateStore {
   }
 
   async #explaining<T>(action: string, work: () => Promise<T>): Promise<T> {
-    try {
-      return await work();
-    } catch (error) {
-      throw explainNatsError(error, this.where, action);
-    }
+    return await explainingNats(this.where, action, work);
   }
 }
 

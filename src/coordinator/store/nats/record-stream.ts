@@ -4,13 +4,7 @@
  * is looked for in the stream before it is made again. SHELL.
  */
 import { headers, type MsgHdrs } from '@nats-io/transport-node';
-import {
-  DeliverPolicy,
-  DiscardPolicy,
-  RetentionPolicy,
-  StorageType,
-  type JetStreamClient,
-} from '@nats-io/jetstream';
+import { DeliverPolicy, type JetStreamClient } from '@nats-io/jetstream';
 import { CheckpointError } from '../../../errors.ts';
 import type { RecordSummary } from '../journal.ts';
 import { LeaseLost, StoreUnavailable, type StoredRecord } from '../state-store.ts';
@@ -18,6 +12,7 @@ import { storeClock } from '../store-clock.ts';
 import type { NatsLink } from './nats-connection.ts';
 import { explainNatsError, isOtherStream, isWrongSequence } from './nats-errors.ts';
 import type { NatsNames } from './nats-store.ts';
+import { Publications } from './publications.ts';
 import {
   headersOf,
   nextSequenceAfter,
@@ -26,6 +21,7 @@ import {
   RecordReader,
   type MessageFacts,
 } from './record-messages.ts';
+import { keepingAll } from './stream-config.ts';
 
 /** Messages that are on their way to the server at once, and from it. */
 const WINDOW_MESSAGES = 16;
@@ -65,16 +61,10 @@ export class RecordStream {
    */
   async create(replicas: number): Promise<void> {
     const { stream, journalSubject } = this.#names;
-    const add = this.#link.manager.streams.add({
-      name: stream,
-      subjects: [journalSubject],
-      description: this.#names.description,
-      retention: RetentionPolicy.Limits,
-      storage: StorageType.File,
-      // What is full takes nothing more; nothing old goes by itself.
-      discard: DiscardPolicy.New,
-      num_replicas: replicas,
-    });
+    const { description } = this.#names;
+    const add = this.#link.manager.streams.add(
+      keepingAll({ name: stream, subjects: [journalSubject], description, replicas }),
+    );
     await add.catch((error: unknown) => {
       throw isOtherStream(error) ? this.#foreign() : error;
     });
@@ -189,20 +179,13 @@ export class RecordStream {
     const { sequence, step, kind, digest } = summary;
     const first = unfinished.stored;
     const base = this.#last;
-    let failed: unknown = null;
-    const answers: Promise<void>[] = [];
-    for (let i = first; i < payloads.length && failed === null; i++) {
+    const publications = new Publications(WINDOW_MESSAGES);
+    for (let i = first; i < payloads.length && publications.failed === null; i++) {
       const facts = { epoch, sequence, step, kind, digest, part: i + 1, parts: payloads.length } as const;
       const expected = base + i - first;
-      const answer = this.#publish(payloads[i]!, { type: 'part', ...facts }, expected).catch(
-        (error: unknown) => {
-          failed ??= error;
-        },
-      );
-      answers.push(answer);
-      if (answers.length >= WINDOW_MESSAGES) await answers[answers.length - WINDOW_MESSAGES];
+      await publications.add(this.#publish(payloads[i]!, { type: 'part', ...facts }, expected));
     }
-    await Promise.all(answers);
+    const failed = await publications.settled();
     if (failed !== null) return failed;
     this.#last = base + payloads.length - first;
     unfinished.stored = payloads.length;
