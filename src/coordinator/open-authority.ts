@@ -13,13 +13,18 @@ import { checkMirror, mirrorRun, readMirror } from './store/mirror.ts';
 import { connectNats } from './store/nats/nats-connection.ts';
 import { NatsStateStore } from './store/nats/nats-store.ts';
 import { discardRunDirectory } from './store/run-directory.ts';
+import type { LeaseTimes } from './store/lease-keeper.ts';
 import { storeClock } from './store/store-clock.ts';
 import type { Holder, Lease, StateStore, StoredRun } from './store/state-store.ts';
 
-/** A store that cannot be reached for this long costs the lease. */
+/** Without a renewal for this long the lease is given up. */
 const GIVE_UP_MS = 60_000;
-/** The same where others stand by, in lease times: one of them may lead, and trainers that stay here wait for nothing. */
-const GIVE_UP_LEASES = 1.5;
+/**
+ * The same where others stand by, in lease times: one of them may lead, and trainers that stay here wait for nothing. A
+ * NATS that answers is waited for longer: its cluster may take ten seconds for another leader of a stream, and nobody
+ * else leads meanwhile.
+ */
+const STANDBY_LEASES = { cutOff: 1.5, giveUp: 6 };
 /** How long a leader that has ended may still be taken for one, in lease times. */
 const PATIENCE = 3;
 
@@ -39,9 +44,15 @@ export async function openStateStore({
   return new NatsStateStore(link, {
     runName: config.name,
     replicas: state.replicas,
-    times: { leaseMs: state.lease_ms, giveUpMs: isStandby ? GIVE_UP_LEASES * state.lease_ms : GIVE_UP_MS },
+    times: leaseTimes(state.lease_ms, isStandby),
     clock: storeClock,
   });
+}
+
+function leaseTimes(leaseMs: number, isStandby: boolean): LeaseTimes {
+  if (!isStandby) return { leaseMs, giveUpMs: GIVE_UP_MS, cutOffMs: GIVE_UP_MS };
+  const { giveUp, cutOff } = STANDBY_LEASES;
+  return { leaseMs, giveUpMs: giveUp * leaseMs, cutOffMs: cutOff * leaseMs };
 }
 
 /** Whether the run directory is a mirror of a store elsewhere. */

@@ -9,7 +9,7 @@ import { needsNats, startNatsServer } from '../helpers/nats-server.ts';
 import { temporaryDir } from '../temporary-dir.ts';
 import { LEASE_MS, RUN, testStateStoreContract } from './state-store.ts';
 
-const times = { leaseMs: LEASE_MS, giveUpMs: 60_000 };
+const times = { leaseMs: LEASE_MS, giveUpMs: 60_000, cutOffMs: 60_000 };
 const NOBODY = { token: '', user: '', password: '', credsPath: '' };
 
 testStateStoreContract(test, {

@@ -17,7 +17,7 @@ import { SILENT_LOGGER } from '../../src/log.ts';
 import { checkWhole, placeOf, undisturbed, type Place } from '../support/stand-in-run.ts';
 import { StandInTrainer } from '../support/stand-in-trainer.ts';
 
-const TIMES = { leaseMs: 400, giveUpMs: 60_000 };
+const TIMES = { leaseMs: 400, giveUpMs: 60_000, cutOffMs: 60_000 };
 const STEPS = { steps: 12, checkpoint: { every: 3, keep: 100 } };
 
 /** The time of one coordinator: while it is stopped it renews nothing, as a process that is stopped. */

@@ -31,13 +31,17 @@ export interface LeaseRegister {
   read(): Promise<{ readonly entry: LeaseEntry; readonly revision: number } | null>;
   /** Writes if the revision is still this one (0: there is no entry). The new one; null: it was not. */
   swap(entry: LeaseEntry, revision: number): Promise<number | null>;
+  /** Whether anybody answers there, be it without being able to read or write now. Never rejects. */
+  isReachable(): Promise<boolean>;
 }
 
 /** How long things take. */
 export interface LeaseTimes {
   readonly leaseMs: number;
-  /** A store that cannot be reached for this long costs the lease. */
+  /** Without a renewal for this long the lease is given up. */
   readonly giveUpMs: number;
+  /** The same while nobody answers: who is cut off is alone with it, who is answered may be as well off as any other. */
+  readonly cutOffMs: number;
 }
 
 /** What is needed to get a lease. */
@@ -185,13 +189,14 @@ export class KeptLease implements Lease {
 
   /** Never rejects. */
   async #keep(): Promise<void> {
-    const { leaseMs, giveUpMs } = this.#times;
+    const { leaseMs, giveUpMs, cutOffMs } = this.#times;
     for (;;) {
       await this.#clock.sleep(leaseMs / RENEWALS, this.#ending.signal);
       if (this.#ending.signal.aborted) return;
       await this.#renew().catch(() => {});
       const silentMs = this.#clock.nowMs() - this.#renewedMs;
-      if (silentMs < giveUpMs || this.#ending.signal.aborted) continue;
+      if (silentMs < cutOffMs || this.#ending.signal.aborted) continue;
+      if (silentMs < giveUpMs && (await this.#register.isReachable())) continue;
       this.lose(new LeaseLost(`the lease could not be renewed for ${Math.round(silentMs / 1000)} s`));
     }
   }

@@ -153,6 +153,7 @@ export class MemoryStateStore implements StateStore {
         shared.entry = { entry, revision: revision + 1 };
         return revision + 1;
       },
+      isReachable: () => Promise.resolve(true),
     };
   }
 

@@ -32,7 +32,7 @@ async function openStore(
   { leaseMs = 60_000, replicas }: { leaseMs?: number; replicas?: number } = {},
 ): Promise<NatsStateStore> {
   const link = await connectNats({ servers }, NOBODY);
-  const times = { leaseMs, giveUpMs: 600_000 };
+  const times = { leaseMs, giveUpMs: 600_000, cutOffMs: 600_000 };
   const store = new NatsStateStore(link, { runName: RUN.name, times, clock: storeClock, replicas });
   t.teardown(() => store.close());
   return store;

@@ -77,6 +77,20 @@ export async function connectNats(
   }
 }
 
+/** Whether the server of this connection answers a ping in time. */
+export async function answersWithin(connection: NatsConnection, timeMs: number): Promise<boolean> {
+  const enough = new AbortController();
+  try {
+    const answered = connection.rtt().then(
+      () => true,
+      () => false,
+    );
+    return await Promise.race([answered, sleep(timeMs, false, { signal: enough.signal })]);
+  } finally {
+    enough.abort();
+  }
+}
+
 async function optionsOf(
   { servers, ca }: NatsAddress,
   credentials: NatsCredentials,

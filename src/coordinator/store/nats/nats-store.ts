@@ -28,7 +28,7 @@ import {
   type StoreEvent,
 } from '../state-store.ts';
 import { NatsCheckpoints } from './nats-checkpoints.ts';
-import type { NatsLink } from './nats-connection.ts';
+import { answersWithin, type NatsLink } from './nats-connection.ts';
 import { explainingNats, isStreamNotFound, isTooFewServers, isWrongSequence } from './nats-errors.ts';
 import { RecordStream } from './record-stream.ts';
 
@@ -84,6 +84,7 @@ export class NatsStateStore implements StateStore {
   readonly #client: JetStreamClient;
   /** For the lease: an answer that comes late is none. */
   readonly #quickClient: JetStreamClient;
+  readonly #quickMs: number;
   readonly #records: RecordStream;
   #lease: KeptLease | null = null;
   #bucket: Promise<KV> | null = null;
@@ -96,8 +97,8 @@ export class NatsStateStore implements StateStore {
     this.#options = options;
     this.#names = natsNames(options.runName);
     this.#client = jetstream(link.connection);
-    const timeout = Math.max(100, Math.round(options.times.leaseMs * RENEWAL_SHARE));
-    this.#quickClient = jetstream(link.connection, { timeout });
+    this.#quickMs = Math.max(100, Math.round(options.times.leaseMs * RENEWAL_SHARE));
+    this.#quickClient = jetstream(link.connection, { timeout: this.#quickMs });
     this.#records = new RecordStream(link, this.#client, this.#names);
     this.checkpoints = new NatsCheckpoints({
       link,
@@ -295,6 +296,7 @@ export class NatsStateStore implements StateStore {
             throw error;
           }
         }),
+      isReachable: () => answersWithin(this.#link.connection, this.#quickMs),
     };
   }
 
