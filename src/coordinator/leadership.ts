@@ -11,8 +11,15 @@ import { Doorkeeper } from './doorkeeper.ts';
 import { Mirror } from './store/mirror.ts';
 import { checkSameRun, openStateStore, thisHolder } from './open-authority.ts';
 import { openData } from './prepare-run.ts';
+import { storeClock } from './store/store-clock.ts';
 import { StandbyDoor } from './standby-door.ts';
-import { LeaseLost, StoreUnavailable, type Lease, type StateStore } from './store/state-store.ts';
+import {
+  LeaseLost,
+  StoreUnavailable,
+  type Lease,
+  type StateStore,
+  type StoredRun,
+} from './store/state-store.ts';
 
 /** Before something is asked of a store again that could not be reached, or that has not what is waited for. */
 const RETRY_MS = 500;
@@ -27,6 +34,10 @@ const TELL_INTERVAL_MS = 1_000;
  */
 export async function startInStore(options: CoordinatorOptions): Promise<RunningCoordinator> {
   return await new Leadership(options).start();
+}
+
+async function hasCheckpoint({ checkpoints }: StateStore): Promise<boolean> {
+  return (await checkpoints.list()).length > 0;
 }
 
 class Leadership {
@@ -139,24 +150,62 @@ class Leadership {
   async #standBy(): Promise<Authority> {
     const store = await openStateStore(this.#options);
     try {
-      const stored = await this.#untilThere(store, () => store.readRun());
-      checkSameRun(stored, this.#options.config, store.where);
-      await this.#warmData();
-      const { dir } = this.#options.config;
-      const mirror = await Mirror.open(store, stored, dir, (text) => this.#notice(text));
-      try {
-        await this.#retrying(() => mirror.catchUp({ onProgress: (text) => this.#notice(text) }));
-        this.#step = mirror.step;
-        await this.#tellLeader(store);
-        const lease = await this.#acquireWhileMirroring(store, mirror);
-        await this.#retrying(() => mirror.catchUp());
-        return { store, lease };
-      } finally {
-        await mirror.close();
+      for (;;) {
+        const stored = await this.#untilThere(store, () => store.readRun());
+        checkSameRun(stored, this.#options.config, store.where);
+        await this.#warmData();
+        const isBegun = await this.#retrying(() => hasCheckpoint(store));
+        const lease = isBegun
+          ? await this.#mirrorUntilOurs(store, stored)
+          : await this.#acquireUnlessBegun(store, stored);
+        if (lease !== null) return { store, lease };
       }
     } catch (error) {
       await store.close();
       throw error;
+    }
+  }
+
+  async #mirrorUntilOurs(store: StateStore, stored: StoredRun): Promise<Lease> {
+    const { dir } = this.#options.config;
+    const mirror = await Mirror.open(store, stored, dir, (text) => this.#notice(text));
+    try {
+      await this.#retrying(() => mirror.catchUp({ onProgress: (text) => this.#notice(text) }));
+      this.#step = mirror.step;
+      await this.#tellLeader(store);
+      const lease = await this.#acquireWhileMirroring(store, mirror);
+      await this.#retrying(() => mirror.catchUp());
+      return lease;
+    } finally {
+      await mirror.close();
+    }
+  }
+
+  /**
+   * Of a run that somebody is about to begin: the lease, if he is gone before there is a checkpoint. Null: there is one,
+   * or another has begun the run anew.
+   */
+  async #acquireUnlessBegun(store: StateStore, { runId }: StoredRun): Promise<Lease | null> {
+    this.#notice(`standing by: the run in ${store.where} is being begun`);
+    const [ended, isBegun] = [new AbortController(), new AbortController()];
+    const watched = this.#retrying(async () => {
+      while (!ended.signal.aborted) {
+        const isSame = (await store.readRun())?.runId === runId;
+        if (!isSame || (await hasCheckpoint(store))) return isBegun.abort();
+        await storeClock.sleep(RETRY_MS, ended.signal);
+      }
+    }, ended.signal);
+    const failed = new AbortController();
+    watched.catch((error: unknown) => failed.abort(error));
+    const signal = AbortSignal.any([this.#stopping.signal, failed.signal, isBegun.signal]);
+    try {
+      return await this.#retrying(() => store.acquire(thisHolder(), signal), signal);
+    } catch (error) {
+      if (!isBegun.signal.aborted || this.#stopping.signal.aborted) throw error;
+      return null;
+    } finally {
+      ended.abort();
+      await watched.catch(() => {});
     }
   }
 

@@ -9,10 +9,9 @@ import { checkResumable } from '../config/resumable.ts';
 import type { RunConfig } from '../config/schema.ts';
 import { CheckpointError, ConfigError, OperatingError } from '../errors.ts';
 import type { Authority, CoordinatorOptions } from './api.ts';
-import { checkMirror, mirrorRun, readMirror } from './store/mirror.ts';
+import { discardUntrained, settleMirror, mirrorRun, readMirror } from './store/mirror.ts';
 import { connectNats } from './store/nats/nats-connection.ts';
 import { NatsStateStore } from './store/nats/nats-store.ts';
-import { discardRunDirectory } from './store/run-directory.ts';
 import type { LeaseTimes } from './store/lease-keeper.ts';
 import { storeClock } from './store/store-clock.ts';
 import type { Holder, Lease, StateStore, StoredRun } from './store/state-store.ts';
@@ -71,7 +70,8 @@ export function thisHolder(address = ''): Holder {
 /** What becomes of a run whose store is elsewhere. */
 export type Opening =
   | { readonly type: 'goesOn'; readonly authority: Authority }
-  | { readonly type: 'begins'; readonly store: StateStore };
+  /** Null: whoever creates it leads it. */
+  | { readonly type: 'begins'; readonly store: StateStore; readonly lease: Lease | null };
 
 /**
  * Finds the run in the store. One that goes on is led by us, and mirrored in its directory, when this resolves.
@@ -84,32 +84,36 @@ export async function openRun(
   const run = await store.readRun();
   if (run === null) {
     await refuseOrphan(store, config);
-    return { type: 'begins', store };
+    return { type: 'begins', store, lease: null };
   }
   const isTrained = (await store.checkpoints.list()).length > 0;
   if (isTrained) {
     checkSameRun(run, config, store.where);
-    await checkMirror(config.dir, run, store.where);
+    await settleMirror(config.dir, run, store.where);
   }
-  const lease = authority?.lease ?? (await acquireSoon(store, config));
+  const acquire = (signal: AbortSignal): Promise<Lease> => store.acquire(thisHolder(), signal);
+  const lease = authority?.lease ?? (await leadSoon(store, config, acquire));
   if (!isTrained && (await store.checkpoints.list()).length === 0) {
     // Its start was cut off before the first checkpoint: nothing was trained, here or elsewhere.
-    if ((await readMirror(config.dir))?.runId === run.runId) await discardRunDirectory(config.dir);
-    await store.discardRun(lease);
-    return { type: 'begins', store };
+    if ((await readMirror(config.dir)) !== null) await discardUntrained(config.dir);
+    return { type: 'begins', store, lease };
   }
   await mirrorRun(store, config.dir, lease.lastSequence, (text) => onReport({ type: 'notice', text }));
   return { type: 'goesOn', authority: { store, lease } };
 }
 
 /** Waits as long as it takes to notice that a leader has died. */
-export async function acquireSoon(store: StateStore, config: RunConfig): Promise<Lease> {
+export async function leadSoon(
+  store: StateStore,
+  config: RunConfig,
+  lead: (signal: AbortSignal) => Promise<Lease>,
+): Promise<Lease> {
   const patienceMs = PATIENCE * (config.state?.lease_ms ?? 0) + 1_000;
   const giveUp = new AbortController();
   const gaveUp = new Error('another leads');
   const timer = setTimeout(() => giveUp.abort(gaveUp), patienceMs);
   try {
-    return await store.acquire(thisHolder(), giveUp.signal);
+    return await lead(giveUp.signal);
   } catch (error) {
     if (error !== gaveUp) throw error;
     const leader = await store.leader();
@@ -126,7 +130,7 @@ export async function acquireSoon(store: StateStore, config: RunConfig): Promise
 /** A directory with a run that its store does not know of. */
 async function refuseOrphan(store: StateStore, { dir, name }: RunConfig): Promise<void> {
   const held = await readMirror(dir);
-  if (held === null) return;
+  if (held === null || (await discardUntrained(dir))) return;
   throw new CheckpointError(
     dir,
     `${dir} holds run ${held.name}, but ${store.where} has no run ${name}: it was begun without state, or that NATS has ` +

@@ -24,7 +24,7 @@ import { refreshedSlots, schedulePlanOf } from './plan.ts';
 import { restoreCounted, type CountedSteps } from './counted-steps.ts';
 import { restoreBases } from './restore-bases.ts';
 import {
-  acquireSoon,
+  leadSoon,
   isKeptElsewhere,
   openRun,
   openStateStore,
@@ -45,6 +45,7 @@ import {
   type VerifiedStamps,
   type RunFacts,
 } from './store/checkpoint.ts';
+import type { Lease } from './store/state-store.ts';
 import { FileStateStore } from './store/file-store.ts';
 import { Journal, type RecordSummary } from './store/journal.ts';
 import { restoreLines } from './store/line-copies.ts';
@@ -325,10 +326,10 @@ async function createRun(
   closers.undo = () => directory.discard();
   let authority: Authority | null = null;
   if (opening?.type === 'begins') {
-    const { store } = opening;
-    await store.createRun(identity);
-    const lease = await acquireSoon(store, config);
-    authority = { store, lease };
+    const { store, lease } = opening;
+    const create = (signal: AbortSignal): Promise<Lease> => store.createRun(identity, thisHolder(), signal);
+    const led = lease === null ? leadSoon(store, config, create) : store.restartRun(lease, identity);
+    authority = { store, lease: await led };
   }
   const { path } = config.model;
   const facts = {

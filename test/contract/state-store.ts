@@ -44,6 +44,8 @@ export class StoppableClock implements StoreClock {
 /** Opens one more store on the run of this test. */
 export type OpenStore = (clock?: StoreClock) => Promise<StateStore>;
 
+const HOLDER = { holderId: 'a', address: '' };
+
 export interface StoreKind {
   readonly name: string;
   /** Null: it cannot be tried here, and why was told. */
@@ -61,18 +63,19 @@ export function testStateStoreContract(test: TestFn, { name, prepare, canExpire 
   };
   const begin = async (open: OpenStore, clock?: StoreClock) => {
     const store = await open(clock);
-    await store.createRun(RUN);
-    const lease = await store.acquire({ holderId: 'first', address: 'ws://a' });
+    const lease = await store.createRun(RUN, { holderId: 'first', address: 'ws://a' });
     return { store, lease };
   };
 
   check('a run is there once it was begun, and can be begun once', async (t, open) => {
     const [store, other] = [await open(), await open()];
     t.is(await store.readRun(), null);
-    await t.throwsAsync(store.acquire({ holderId: 'a', address: '' }), { instanceOf: CheckpointError });
-    await store.createRun(RUN);
+    await t.throwsAsync(store.acquire(HOLDER), { instanceOf: CheckpointError });
+    const lease = await store.createRun(RUN, HOLDER);
     t.deepEqual(await other.readRun(), RUN);
-    await t.throwsAsync(other.createRun({ ...RUN, runId: 'run-2' }), {
+    t.is((await other.leader())?.epoch, lease.epoch);
+    t.true(lease.isCurrent);
+    await t.throwsAsync(other.createRun({ ...RUN, runId: 'run-2' }, HOLDER), {
       instanceOf: CheckpointError,
       message: /already/,
     });
@@ -81,12 +84,15 @@ export function testStateStoreContract(test: TestFn, { name, prepare, canExpire 
   check('of several that begin a run at once one succeeds', async (t, open) => {
     const stores = [await open(), await open(), await open()];
     const runs = stores.map((_, i) => ({ ...RUN, runId: `run-${i + 1}` }));
-    const ends = await Promise.allSettled(stores.map((store, i) => store.createRun(runs[i]!)));
+    const ends = await Promise.allSettled(stores.map((store, i) => store.createRun(runs[i]!, HOLDER)));
     const begun = runs.filter((_, i) => ends[i]!.status === 'fulfilled');
     t.is(begun.length, 1);
     t.deepEqual(await stores[0]!.readRun(), begun[0]);
-    const lease = await stores[1]!.acquire({ holderId: 'first', address: '' });
-    t.is(lease.lastSequence, 0);
+    const leases = ends.flatMap((end) => (end.status === 'fulfilled' ? [end.value] : []));
+    t.deepEqual(
+      leases.map(({ isCurrent, lastSequence }) => ({ isCurrent, lastSequence })),
+      [{ isCurrent: true, lastSequence: 0 }],
+    );
   });
 
   check(
@@ -180,12 +186,11 @@ export function testStateStoreContract(test: TestFn, { name, prepare, canExpire 
     await other.checkpoints.get(to, 10);
   });
 
-  check('a run that was discarded can be begun anew', async (t, open) => {
+  check('a run that was never trained can be begun anew by whoever leads it', async (t, open) => {
     const { store, lease } = await begin(open);
-    await store.discardRun(lease);
-    t.is(await store.readRun(), null);
-    await store.createRun({ ...RUN, runId: 'run-2' });
-    const again = await store.acquire({ holderId: 'second', address: '' });
+    const again = await store.restartRun(lease, { ...RUN, runId: 'run-2' });
+    t.is((await store.readRun())?.runId, 'run-2');
+    t.true(again.isCurrent);
     t.is(again.lastSequence, 0);
     t.deepEqual(await all(store.records(1)), []);
   });

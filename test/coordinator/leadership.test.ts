@@ -5,11 +5,17 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { resolvedYaml } from '../../src/config/load.ts';
 import { deferred } from '../../src/deferred.ts';
 import type { RunningCoordinator } from '../../src/coordinator/api.ts';
 import { startInStore } from '../../src/coordinator/leadership.ts';
 import { MemoryStateStore, SharedMemory } from '../../src/coordinator/store/memory-store.ts';
-import { StoreUnavailable, type StoredRun } from '../../src/coordinator/store/state-store.ts';
+import {
+  StoreUnavailable,
+  type Holder,
+  type Lease,
+  type StoredRun,
+} from '../../src/coordinator/store/state-store.ts';
 import { storeClock } from '../../src/coordinator/store/store-clock.ts';
 import type { StoreClock } from '../../src/coordinator/store/lease-keeper.ts';
 import { CLOSE_CODES } from '../../src/protocol/close-codes.ts';
@@ -219,8 +225,8 @@ test.serial('a store that does not answer for a moment does not keep a run from 
   const shared = new SharedMemory();
   let faults = 2;
   class BusyStore extends MemoryStateStore {
-    override async createRun(run: StoredRun): Promise<void> {
-      if (faults === 0) return await super.createRun(run);
+    override async createRun(run: StoredRun, holder: Holder, signal?: AbortSignal): Promise<Lease> {
+      if (faults === 0) return await super.createRun(run, holder, signal);
       faults -= 1;
       throw new StoreUnavailable('the servers choose a leader');
     }
@@ -232,6 +238,59 @@ test.serial('a store that does not answer for a moment does not keep a run from 
   t.false(coordinator.isStandby);
   t.true(said.includes('the servers choose a leader; trying again'));
 });
+
+test.serial(
+  'a run whose beginner is gone before its first checkpoint is begun anew by another',
+  async (t) => {
+    const shared = new SharedMemory();
+    const clock = new StoppableClock();
+    const ghost = new MemoryStateStore(shared, TIMES, clock);
+    const { config } = placeOf(t, STEPS);
+    const run = { runId: 'ghost', name: config.name, configYaml: resolvedYaml(config) };
+    await ghost.createRun(run, { holderId: 'ghost', address: '' });
+    const a = await seat(t, shared);
+    const b = await seat(t, shared);
+    await a.says(/is being begun/);
+    await b.says(/is being begun/);
+    clock.stop(); // and never goes on
+    const trainer = new StandInTrainer(a.place.run);
+    await takePart(t, trainer, [a, b]);
+    const ends = [await a.coordinator.finished, await b.coordinator.finished];
+    for (const end of ends) t.like(end, { outcome: 'completed', step: 12 });
+    const ids = [a, b].map(({ place }) => readFileSync(join(place.config.dir, 'run-id.json'), 'utf8'));
+    t.is(ids[0], ids[1]);
+    t.false(ids[0]!.includes('ghost'));
+  },
+);
+
+test.serial(
+  'a directory in which a run was begun and never trained is free for the run of a store',
+  async (t) => {
+    const untrained = async (): Promise<{ dir: string }> => {
+      const { place, coordinator } = await seat(t, new SharedMemory(), false);
+      coordinator.stop();
+      await coordinator.finished;
+      return { dir: place.config.dir };
+    };
+    const shared = new SharedMemory();
+    const a = await seat(t, shared, false, await untrained());
+    const b = await seat(t, shared, true, await untrained());
+    await b.says(/leads it/);
+    await takePart(t, new StandInTrainer(a.place.run), [a]);
+    t.is((await a.coordinator.finished).outcome, 'completed');
+    t.is((await b.coordinator.finished).outcome, 'completed');
+    await checkWhole(t, b.place, 'b');
+    // One that is trained stays as it is.
+    const { dir } = a.place.config;
+    await t.throwsAsync(() => seat(t, new SharedMemory(), false, { dir }), {
+      message: /holds run tiny, but/,
+    });
+    const other = new SharedMemory();
+    await seat(t, other, false);
+    const c = await seat(t, other, true, { dir });
+    await t.throwsAsync(() => c.coordinator.finished, { message: /has the id/ });
+  },
+);
 
 test.serial('a standby that is stopped ends in good order', async (t) => {
   const shared = new SharedMemory();

@@ -92,17 +92,18 @@ export class FileStateStore implements StateStore {
     }
   }
 
-  async createRun(run: StoredRun): Promise<void> {
+  async createRun(run: StoredRun, holder: Holder): Promise<Lease> {
     if ((await this.readRun()) !== null) {
       throw new CheckpointError(this.#dir, `${this.#dir} already holds run ${run.name}`);
     }
-    await (await createRunDirectory(this.#dir, run)).close();
+    return await this.#lead(await createRunDirectory(this.#dir, run), holder);
   }
 
-  async discardRun(lease: Lease): Promise<void> {
+  async restartRun(lease: Lease, run: StoredRun): Promise<Lease> {
     this.#check(lease);
     await lease.release();
     await discardRunDirectory(this.#dir);
+    return await this.createRun(run, lease);
   }
 
   async leader(): Promise<Leader | null> {
@@ -120,16 +121,7 @@ export class FileStateStore implements StateStore {
       if (owner === null || owner.liveness === 'dead') break;
       await this.#clock.sleep(LOOK_INTERVAL_MS, signal);
     }
-    const directory = await openRunDirectory(this.#dir);
-    try {
-      const journal = await Journal.open(directory.journalDir, () => {});
-      this.#opened = { directory, journal };
-      this.#lease = new FileLease(holder, journal.nextSequence - 1, () => this.#letGo());
-      return this.#lease;
-    } catch (error) {
-      await directory.close();
-      throw error;
-    }
+    return await this.#lead(await openRunDirectory(this.#dir), holder);
   }
 
   async append(lease: Lease, frames: readonly Uint8Array[], summary: RecordSummary): Promise<void> {
@@ -203,6 +195,19 @@ export class FileStateStore implements StateStore {
     }
     if (places.length > 0 && places[0]!.sequence !== sequence) throw missing(path, sequence);
     return places;
+  }
+
+  /** With the lock of the directory. */
+  async #lead(directory: RunDirectory, holder: Holder): Promise<Lease> {
+    try {
+      const journal = await Journal.open(directory.journalDir, () => {});
+      this.#opened = { directory, journal };
+      this.#lease = new FileLease(holder, journal.nextSequence - 1, () => this.#letGo());
+      return this.#lease;
+    } catch (error) {
+      await directory.close();
+      throw error;
+    }
   }
 
   async #list(): Promise<readonly StoredCheckpoint[]> {

@@ -51,6 +51,8 @@ export interface LeaseRequest {
   readonly times: LeaseTimes;
   readonly clock: StoreClock;
   readonly signal?: AbortSignal | undefined;
+  /** Called before each look at the register; what it throws ends the waiting. */
+  readonly beforeLook?: () => Promise<void>;
   /** Makes the store refuse lower epochs from now on. The last record committed. @throws LeaseLost for one too low */
   readonly fence: (epoch: number) => Promise<number>;
 }
@@ -63,13 +65,14 @@ export async function readLeader(register: LeaseRegister): Promise<Leader | null
   return { holderId, address, epoch };
 }
 
-/** Waits for the lease. @throws the reason of the signal, or what the register or `fence` throw */
+/** Waits for the lease. @throws the reason of the signal, or what the register, `beforeLook` or `fence` throw */
 export async function acquireLease(request: LeaseRequest): Promise<KeptLease> {
-  const { register, holder, times, clock, signal, fence } = request;
+  const { register, holder, times, clock, signal, beforeLook, fence } = request;
   let seen = null as { readonly revision: number; readonly sinceMs: number } | null;
   for (;;) {
     signal?.throwIfAborted();
     try {
+      await beforeLook?.();
       const found = await register.read();
       const nowMs = clock.nowMs();
       if (found !== null && found.revision !== seen?.revision) {

@@ -74,17 +74,16 @@ export class MemoryStateStore implements StateStore {
     return Promise.resolve(this.#shared.run);
   }
 
-  async createRun(run: StoredRun): Promise<void> {
+  async createRun(run: StoredRun, holder: Holder, signal?: AbortSignal): Promise<Lease> {
     if (this.#shared.run !== null) throw new CheckpointError('memory', `there is a run ${run.name} already`);
     this.#shared.run = run;
+    return await this.acquire(holder, signal);
   }
 
-  async discardRun(lease: Lease): Promise<void> {
+  async restartRun(lease: Lease, run: StoredRun): Promise<Lease> {
     this.#check(lease);
-    await lease.release();
-    this.#shared.run = null;
-    this.#shared.entry = null;
-    this.#shared.checkpoints.clear();
+    this.#shared.run = run;
+    return lease;
   }
 
   leader(): Promise<Leader | null> {

@@ -9,7 +9,9 @@ import { explaining } from '../../files/system-error.ts';
 import { describeCheckpoint, listCheckpointSteps, openCheckpoint, removeCheckpoint } from './checkpoint.ts';
 import { Journal } from './journal.ts';
 import {
+  committedStep,
   createRunDirectory,
+  discardRunDirectory,
   openRunDirectory,
   readRunDirectory,
   type RunDirectory,
@@ -32,19 +34,35 @@ export async function readMirror(dir: string): Promise<RunDirectoryPaths | null>
   }
 }
 
-/** What `dir` says of this run; null: it holds none. @throws CheckpointError when it holds another run than the store */
-export async function checkMirror(
+/**
+ * What `dir` says of this run; null: it holds none. What is left there of another whose start was cut off goes.
+ * @throws CheckpointError when it holds another run than the store
+ */
+export async function settleMirror(
   dir: string,
   run: StoredRun,
   where: string,
 ): Promise<RunDirectoryPaths | null> {
   const held = await readMirror(dir);
   if (held === null || held.runId === run.runId) return held;
+  if (await discardUntrained(dir)) return null;
   throw new CheckpointError(
     dir,
     `${dir} holds run ${held.name} with the id ${held.runId}, the run of that name in ${where} has the id ${run.runId}; ` +
       'choose another --dir, or another name',
   );
+}
+
+/** Removes a run of which no step was ever committed. False: it is trained. @throws OperatingError when it is in use */
+export async function discardUntrained(dir: string): Promise<boolean> {
+  const directory = await openRunDirectory(dir);
+  try {
+    const isUntrained = (await committedStep(dir)) === 0;
+    if (isUntrained) await discardRunDirectory(dir);
+    return isUntrained;
+  } finally {
+    await directory.close();
+  }
 }
 
 /**
@@ -106,7 +124,7 @@ export class Mirror {
     dir: string,
     onNotice: (text: string) => void,
   ): Promise<Mirror> {
-    const isThere = (await checkMirror(dir, run, store.where)) !== null;
+    const isThere = (await settleMirror(dir, run, store.where)) !== null;
     const directory = isThere
       ? await openRunDirectory(dir, onNotice)
       : await createRunDirectory(dir, run, onNotice);

@@ -288,8 +288,8 @@ function isOurs(name: string): boolean {
   );
 }
 
-/** Null when it cannot be told. */
-async function committedStep(dir: string): Promise<number | null> {
+/** 0 of a run that was never trained; null when it cannot be told. */
+export async function committedStep(dir: string): Promise<number | null> {
   try {
     const { head } = await scanJournal(join(dir, JOURNAL_DIR), { isFull: false });
     return head?.step ?? (await listCheckpointSteps(join(dir, CHECKPOINTS_DIR))).at(-1) ?? 0;

@@ -101,12 +101,16 @@ export interface StateStore {
   /** Null: there is no run of this name. */
   readRun(): Promise<StoredRun | null>;
   /**
-   * Begins a run. Of several that do so at once one succeeds.
-   * @throws CheckpointError when there is a run of this name
+   * Begins a run, and leads it from its first moment on. Of several that do so at once one succeeds.
+   * @throws CheckpointError when there is a run of this name; the reason of `signal`
    */
-  createRun(run: StoredRun): Promise<void>;
-  /** Deletes a run that has no committed step, because its start failed; gives the lease back. */
-  discardRun(lease: Lease): Promise<void>;
+  createRun(run: StoredRun, holder: Holder, signal?: AbortSignal): Promise<Lease>;
+  /**
+   * Begins another in the place of a run that has neither a checkpoint nor a record, because its start was cut off. The
+   * lease to go on with.
+   * @throws LeaseLost, StoreUnavailable
+   */
+  restartRun(lease: Lease, run: StoredRun): Promise<Lease>;
   /** Who leads, or led last; null: nobody, or the lease was given back. */
   leader(): Promise<Leader | null>;
   /**

@@ -128,12 +128,13 @@ test('a stream that belongs to another run is left alone', async (t) => {
   await manager.streams.add({ name: stream, subjects: [journalSubject] });
   await jetstream(connection).publish(journalSubject, 'something else');
   const store = await openStore(t, [url]);
-  const error = await t.throwsAsync(store.createRun(RUN), { instanceOf: CheckpointError });
+  const error = await t.throwsAsync(store.createRun(RUN, HOLDER), { instanceOf: CheckpointError });
   t.regex(error.message, /belongs to another run; give this run another name/);
   t.is((await manager.streams.info(stream)).state.messages, 1);
   // The same when the stream was exchanged under a run.
   await manager.streams.delete(stream);
-  await store.createRun(RUN);
+  const lease = await store.createRun(RUN, HOLDER);
+  await lease.release();
   await manager.streams.delete(stream);
   await manager.streams.add({ name: stream, subjects: [journalSubject] });
   await t.throwsAsync(store.acquire(HOLDER), {
@@ -152,23 +153,26 @@ test('what a start leaves that was killed before the run was there is taken over
     await connection.close();
   };
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
+  const first = await store.createRun(RUN, HOLDER);
+  await first.release();
   await forgetRun();
   t.is(await store.readRun(), null);
-  await store.createRun({ ...RUN, runId: 'run-2' });
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun({ ...RUN, runId: 'run-2' }, HOLDER);
   const record = makeRecord(1);
   await store.append(lease, record.frames, record.summary);
+  await lease.release();
   await forgetRun();
   const other = await openStore(t, [url]);
-  await t.throwsAsync(other.createRun({ ...RUN, runId: 'run-3' }), { message: /belongs to another run/ });
+  await t.throwsAsync(other.createRun({ ...RUN, runId: 'run-3' }, HOLDER), {
+    message: /belongs to another run/,
+  });
 });
 
 test('replicas that a lone server cannot have', async (t) => {
   if (!needsNats(t)) return;
   const { url } = await startNatsServer(t);
   const store = await openStore(t, [url], { replicas: 3 });
-  await t.throwsAsync(store.createRun(RUN), {
+  await t.throwsAsync(store.createRun(RUN, HOLDER), {
     message: /state\.replicas is 3, but NATS at .* has not as many servers/,
   });
 });
@@ -177,8 +181,7 @@ test('a record that is larger than a message is split, and whole again', async (
   if (!needsNats(t)) return;
   const { url } = await startNatsServer(t);
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const record = makeRecord(1, { partBytes: Array.from({ length: 20 }, () => 300_000) });
   await store.append(lease, record.frames, record.summary);
   const [found] = await all(store.records(1));
@@ -192,8 +195,7 @@ test('what a leader that died has left of a record is skipped', async (t) => {
   if (!needsNats(t)) return;
   const { url } = await startNatsServer(t);
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const [first, second] = makeRecords(2);
   await store.append(lease, first!.frames, first!.summary);
   const half = makeRecord(2, { previousDigest: first!.summary.digest, partBytes: [7] });
@@ -217,8 +219,7 @@ test('a record whose acknowledgement does not come is looked for, and is there o
   t.timeout(60_000);
   const server = await startNatsServer(t);
   const store = await openStore(t, [server.url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const [first, second] = makeRecords(2);
   await server.pause();
   // It stays in the buffers of the kernel, and is stored as soon as the server goes on.
@@ -236,8 +237,7 @@ test('a server that is killed and started again: the same record can be appended
   t.timeout(60_000);
   const server = await startNatsServer(t);
   const store = await openStore(t, [server.url], { leaseMs: 1000 });
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const [first, second] = makeRecords(2);
   await store.append(lease, first!.frames, first!.summary);
   await server.kill();
@@ -256,8 +256,7 @@ test('JetStream without room says so, and takes the same record when there is so
     more: 'jetstream { store_dir: "STORE_DIR", max_file_store: 4194304 }',
   });
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const records = makeRecords(8, { partBytes: [800_000] });
   let committed = 0;
   const failing = await t.throwsAsync(
@@ -282,8 +281,7 @@ test('a checkpoint of many messages comes out as it went in, and one that lacks 
   if (!needsNats(t)) return;
   const { url } = await startNatsServer(t);
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const [from, to] = [join(temporaryDir(t), 'checkpoints'), join(temporaryDir(t), 'checkpoints')];
   const large = randomBytes(9 * 1024 * 1024 + 5);
   await writeCheckpoint(from, 1, { large, empty: Buffer.alloc(0) });
@@ -308,8 +306,7 @@ test('of a checkpoint for which there is no room nothing is left, and the one be
     more: 'jetstream { store_dir: "STORE_DIR", max_file_store: 8388608 }',
   });
   const store = await openStore(t, [url]);
-  await store.createRun(RUN);
-  const lease = await store.acquire(HOLDER);
+  const lease = await store.createRun(RUN, HOLDER);
   const [from, to] = [join(temporaryDir(t), 'checkpoints'), join(temporaryDir(t), 'checkpoints')];
   const manager = await managerAt(t, url);
   const messages = async (): Promise<number> =>
@@ -334,8 +331,7 @@ test('a cluster of three keeps three copies, and a node that is killed costs not
   const servers = await startNatsCluster(t, 3);
   const urls = servers.map(({ url }) => url);
   const store = await openStore(t, urls);
-  await appendAtLast(() => store.createRun(RUN));
-  const lease = await store.acquire(HOLDER);
+  const lease = await appendAtLast(() => store.createRun(RUN, HOLDER));
   const manager = await managerAt(t, ...urls);
   const { config, cluster } = await manager.streams.info(natsNames(RUN.name).stream);
   t.is(config.num_replicas, 3);
@@ -349,7 +345,7 @@ test('a cluster of three keeps three copies, and a node that is killed costs not
 });
 
 /** Tries again while the store is not to be reached. */
-async function appendAtLast(append: () => Promise<void>): Promise<void> {
+async function appendAtLast<T>(append: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
       return await append();

@@ -14,6 +14,7 @@ import {
   type KeptLease,
   type LeaseEntry,
   type LeaseRegister,
+  type LeaseRequest,
   type LeaseTimes,
   type StoreClock,
 } from '../lease-keeper.ts';
@@ -122,35 +123,40 @@ export class NatsStateStore implements StateStore {
     });
   }
 
-  async createRun(run: StoredRun): Promise<void> {
-    await this.#explaining('begin the run', async () => {
-      const replicas = await this.#makeBucket();
-      const kv = await this.#openBucket();
-      if ((await kv.get(RUN_KEY))?.operation === 'PUT') throw this.#exists(run.name);
-      await this.checkpoints.create(replicas);
-      await this.#records.create(replicas);
-      // Of several that came so far, the first; of one that is killed before, nothing is left that hinders.
-      try {
-        await kv.create(RUN_KEY, JSON.stringify(run));
-      } catch (error) {
-        throw isWrongSequence(error) ? this.#exists(run.name) : error;
-      }
-    });
+  async createRun(run: StoredRun, holder: Holder, signal?: AbortSignal): Promise<Lease> {
+    const replicas = await this.#explaining('begin the run', () => this.#makeBucket());
+    const refuseExisting = async (): Promise<void> => {
+      if ((await this.readRun()) !== null) throw this.#exists(run.name);
+    };
+    // Whoever sees the run finds it led. One that is killed before the last line leaves nothing that hinders.
+    const fence = async (epoch: number): Promise<number> => {
+      await refuseExisting();
+      return await this.#explaining('begin the run', async () => {
+        await this.checkpoints.create(replicas);
+        await this.#records.create(replicas);
+        const last = await this.#records.beginEpoch(epoch);
+        const kv = await this.#openBucket();
+        await kv.create(RUN_KEY, JSON.stringify(run)).catch((error: unknown) => {
+          throw isWrongSequence(error) ? this.#exists(run.name) : error;
+        });
+        return last;
+      });
+    };
+    return await this.#keepLease({ holder, signal, beforeLook: refuseExisting, fence });
   }
 
-  async discardRun(lease: Lease): Promise<void> {
-    this.#check(lease);
-    await this.#explaining('delete the run', async () => {
-      const { streams } = this.#link.manager;
-      const { stream, checkpointStream, bucket } = this.#names;
-      await lease.release();
-      for (const name of [`KV_${bucket}`, checkpointStream, stream]) {
-        await streams.delete(name).catch((error: unknown) => {
-          if (!isStreamNotFound(error)) throw error;
-        });
+  async restartRun(lease: Lease, run: StoredRun): Promise<Lease> {
+    await this.#explaining('begin the run anew', async () => {
+      const kv = await this.#openBucket();
+      const found = await kv.get(RUN_KEY);
+      this.#check(lease);
+      try {
+        await kv.update(RUN_KEY, JSON.stringify(run), found?.revision ?? 0);
+      } catch (error) {
+        throw isWrongSequence(error) ? new LeaseLost('another coordinator has begun the run anew') : error;
       }
-      this.#forget();
     });
+    return lease;
   }
 
   async leader(): Promise<Leader | null> {
@@ -164,10 +170,7 @@ export class NatsStateStore implements StateStore {
     await this.#explaining('open the run', () => this.#records.checkOwner());
     const fence = (epoch: number): Promise<number> =>
       this.#explaining('begin an epoch', () => this.#records.beginEpoch(epoch));
-    const { times, clock } = this.#options;
-    const register = await this.#register();
-    this.#lease = await acquireLease({ register, holder, times, clock, signal, fence });
-    return this.#lease;
+    return await this.#keepLease({ holder, signal, fence });
   }
 
   async append(lease: Lease, frames: readonly Uint8Array[], summary: RecordSummary): Promise<void> {
@@ -227,6 +230,14 @@ export class NatsStateStore implements StateStore {
     await this.#lease?.release();
     await this.checkpoints.close();
     await this.#link.connection.close();
+  }
+
+  async #keepLease(
+    request: Pick<LeaseRequest, 'holder' | 'signal' | 'beforeLook' | 'fence'>,
+  ): Promise<KeptLease> {
+    const { times, clock } = this.#options;
+    this.#lease = await acquireLease({ ...request, register: await this.#register(), times, clock });
+    return this.#lease;
   }
 
   /** @throws LeaseLost, StoreUnavailable */
