@@ -97,6 +97,7 @@ delay: all comes later. Links of the coordinator are those of all trainers.
 With --state nats several coordinators share one run, and the faults are others: the leader is killed
 (kill), stopped for longer than its lease (stop) or cut off from NATS (cut), a nats-server is killed (nats).
 Each time the next step must be committed within 10 s, and no step may be lost or committed twice.
+The next fault waits until the run goes on and, after that of a nats-server, its cluster is whole again.
 
 Examples:
   galore chaos --seed 1 --kills 5

@@ -20,6 +20,7 @@ import { readLogLine, type ToldStep } from './observed.ts';
 import { Timers } from './timers.ts';
 
 const LEAVE_TIME_MS = 10_000;
+const WHOLE_LOOK_MS = 250;
 /** Unless the run's file says otherwise. */
 const LEASE_MS = 3_000;
 
@@ -96,7 +97,11 @@ interface Seat {
 interface Firing {
   readonly fault: Fault;
   readonly atMs: number;
-  recoveredMs: number | null;
+  /** Of a nats-server: until the cluster is whole again. The run may go on for a moment, wait, and go on. */
+  isLasting: boolean;
+  /** The longest time without a new step, from the fault on. */
+  longestMs: number;
+  isOver: boolean;
 }
 
 class FailoverRun {
@@ -138,9 +143,9 @@ class FailoverRun {
     });
     const members = [...this.#seats.map(({ member }) => member), ...this.#trainers];
     return {
-      fired: this.#fired.map(({ fault, atMs, recoveredMs }) => ({
+      fired: this.#fired.map(({ fault, longestMs, isOver }) => ({
         ...fault,
-        recoverySeconds: recoveredMs === null ? null : (recoveredMs - atMs) / 1000,
+        recoverySeconds: isOver ? longestMs / 1000 : null,
       })),
       told: this.#told,
       weightsSha256: this.#weightsSha256,
@@ -244,9 +249,14 @@ class FailoverRun {
     this.#told.push({ step, loss });
     // A leader that was stopped tells of its last step when it goes on.
     if (step <= this.#step) return;
+    const beforeMs = this.#progressMs;
     this.#step = step;
     this.#progressMs = performance.now();
-    for (const each of this.#fired) each.recoveredMs ??= this.#progressMs;
+    for (const each of this.#fired) {
+      if (each.isOver) continue;
+      each.longestMs = Math.max(each.longestMs, this.#progressMs - Math.max(beforeMs, each.atMs));
+      each.isOver = !each.isLasting;
+    }
     this.#request.onStep(step);
     this.#fireNext();
   }
@@ -255,7 +265,7 @@ class FailoverRun {
   #fireNext(): void {
     const [fault] = this.#waiting;
     if (fault === undefined || this.#isDue || fault.step > this.#step) return;
-    if (this.#fired.some(({ recoveredMs }) => recoveredMs === null)) return;
+    if (this.#fired.some(({ isOver }) => !isOver)) return;
     const isWatched = this.#seats.some(({ isMirroring, member }) => isMirroring && member.isUp);
     if (this.#leader === null || !isWatched) return;
     this.#isDue = true;
@@ -269,13 +279,18 @@ class FailoverRun {
   }
 
   #fire(fault: Fault, leader: Seat): void {
-    this.#fired.push({ fault, atMs: performance.now(), recoveredMs: null });
-    this.#request.onFault(fault);
     const { durationMs, verb, target } = fault;
+    const isLasting = target === NATS;
+    const firing: Firing = { fault, atMs: performance.now(), isLasting, longestMs: 0, isOver: false };
+    this.#fired.push(firing);
+    this.#request.onFault(fault);
     if (target === NATS) {
       const index = this.#natsTurn++ % this.#servers.ports.length;
       this.#servers.kill(index);
-      this.#timers.later(durationMs, () => this.#servers.startAgain(index));
+      this.#timers.later(durationMs, () => {
+        this.#servers.startAgain(index);
+        this.#awaitWhole(firing);
+      });
     } else if (verb === 'kill') {
       leader.member.kill();
       this.#timers.later(durationMs, () => leader.member.startAgain());
@@ -286,6 +301,15 @@ class FailoverRun {
       for (const link of leader.natsLinks) link.cut();
       this.#timers.later(durationMs, () => leader.natsLinks.forEach((link) => link.mend()));
     }
+  }
+
+  #awaitWhole(firing: Firing): void {
+    this.#timers.later(WHOLE_LOOK_MS, () => {
+      void this.#servers.areWhole().then((areWhole) => {
+        if (areWhole) firing.isLasting = false;
+        else this.#awaitWhole(firing);
+      });
+    });
   }
 
   /** All have ended, or those that have led the run to its end. */

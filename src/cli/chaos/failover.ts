@@ -162,12 +162,12 @@ export function formatFailover(verdicts: readonly FailoverVerdict[]): readonly s
   return [
     ...table([headings, ...runs]),
     '',
-    ...table([['fault', 'times', 'next step after', 'at most'], ...kinds]),
+    ...table([['fault', 'times', 'no step for', 'at most'], ...kinds]),
     '',
     safe === verdicts.length
       ? `nothing was lost in ${safe} of ${verdicts.length} runs`
       : `${verdicts.length - safe} of ${verdicts.length} runs WENT WRONG`,
-    `${faults.length - slow} of ${faults.length} times a step was committed within ${RECOVERY_LIMIT_SECONDS} s`,
+    `${faults.length - slow} of ${faults.length} times the next step was committed within ${RECOVERY_LIMIT_SECONDS} s`,
   ];
 }
 

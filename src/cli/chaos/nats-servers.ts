@@ -1,6 +1,7 @@
 /** nats-server processes of a run under `galore chaos`: one, or a cluster, with JetStream on disk. SHELL. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdir } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,10 +10,12 @@ import { OperatingError } from '../../errors.ts';
 /** Until a server that was started answers. */
 const START_TIME_MS = 20_000;
 const LOOK_GAP_MS = 50;
+const HEALTH_TIMEOUT_MS = 1_000;
 
 interface Node {
   readonly name: string;
   readonly port: number;
+  readonly monitorPort: number;
   readonly args: readonly string[];
   process: ChildProcess | null;
 }
@@ -26,15 +29,19 @@ export class NatsServers {
 
   /** @throws OperatingError where there is no nats-server, or it does not start */
   static async start(count: number, folder: string): Promise<NatsServers> {
-    const ports = await freePorts(2 * count);
-    const routes = ports.slice(count).map((port) => `nats://127.0.0.1:${port}`);
+    const ports = await freePorts(3 * count);
+    const [monitorPorts, routePorts] = [ports.slice(count, 2 * count), ports.slice(2 * count)];
+    const routes = routePorts.map((port) => `nats://127.0.0.1:${port}`);
+    await mkdir(folder, { recursive: true });
     const nodes = Array.from({ length: count }, (_, i): Node => {
       const name = `n${i + 1}`;
       const cluster = ['--cluster_name', 'chaos', '--cluster', routes[i]!, '--routes', routes.join()];
-      const own = ['-a', '127.0.0.1', '-p', String(ports[i]), '-n', name, '-js', '-sd', join(folder, name)];
+      const place = ['-sd', join(folder, name), '-l', join(folder, `${name}.log`)];
+      const monitorPort = monitorPorts[i]!;
+      const own = ['-a', '127.0.0.1', '-p', String(ports[i]), '-m', String(monitorPort), '-n', name, '-js'];
       // Coordinators are to know of the proxies alone.
-      const args = [...own, ...(count === 1 ? [] : [...cluster, '--no_advertise'])];
-      return { name, port: ports[i]!, args, process: null };
+      const args = [...own, ...place, ...(count === 1 ? [] : [...cluster, '--no_advertise'])];
+      return { name, port: ports[i]!, monitorPort, args, process: null };
     });
     const servers = new NatsServers(nodes);
     try {
@@ -62,6 +69,18 @@ export class NatsServers {
     const { process } = node;
     if (process === null || process.exitCode !== null || process.signalCode !== null) this.#start(node);
     else process.once('exit', () => this.#start(node));
+  }
+
+  /** Whether all of them run, and each stream has a leader and all its copies are up to date. */
+  async areWhole(): Promise<boolean> {
+    const healthy = this.#nodes.map(async ({ monitorPort }) => {
+      const signal = AbortSignal.timeout(HEALTH_TIMEOUT_MS);
+      return await fetch(`http://127.0.0.1:${monitorPort}/healthz`, { signal }).then(
+        ({ ok }) => ok,
+        () => false,
+      );
+    });
+    return (await Promise.all(healthy)).every(Boolean);
   }
 
   async close(): Promise<void> {

@@ -1,8 +1,10 @@
-/** Actions that are put off, none of which is left when they are cleared. SHELL. */
+/** Actions that are put off, none of which happens any more once they are cleared. SHELL. */
 export class Timers {
   readonly #timers = new Set<NodeJS.Timeout>();
+  #isCleared = false;
 
   later(delayMs: number, action: () => void): void {
+    if (this.#isCleared) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       action();
@@ -11,6 +13,7 @@ export class Timers {
   }
 
   clear(): void {
+    this.#isCleared = true;
     for (const timer of this.#timers) clearTimeout(timer);
   }
 }

@@ -6,8 +6,9 @@
  */
 import { LeaseLost, StoreUnavailable, type Holder, type Leader, type Lease } from './state-store.ts';
 
-/** Shares of the lease time: between two renewals, and before its end when the holder stops committing. */
+/** Shares of the lease time: between two renewals, after one that failed, and before its end when the holder stops. */
 const RENEWALS = 4;
+const RETRIES = 16;
 const MARGIN = 0.2;
 /** How often a waiting one looks, in a lease time. */
 const LOOKS = 8;
@@ -193,10 +194,13 @@ export class KeptLease implements Lease {
   /** Never rejects. */
   async #keep(): Promise<void> {
     const { leaseMs, giveUpMs, cutOffMs } = this.#times;
-    for (;;) {
-      await this.#clock.sleep(leaseMs / RENEWALS, this.#ending.signal);
+    for (let isRenewed = true; ;) {
+      await this.#clock.sleep(leaseMs / (isRenewed ? RENEWALS : RETRIES), this.#ending.signal);
       if (this.#ending.signal.aborted) return;
-      await this.#renew().catch(() => {});
+      isRenewed = await this.#renew().then(
+        () => true,
+        () => false,
+      );
       const silentMs = this.#clock.nowMs() - this.#renewedMs;
       if (silentMs < cutOffMs || this.#ending.signal.aborted) continue;
       if (silentMs < giveUpMs && (await this.#register.isReachable())) continue;

@@ -18,7 +18,12 @@ const LEAST_VERSION = [2, 9, 0] as const;
 /** Attempts at the first connection, and the time between them. */
 const ATTEMPTS = 10;
 const ATTEMPT_GAP_MS = 1_000;
-const CONNECT_TIMEOUT_MS = 5_000;
+const CONNECT_TIMEOUT_MS = 2_000;
+/**
+ * For a small answer of JetStream. A stream without a leader says nothing, so what was asked a moment before there is one
+ * again costs this time.
+ */
+export const API_TIMEOUT_MS = 2_000;
 const RECONNECT_GAP_MS = 250;
 /** A server that does not answer a ping twice is left for another. */
 const PING_INTERVAL_MS = 2_000;
@@ -190,7 +195,7 @@ async function managerOf(
   }
   for (let attempt = 1; ; attempt++) {
     try {
-      return await jetstreamManager(connection);
+      return await jetstreamManager(connection, { timeout: API_TIMEOUT_MS });
     } catch (error) {
       const isOff =
         isNotEnabled(error) ||

@@ -29,7 +29,7 @@ import {
   type StoreEvent,
 } from '../state-store.ts';
 import { NatsCheckpoints } from './nats-checkpoints.ts';
-import { answersWithin, type NatsLink } from './nats-connection.ts';
+import { answersWithin, API_TIMEOUT_MS, type NatsLink } from './nats-connection.ts';
 import { explainingNats, isStreamNotFound, isTooFewServers, isWrongSequence } from './nats-errors.ts';
 import { RecordStream } from './record-stream.ts';
 
@@ -97,7 +97,7 @@ export class NatsStateStore implements StateStore {
     this.#link = link;
     this.#options = options;
     this.#names = natsNames(options.runName);
-    this.#client = jetstream(link.connection);
+    this.#client = jetstream(link.connection, { timeout: API_TIMEOUT_MS });
     this.#quickMs = Math.max(100, Math.round(options.times.leaseMs * RENEWAL_SHARE));
     this.#quickClient = jetstream(link.connection, { timeout: this.#quickMs });
     this.#records = new RecordStream(link, this.#client, this.#names);

@@ -121,17 +121,17 @@ export class RecordStream {
     let fault: Error = new StoreUnavailable(`record ${summary.sequence} was not acknowledged`);
     for (let attempt = 0; attempt < MAX_TRIES; attempt++) {
       check();
-      if (this.#isUnsure) await this.#findOut(epoch, unfinished);
-      if (unfinished.stored === payloads.length) {
+      try {
+        if (this.#isUnsure) await this.#findOut(epoch, unfinished);
+        if (unfinished.stored < payloads.length) await this.#send(epoch, payloads, summary, unfinished);
         this.#unfinished = null;
         return;
+      } catch (error) {
+        this.#isUnsure = true;
+        if (isWrongSequence(error)) continue;
+        fault = explainNatsError(error, this.#link.where, `append record ${summary.sequence}`);
+        if (!(fault instanceof StoreUnavailable)) throw fault;
       }
-      const failed = await this.#send(epoch, payloads, summary, unfinished);
-      if (failed === null) continue;
-      this.#isUnsure = true;
-      if (isWrongSequence(failed)) continue;
-      fault = explainNatsError(failed, this.#link.where, `append record ${summary.sequence}`);
-      if (!(fault instanceof StoreUnavailable)) throw fault;
     }
     throw fault;
   }
@@ -169,13 +169,13 @@ export class RecordStream {
     return `${this.#link.where} (stream ${this.#names.stream})`;
   }
 
-  /** Sends what is not stored yet. Null: all of it is; else the first error. */
+  /** Sends what is not stored yet. When it throws, some of that may be. */
   async #send(
     epoch: number,
     payloads: readonly Uint8Array[],
     summary: RecordSummary,
     unfinished: Unfinished,
-  ): Promise<unknown> {
+  ): Promise<void> {
     const { sequence, step, kind, digest } = summary;
     const first = unfinished.stored;
     const base = this.#last;
@@ -186,10 +186,9 @@ export class RecordStream {
       await publications.add(this.#publish(payloads[i]!, { type: 'part', ...facts }, expected));
     }
     const failed = await publications.settled();
-    if (failed !== null) return failed;
+    if (failed !== null) throw failed;
     this.#last = base + payloads.length - first;
     unfinished.stored = payloads.length;
-    return null;
   }
 
   /** Looks what of ours is stored behind `#last`. @throws LeaseLost when something is that is not ours */
