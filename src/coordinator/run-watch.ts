@@ -4,6 +4,7 @@
  * which is bounded. Whether anybody looks makes no difference to what it does.
  */
 import type { RunNow, TrainerView } from '../view/events.ts';
+import type { ById } from './core/by-id.ts';
 import { describeOutlier } from './core/outliers.ts';
 import { pauseNote, pauseOf } from './core/pause.ts';
 import type { Effect, Event, RunState, TrainerState } from './core/state.ts';
@@ -201,14 +202,13 @@ function measuredOf({ status, observed, capacity }: TrainerState) {
 
 interface Asked {
   readonly shards: readonly { readonly trainerId: string }[];
-  readonly received: readonly { readonly trainerId: string }[];
+  readonly received: ById<{ readonly trainerId: string }>;
 }
 
 /** "contributions of 1 of 2 trainers are here; waiting for b" */
 function answers(what: string, { shards, received }: Asked): string {
-  const isHere = new Set(received.map(({ trainerId }) => trainerId));
-  const open = shards.map(({ trainerId }) => trainerId).filter((id) => !isHere.has(id));
-  const here = `${what} of ${isHere.size} of ${shards.length} trainers are here`;
+  const open = shards.map(({ trainerId }) => trainerId).filter((id) => !received.has(id));
+  const here = `${what} of ${received.length} of ${shards.length} trainers are here`;
   return open.length === 0 ? here : `${here}; waiting for ${names(open)}`;
 }
 

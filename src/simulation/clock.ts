@@ -42,11 +42,10 @@ export function createClock(): Clock {
     },
     run(limitMs, isDone) {
       while (!isDone()) {
-        const first = heap.peek();
-        if (first === undefined || first.key > limitMs) return;
-        heap.pop();
-        timeMs = first.key;
-        first.item.action?.();
+        const firstMs = heap.firstKey();
+        if (firstMs === undefined || firstMs > limitMs) return;
+        timeMs = firstMs;
+        heap.pop()!.action?.();
       }
     },
   };

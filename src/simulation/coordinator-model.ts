@@ -350,7 +350,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
     const { phase } = state;
     if (phase.phase !== 'sketching' && phase.phase !== 'collecting') return false;
     const isMember = phase.shards.some((shard) => shard.trainerId === trainerId);
-    const isHere = phase.received.some((received) => received.trainerId === trainerId);
+    const isHere = phase.received.has(trainerId);
     return phase.step === step && isMember && !isHere;
   };
 

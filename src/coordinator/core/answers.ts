@@ -3,7 +3,6 @@
  * for the others, and who is left behind when they are waited for no longer.
  */
 import { noteAnswer } from './attendance.ts';
-import { insertById } from './by-id.ts';
 import { remark, type Draft, type PhaseOf } from './draft.ts';
 import { stopClock } from './pace.ts';
 import type { Received } from './state.ts';
@@ -26,7 +25,7 @@ export function takeAnswer<P extends Asking>(
 ): readonly [Draft, P] {
   const told = { ...(weight === undefined ? {} : { weight }), ...(norm === undefined ? {} : { norm }) };
   const newest = { trainerId, tokens, lossSum, ...told };
-  const received = insertById(phase.received, newest);
+  const received = phase.received.with(newest);
   const wait = waitOf(draft, phase);
   const isQuorumPossible = received.length >= wait.quorum;
   const deadlineMs = isQuorumPossible

@@ -60,6 +60,10 @@ export class ById<T extends HasId> implements Iterable<T> {
     return made;
   }
 
+  has(trainerId: string): boolean {
+    return this.get(trainerId) !== undefined;
+  }
+
   get(trainerId: string): T | undefined {
     const piece = this.pieces[this.#pieceOf(trainerId)] ?? [];
     return piece[indexOfId(piece, trainerId)];

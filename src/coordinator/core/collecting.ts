@@ -28,12 +28,12 @@ export function advanceCollecting(draft: Draft, phase: PhaseOf<'collecting'>, ev
     case 'contributionReceived': {
       const { trainerId, step } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
-      if (hasId(phase.received, trainerId)) return refuseWork(draft, event);
+      if (phase.received.has(trainerId)) return refuseWork(draft, event);
       return settleContributions(...takeAnswer(draft, withoutUnused(phase, event), event), 'lost');
     }
     case 'trainerLost': {
       // One whose contribution is here whole still counts.
-      if (hasId(phase.received, event.trainerId)) return draft;
+      if (phase.received.has(event.trainerId)) return draft;
       const shards = phase.shards.filter((shard) => shard.trainerId !== event.trainerId);
       return settleContributions(draft, { ...phase, shards }, 'lost');
     }

@@ -158,8 +158,10 @@ export function byTrainerId(a: { readonly trainerId: string }, b: { readonly tra
   return a.trainerId < b.trainerId ? -1 : a.trainerId > b.trainerId ? 1 : 0;
 }
 
-export function totalTokens(received: readonly Received[]): number {
-  return received.reduce((sum, { tokens }) => sum + tokens, 0);
+export function totalTokens(received: Iterable<Pick<Received, 'tokens'>>): number {
+  let total = 0;
+  for (const { tokens } of received) total += tokens;
+  return total;
 }
 
 export function isPast(state: RunState, momentMs: number | null): boolean {

@@ -6,7 +6,6 @@
 import { leaveUnanswered, takeAnswer } from './answers.ts';
 import { membersOf } from './assignment.ts';
 import { endWait } from './attendance.ts';
-import { hasId } from './by-id.ts';
 import {
   emit,
   enter,
@@ -41,7 +40,7 @@ export function advanceSketching(draft: Draft, phase: PhaseOf<'sketching'>, even
       const { trainerId, step, round } = event;
       if (step !== phase.step || !isMember(draft.state, trainerId)) return refuseWork(draft, event);
       if (round > phase.round) return refuseBreach(draft, event);
-      const isHere = hasId(phase.received, trainerId);
+      const isHere = phase.received.has(trainerId);
       if (round < phase.round || isHere) return refuseWork(draft, event);
       return settleSketches(...takeAnswer(draft, phase, { ...event, lossSum: 0 }), 'lost');
     }

@@ -173,7 +173,7 @@ export type Phase =
       readonly round: number; // from 1
       readonly slots: readonly number[];
       readonly shards: readonly Shard[];
-      readonly received: readonly Received[]; // ascending trainer id
+      readonly received: ById<Received>;
       readonly deadlineMs: number | null;
     }
   /** The summed sketches are being factorised on trainers. */
@@ -191,7 +191,7 @@ export type Phase =
       readonly phase: 'collecting';
       readonly step: number;
       readonly shards: readonly Shard[];
-      readonly received: readonly Received[]; // ascending trainer id
+      readonly received: ById<Received>;
       readonly deadlineMs: number | null;
     }
   /** A record is being summed, journalled and synced. */

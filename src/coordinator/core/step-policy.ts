@@ -108,7 +108,7 @@ export interface Wait {
 }
 
 /** Answers with something in them: a quorum of trainers whose sequences had no tokens is none. */
-export function answersIn(received: readonly Received[]): number {
+export function answersIn(received: Iterable<Received>): number {
   let answers = 0;
   for (const { tokens } of received) if (tokens > 0) answers += 1;
   return answers;

@@ -3,6 +3,7 @@
  * not move before the update is on disk, so an abandoned step leaves nothing to undo.
  */
 import { membersOf, takePositions } from './assignment.ts';
+import { ById } from './by-id.ts';
 import { callRoll } from './attendance.ts';
 import { findTrainer, emit, enter, patch, readyTrainers, remark, type Draft, type PhaseOf } from './draft.ts';
 import { shardAmong, startClocks } from './pace.ts';
@@ -76,7 +77,7 @@ export function enterSketching(
   const phase = {
     phase: 'sketching',
     ...begun,
-    received: [],
+    received: ById.of([]),
     deadlineMs: deadlineMs(draft.state),
   } as const;
   const trainerIds = membersOf(shards);
@@ -95,7 +96,7 @@ export function enterCollecting(draft: Draft, step: number, shards: readonly Sha
     phase: 'collecting',
     step,
     shards,
-    received: [],
+    received: ById.of([]),
     deadlineMs: deadlineMs(draft.state),
   });
 }
@@ -130,9 +131,10 @@ export function abandonStep(draft: Draft, step: number, cause: AbandonCause): Dr
 /** Those of the step's members that have not answered. */
 export function missingFrom(
   shards: readonly Shard[],
-  received: readonly { readonly trainerId: string }[],
+  received: Iterable<{ readonly trainerId: string }>,
 ): readonly string[] {
-  const here = new Set(received.map(({ trainerId }) => trainerId));
+  const here = new Set<string>();
+  for (const { trainerId } of received) here.add(trainerId);
   return membersOf(shards).filter((trainerId) => !here.has(trainerId));
 }
 

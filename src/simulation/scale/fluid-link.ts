@@ -142,9 +142,8 @@ export function createFluidLink(clock: Clock, bytesPerSecond: number): FluidLink
   /** What the class will have served when its next mark is reached. */
   const peek = ({ waiting }: Class): number | undefined => {
     for (;;) {
-      const first = waiting.peek();
-      if (first === undefined) return undefined;
-      if (first.item.turn === first.tag) return first.key;
+      const first = waiting.first();
+      if (first === undefined || first.turn === waiting.firstTag()) return waiting.firstKey();
       waiting.pop();
     }
   };
@@ -155,8 +154,7 @@ export function createFluidLink(clock: Clock, bytesPerSecond: number): FluidLink
     for (const group of sorted) {
       const close = CLOSE_BYTES + CLOSE_SECONDS * group.current;
       for (let at = peek(group); at !== undefined && at - group.served <= close; at = peek(group)) {
-        const { item } = group.waiting.pop()!;
-        reach(item, at);
+        reach(group.waiting.pop()!, at);
       }
       restIfIdle(group);
     }

@@ -1,4 +1,5 @@
 // The core's effects and phases as one line of text each, for transcripts and tables.
+import { ById } from '../../../src/coordinator/core/by-id.ts';
 import type { Effect, Phase, RunState } from '../../../src/coordinator/core/state.ts';
 
 /** `assignStep a step=1 positions=0..1 refreshSlots=- waitMs=10000` */
@@ -29,6 +30,7 @@ export function describeTrainers({ trainers }: RunState): string {
 }
 
 function describeValue(value: unknown): string {
+  if (value instanceof ById) return describeValue([...value]);
   if (Array.isArray(value)) {
     if (value.length === 0) return '-';
     if (value.every((item) => typeof item === 'number')) return describeNumbers(value);

@@ -43,7 +43,7 @@ const deadlineMs = 10_000;
 /** The columns. W waits for more trainers; B and U write a basis and an update; P waits for room for one; N is finishing. */
 const PHASES: Readonly<Record<string, Phase>> = {
   W: { phase: 'waiting', notBeforeMs: null },
-  S: { phase: 'sketching', step: 2, round: 2, slots: [0, 1], shards, received: [fromA], deadlineMs },
+  S: { phase: 'sketching', step: 2, round: 2, slots: [0, 1], shards, received: ById.of([fromA]), deadlineMs },
   F: {
     phase: 'factorising',
     step: 2,
@@ -57,7 +57,7 @@ const PHASES: Readonly<Record<string, Phase>> = {
     deadlineMs,
   },
   B: { phase: 'committing', step: 2, kind: 'basis', shards, received: [], cursor },
-  C: { phase: 'collecting', step: 2, shards, received: [fromA], deadlineMs },
+  C: { phase: 'collecting', step: 2, shards, received: ById.of([fromA]), deadlineMs },
   U: { phase: 'committing', step: 2, kind: 'update', shards, received: [fromA], cursor },
   P: {
     phase: 'committing',
