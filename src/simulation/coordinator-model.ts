@@ -96,11 +96,16 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
   /** What was sent for it, by trainer id. */
   const uploads = new Map<string, Extract<UpMessage, { type: 'snapshot' }>>();
 
-  /** Runs later, unless the process is gone by then. */
-  const later = (delayMs: number, action: () => void): (() => void) =>
+  /** Runs later, unless the process is gone by then; the result takes it back. */
+  const later = (delayMs: number, action: () => void): (() => void) => {
+    let isWanted = true;
     clock.schedule(delayMs, () => {
-      if (!isDown) action();
+      if (isWanted && !isDown) action();
     });
+    return () => {
+      isWanted = false;
+    };
+  };
 
   const feed = (event: EventWithoutTime): void => {
     const transition = advance(state, { ...event, nowMs: options.readClockMs() } as Event);

@@ -55,7 +55,10 @@ export function createHeap<T>(): Heap<T> {
       const first = items[0];
       const count = keys.length - 1;
       if (count < 0) return undefined;
-      const [key, put, tag, item] = [keys.pop()!, orders.pop()!, tags.pop()!, items.pop()!];
+      const key = keys.pop()!;
+      const put = orders.pop()!;
+      const tag = tags.pop()!;
+      const item = items.pop()!;
       if (count === 0) return first;
       let at = 0;
       for (;;) {

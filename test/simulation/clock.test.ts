@@ -16,13 +16,11 @@ test('actions run in the order of their times, those of one time in the order th
   t.deepEqual(seen, ordered);
 });
 
-test('an action that is taken back does not run, and time stops at the limit', (t) => {
+test('time stops at the limit', (t) => {
   const clock = createClock();
   const seen: number[] = [];
-  const cancel = clock.schedule(5, () => seen.push(5));
   clock.schedule(10, () => seen.push(10));
   clock.schedule(11, () => seen.push(11));
-  cancel();
   clock.run(10, () => false);
   t.deepEqual(seen, [10]);
   t.is(clock.nowMs(), 10);

@@ -70,7 +70,6 @@ export function createFluidLink(clock: Clock, bytesPerSecond: number): FluidLink
   let isFull = false;
   let isDirty = false;
   let wakeMs = Infinity;
-  let cancelWake = (): void => {};
 
   const classOf = (rate: number): Class => {
     const step = Math.round(Math.log2(rate) * RATES_PER_DOUBLING);
@@ -128,9 +127,11 @@ export function createFluidLink(clock: Clock, bytesPerSecond: number): FluidLink
     }
     // One that is too early finds nothing to do and looks again.
     if (nextMs >= wakeMs) return;
-    cancelWake();
     wakeMs = nextMs;
-    cancelWake = clock.schedule(nextMs - clock.nowMs(), wake);
+    clock.schedule(nextMs - clock.nowMs(), () => {
+      // Another that is earlier may have been asked for since.
+      if (wakeMs === nextMs) wake();
+    });
   };
 
   const touch = (): void => {
