@@ -39,11 +39,12 @@ try {
   const mails = await writeSpamSites({ ...SPAM_SITES, ...shape, dir, seed, corpus });
   say(spamSitesTable(mails));
   const base = { model, seed, settings: METHODS['galore']!, dir, rounds };
-  const accuracyOf = async (name: string, more: FederatedOptions): Promise<void> => {
+  const accuracyOf = async (rule: string, kind: string, more: FederatedOptions): Promise<void> => {
+    const name = `${rule}-${kind}`;
     const { accuracy } = await trainFederated(base, mails, { name, weighting: 'equal', ...more });
-    process.stdout.write(`${name.padEnd(28)} ${(100 * accuracy).toFixed(1)}\n`);
+    process.stdout.write(`${`${rule}, ${kind}`.padEnd(28)} ${(100 * accuracy).toFixed(1)}\n`);
   };
-  await accuracyOf('mean, all honest', {});
+  await accuracyOf('mean', 'honest', {});
   const wanted = options.garbage.split(',');
   for (const kind of GARBAGE.filter((name) => wanted.includes(name))) {
     const urlOf = async (url: string, site: number): Promise<string> => {
@@ -51,9 +52,9 @@ try {
       const proxy = await garbageProxy({ teardown: (close) => void closers.push(close) }, url, kind);
       return proxy.url;
     };
-    await accuracyOf(`mean, ${kind}`, { urlOf });
+    await accuracyOf('mean', kind, { urlOf });
     for (const rule of options.rules.split(',')) {
-      await accuracyOf(`${rule}, ${kind}`, {
+      await accuracyOf(rule, kind, {
         urlOf,
         coordinator: { aggregation: { rule, byzantine: LIARS } },
       });

@@ -25,7 +25,7 @@ import {
 const RETRY_MS = 500;
 /** How often a run is begun or gone on with at the start, while the store does not answer. */
 const BEGIN_TRIES = 10;
-/** Between two words of a standby that gets on. */
+/** Between two words of a standby that gets on, and two looks at who leads. */
 const TELL_INTERVAL_MS = 1_000;
 
 /**
@@ -212,6 +212,7 @@ class Leadership {
   async #acquireWhileMirroring(store: StateStore, mirror: Mirror): Promise<Lease> {
     const following = new AbortController();
     const followed = this.#follow(store, mirror, following.signal);
+    const told = this.#keepTelling(store, following.signal);
     const failed = new AbortController();
     followed.catch((error: unknown) => failed.abort(error));
     const signal = AbortSignal.any([this.#stopping.signal, failed.signal]);
@@ -220,6 +221,7 @@ class Leadership {
     } finally {
       following.abort();
       await followed.catch(() => {});
+      await told;
     }
   }
 
@@ -235,7 +237,6 @@ class Leadership {
         text: `standing by at step ${step}`,
         share: step / this.#options.config.steps,
       });
-      void this.#tellLeader(store);
     };
     while (!signal.aborted) {
       await this.#retrying(() => mirror.follow(signal, onStep), signal);
@@ -281,8 +282,17 @@ class Leadership {
     await dataset?.close();
   }
 
+  /** Trainers that ask here are sent to whoever leads now, also before his first step. Never rejects. */
+  async #keepTelling(store: StateStore, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.#tellLeader(store);
+      await storeClock.sleep(TELL_INTERVAL_MS, signal);
+    }
+  }
+
   async #tellLeader(store: StateStore): Promise<void> {
-    const leader = await store.leader().catch(() => null);
+    const leader = await store.leader().catch(() => undefined);
+    if (leader === undefined) return; // what was true is the best that is known
     this.#leaderUrl = leader === null || leader.address === '' ? null : leader.address;
     const who = leader === null ? 'nobody leads it' : `${leader.address || leader.holderId} leads it`;
     this.#notice(`standing by: the run in ${store.where} is mirrored up to step ${this.#step}; ${who}`, who);

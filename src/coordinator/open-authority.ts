@@ -14,7 +14,13 @@ import { connectNats } from './store/nats/nats-connection.ts';
 import { NatsStateStore } from './store/nats/nats-store.ts';
 import type { LeaseTimes } from './store/lease-keeper.ts';
 import { storeClock } from './store/store-clock.ts';
-import type { Holder, Lease, StateStore, StoredRun } from './store/state-store.ts';
+import {
+  StoreUnavailable,
+  type Holder,
+  type Lease,
+  type StateStore,
+  type StoredRun,
+} from './store/state-store.ts';
 
 /** Without a renewal for this long the lease is given up. */
 const GIVE_UP_MS = 60_000;
@@ -116,12 +122,15 @@ export async function leadSoon(
     return await lead(giveUp.signal);
   } catch (error) {
     if (error !== gaveUp) throw error;
+    const told = `run ${config.name} in ${store.where}`;
     const leader = await store.leader();
-    const who = leader === null ? 'another coordinator' : `${leader.address || leader.holderId}`;
-    throw new OperatingError(
-      `run ${config.name} in ${store.where} is led by ${who} now; stop that one first, or give this run another name`,
-      { cause: error },
-    );
+    if (leader === null) {
+      const seconds = Math.round(patienceMs / 1000);
+      throw new StoreUnavailable(`${told} cannot be led: its lease was not to be had for ${seconds} s`);
+    }
+    const who = leader.address || leader.holderId;
+    const advice = 'stop that one first, or give this run another name';
+    throw new OperatingError(`${told} is led by ${who} now; ${advice}`, { cause: error });
   } finally {
     clearTimeout(timer);
   }

@@ -228,7 +228,11 @@ test.serial('a store that does not answer for a moment does not keep a run from 
     override async createRun(run: StoredRun, holder: Holder, signal?: AbortSignal): Promise<Lease> {
       if (faults === 0) return await super.createRun(run, holder, signal);
       faults -= 1;
-      throw new StoreUnavailable('the servers choose a leader');
+      if (faults === 1) throw new StoreUnavailable('the servers choose a leader');
+      // The lease is nobody's and cannot be had.
+      return await new Promise((_, reject) => {
+        signal!.addEventListener('abort', () => reject(signal!.reason as Error));
+      });
     }
   }
   const { coordinator, said } = await seat(t, shared, true, {}, (memory, clock) => {
@@ -237,6 +241,7 @@ test.serial('a store that does not answer for a moment does not keep a run from 
   t.is(faults, 0);
   t.false(coordinator.isStandby);
   t.true(said.includes('the servers choose a leader; trying again'));
+  t.regex(said.join('\n'), /its lease was not to be had for 1 s; trying again/);
 });
 
 test.serial(
