@@ -81,6 +81,26 @@ export class ById<T extends HasId> implements Iterable<T> {
     return new ById(this.pieces.toSpliced(index, 1, ...parts), this.length + (isThere ? 0 : 1));
   }
 
+  /** With what `change` makes of those with these ids that are there; ids stay. The list itself if it changes none. */
+  changed(trainerIds: readonly string[], change: (item: T) => T): ById<T> {
+    const [only] = trainerIds;
+    if (only === undefined) return this;
+    if (trainerIds.length === 1) {
+      const item = this.get(only);
+      const made = item && change(item);
+      return made === item ? this : this.with(made!);
+    }
+    const wanted = new Set(trainerIds);
+    let isChanged = false;
+    const pieces = this.pieces.map((piece) => {
+      const made = piece.map((item) => (wanted.has(item.trainerId) ? change(item) : item));
+      if (made.every((item, i) => item === piece[i])) return piece;
+      isChanged = true;
+      return made;
+    });
+    return isChanged ? new ById(pieces, this.length) : this;
+  }
+
   without(trainerId: string): ById<T> {
     if (this.get(trainerId) === undefined) return this;
     const index = this.#pieceOf(trainerId);
@@ -94,12 +114,6 @@ export class ById<T extends HasId> implements Iterable<T> {
 
   map<U>(made: (item: T) => U): U[] {
     return this.pieces.flatMap((piece) => piece.map(made));
-  }
-
-  sum(numberOf: (item: T) => number): number {
-    let total = 0;
-    for (const piece of this.pieces) for (const item of piece) total += numberOf(item);
-    return total;
   }
 
   find(isWanted: (item: T) => boolean): T | undefined {
@@ -121,4 +135,21 @@ export class ById<T extends HasId> implements Iterable<T> {
     }
     return from;
   }
+}
+
+/** A sum over such lists, that remembers those of pieces: of a list that differs in one piece only that is summed anew. */
+export function pieceSum<T extends HasId>(numberOf: (item: T) => number): (list: ById<T>) => number {
+  const known = new WeakMap<readonly T[], number>();
+  return ({ pieces }) => {
+    let total = 0;
+    for (const piece of pieces) {
+      let sum = known.get(piece);
+      if (sum === undefined) {
+        sum = piece.reduce((before, item) => before + numberOf(item), 0);
+        known.set(piece, sum);
+      }
+      total += sum;
+    }
+    return total;
+  };
 }

@@ -3,6 +3,7 @@
  * takes a draft and returns one, so that rules can follow each other within one event.
  */
 import type { CloseReason } from '../../protocol/close-codes.ts';
+import { pieceSum } from './by-id.ts';
 import type { Effect, Event, Phase, Received, RunState, TrainerState, Transition } from './state.ts';
 
 export interface Draft {
@@ -104,17 +105,18 @@ export function patchTrainers(
   trainerIds: readonly string[],
   fieldsOf: (trainer: TrainerState) => Partial<TrainerState> | null,
 ): Draft {
-  const { nowMs } = draft.state;
-  let { trainers } = draft.state;
+  const { nowMs, trainers: before } = draft.state;
   let { seen } = draft;
-  for (const trainerId of trainerIds) {
-    const trainer = trainers.get(trainerId);
-    const fields = trainer === undefined ? null : fieldsOf(trainer);
-    if (trainer === undefined || fields === null) continue;
-    trainers = trainers.with({ ...trainer, ...fields, ...(trainerId === seen ? { lastSeenMs: nowMs } : {}) });
-    if (trainerId === seen) seen = null;
-  }
-  return trainers === draft.state.trainers ? draft : { ...patch(draft, { trainers }), seen };
+  const patched = (trainer: TrainerState): TrainerState => {
+    const fields = fieldsOf(trainer);
+    if (fields === null) return trainer;
+    const { trainerId } = trainer;
+    if (trainerId !== seen) return { ...trainer, ...fields };
+    seen = null;
+    return { ...trainer, ...fields, lastSeenMs: nowMs };
+  };
+  const trainers = before.changed(trainerIds, patched);
+  return trainers === before ? draft : { ...patch(draft, { trainers }), seen };
 }
 
 /** Ids of the trainers that can be given work, ascending. */
@@ -127,14 +129,17 @@ export function capacityOf(state: RunState, trainerId: string): number {
   return findTrainer(state, trainerId)?.capacity ?? 1;
 }
 
+const sumReady = pieceSum<TrainerState>(({ status, capacity = 1 }) => (status === 'ready' ? capacity : 0));
+const sumOthers = pieceSum<TrainerState>(({ status }) => (status === 'ready' ? 0 : 1));
+
 /** How many trainers can be given work, those behind gateways counted. */
 export function countReady(state: RunState): number {
-  return state.trainers.sum(({ status, capacity = 1 }) => (status === 'ready' ? capacity : 0));
+  return sumReady(state.trainers);
 }
 
 /** How many connections cannot be given work. */
 export function countOthers(state: RunState): number {
-  return state.trainers.sum(({ status }) => (status === 'ready' ? 0 : 1));
+  return sumOthers(state.trainers);
 }
 
 /** A lagging trainer has caught up; others stay what they are. It takes part from the next step. */

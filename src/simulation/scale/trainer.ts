@@ -268,6 +268,14 @@ export class SimulatedTrainer implements Member {
     const pieces = workload.pieces(work.step);
     const startMs = computeMs === 0 ? this.#clock.nowMs() : times.startMs;
     const wire = this.#wire!;
+    let taken = 0; // they are taken in one after the other
+    const takenIn = (atMs: number): void => {
+      host.pieceTaken(this, work.step, atMs);
+      taken += 1;
+      if (taken < pieces.length) return;
+      times.uploadedMs = atMs;
+      wire.after(atMs - this.#clock.nowMs(), () => host.contributed(this, work.step, work.sequences));
+    };
     const sendFrom = (index: number): void => {
       let next = index;
       const nowMs = this.#clock.nowMs();
@@ -278,14 +286,8 @@ export class SimulatedTrainer implements Member {
           this.#later(readyMs, work, () => sendFrom(next));
           return;
         }
-        const isLast = next === pieces.length - 1;
-        if (isLast) times.computedMs = nowMs;
-        wire.send(upBytes, parts, (atMs) => {
-          host.pieceTaken(this, work.step, atMs);
-          if (!isLast) return;
-          times.uploadedMs = atMs;
-          wire.after(atMs - this.#clock.nowMs(), () => host.contributed(this, work.step, work.sequences));
-        });
+        if (next === pieces.length - 1) times.computedMs = nowMs;
+        wire.send(upBytes, parts, takenIn);
       }
     };
     sendFrom(0);

@@ -1,11 +1,13 @@
 import test from 'ava';
-import { ById } from '../../../src/coordinator/core/by-id.ts';
+import { ById, pieceSum } from '../../../src/coordinator/core/by-id.ts';
 import { createDice } from '../../../src/simulation/dice.ts';
 
 interface Item {
   readonly trainerId: string;
   readonly value: number;
 }
+
+const sumOfValues = pieceSum<Item>(({ value }) => value);
 
 test('after any changes it has what a map would have, ascending, and the ones before are as they were', (t) => {
   const dice = createDice(7, 'changes');
@@ -34,10 +36,8 @@ test('after any changes it has what a map would have, ascending, and the ones be
       list.map(({ value }) => value),
       sorted.map(({ value }) => value),
     );
-    t.is(
-      list.sum(({ value }) => value),
-      sorted.reduce((sum, { value }) => sum + value, 0),
-    );
+    const sum = sorted.reduce((before, { value }) => before + value, 0);
+    t.is(sumOfValues(list), sum);
     t.is(list.get(trainerId), expected.get(trainerId));
   }
   t.true(splits > 2, `${splits} pieces at most`);
@@ -52,4 +52,29 @@ test('what is not there changes nothing', (t) => {
     undefined,
   );
   t.deepEqual([...list.without('b')], []);
+});
+
+test('several are changed at once; pieces without any of them are shared', (t) => {
+  const items = Array.from({ length: 1000 }, (_, value) => ({ trainerId: `t${1000 + value}`, value }));
+  const list = ById.of(items);
+  const double = ({ trainerId, value }: Item): Item => ({ trainerId, value: 2 * value });
+  for (const ids of [['t1003'], ['t1003', 'stranger', 't1900'], items.map(({ trainerId }) => trainerId)]) {
+    const changed = list.changed(ids, double);
+    t.deepEqual(
+      [...changed],
+      items.map((item) => (ids.includes(item.trainerId) ? double(item) : item)),
+    );
+    t.is(changed.length, list.length);
+  }
+  t.deepEqual([...list], items);
+  const shared = list
+    .changed(['t1003', 't1004'], double)
+    .pieces.filter((piece) => list.pieces.includes(piece));
+  t.is(shared.length, list.pieces.length - 1);
+  t.is(
+    list.changed(['t1003', 't1004'], (item) => item),
+    list,
+  );
+  t.is(list.changed(['stranger'], double), list);
+  t.is(list.changed([], double), list);
 });
