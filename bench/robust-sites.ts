@@ -10,7 +10,13 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { readEnvironment } from '../src/config/environment.ts';
 import { fetchMails, fetchModel } from '../examples/federated/fetch.ts';
-import { METHODS, say, trainFederated, type FederatedOptions } from '../examples/federated/federation.ts';
+import {
+  LOCAL_STEPS,
+  METHODS,
+  say,
+  trainFederated,
+  type FederatedOptions,
+} from '../examples/federated/federation.ts';
 import { SPAM_SITES, spamSitesTable, writeSpamSites } from '../examples/federated/spam-sites.ts';
 import { GARBAGE, garbageProxy } from '../test/support/garbage-proxy.ts';
 
@@ -38,10 +44,13 @@ try {
   const shape = { sites: SITES, alpha: Number(options.alpha), mails: Number(options.mails) };
   const mails = await writeSpamSites({ ...SPAM_SITES, ...shape, dir, seed, corpus });
   say(spamSitesTable(mails));
-  const base = { model, seed, settings: METHODS['galore']!, dir, rounds };
+  const base = { model, seed, method: METHODS['galore']!, dir, rounds };
+  // Not averaged moments: the rules that look at whole contributions do not go with them.
+  const localSteps = { count: LOCAL_STEPS, moments: 'reset', weighting: 'equal' };
   const accuracyOf = async (rule: string, kind: string, more: FederatedOptions): Promise<void> => {
     const name = `${rule}-${kind}`;
-    const { accuracy } = await trainFederated(base, mails, { name, weighting: 'equal', ...more });
+    const coordinator = { sharding: 'equal', ...more.coordinator };
+    const { accuracy } = await trainFederated(base, mails, { name, localSteps, ...more, coordinator });
     process.stdout.write(`${`${rule}, ${kind}`.padEnd(28)} ${(100 * accuracy).toFixed(1)}\n`);
   };
   await accuracyOf('mean', 'honest', {});

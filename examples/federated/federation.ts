@@ -10,26 +10,52 @@ import { SPAM_LABELS, type SpamSites } from './spam-sites.ts';
 export const LOCAL_STEPS = 4;
 const BATCH = 16;
 const SEQ_LEN = 64;
+/** Of its own mails that a site measures itself by and does not train on; as many are held out where there are no sites. */
+const HELD_OUT = 0.05;
+/** On processors that can, which halves the time; on others bf16 is f32, and trainers say so. */
+const PRECISION = 'bf16';
+const TRAINER = { micro_batch: BATCH, precision: PRECISION };
 
 /**
  * Gradients at a site whose mails are nearly all of one kind are next to nothing once it has learned that. Adam would make
  * whole steps of them, away from what the others learn; with an eps of the size of a useful gradient it does not.
  */
-const OPTIMIZER = { eps: 1e-3, schedule: { type: 'cosine' } };
-/** Learning rates. One of the mean of five sites may be greater: at 5e-3 training in one place diverges. */
-const [RATE_TOGETHER, RATE_HERE] = [5e-3, 3e-3];
+const EPS = 1e-3;
+/** Where there are no rounds: learning rate of all sites' mails together, five times as many a step, and of those of one. */
+const [RATE_CENTRAL, RATE_ALONE] = [5e-3, 3e-3];
+
+/**
+ * Rounds: both moments become the mean of all sites' with every exchange, so that a step of a site is in proportion to the
+ * gradients of all (those of its own mails alone would lead it further away); a third of the rounds is for the decay.
+ */
+const ROUNDS = {
+  localSteps: { count: LOCAL_STEPS, moments: 'averaged', moment_periods: [1, 1], weighting: 'examples' },
+  scheduleOf: (rounds: number): object => ({
+    ...{ type: 'wsd', warmup_steps: 2, decay_steps: Math.ceil(rounds / 3) },
+  }),
+};
 
 /** What is trained of the model: its layers and the head; the embeddings stay as they are. */
-export const METHODS: Readonly<Record<string, object>> = {
+export interface Method {
+  readonly method: object;
+  /** What is different where steps are rounds. */
+  readonly inRounds: { readonly lr: number; readonly method: object };
+}
+
+const TARGET_MODULES = ['query', 'key', 'value', 'dense'];
+
+export const METHODS: Readonly<Record<string, Method>> = {
   galore: {
     method: {
-      ...{ name: 'galore', rank: 32, scale: 0.25, update_proj_gap: 5 },
-      target_modules: ['query', 'key', 'value', 'dense'],
+      ...{ name: 'galore', rank: 32, scale: 0.25, update_proj_gap: 5, target_modules: TARGET_MODULES },
       param_groups: [{ match: ['embeddings'], policy: 'frozen' }],
     },
+    // As far a step of the matrices as of the central run, and a smaller one of the head, which few labels pull most.
+    inRounds: { lr: 2e-3, method: { scale: 1, update_proj_gap: 2 } },
   },
   lora: {
-    method: { name: 'lora', rank: 16, lora_alpha: 32, target_modules: ['query', 'key', 'value', 'dense'] },
+    method: { name: 'lora', rank: 16, lora_alpha: 32, target_modules: TARGET_MODULES },
+    inRounds: { lr: 4e-3, method: {} },
   },
 };
 
@@ -49,19 +75,18 @@ export interface Federated extends Accuracy {
 export interface RunBase {
   readonly model: string;
   readonly seed: number;
-  readonly settings: object;
+  readonly method: Method;
   readonly dir: string;
 }
 
-function configOf({ model, seed, settings }: RunBase, name: string, lr: number): object {
+function configOf({ model, seed, method: { method } }: RunBase, name: string, batch: number): object {
   return {
-    ...{ name, model: { path: model }, seq_len: SEQ_LEN, batch_size: BATCH, seed },
+    ...{ name, model: { path: model }, seq_len: SEQ_LEN, batch_size: batch, seed },
     task: { type: 'sequence-classification', labels: [...SPAM_LABELS] },
     tokenizer: { type: 'file', path: model },
     checkpoint: { every: 0 },
-    trainer: { micro_batch: BATCH },
-    optimizer: { ...OPTIMIZER, lr },
-    ...settings,
+    trainer: TRAINER,
+    method,
   };
 }
 
@@ -70,7 +95,7 @@ export interface FederatedOptions {
   readonly name?: string;
   /** Further fields of `coordinator`. */
   readonly coordinator?: object;
-  readonly weighting?: string;
+  readonly localSteps?: object;
   /** Where the trainer of a site connects, by the coordinator's address and the number of the site. */
   readonly urlOf?: (url: string, site: number) => Promise<string> | string;
 }
@@ -79,18 +104,26 @@ export interface FederatedOptions {
 export async function trainFederated(
   base: RunBase & { readonly rounds: number },
   mails: SpamSites,
-  { name = 'federated', coordinator: more = {}, weighting = 'examples', urlOf }: FederatedOptions = {},
+  {
+    name = 'federated',
+    coordinator: more = {},
+    localSteps = ROUNDS.localSteps,
+    urlOf,
+  }: FederatedOptions = {},
 ): Promise<Federated> {
-  const { dir, rounds } = base;
+  const { dir, rounds, method } = base;
   const run = join(dir, name);
   const sites = mails.sites.length;
   const file = join(dir, `${name}.yaml`);
   const config = {
-    ...configOf(base, name, RATE_TOGETHER),
-    data: { local: true, validation_fraction: 0.1 },
-    local_steps: { count: LOCAL_STEPS, moments: 'reset', weighting },
+    ...configOf(base, name, BATCH),
+    optimizer: { eps: EPS, lr: method.inRounds.lr, schedule: ROUNDS.scheduleOf(rounds) },
+    method: { ...method.method, ...method.inRounds.method },
+    data: { local: true, validation_fraction: HELD_OUT },
+    local_steps: localSteps,
     evaluation: { every: Math.ceil(rounds / 4) },
-    coordinator: { port: 0, start_trainers: sites, min_trainers: sites, ...more },
+    // An example of a large site counts, and comes, as often as one of a small one.
+    coordinator: { port: 0, start_trainers: sites, min_trainers: sites, sharding: 'examples', ...more },
     steps: rounds,
   };
   await writeFile(file, stringify(config));
@@ -105,7 +138,10 @@ export async function trainFederated(
   const address = await url.promise;
   const addresses = await Promise.all(mails.sites.map(async (_, i) => urlOf?.(address, i) ?? address));
   const trainers = mails.sites.map(({ path }, i) =>
-    galore(['trainer', addresses[i]!, '--id', `site-${i + 1}`, '--data', path, '--threads', '1']),
+    galore([
+      ...['trainer', addresses[i]!, '--id', `site-${i + 1}`, '--data', path],
+      ...['--threads', '1', '--precision', PRECISION],
+    ]),
   );
   await Promise.all([coordinator, ...trainers]);
   const metrics = await linesOf<Metric>(join(run, 'metrics.jsonl'));
@@ -116,7 +152,7 @@ export async function trainFederated(
   const evaluations = await linesOf<{ sites: Federated['sites'] }>(join(run, 'evaluations.jsonl'));
   return {
     run,
-    ...(await measure(run, mails)),
+    ...(await measure(name, run, mails)),
     bytesPerSite: bytes.reduce((sum, count) => sum + count, 0) / sites,
     sites: evaluations.at(-1)!.sites,
   };
@@ -128,34 +164,68 @@ interface Metric {
   };
 }
 
-/** All of the mails of a file in one place. */
-export async function trainHere(
+/** All sites' mails in one place: a step has as many as a step of all sites has, and two trainers share it. */
+export function trainCentral(
+  base: RunBase & { readonly steps: number },
+  mails: SpamSites,
+): Promise<Accuracy> {
+  const batch = mails.sites.length * BATCH;
+  return trainHere(base, 'central', mails.pooled.path, mails, { batch, lr: RATE_CENTRAL, trainers: 2 });
+}
+
+/** Each site by itself, in turn for as many mails as it had in the federated run; two at a time. */
+export async function trainAlone(
+  base: RunBase & { readonly steps: number },
+  mails: SpamSites,
+): Promise<readonly Accuracy[]> {
+  const accuracies: Accuracy[] = [];
+  const train = async (site: number): Promise<void> => {
+    if (site >= mails.sites.length) return;
+    const { path } = mails.sites[site]!;
+    const options = { batch: BATCH, lr: RATE_ALONE, trainers: 1 };
+    accuracies[site] = await trainHere(base, `alone-${site + 1}`, path, mails, options);
+    await train(site + 2);
+  };
+  await Promise.all([train(0), train(1)]);
+  return accuracies;
+}
+
+interface HereOptions {
+  readonly batch: number;
+  readonly lr: number;
+  readonly trainers: number;
+}
+
+async function trainHere(
   base: RunBase & { readonly steps: number },
   name: string,
   path: string,
   mails: SpamSites,
+  { batch, lr, trainers }: HereOptions,
 ): Promise<Accuracy> {
   const run = join(base.dir, name);
   const file = join(base.dir, `${name}.yaml`);
   const { steps } = base;
   const config = {
-    ...configOf(base, name, RATE_HERE),
-    data: { path, validation_fraction: 0 },
-    coordinator: { port: 0 },
+    ...configOf(base, name, batch),
+    optimizer: { eps: EPS, lr, schedule: { type: 'cosine' } },
+    trainer: { ...TRAINER, threads: 1 },
+    data: { path, validation_fraction: HELD_OUT },
+    coordinator: { port: 0, start_trainers: trainers },
     evaluation: { every: 0 },
     steps,
   };
   await writeFile(file, stringify(config));
-  say(`\n${name}: ${steps} steps of ${BATCH} mails`);
+  say(`\n${name}: ${steps} steps of ${batch} mails`);
   await galore(['train', file, '--dir', run], (line) => {
     const step = Number(/^step (\d+)\//.exec(line)?.[1] ?? 0);
-    if (step > 0 && step % Math.ceil(steps / 4) === 0) say(`  ${line}`);
+    if (step > 0 && step % Math.ceil(steps / 4) === 0) say(`  ${name}: ${line}`);
   });
-  return measure(run, mails);
+  return measure(name, run, mails);
 }
 
 /** On the mails that are held out from all. */
-async function measure(run: string, { validation }: SpamSites): Promise<Accuracy> {
+async function measure(name: string, run: string, { validation }: SpamSites): Promise<Accuracy> {
   const lines = await galore([
     'eval',
     run,
@@ -168,7 +238,7 @@ async function measure(run: string, { validation }: SpamSites): Promise<Accuracy
     '--json',
   ]);
   const { accuracy, loss } = JSON.parse(lines.findLast((line) => line.startsWith('{'))!) as Accuracy;
-  say(`  held out: accuracy ${(100 * accuracy).toFixed(1)}%, loss ${loss.toFixed(3)}`);
+  say(`  ${name}, held out: accuracy ${(100 * accuracy).toFixed(1)}%, loss ${loss.toFixed(3)}`);
   return { accuracy, loss };
 }
 
@@ -179,6 +249,7 @@ export function galore(
 ): Promise<readonly string[]> {
   const lines: string[] = [];
   return new Promise((done, failed) => {
+    if (isEnding) return failed(new Error('stopped'));
     const child = launchProcess(args, {
       onLine: (line) => {
         lines.push(line);
@@ -186,6 +257,8 @@ export function galore(
       },
       onExit: (code, how) => {
         children.delete(child);
+        // A coordinator that was stopped in order has kept its run, but there is nothing to measure.
+        if (isEnding) return failed(new Error('stopped'));
         if (code === 0) return done(lines);
         failed(new Error([`galore ${args.join(' ')} ended with ${how}:`, ...lines.slice(-8)].join('\n')));
       },
@@ -195,6 +268,7 @@ export function galore(
 }
 
 const children = new Set<ReturnType<typeof launchProcess>>();
+let isEnding = false;
 
 export async function parametersOf(run: string): Promise<number> {
   const lines = await galore(['inspect', run, '--json']);
@@ -211,7 +285,8 @@ export function say(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-/** Ends what is running. */
+/** Ends what is running; nothing more begins. */
 export function endProcesses(): void {
+  isEnding = true;
   for (const child of children) child.kill('SIGTERM');
 }

@@ -21,9 +21,9 @@ import {
   METHODS,
   parametersOf,
   say,
+  trainAlone,
+  trainCentral,
   trainFederated,
-  trainHere,
-  type Accuracy,
 } from './federation.ts';
 import { SPAM_SITES, spamSitesTable, writeSpamSites, type SpamSites } from './spam-sites.ts';
 
@@ -40,8 +40,8 @@ const { values: options } = parseArgs({
 
 async function main(): Promise<void> {
   const startedMs = performance.now();
-  const settings = METHODS[options.method];
-  if (settings === undefined) throw new Error(`--method is ${options.method}; galore and lora are known`);
+  const method = METHODS[options.method];
+  if (method === undefined) throw new Error(`--method is ${options.method}; galore and lora are known`);
   const [seed, rounds] = [Number(options.seed), Number(options.rounds)];
   const dir = resolve(options.dir);
   const { cacheDir } = readEnvironment();
@@ -51,31 +51,17 @@ async function main(): Promise<void> {
   await mkdir(dir, { recursive: true });
   const mails = await writeSpamSites({ ...SPAM_SITES, dir, seed, mails: Number(options.mails), corpus });
   say(spamSitesTable(mails));
-  const base = { model, seed, settings };
+  const base = { model, seed, method };
 
   const federated = await trainFederated({ ...base, dir, rounds }, mails);
   const steps = rounds * LOCAL_STEPS;
-  const central = await trainHere(
-    { ...base, dir, steps: steps * mails.sites.length },
-    'central',
-    mails.pooled.path,
-    mails,
-  );
-  const alone: Accuracy[] = [];
-  for (const [i, { path }] of mails.sites.entries()) {
-    alone.push(await trainHere({ ...base, dir, steps }, `alone-${i + 1}`, path, mails));
-  }
+  const central = await trainCentral({ ...base, dir, steps }, mails);
+  const alone = await trainAlone({ ...base, dir, steps }, mails);
 
   const aloneMeanAccuracy = alone.reduce((sum, { accuracy }) => sum + accuracy, 0) / alone.length;
   const denseBytesPerSite = 4 * (await parametersOf(federated.run)) * rounds;
   const exported = join(dir, 'exported');
-  await galore([
-    'export',
-    federated.run,
-    '--to',
-    exported,
-    ...(options.method === 'lora' ? ['--merge'] : []),
-  ]);
+  await galore(['export', federated.run, exported, ...(options.method === 'lora' ? ['--merge'] : [])]);
   const text = 'You have won! Click here to claim your free prize money now';
   const predicted = await galore(['predict', exported, text]);
   const result = {
@@ -134,4 +120,11 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.exitCode = 130;
   });
 }
-await main();
+try {
+  await main();
+} catch (error) {
+  if (process.exitCode !== 130) throw error;
+  say('stopped');
+} finally {
+  endProcesses();
+}

@@ -111,7 +111,7 @@ const data = z.strictObject({
     .boolean()
     .default(false)
     .describe(
-      'Every trainer reads its own data (galore trainer --data), and nothing of it leaves; batch_size is then that of each trainer',
+      'Every trainer reads its own data (galore trainer --data), and nothing of it leaves; batch_size is then that of each trainer (with coordinator.sharding: examples, of the mean one)',
     ),
   format: z.enum(['auto', 'text', 'jsonl']).default('auto').describe('auto: by the end of the file name'),
   order: z
@@ -530,10 +530,10 @@ const coordinator = z.strictObject({
     .default(0)
     .describe('Trainers that `galore train` and `galore resume` start on this machine'),
   sharding: z
-    .enum(['equal', 'adaptive'])
+    .enum(['equal', 'adaptive', 'examples'])
     .default('equal')
     .describe(
-      'Sequences of a step for each trainer; adaptive: by measured speed, so that unequal ones finish together',
+      'Sequences of a step for each trainer; adaptive: by measured speed, so that unequal ones finish together; examples: by how many each has (only with data.local)',
     ),
   staging_memory: count
     .default(2048)

@@ -1,4 +1,5 @@
 /** Rules about what is learnt, and from whose data. Pure. */
+import { MAX_POSITIONS } from '../protocol/limits.ts';
 import { missingFault, relationFault } from './faults.ts';
 import type { Rule } from './relations.ts';
 
@@ -68,6 +69,26 @@ const noRowsOfSites: Rule = (read) => {
   return relationFault(`method.param_groups[${index}].policy`, 'row-sparse', rule);
 };
 
+/** By pace the coordinator's own sequences are shared out, by examples those of sites. */
+const sharesAreOfWhatThereIs: Rule = (read) => {
+  const isLocal = read('data.local') === true;
+  const sharding = read('coordinator.sharding');
+  if (sharding !== (isLocal ? 'adaptive' : 'examples')) return null;
+  const rule = isLocal
+    ? 'with data.local it must be equal or examples: every site has its own data, however fast it is'
+    : 'without data.local it must be equal or adaptive: the sequences are those of the coordinator';
+  return relationFault('coordinator.sharding', sharding, rule);
+};
+
+/** The largest share is at most what all have together. */
+const shareFitsAnAssignment: Rule = (read) => {
+  if (read('coordinator.sharding') !== 'examples') return null;
+  const [batch, most] = [Number(read('batch_size')), Number(read('coordinator.max_trainers'))];
+  if (!(batch * most > MAX_POSITIONS)) return null;
+  const rule = `with coordinator.sharding: examples it must be at most ${Math.floor(MAX_POSITIONS / most)}: times coordinator.max_trainers (${most}) at most ${MAX_POSITIONS}`;
+  return relationFault('batch_size', batch, rule);
+};
+
 export const TASK_RULES: readonly Rule[] = [
   dataIsSomewhere,
   sitesShareTokenizer,
@@ -75,4 +96,6 @@ export const TASK_RULES: readonly Rule[] = [
   classifierIsThere,
   examplesAreJsonl,
   noRowsOfSites,
+  sharesAreOfWhatThereIs,
+  shareFitsAnAssignment,
 ];

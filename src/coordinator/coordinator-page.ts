@@ -71,7 +71,7 @@ function policyOf({ coordinator }: RunConfig): RunFacts['policy'] {
       'trainers',
       `${coordinator.start_trainers} to begin, ${coordinator.min_trainers} to go on, at most ${coordinator.max_trainers}`,
     ],
-    ['shares', coordinator.sharding === 'adaptive' ? 'by pace' : 'equal'],
+    ['shares', { equal: 'equal', adaptive: 'by pace', examples: 'by examples' }[coordinator.sharding]],
     [
       'quorum',
       coordinator.quorum === 'all'

@@ -348,21 +348,20 @@ class Coordinator {
   }
 
   #assignStep(effect: EffectOf<'assignStep'>): void {
-    const { trainerId, step, positions, refreshSlots, waitMs: deadlineMs } = effect;
+    const { trainerId, step, positions, localExamples = 0, refreshSlots, waitMs: deadlineMs } = effect;
     if (step === this.#run.start.step + 1) this.#metrics.restartClock(this.#clock.nowMs());
     const { plan, bases } = this.#state;
     const next = nextRefreshSlots(plan, step, bases, refreshSlots);
     const flushSlots = next.filter((index) => isFlushed(this.#run.shape.slots[index]!));
     this.#steps.assigned(effect, flushSlots);
-    const { seed, data, seq_len: seqLen, batch_size: batchSize } = this.#run.config;
+    const { seed, data, seq_len: seqLen } = this.#run.config;
     const { dataset } = this.#run;
     const assignment = { kind: 'stepAssignment', step, seed, refreshSlots, flushSlots, deadlineMs } as const;
     const session = this.#trainers.get(trainerId);
     session?.enqueue(async () => {
       const learningRate = this.#steps.learningRate(step);
       if (dataset === null) {
-        const own = { sequences: null, localExamples: batchSize } as const;
-        return session.connection.send({ ...assignment, learningRate, ...own });
+        return session.connection.send({ ...assignment, learningRate, sequences: null, localExamples });
       }
       const { train } = dataset;
       const indices = positions.map((position) => sequenceAt(position, train.count, seed, data.order));

@@ -15,7 +15,12 @@ export function gatewayFault(
     const text = `the gateway is ${theirs}, this coordinator ${software}: both must be of one version`;
     return { reason: 'PROTOCOL_VERSION', text };
   }
-  const { aggregation, outliers } = coordinator;
+  const { aggregation, outliers, sharding } = coordinator;
+  if (sharding === 'examples') {
+    const text =
+      'this run takes no gateways: coordinator.sharding: examples needs the size of each site, and a gateway stands for several';
+    return { reason: 'WRONG_RUN', text };
+  }
   const needs =
     aggregation.rule !== 'mean'
       ? `coordinator.aggregation.rule: ${aggregation.rule}`

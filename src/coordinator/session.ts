@@ -21,6 +21,8 @@ export class Session {
   liveSequence: number | null = null;
   /** The last record the trainer says it has applied. */
   readySequence = -1;
+  /** Of a site that has told so; null: it has not. */
+  examples: number | null = null;
   /** Parts of the next record that it was sent before the record was sealed. */
   framesAhead = 0;
   /** What it was told last. */

@@ -164,7 +164,7 @@ export class StepDesk {
 
   /** A trainer is about to be given sequences of a step in which these slots are flushed. */
   assigned(
-    { trainerId, step, positions, refreshSlots, capacity }: EffectOf<'assignStep'>,
+    { trainerId, step, positions, localExamples = 0, refreshSlots, capacity }: EffectOf<'assignStep'>,
     flushSlots: readonly number[] = [],
   ): void {
     if (step !== this.#step) {
@@ -177,7 +177,8 @@ export class StepDesk {
     this.#flushSlots = new Set(flushSlots);
     // How many trainers a gateway has by now it says with its contribution.
     const mostTokens = this.#config.data.local
-      ? (capacity === undefined ? 1 : MAX_MEMBERS) * stepTargets(this.#config)
+      ? (capacity === undefined ? 1 : MAX_MEMBERS) *
+        stepTargets({ ...this.#config, batch_size: localExamples })
       : positions.length * targetsOfSequence(this.#config);
     this.#shares.set(trainerId, { positions, mostTokens, expectedTokens: null, capacity: capacity ?? null });
   }

@@ -7,7 +7,7 @@ import { CheckpointError } from '../errors.ts';
 import { protocolError } from '../protocol/checks.ts';
 import type { Logger } from '../log.ts';
 import { CLOSE_CODES, type CloseReason } from '../protocol/close-codes.ts';
-import type { HelloMessage, Message, SnapshotProgress } from '../protocol/messages.ts';
+import type { HelloMessage, Message, ReadyMessage, SnapshotProgress } from '../protocol/messages.ts';
 import { codecsInUse } from '../protocol/slot-sizes.ts';
 import { admit } from './admission.ts';
 import type { CheckpointDesk } from './checkpoint-desk.ts';
@@ -23,6 +23,7 @@ import type { StepDesk } from './step-desk.ts';
 import type { OpenCheckpoint } from './store/checkpoint.ts';
 import { RateLimiter } from '../rate-limiter.ts';
 import { SOFTWARE } from '../software.ts';
+import { MAX_SITE_WEIGHT } from './weights.ts';
 
 /** Sizes that a trainer's last heartbeat told. */
 export interface TrainerSizes {
@@ -143,6 +144,7 @@ export class TrainerDesk {
     const { trainerId } = session;
     switch (message.kind) {
       case 'ready':
+        this.#noteExamples(session, message);
         session.readySequence = message.sequence;
         return this.#reportReady(session);
       case 'heartbeat': {
@@ -288,9 +290,21 @@ export class TrainerDesk {
   }
 
   #reportReady(session: Session): void {
-    const { trainerId, readySequence } = session;
+    const { trainerId, readySequence, examples } = session;
     if (!session.isUpToDate || this.#sessions.get(trainerId) !== session) return;
-    this.#around.dispatch({ type: 'trainerReady', trainerId, sequence: readySequence });
+    const told = examples === null ? {} : { examples };
+    this.#around.dispatch({ type: 'trainerReady', trainerId, sequence: readySequence, ...told });
+  }
+
+  /** @throws ProtocolError if it says nothing of its size where shares go by it, or what cannot be */
+  #noteExamples(session: Session, { examples }: ReadyMessage): void {
+    if (this.#run.config.coordinator.sharding !== 'examples') return;
+    if (examples === undefined || !Number.isInteger(examples) || examples < 1 || examples > MAX_SITE_WEIGHT) {
+      const given = examples === undefined ? 'no examples are' : `examples ${examples} is`;
+      const text = `${given} told, but a step is shared out by the examples of sites: 1 to ${MAX_SITE_WEIGHT}`;
+      throw protocolError('MALFORMED_MESSAGE', text);
+    }
+    session.examples = examples;
   }
 
   #forget(trainerId: string): void {

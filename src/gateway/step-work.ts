@@ -49,8 +49,9 @@ export class StepWork {
   assignStep({ trainerId, step, positions }: EffectOf<'assignStep'>): void {
     const { steps, trainers } = this.#tools;
     const assignment = this.#assignment!;
-    const { sequences: all, refreshSlots, flushSlots } = assignment;
-    steps.assigned({ type: 'assignStep', trainerId, step, positions, refreshSlots, waitMs: 0 }, flushSlots);
+    const { sequences: all, localExamples, refreshSlots, flushSlots } = assignment;
+    const share = { positions, localExamples, refreshSlots, waitMs: 0 };
+    steps.assigned({ type: 'assignStep', trainerId, step, ...share }, flushSlots);
     const places = new Map(all?.positions.map((position, place) => [position, place]));
     const own = positions.map((position) => places.get(position)!);
     const sequences = all && selectSequences(all, own);

@@ -134,6 +134,7 @@ export const DECODERS: Decoders = {
     kind: 'ready',
     sequence: checkUint(body.sequence, 'sequence'),
     device: checkName(body.device, 'device'),
+    ...(body.examples === 0 ? {} : { examples: checkAmount(body.examples, 'examples') }),
   }),
   heartbeat: (body) => ({
     kind: 'heartbeat',

@@ -178,6 +178,8 @@ export interface ReadyMessage {
   readonly kind: 'ready';
   readonly sequence: number;
   readonly device: string;
+  /** With sharding by examples: those of the site. */
+  readonly examples?: number;
 }
 
 export interface HeartbeatMessage {

@@ -319,7 +319,7 @@ export function startCoordinator(options: CoordinatorOptions): SimulatedCoordina
         `step ${step} begins with ${members.join()} and without ${passed.join()} of ${ready.join()}`,
       );
     }
-    if (!plan.isAdaptive) invariants.membersDrawn(step, state.attempts, ready, members);
+    if (plan.sharding === 'equal') invariants.membersDrawn(step, state.attempts, ready, members);
   };
 
   /** Without a quorum nobody is left behind before the deadline. */

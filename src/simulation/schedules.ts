@@ -14,7 +14,7 @@ export function randomSchedule(seed: number): ClusterOptions {
   const refreshRounds = pick(dice, [0, 1, 2, 2, 3]); // 0: bases are generated
   const plan: Partial<RunPlan> = {
     isStaggered: dice() < 0.5,
-    isAdaptive: dice() < 0.5,
+    sharding: dice() < 0.5 ? 'adaptive' : 'equal',
     refreshRounds,
     isWarmStart: dice() < 0.4 && refreshRounds > 1,
     lazyThreshold: dice() < 0.3 ? 0.4 : null,

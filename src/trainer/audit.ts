@@ -32,7 +32,7 @@ type Sent = Extract<
 const HOLDS = {
   hello: 'names of this trainer and of the run it wants, versions, which state it has, the join token',
   goodbye: 'why it leaves',
-  ready: 'which state it has, what it computes on',
+  ready: 'which state it has, what it computes on, its number of examples if the run asks for it',
   heartbeat: 'what it is doing in words, memory, speed',
   sketch: 'that its sketches of a refresh are complete, and how many loss targets are behind them',
   factor: 'that its factors of a refresh are complete',

@@ -204,9 +204,12 @@ export class Link {
     }
   }
 
-  /** The Welcome is good; `sizes` are what tensors may come (slotSizes of the run's slots). */
-  accept(sizes: readonly SlotSizes[]): void {
-    this.#post({ type: 'accept', connection: this.#connection, sizes });
+  /**
+   * The Welcome is good; `sizes` are what tensors may come (slotSizes of the run's slots).
+   * @param examples of the site, where the run asks for them
+   */
+  accept(sizes: readonly SlotSizes[], examples?: number): void {
+    this.#post({ type: 'accept', connection: this.#connection, sizes, examples });
   }
 
   /** The Welcome is no good (SCHEMA_MISMATCH): leave for good. */

@@ -15,7 +15,7 @@ import { CLOSE_CODES, closeReasonOf, type CloseReason } from '../protocol/close-
 import { isSameDigest } from '../protocol/digest.ts';
 import { decodeEnvelope } from '../protocol/envelope.ts';
 import type { Message, SnapshotHeader, SnapshotProgress, WelcomeMessage } from '../protocol/messages.ts';
-import { contributionBytes, type Ranks, type SlotSizes } from '../protocol/slot-sizes.ts';
+import { contributionBytes, type Ranks } from '../protocol/slot-sizes.ts';
 import { PROTOCOL_VERSIONS } from '../protocol/version.ts';
 import { derive } from '../random.ts';
 import { keepYoungGenerationSmall } from '../heap.ts';
@@ -52,7 +52,9 @@ export class NetworkThread {
   readonly #openLines = new Set<Line>();
   #pastTraffic = { sent: 0, received: 0 };
   /** The last answer of the compute side and the Welcome it was for. */
-  #accepted: { readonly key: string; readonly sizes: readonly SlotSizes[] } | null = null;
+  #accepted:
+    (Pick<Extract<ToThread, { type: 'accept' }>, 'sizes' | 'examples'> & { readonly key: string }) | null =
+    null;
   /** What the compute side has of a snapshot whose end has not come. */
   #progress: SnapshotProgress | null = null;
   /** Ranks that refreshes have chosen up to the last record that came. */
@@ -100,7 +102,7 @@ export class NetworkThread {
   take(message: ToThread): void {
     switch (message.type) {
       case 'accept':
-        return this.#accept(message.connection, message.sizes);
+        return this.#accept(message.connection, message);
       case 'refuse':
         return this.#refuse(message.connection, message.reason, message.text);
       case 'send': {
@@ -151,12 +153,15 @@ export class NetworkThread {
         return this.#line?.close(effect.reason, effect.text);
       case 'sendHello':
         return this.#sendHello(effect.held);
-      case 'sendReady':
+      case 'sendReady': {
+        const examples = this.#accepted?.examples;
         return this.#line?.outbox.send({
           kind: 'ready',
           sequence: effect.sequence,
           device: this.#options.device,
+          ...(examples === undefined ? {} : { examples }),
         });
+      }
       case 'sendHeartbeat':
         return this.#line?.outbox.send({
           kind: 'heartbeat',
@@ -338,7 +343,7 @@ export class NetworkThread {
     });
     if (line !== this.#line) return; // a second Welcome
     this.#emit({ type: 'connected', welcome });
-    if (this.#accepted?.key === keyOf(welcome)) this.#accept(connection, this.#accepted.sizes);
+    if (this.#accepted?.key === keyOf(welcome)) this.#accept(connection, this.#accepted);
     else this.#adjustFlow();
   }
 
@@ -377,10 +382,13 @@ export class NetworkThread {
       : null;
   }
 
-  #accept(connection: number, sizes: readonly SlotSizes[]): void {
+  #accept(
+    connection: number,
+    { sizes, examples }: Pick<Extract<ToThread, { type: 'accept' }>, 'sizes' | 'examples'>,
+  ): void {
     const line = this.#lineOf(connection);
     if (line === null || line.welcome === null || line.inbox !== null) return;
-    this.#accepted = { key: keyOf(line.welcome), sizes };
+    this.#accepted = { key: keyOf(line.welcome), sizes, examples };
     const { held } = this.#session;
     const head = held && { sequence: held.sequence, digest: fromHex(held.digest) };
     line.inbox = new Inbox(line.welcome, head, sizes, this.#ranks, (byteLength) =>

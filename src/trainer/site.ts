@@ -55,10 +55,9 @@ export class Site {
    */
   static async open(run: WelcomedRun, facts: SiteFacts, options: SiteOptions): Promise<Site> {
     const { config } = run;
-    if (options.shares === 'nothing' && NEEDS_COUNTS.includes(config.local_steps.weighting)) {
-      throw new ConfigError(
-        `--share is nothing, but the run weights sites by ${config.local_steps.weighting} (local_steps.weighting): it needs counts`,
-      );
+    const asks = whatAsksForCounts(config);
+    if (options.shares === 'nothing' && asks !== null) {
+      throw new ConfigError(`--share is nothing, but ${asks}: it needs counts`);
     }
     await checkBase(run, facts, options.base);
     const data = await openSiteData({
@@ -82,6 +81,11 @@ export class Site {
 
   get tellsLosses(): boolean {
     return this.#shares === 'losses';
+  }
+
+  /** How many it trains on, where the run asks for that before the first step; else undefined. */
+  get examples(): number | undefined {
+    return this.#config.coordinator.sharding === 'examples' ? this.#data.trainExamples : undefined;
   }
 
   /** Its data in a sentence, for its user. */
@@ -121,7 +125,15 @@ export class Site {
   }
 }
 
-const NEEDS_COUNTS: readonly string[] = ['examples', 'tokens'];
+/** What in the run asks a site for its size, in words; null: nothing. */
+function whatAsksForCounts({ local_steps: { weighting }, coordinator }: RunConfig): string | null {
+  if (weighting === 'examples' || weighting === 'tokens') {
+    return `the run weights sites by ${weighting} (local_steps.weighting)`;
+  }
+  return coordinator.sharding === 'examples'
+    ? 'the run shares a step out by the examples of sites (coordinator.sharding)'
+    : null;
+}
 
 /** Why a trainer with these options has no place in the run; null: it has. For its user, who may mend it. */
 export function siteFault(welcome: WelcomeMessage, isLocal: boolean, hasData: boolean): string | null {

@@ -35,7 +35,13 @@ export interface ThreadOptions {
 
 /** To the thread. `connection` is the one the compute side knows of; what is meant for an older one is dropped. */
 export type ToThread =
-  | { readonly type: 'accept'; readonly connection: number; readonly sizes: readonly SlotSizes[] }
+  | {
+      readonly type: 'accept';
+      readonly connection: number;
+      readonly sizes: readonly SlotSizes[];
+      /** What the site tells of its size; left out: nothing. */
+      readonly examples?: number | undefined;
+    }
   | {
       readonly type: 'refuse';
       readonly connection: number;

@@ -196,7 +196,7 @@ class Trainer {
     this.#toldStep = -1;
     this.#run = run;
     this.#keepTensors(run.snapshot);
-    this.#link.accept(run.shape.sizes);
+    this.#link.accept(run.shape.sizes, this.#site?.examples);
     this.#activity(run.snapshot === null ? 'catching up' : 'receiving the state');
   }
 

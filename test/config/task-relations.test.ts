@@ -31,6 +31,37 @@ const RULES: readonly BrokenRule[] = [
     mended: ['data={local: true}', BYTES, 'method.param_groups=[{match: [embed_tokens], policy: frozen}]'],
   },
   {
+    title: 'what every site has of its own is not shared out by pace',
+    broken: ['data={local: true}', BYTES, 'coordinator.sharding=adaptive'],
+    field: 'coordinator.sharding',
+    words: /with data\.local it must be equal or examples/,
+    mended: ['data={local: true}', BYTES, 'coordinator.sharding=examples'],
+  },
+  {
+    title: "shares of the coordinator's data do not go by what sites have",
+    broken: ['coordinator.sharding=examples'],
+    field: 'coordinator.sharding',
+    words: /without data\.local it must be equal or adaptive/,
+    mended: ['coordinator.sharding=adaptive'],
+  },
+  {
+    title: 'the share of one site fits an assignment',
+    broken: [
+      'data={local: true}',
+      BYTES,
+      'coordinator={sharding: examples, max_trainers: 64}',
+      'batch_size=1025',
+    ],
+    field: 'batch_size',
+    words: /at most 1024: times coordinator\.max_trainers \(64\) at most 65536/,
+    mended: [
+      'data={local: true}',
+      BYTES,
+      'coordinator={sharding: examples, max_trainers: 64}',
+      'batch_size=1024',
+    ],
+  },
+  {
     title: 'to classify takes labels',
     broken: [BERT, 'task.type=sequence-classification', BYTES],
     field: 'task.labels',

@@ -45,8 +45,10 @@ function sealed(settings: readonly string[], declared: readonly (number | undefi
   const run = tinyRun(...settings);
   const desk = new StepDesk(run.config, run.shape, 1);
   const trainerIds = ['a', 'b'];
+  const localExamples = run.config.batch_size;
   for (const trainerId of trainerIds) {
-    desk.assigned({ type: 'assignStep', trainerId, step: 5, positions: [1, 2], refreshSlots: [], waitMs: 0 });
+    const share = { positions: [1, 2], localExamples };
+    desk.assigned({ type: 'assignStep', trainerId, step: 5, ...share, refreshSlots: [], waitMs: 0 });
   }
   const received = trainerIds.map((trainerId, i) => {
     const parts = contributionOf(run, 5, trainerId);

@@ -86,6 +86,7 @@ test.serial(
       method: { ...method, update_proj_gap: 6 },
       data: { local: true, validation_fraction: 0.1 },
       local_steps: { count: 2, participation: SHARE },
+      coordinator: { port: 0, sharding: 'examples' },
       batch_size: 4,
       steps: STEPS,
       seed: fittingSeed(),

@@ -87,7 +87,7 @@ test('members that cannot be are refused by what is wrong with them', (t) => {
   }
 });
 
-test('a run takes gateways of its own version, unless it judges each contribution', (t) => {
+test('a run takes gateways of its own version, unless it judges each contribution or goes by the size of each site', (t) => {
   const { config } = tinyRun();
   t.is(gatewayFault(config, { software: 'x 1' }, 'x 1'), null);
   t.like(gatewayFault(config, { software: 'x 2' }, 'x 1'), { reason: 'PROTOCOL_VERSION' });
@@ -95,6 +95,11 @@ test('a run takes gateways of its own version, unless it judges each contributio
   t.regex(
     gatewayFault(clipping, { software: 'x 1' }, 'x 1')?.text ?? '',
     /coordinator\.outliers: clip needs/,
+  );
+  const bySize = { ...config, coordinator: { ...config.coordinator, sharding: 'examples' as const } };
+  t.regex(
+    gatewayFault(bySize, { software: 'x 1' }, 'x 1')?.text ?? '',
+    /coordinator\.sharding: examples needs the size of each site/,
   );
 });
 

@@ -65,6 +65,7 @@ export const SAMPLES: readonly Sample[] = [
   },
   { from: 'coordinator', message: { kind: 'goodbye', code: 4000, reason: 'all 3 steps are done' } },
   { from: 'trainer', message: { kind: 'ready', sequence: 14, device: 'CPU, 2 threads' } },
+  { from: 'trainer', message: { kind: 'ready', sequence: 14, device: 'CPU, 2 threads', examples: 767 } },
   {
     from: 'trainer',
     message: {

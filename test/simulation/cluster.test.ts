@@ -320,16 +320,20 @@ test('trainers with speeds of 3 to 1: adaptive shares reach 85% of the sum of th
   };
   const msPerSequence = { fast: 100, slow: 300 };
   /** Sequences a second over a whole run, of which nothing is left out. */
-  const speed = (trainerIds: readonly string[], isAdaptive: boolean, more: Partial<RunPlan> = {}): number => {
-    const shared = { ...plan, startTrainers: trainerIds.length, isAdaptive, ...more };
+  const speed = (
+    trainerIds: readonly string[],
+    sharding: RunPlan['sharding'],
+    more: Partial<RunPlan> = {},
+  ): number => {
+    const shared = { ...plan, startTrainers: trainerIds.length, sharding, ...more };
     const { endedAtMs } = cluster(t, { seed: 13, trainerIds, plan: shared, msPerSequence });
     return (1000 * plan.totalSteps * plan.batchSequences) / endedAtMs;
   };
-  const sum = speed(['fast'], true) + speed(['slow'], true);
+  const sum = speed(['fast'], 'adaptive') + speed(['slow'], 'adaptive');
   const both = ['fast', 'slow'];
-  const [equal, adaptive] = [speed(both, false) / sum, speed(both, true) / sum];
+  const [equal, adaptive] = [speed(both, 'equal') / sum, speed(both, 'adaptive') / sum];
   const refreshing = { projectedSlots: [0, 1, 2], isStaggered: true, updateProjGap: 4 };
-  const refreshed = speed(both, true, refreshing) / sum;
+  const refreshed = speed(both, 'adaptive', refreshing) / sum;
   t.log(
     `of the sum: equal ${equal.toFixed(3)}, adaptive ${adaptive.toFixed(3)}, with refreshes ${refreshed.toFixed(3)}`,
   );
@@ -344,7 +348,13 @@ test('adaptive shares follow a trainer that joins, one that is killed and one th
     { type: 'crashTrainer', trainerId: 'a', backAfterMs: 900, when: { phase: 'collecting', step: 9 } },
     { type: 'leave', trainerId: 'b', when: { phase: 'collecting', step: 14 } },
   ];
-  const plan = { totalSteps: 20, batchSequences: 24, startTrainers: 3, isAdaptive: true, projectedSlots: [] };
+  const plan = {
+    totalSteps: 20,
+    batchSequences: 24,
+    startTrainers: 3,
+    sharding: 'adaptive' as const,
+    projectedSlots: [],
+  };
   const msPerSequence = { a: 10, b: 20, c: 40, d: 40 };
   const { disk, violations } = runCluster({ seed: 14, trainerIds: THREE, plan, faults, msPerSequence });
   t.deepEqual(violations, []);

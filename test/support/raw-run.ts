@@ -73,13 +73,17 @@ export function next<Kind extends MessageKind>(
   return trainer.messages.takeWhere((message): message is Wanted => message.kind === kind);
 }
 
-/** A trainer with the state of step 0, and the Parts of a contribution to any step, all of whose numbers are `value`. */
-export async function joinRun(t: ExecutionContext, url: string, trainerId: string) {
+/**
+ * A trainer with the state of step 0, and the Parts of a contribution to any step, all of whose numbers are `value`.
+ * @param examples that it tells of
+ */
+export async function joinRun(t: ExecutionContext, url: string, trainerId: string, examples?: number) {
   const trainer = await connectRaw(t, url);
   trainer.send({ ...HELLO, trainerId });
   const welcome = await next(trainer, 'welcome');
   const { sequence } = await next(trainer, 'snapshotEnd');
-  trainer.send({ kind: 'ready', sequence, device: 'none' });
+  const told = examples === undefined ? {} : { examples };
+  trainer.send({ kind: 'ready', sequence, device: 'none', ...told });
   const config = JSON.parse(welcome.configJson) as ReturnType<typeof resolve>;
   const { sizes } = buildRunShape(config, parseLlamaConfig(JSON.parse(welcome.modelJson), 'the model'));
   const contribution = (step: number, value = 0): readonly PartMessage[] =>
@@ -92,7 +96,14 @@ export async function joinRun(t: ExecutionContext, url: string, trainerId: strin
 }
 
 /** Says that a contribution is complete. */
-export function finish(trainer: RawTrainer, step: number, parts: readonly PartMessage[], tokens = 16): void {
+export function finish(
+  trainer: RawTrainer,
+  step: number,
+  parts: readonly PartMessage[],
+  tokens = 16,
+  weight?: number,
+): void {
   const checksum = parts.reduce((sum, { payload }) => crc32c(payload, sum), 0);
-  trainer.send({ kind: 'contribution', step, tokens, lossSum: 1, checksum });
+  const told = weight === undefined ? {} : { weight };
+  trainer.send({ kind: 'contribution', step, tokens, lossSum: 1, checksum, ...told });
 }

@@ -121,7 +121,11 @@ test('a site tells its size if the run asks for it, its losses unless it keeps t
   const { done } = await (await open({ shares: 'counts' })).heldOut().next();
   t.true(done, 'nothing is measured whose losses are kept');
   await t.throwsAsync(open({ shares: 'nothing' }), { message: /the run weights sites by examples/ });
+  const sharded = await prepare(t, 'local_steps.weighting=equal', 'coordinator.sharding=examples');
+  t.is((await sharded.open({ shares: 'counts' })).examples, 3);
+  await t.throwsAsync(sharded.open({ shares: 'nothing' }), { message: /shares a step out by the examples/ });
   const equal = await prepare(t, 'local_steps.weighting=equal');
+  t.is((await equal.open()).examples, undefined);
   t.deepEqual((await equal.open({ shares: 'nothing' })).told(1.5), { lossSum: 0, isLossWithheld: true });
 });
 

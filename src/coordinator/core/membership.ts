@@ -8,6 +8,7 @@ import {
   findTrainer,
   markHeard,
   patch,
+  patchTrainer,
   remark,
   seconds,
   type Draft,
@@ -49,7 +50,8 @@ export function acceptReady(draft: Draft, event: EventOf<'trainerReady'>): Draft
   if (sequence < trainer.joinedSequence) {
     return remark(draft, `${trainerId} has applied ${sequence} of ${trainer.joinedSequence} records`);
   }
-  return becomeReady(draft, trainerId);
+  const told = event.examples === undefined ? {} : { examples: event.examples };
+  return becomeReady(patchTrainer(draft, trainerId, told), trainerId);
 }
 
 /** Drops trainers that are silent, or lagging for so long that they must have lost their way. */

@@ -73,14 +73,30 @@ export function shardAmong(
   trainerIds: readonly string[],
   positions: readonly number[],
 ): readonly Shard[] {
-  if (state.plan.isLocal) return trainerIds.map((trainerId) => ({ trainerId, positions: [] }));
-  if (!state.plan.isAdaptive) {
+  if (state.plan.isLocal) return localShares(state, trainerIds);
+  if (state.plan.sharding !== 'adaptive') {
     return shardEqually(positions, trainerIds, (trainerId) => capacityOf(state, trainerId));
   }
   const paces = trainerIds.map((trainerId) =>
     estimatePace(findTrainer(state, trainerId)!.observed.filter(({ step }) => isFresh(state, step))),
   );
   return cutShards(positions, trainerIds, sharesByPace(positions.length, fillIn(paces)));
+}
+
+/**
+ * Those with data of their own get no positions, but how many of their own examples each optimizer step takes: all the
+ * same, or by how many they have, so that every example of every site counts alike and comes equally often.
+ */
+function localShares(state: RunState, trainerIds: readonly string[]): readonly Shard[] {
+  const { localExamples, sharding } = state.plan;
+  if (sharding !== 'examples')
+    return trainerIds.map((trainerId) => ({ trainerId, positions: [], localExamples }));
+  const paces = trainerIds.map((trainerId) => {
+    const { examples = 1 } = findTrainer(state, trainerId)!;
+    return { fixedMs: 0, msPerSequence: 1 / examples };
+  });
+  const shares = sharesByPace(localExamples * trainerIds.length, paces);
+  return trainerIds.map((trainerId, i) => ({ trainerId, positions: [], localExamples: shares[i]! }));
 }
 
 function isFresh(state: RunState, step: number): boolean {

@@ -41,8 +41,10 @@ export interface RunPlan extends GapPlan {
   readonly batchSequences: number;
   /** Every trainer computes on data of its own: a step shares out no positions, an evaluation no sequences. */
   readonly isLocal: boolean;
-  /** Shares are sized by each trainer's pace (pace.ts); otherwise they are equal. */
-  readonly isAdaptive: boolean;
+  /** With `isLocal`: the trainer's own examples of an optimizer step, of each trainer in the mean; else 0. */
+  readonly localExamples: number;
+  /** By what shares are sized (pace.ts). */
+  readonly sharding: 'equal' | 'adaptive' | 'examples';
   readonly projectedSlots: readonly number[]; // slot indices that are refreshed
   readonly refreshRounds: number; // 2 q + 1; 1 for exact; 0: bases are generated
   /** Refreshes after the first, which has no basis to start from, begin with round 2. */
@@ -95,6 +97,8 @@ export interface TrainerState {
   readonly observed: readonly Observation[];
   /** Of a gateway: how many trainers share its work; left out: 1. */
   readonly capacity?: number;
+  /** Of a site that has told so: how many it trains on. */
+  readonly examples?: number;
 }
 
 /** How long a trainer took from its assignment to its first answer. */
@@ -108,6 +112,8 @@ export interface Observation {
 export interface Shard {
   readonly trainerId: string;
   readonly positions: readonly number[];
+  /** Of its own data in each optimizer step, in place of positions; left out: none. */
+  readonly localExamples?: number;
 }
 
 /** A contribution that has arrived whole. */
@@ -315,7 +321,13 @@ export type Event = { readonly nowMs: number } &
   (
     | { readonly type: 'trainerJoined'; readonly trainerId: string }
     /** It says that it has applied everything up to `sequence`. May come several times while it catches up. */
-    | { readonly type: 'trainerReady'; readonly trainerId: string; readonly sequence: number }
+    | {
+        readonly type: 'trainerReady';
+        readonly trainerId: string;
+        readonly sequence: number;
+        /** Of a site that tells so: how many it trains on. */
+        readonly examples?: number;
+      }
     /** A gateway says how many trainers it would share work among, from now on. */
     | { readonly type: 'capacityTold'; readonly trainerId: string; readonly trainers: number }
     /** A heartbeat or any other sign of life. */
@@ -415,6 +427,7 @@ export type Effect =
       readonly trainerId: string;
       readonly step: number;
       readonly positions: readonly number[];
+      readonly localExamples?: number; // see Shard
       readonly refreshSlots: readonly number[];
       readonly waitMs: number; // how long the coordinator will wait from now; 0: no limit
       readonly capacity?: number; // of a gateway

@@ -20,11 +20,11 @@ export function startStep(draft: Draft): Draft {
   if (slots.length > 0 && isGenerated(plan)) return commitGenerated(draft, step, slots);
   const { members, others } = drawMembers(plan, step, draft.state.attempts, readyTrainers(draft.state));
   const shards = shardAmong(draft.state, members, takePositions(cursor, plan.batchSequences));
-  const assignments = shards.map(({ trainerId, positions }): Effect => ({
+  const assignments = shards.map(({ trainerId, ...share }): Effect => ({
     type: 'assignStep',
     trainerId,
     step,
-    positions,
+    ...share,
     refreshSlots: slots,
     waitMs: waitMs(draft.state),
     ...gatewayCapacity(draft.state, trainerId),

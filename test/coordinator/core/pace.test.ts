@@ -6,6 +6,7 @@ import { shardEqually } from '../../../src/coordinator/core/assignment.ts';
 import {
   estimatePace,
   PACE_MEMORY_STEPS,
+  shardAmong,
   sharesByPace,
   type Pace,
 } from '../../../src/coordinator/core/pace.ts';
@@ -96,7 +97,7 @@ type Said = Event extends infer E ? (E extends Event ? Omit<E, 'nowMs'> : never)
 
 /** A run with trainers a and b that has begun; `say` tells the core something at a time. */
 function run(plan: Partial<RunPlan>) {
-  let state: RunState = freshState({ totalSteps: 200, batchSequences: 8, isAdaptive: true, ...plan });
+  let state: RunState = freshState({ totalSteps: 200, batchSequences: 8, sharding: 'adaptive', ...plan });
   const say = (nowMs: number, event: Said): void => {
     state = advance(state, { ...event, nowMs } as Event).state;
   };
@@ -141,13 +142,44 @@ test('in a step with a refresh only the time to the first sketch counts', (t) =>
 });
 
 test('equal shares stay equal whatever the pace, and held-out sequences are shared by pace, too', (t) => {
-  for (const isAdaptive of [false, true]) {
-    const { commit, contribute, shares } = run({ isAdaptive, evaluationEvery: 1, evaluationSequences: 16 });
+  for (const sharding of ['equal', 'adaptive'] as const) {
+    const { commit, contribute, shares } = run({ sharding, evaluationEvery: 1, evaluationSequences: 16 });
     contribute(1_000, 'a');
     contribute(3_000, 'b');
     commit(3_000);
-    t.is(shares(), isAdaptive ? 'a:12 b:4' : 'a:8 b:8');
+    t.is(shares(), sharding === 'adaptive' ? 'a:12 b:4' : 'a:8 b:8');
   }
+});
+
+test('sites take of their own by how many they have, one at least; together as many as with equal shares', (t) => {
+  const join = (plan: Partial<RunPlan>, sizes: readonly number[]): RunState => {
+    let state = freshState({
+      isLocal: true,
+      localExamples: 16,
+      startTrainers: sizes.length,
+      maxTrainers: 8,
+      ...plan,
+    });
+    for (const [i, examples] of sizes.entries()) {
+      const trainerId = String.fromCharCode(97 + i);
+      state = advance(state, { type: 'trainerJoined', trainerId, nowMs: 0 }).state;
+      state = advance(state, { type: 'trainerReady', trainerId, sequence: 0, examples, nowMs: 0 }).state;
+    }
+    return state;
+  };
+  const sharesOf = ({ phase }: RunState): readonly unknown[] =>
+    'shards' in phase ? phase.shards.map(({ localExamples }) => localExamples) : [];
+  t.deepEqual(sharesOf(join({}, [625, 218, 202, 767, 738])), [16, 16, 16, 16, 16]);
+  const state = join({ sharding: 'examples' }, [625, 218, 202, 767, 738]);
+  t.deepEqual(sharesOf(state), [20, 7, 6, 24, 23]);
+  t.deepEqual(sharesOf(join({ sharding: 'examples' }, [1, 1, 1e12])), [1, 1, 46]);
+  // Of those who are left each has more.
+  const gone = advance(state, { type: 'trainerLost', trainerId: 'd', reason: 'gone', nowMs: 1 }).state;
+  const ids = gone.trainers.map(({ trainerId }) => trainerId);
+  t.deepEqual(
+    shardAmong(gone, ids, []).map(({ localExamples }) => localExamples),
+    [22, 8, 7, 27],
+  );
 });
 
 test('a slow trainer that gets no sequence is tried again after a while', (t) => {

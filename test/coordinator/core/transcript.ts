@@ -48,6 +48,7 @@ function openRun(words: readonly string[]): RunState {
       target[field] = { action: text.split(':')[0], factor: Number(text.split(':')[1]) };
     else if (field === 'participation')
       target[field] = { share: Number(text.split(':')[0]), seed: Number(text.split(':')[1]) };
+    else if (field === 'sharding') target[field] = text;
     else if (field in target) target[field] = value;
     else throw new Error(`the plan has no ${name}`);
   }
