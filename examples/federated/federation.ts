@@ -127,7 +127,7 @@ export async function trainFederated(
     steps: rounds,
   };
   await writeFile(file, stringify(config));
-  say(`\n${sites} sites, ${rounds} rounds of ${LOCAL_STEPS} steps of ${BATCH} mails`);
+  say(`\n${sites} sites, ${rounds} rounds of ${LOCAL_STEPS} steps of ${sites * BATCH} mails of all of them`);
   const url = deferred<string>();
   const coordinator = galore(['coordinator', file, '--dir', run], (line) => {
     if (/^(step|evaluation) /.test(line)) say(`  ${line}`);

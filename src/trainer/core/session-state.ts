@@ -18,7 +18,7 @@ import type { Route, StandbyAnswer } from './route.ts';
 export interface SessionPlan {
   /** Jitter of the waits; different for every trainer (derive it from the trainer id). */
   readonly seed: number;
-  /** From openSocket until the Welcome must be there. */
+  /** From openSocket until the Welcome must be there; where there are several addresses the socket must open sooner (route.ts). */
   readonly handshakeTimeoutMs: number;
   /** How many addresses there are to try. Default 1. */
   readonly addresses?: number;
@@ -44,9 +44,9 @@ export interface SessionTimers {
 
 export type SessionPhase =
   /** The socket is being opened. */
-  | { readonly phase: 'connecting'; readonly deadlineMs: number }
-  /** Hello is sent, the Welcome is awaited. */
-  | { readonly phase: 'helloing'; readonly deadlineMs: number }
+  | { readonly phase: 'connecting'; readonly sinceMs: number }
+  /** Hello is sent, the Welcome is awaited. `sinceMs`: when the socket was begun. */
+  | { readonly phase: 'helloing'; readonly sinceMs: number }
   /** Welcome is here; state is on its way, or being applied. No Ready was sent yet. */
   | { readonly phase: 'loading'; readonly timers: SessionTimers }
   /**

@@ -5,7 +5,7 @@
  */
 import { CLOSE_CODES, type CloseReason } from '../../protocol/close-codes.ts';
 import { backoffMs } from './backoff.ts';
-import { nextRoute, routeOf, routeThatHolds, startRoute, type StandbyAnswer } from './route.ts';
+import { nextRoute, openingMs, routeOf, routeThatHolds, startRoute, type RouteFailure } from './route.ts';
 import type {
   HeldState,
   SessionEffect,
@@ -101,12 +101,14 @@ function advanceConnecting(
     case 'socketOpened': {
       const { connection, held } = state;
       return {
-        state: { ...state, phase: { phase: 'helloing', deadlineMs: phase.deadlineMs } },
+        state: { ...state, phase: { phase: 'helloing', sinceMs: phase.sinceMs } },
         effects: [{ type: 'sendHello', connection, held }],
       };
     }
-    case 'ticked':
-      return expire(state, phase.deadlineMs, 'the coordinator does not answer', event.nowMs);
+    case 'ticked': {
+      const limitMs = openingMs(state.route, state.plan.handshakeTimeoutMs);
+      return expire(state, phase.sinceMs, limitMs, 'the coordinator does not answer', event.nowMs);
+    }
     case 'stateApplied':
     case 'welcomed':
     case 'snapshotReceived':
@@ -150,7 +152,7 @@ function advanceHelloing(
       };
     }
     case 'ticked':
-      return expire(state, phase.deadlineMs, 'no Welcome came', event.nowMs);
+      return expire(state, phase.sinceMs, state.plan.handshakeTimeoutMs, 'no Welcome came', event.nowMs);
     case 'snapshotReceived':
     case 'recordReceived':
     case 'assigned':
@@ -194,7 +196,9 @@ function advanceWelcomed(
       const { lastSeenMs, heartbeatIntervalMs, heartbeatTimeoutMs, nextHeartbeatMs } = phase.timers;
       const silentMs = event.nowMs - lastSeenMs;
       if (silentMs >= heartbeatTimeoutMs) {
-        return fail(begin(state), 'TIMEOUT', `nothing heard for ${seconds(silentMs)}`, event.nowMs);
+        return fail(begin(state), 'TIMEOUT', `nothing heard for ${seconds(silentMs)}`, event.nowMs, {
+          isSilent: true,
+        });
       }
       if (event.nowMs < nextHeartbeatMs) return { state, effects: [] };
       const beaten = { ...phase.timers, nextHeartbeatMs: event.nowMs + heartbeatIntervalMs };
@@ -252,13 +256,13 @@ function advanceEnded(
   if (reason === 'STATE_DIVERGED') return fail(discard(state), reason, text, event.nowMs);
   const standby = event.type === 'socketClosed' ? (event.standby ?? null) : null;
   if (reason === null || CLOSE_CODES[reason].mayRetry) {
-    return fail(begin(state), reason ?? 'TIMEOUT', text, event.nowMs, standby);
+    return fail(begin(state), reason ?? 'TIMEOUT', text, event.nowMs, { standby });
   }
   if (event.type !== 'socketClosed' || !OF_AN_ADDRESS.has(reason)) return close(state, reason, text);
   const most = state.route.count * (reason === 'NO_COORDINATOR' ? MAX_MISSES : 1);
   return state.route.refusals + 1 >= most
     ? close(state, reason, text)
-    : fail(begin(state), reason, text, event.nowMs, standby, true);
+    : fail(begin(state), reason, text, event.nowMs, { standby, isRefusal: true });
 }
 
 /** What is wrong with one address may be right with another. */
@@ -268,19 +272,23 @@ const OF_AN_ADDRESS: ReadonlySet<CloseReason> = new Set([
   'TLS_MISMATCH',
 ]);
 
-function expire(state: SessionState, deadlineMs: number, what: string, nowMs: number): SessionTransition {
-  if (nowMs < deadlineMs)
-    return ignore(state, `waiting for the coordinator: ${seconds(deadlineMs - nowMs)} left`);
-  const text = `${what} within ${seconds(state.plan.handshakeTimeoutMs)}`;
-  return fail(begin(state), 'TIMEOUT', text, nowMs);
+function expire(
+  state: SessionState,
+  sinceMs: number,
+  limitMs: number,
+  what: string,
+  nowMs: number,
+): SessionTransition {
+  const leftMs = sinceMs + limitMs - nowMs;
+  if (leftMs > 0) return ignore(state, `waiting for the coordinator: ${seconds(leftMs)} left`);
+  return fail(begin(state), 'TIMEOUT', `${what} within ${seconds(limitMs)}`, nowMs, { isSilent: true });
 }
 
 function connect(state: SessionState, nowMs: number): SessionTransition {
   const connection = state.connection + 1;
-  const deadlineMs = nowMs + state.plan.handshakeTimeoutMs;
   const text = state.failures === 0 ? 'connecting' : `connecting, attempt ${state.failures + 1}`;
   return {
-    state: { ...state, connection, phase: { phase: 'connecting', deadlineMs } },
+    state: { ...state, connection, phase: { phase: 'connecting', sinceMs: nowMs } },
     effects: [
       { type: 'openSocket', connection, address: state.route.address },
       { type: 'report', status: 'connecting', text },
@@ -294,15 +302,14 @@ function fail(
   reason: CloseReason,
   text: string,
   nowMs: number,
-  standby: StandbyAnswer | null = null,
-  isRefusal = false,
+  { standby = null, isRefusal = false, isSilent = false }: Partial<RouteFailure> = {},
 ): SessionTransition {
   const { state } = draft;
   const { phase, connection } = state;
   if (phase.phase === 'backing-off') return draft;
   const wasStable = phase.phase === 'active' && nowMs - phase.activeSinceMs >= STABLE_AFTER_MS;
   const before = wasStable ? routeThatHolds(state.route) : state.route;
-  const { route, isRoundOver } = nextRoute(before, standby, isRefusal);
+  const { route, isRoundOver } = nextRoute(before, { nowMs, standby, isRefusal, isSilent });
   const failures = (wasStable ? 0 : state.failures) + (isRoundOver ? 1 : 0);
   // Where a standby answers somebody will lead the run in seconds.
   const waitMs = isRoundOver ? backoffMs(state.plan.seed, route.hasStandby ? 1 : failures) : 0;

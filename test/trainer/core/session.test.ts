@@ -40,8 +40,8 @@ const timers = {
 
 /** The columns. L is loading from its own state, S from a snapshot; R has said it is ready, A is assigned. */
 const PHASES: Readonly<Record<string, SessionPhase>> = {
-  C: { phase: 'connecting', deadlineMs: 11_000 },
-  H: { phase: 'helloing', deadlineMs: 11_000 },
+  C: { phase: 'connecting', sinceMs: 1_000 },
+  H: { phase: 'helloing', sinceMs: 1_000 },
   L: { phase: 'loading', timers },
   S: { phase: 'loading', timers },
   R: { phase: 'active', timers, activeSinceMs: 1_000, readySequence: 5, isAssigned: false },
@@ -390,7 +390,10 @@ test('the waits double from half a second to thirty, never leave that range, and
 /** A trainer with several addresses in virtual time: `answers` says what each address does; who joins stays. */
 function follow(
   addresses: number,
-  answers: (address: number, nowMs: number) => { code?: number; leader?: number | null } | 'welcome',
+  answers: (
+    address: number,
+    nowMs: number,
+  ) => { code?: number; leader?: number | null } | 'welcome' | 'silence',
   state: SessionState,
   untilMs: number,
 ): { readonly state: SessionState; readonly tries: readonly string[] } {
@@ -404,6 +407,7 @@ function follow(
     const answer = answers(opened.address, nowMs);
     tries.push(`${(nowMs / 1000).toFixed(1)}:${opened.address}`);
     const at = { connection: opened.connection, nowMs };
+    if (answer === 'silence') continue;
     if (answer === 'welcome') {
       const welcome = { ...welcomed(false), ...at } as SessionEvent;
       [state] = play(state, { type: 'socketOpened', ...at }, welcome);
@@ -442,6 +446,29 @@ test('while standbys wait for the lease of a dead leader the waits do not grow',
     tries.join(' '),
   );
   t.true(seconds.at(-1)! <= 13.1, tries.join(' '));
+});
+
+test('a leader that stands still holds no trainer up once another one leads', (t) => {
+  const leads = (nowMs: number) => nowMs >= 4_500;
+  const answers = (address: number, nowMs: number) =>
+    address === 0 ? 'silence' : address === 1 && leads(nowMs) ? 'welcome' : { leader: leads(nowMs) ? 1 : 0 };
+  const stopped = stateOf('A');
+  const [silent] = play(
+    { ...stopped, failures: 0, route: { ...stopped.route, count: 3, address: 0 } },
+    { type: 'ticked', nowMs: 31_000 },
+  );
+  t.is(silent.phase.phase, 'backing-off');
+  const { state, tries } = follow(3, (address, nowMs) => answers(address, nowMs - 29_000), silent, 90_000);
+  t.is(state.phase.phase, 'loading');
+  t.true(Number(tries.at(-1)!.split(':')[0]) <= 29 + 4.5 + 1.1, tries.join(' '));
+});
+
+test('a trainer that begins while the leader stands still finds the next one within seconds', (t) => {
+  const answers = (address: number, nowMs: number) =>
+    address === 0 ? 'silence' : nowMs >= 4_500 ? 'welcome' : { leader: 0 };
+  const { state, tries } = follow(2, answers, startSession(PLAN, HELD, 2_000).state, 60_000);
+  t.is(state.phase.phase, 'loading');
+  t.true(Number(tries.at(-1)!.split(':')[0]) <= 6.5, tries.join(' '));
 });
 
 test('where nothing answers at all they do', (t) => {
