@@ -19,6 +19,7 @@ import {
 import { PROTOCOL_VERSIONS } from '../../src/protocol/version.ts';
 import { derive, mix32, randomUint32 } from '../../src/random.ts';
 import { MAX_BACKOFF_MS, MIN_BACKOFF_MS } from '../../src/trainer/core/backoff.ts';
+import { OPENING_MS, REST_MS } from '../../src/trainer/core/route.ts';
 
 const document = readFileSync(new URL('../../../docs/protocol.md', import.meta.url), 'utf8');
 const proto = readFileSync(new URL('../../../proto/galore.proto', import.meta.url), 'utf8');
@@ -124,7 +125,7 @@ test('the timers have the defaults of the configuration', (t) => {
     data: { path: 'x' },
     steps: 1,
   }) as never;
-  const constants: Record<string, unknown> = { MIN_BACKOFF_MS, MAX_BACKOFF_MS };
+  const constants: Record<string, unknown> = { MIN_BACKOFF_MS, MAX_BACKOFF_MS, OPENING_MS, REST_MS };
   for (const [timer, value = '', source = ''] of tableOf('timer', 'default')) {
     if (source === '') continue;
     const [section = '', field] = source.split('.');
