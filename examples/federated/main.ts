@@ -4,8 +4,8 @@
  *     npm run example:federated [-- --seed 0 --dir runs/federated --method galore|lora --rounds 30 --mails 3150 --json]
  *
  * A coordinator and five trainers are started as processes of this machine, as they would be on six. Beside them the same
- * model is trained on all mails together for as many examples, and by each site alone for as many as it had in the
- * federated run; all are measured on the same held-out mails. README.md has what came of it.
+ * model is trained on all mails together for as many examples, and by each site alone for a fifth as many, its equal
+ * share; all are measured on the same held-out mails. docs/federated.md has what came of it.
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -27,29 +27,32 @@ import {
 } from './federation.ts';
 import { SPAM_SITES, spamSitesTable, writeSpamSites, type SpamSites } from './spam-sites.ts';
 
-const { values: options } = parseArgs({
-  options: {
-    seed: { type: 'string', default: '0' },
-    dir: { type: 'string', default: 'runs/federated' },
-    method: { type: 'string', default: 'galore' },
-    rounds: { type: 'string', default: '30' },
-    mails: { type: 'string', default: String(SPAM_SITES.mails) },
-    json: { type: 'boolean', default: false },
-  },
-});
-
 async function main(): Promise<void> {
+  const { values: options } = parseArgs({
+    options: {
+      seed: { type: 'string', default: '0' },
+      dir: { type: 'string', default: 'runs/federated' },
+      method: { type: 'string', default: 'galore' },
+      rounds: { type: 'string', default: '30' },
+      mails: { type: 'string', default: String(SPAM_SITES.mails) },
+      json: { type: 'boolean', default: false },
+    },
+  });
   const startedMs = performance.now();
   const method = METHODS[options.method];
   if (method === undefined) throw new Error(`--method is ${options.method}; galore and lora are known`);
-  const [seed, rounds] = [Number(options.seed), Number(options.rounds)];
+  const [seed, rounds, mailCount] = [
+    wholeNumber('--seed', options.seed, 0),
+    wholeNumber('--rounds', options.rounds, 1),
+    wholeNumber('--mails', options.mails, 500),
+  ];
   const dir = resolve(options.dir);
   const { cacheDir } = readEnvironment();
   const model = await fetchModel(cacheDir, say);
   const corpus = await fetchMails(cacheDir, say);
   await rm(dir, { recursive: true, force: true });
   await mkdir(dir, { recursive: true });
-  const mails = await writeSpamSites({ ...SPAM_SITES, dir, seed, mails: Number(options.mails), corpus });
+  const mails = await writeSpamSites({ ...SPAM_SITES, dir, seed, mails: mailCount, corpus });
   say(spamSitesTable(mails));
   const base = { model, seed, method };
 
@@ -79,6 +82,13 @@ async function main(): Promise<void> {
   if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
   else
     for (const line of [...tableOf(result, mails), ...predicted.slice(-2)]) process.stdout.write(`${line}\n`);
+}
+
+/** What was given for `option` as a whole number. @throws Error that names it, what was given and what is allowed. */
+function wholeNumber(option: string, given: string, least: number): number {
+  const number = Number(given);
+  if (given.trim() !== '' && Number.isSafeInteger(number) && number >= least) return number;
+  throw new Error(`${option} is ${given}; a whole number of ${least} or more is needed`);
 }
 
 interface Result {
@@ -123,8 +133,11 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 try {
   await main();
 } catch (error) {
-  if (process.exitCode !== 130) throw error;
-  say('stopped');
+  if (process.exitCode === 130) say('stopped');
+  else {
+    say(`error: ${error instanceof Error ? error.message : String(error)}`);
+    process.exitCode = 1;
+  }
 } finally {
   endProcesses();
 }
