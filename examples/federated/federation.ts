@@ -26,12 +26,12 @@ const [RATE_CENTRAL, RATE_ALONE] = [5e-3, 3e-3];
 
 /**
  * Rounds: both moments become the mean of all sites' with every exchange, so that a step of a site is in proportion to the
- * gradients of all (those of its own mails alone would lead it further away); a third of the rounds is for the decay.
+ * gradients of all (those of its own mails alone would lead it further away).
  */
 const ROUNDS = {
   localSteps: { count: LOCAL_STEPS, moments: 'averaged', moment_periods: [1, 1], weighting: 'examples' },
-  scheduleOf: (rounds: number): object => ({
-    ...{ type: 'wsd', warmup_steps: 2, decay_steps: Math.ceil(rounds / 3) },
+  scheduleOf: (rounds: number, decay: number): object => ({
+    ...{ type: 'wsd', warmup_steps: 2, decay_steps: Math.ceil(rounds * decay) },
   }),
 };
 
@@ -39,7 +39,12 @@ const ROUNDS = {
 export interface Method {
   readonly method: object;
   /** What is different where steps are rounds. */
-  readonly inRounds: { readonly lr: number; readonly method: object };
+  readonly inRounds: {
+    readonly lr: number;
+    /** Share of the rounds in which the learning rate falls. */
+    readonly decay: number;
+    readonly method: object;
+  };
 }
 
 const TARGET_MODULES = ['query', 'key', 'value', 'dense'];
@@ -51,11 +56,11 @@ export const METHODS: Readonly<Record<string, Method>> = {
       param_groups: [{ match: ['embeddings'], policy: 'frozen' }],
     },
     // As far a step of the matrices as of the central run, and a smaller one of the head, which few labels pull most.
-    inRounds: { lr: 2e-3, method: { scale: 1, update_proj_gap: 2 } },
+    inRounds: { lr: 2e-3, decay: 1 / 3, method: { scale: 1, update_proj_gap: 2 } },
   },
   lora: {
     method: { name: 'lora', rank: 16, lora_alpha: 32, target_modules: TARGET_MODULES },
-    inRounds: { lr: 4e-3, method: {} },
+    inRounds: { lr: 4e-3, decay: 2 / 3, method: {} },
   },
 };
 
@@ -117,7 +122,11 @@ export async function trainFederated(
   const file = join(dir, `${name}.yaml`);
   const config = {
     ...configOf(base, name, BATCH),
-    optimizer: { eps: EPS, lr: method.inRounds.lr, schedule: ROUNDS.scheduleOf(rounds) },
+    optimizer: {
+      eps: EPS,
+      lr: method.inRounds.lr,
+      schedule: ROUNDS.scheduleOf(rounds, method.inRounds.decay),
+    },
     method: { ...method.method, ...method.inRounds.method },
     data: { local: true, validation_fraction: HELD_OUT },
     local_steps: localSteps,
